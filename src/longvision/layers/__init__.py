@@ -1,0 +1,19 @@
+"""Modules of a few dozen lines: what a model is made of."""
+
+from longvision.layers.block import VimBlock
+from longvision.layers.mixer import Direction, VimMixer
+from longvision.layers.norm import RMSNorm
+from longvision.layers.patch_embed import PatchEmbed
+from longvision.layers.pos_embed import resample_pos_embed
+from longvision.layers.tokens import ClassToken, ClassTokens
+
+__all__ = [
+    "ClassToken",
+    "ClassTokens",
+    "Direction",
+    "PatchEmbed",
+    "RMSNorm",
+    "VimBlock",
+    "VimMixer",
+    "resample_pos_embed",
+]

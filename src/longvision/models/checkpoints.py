@@ -1,0 +1,205 @@
+"""Weights from files: the authors' pickles, safetensors with their names or ours (they are the same names).
+
+Strict: a tensor that is missing, unknown or of the wrong shape is an error that names it. What may differ is what
+has a meaning in another size: position embeddings are resampled, a head for another class count starts anew, the
+filters for three colours are adapted to another number of channels.
+"""
+
+import argparse
+import dataclasses
+import json
+import logging
+import math
+import os
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
+
+from longvision.layers import ClassToken, ClassTokens, resample_pos_embed
+
+Weights = dict[str, Tensor]
+logger = logging.getLogger(__name__)
+METADATA_KEY = "longvision"
+
+
+def load_weights(model: Any, path: str | os.PathLike[str]) -> None:
+    """Fill a Vim from a file, for another image size, stride, class count or number of channels too.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a checkpoint, one that holds code, or one for another model (the tensors that differ).
+    """
+    weights, metadata = read_weights(path)
+    weights = fit_positions(weights, model, metadata)
+    _fit_input(weights, model)
+    _fit_head(weights, model, path)
+    _check_fits(weights, model, path)
+    model.load_state_dict(weights)
+
+
+def save_weights(model: nn.Module, path: str | os.PathLike[str], metadata: dict[str, Any] | None = None) -> None:
+    """Write safetensors, with what a reader needs to know of them as JSON. Raises FileExistsError."""
+    write_weights(model.state_dict(), path, {**_describe(model), **(metadata or {})})
+
+
+def write_weights(weights: Weights, path: str | os.PathLike[str], metadata: dict[str, Any]) -> None:
+    """Whole or not at all: written beside, then renamed. Raises FileExistsError."""
+    path = Path(path)
+    if path.exists():
+        raise FileExistsError(f"{path} exists already and is not overwritten: give another name")
+    beside = path.with_name(path.name + ".part")
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    safetensors.torch.save_file(contiguous, beside, {"format": "pt", METADATA_KEY: json.dumps(metadata)})
+    beside.rename(path)
+
+
+def read_weights(path: str | os.PathLike[str]) -> tuple[Weights, dict[str, Any]]:
+    """-> tensors by name, and the metadata that `save_weights` wrote ({} from elsewhere). Raises as `load_weights`."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file: expected a checkpoint (.safetensors, .pth)")
+    weights, metadata = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), {})
+    weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
+    if not weights or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+        raise ValueError(f"{path} holds no weights: expected tensors by name, under 'model' or at the top")
+    return weights, metadata
+
+
+def _read_safetensors(path: Path) -> tuple[Weights, dict[str, Any]]:
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata.get(METADATA_KEY, "{}"))
+    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a safetensors file that can be read: {error}") from error
+
+
+def _read_pickle(path: Path) -> Weights:
+    """The authors' format, {"model": weights, "args": Namespace, ...}, or the weights alone. Nothing in it runs."""
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        what = re.search(r"GLOBAL (\S+)", str(error))
+        raise ValueError(
+            f"{path} is refused, and nothing in it was run: it holds {what[1] if what else 'something'} beside "
+            "tensors, numbers, strings, containers and a Namespace"
+        ) from error
+    except Exception as error:  # bytes that are no pickle fail in any way there is
+        raise ValueError(f"{path} is not a checkpoint that torch can read: {error}") from error
+    while isinstance(content, dict) and (inner := content.get("model", content.get("state_dict"))) is not None:
+        content = inner
+    return dict(content) if isinstance(content, dict) else {}
+
+
+def fit_positions(weights: Weights, model: Any, metadata: dict[str, Any] | None = None) -> Weights:
+    """The same weights with position embeddings for the model's grid, and without class tokens it does not have."""
+    if (pos_1MD := weights.get("pos_embed")) is None or pos_1MD.ndim != 3:
+        return weights
+    tokens = ClassTokens(_class_token(weights, model, metadata or {}))
+    grid = _grid(pos_1MD.shape[1] - tokens.count, model, metadata or {})
+    weights = dict(weights)
+    if model.tokens.count == 0 and tokens.count:
+        pos_1MD, _ = tokens.extract(pos_1MD)
+        tokens = model.tokens
+        weights = {name: tensor for name, tensor in weights.items() if not name.startswith("cls_token")}
+    weights["pos_embed"] = resample_pos_embed(pos_1MD, grid, model.grid, tokens)
+    return weights
+
+
+def _class_token(weights: Weights, model: Any, metadata: dict[str, Any]) -> ClassToken:
+    """Where the class token stands in the file's sequence; names alone do not tell the head from the middle."""
+    if "cls_token" in metadata:
+        return metadata["cls_token"]
+    if "cls_token_head" in weights:
+        return "double"
+    if "cls_token" in weights:
+        return "head" if model.tokens.kind == "head" else "middle"
+    return "none"
+
+
+def _grid(patches: int, model: Any, metadata: dict[str, Any]) -> tuple[int, int]:
+    """The grid of patches that the file's position embeddings were learned on."""
+    if "grid" in metadata:
+        rows, columns = metadata["grid"]
+        return rows, columns
+    if patches == math.prod(model.grid):
+        return model.grid
+    side = math.isqrt(max(patches, 0))
+    if side == 0 or side * side != patches:
+        raise ValueError(
+            f"the checkpoint has positions for {patches} patches, which is not a square, and does not say of which "
+            f"grid: create the model with the img_size that it was trained at"
+        )
+    return side, side
+
+
+def _fit_input(weights: Weights, model: Any) -> None:
+    name = "patch_embed.proj.weight"
+    if name in weights and weights[name].ndim == 4 and weights[name].shape[1] == 3 != model.in_chans:
+        weights[name] = adapt_input_conv(model.in_chans, weights[name])
+
+
+def _fit_head(weights: Weights, model: Any, path: str | os.PathLike[str]) -> None:
+    """A head for another class count cannot be used: the model keeps the one that it was made with."""
+    if "head.weight" not in weights or len(weights["head.weight"]) == model.num_classes:
+        return
+    logger.info(
+        "%s has a head for %d classes, the model %d: its head starts anew",
+        path, len(weights["head.weight"]), model.num_classes,
+    )  # fmt: skip
+    for name in ("head.weight", "head.bias"):
+        weights.pop(name, None)
+        if name in (own := model.state_dict()):
+            weights[name] = own[name]
+
+
+def _check_fits(weights: Weights, model: nn.Module, path: str | os.PathLike[str]) -> None:
+    own = model.state_dict()
+    differ = [f"{name} is missing" for name in own if name not in weights]
+    differ += [f"{name} is unknown to the model" for name in weights if name not in own]
+    differ += [
+        f"{name} is {tuple(weights[name].shape)}, the model's is {tuple(own[name].shape)}"
+        for name in own
+        if name in weights and weights[name].shape != own[name].shape
+    ]
+    if differ:
+        more = f"; and {len(differ) - 5} more" if len(differ) > 5 else ""
+        raise ValueError(f"{path} is a checkpoint for another model: {'; '.join(differ[:5])}{more}")
+
+
+def _describe(model: Any) -> dict[str, Any]:
+    """What names and shapes of the tensors do not say."""
+    return {"grid": list(model.grid), "cls_token": model.tokens.kind} if hasattr(model, "tokens") else {}
+
+
+def locate_weights(variant: str, cfg: Any, cache_dir: str | os.PathLike[str] | None = None) -> Any:
+    """timm's pretrained_cfg with a file in it: fetched from the hub, unless the caller named one.
+
+    Raises:
+        OSError: the hub cannot be reached.
+    """
+    if cfg.state_dict or cfg.source or cfg.url:
+        return cfg
+    if cfg.file:
+        return dataclasses.replace(cfg, custom_load=True)
+    if not cfg.hf_hub_id or not cfg.hf_hub_filename:
+        return cfg  # timm says that there are no weights for this model
+    from huggingface_hub import hf_hub_download
+
+    try:
+        path = hf_hub_download(cfg.hf_hub_id, cfg.hf_hub_filename, cache_dir=cache_dir)
+    except Exception as error:  # no network, no proxy, no such file, offline mode: all mean the same to the caller
+        raise OSError(
+            f"the weights of {variant} could not be fetched from {cfg.hf_hub_id} ({cfg.hf_hub_filename}) on the "
+            f"Hugging Face hub ({type(error).__name__}): fetch the file on a machine that can, and pass it as "
+            f'timm.create_model("{variant}", pretrained=True, pretrained_cfg_overlay=dict(file="PATH"))'
+        ) from error
+    return dataclasses.replace(cfg, file=path, custom_load=True)

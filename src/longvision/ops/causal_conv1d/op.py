@@ -1,0 +1,90 @@
+"""The convolution that models call: checks, and one node for autograd, compile and export."""
+
+import torch
+from torch import Tensor
+
+from longvision.ops.causal_conv1d import shifted
+from longvision.ops.packing import check_cu_seqlens
+
+
+def causal_conv1d(
+    x_BME: Tensor,
+    weight_EK: Tensor,
+    bias_E: Tensor | None = None,
+    silu: bool = False,
+    reverse: bool = False,
+    cu_seqlens: Tensor | None = None,
+) -> Tensor:
+    """(B, M, E) -> (B, M, E). Depthwise convolution over the tokens that looks back only, by K - 1 tokens.
+
+    Algorithm 1 of arXiv 2401.09417, line 8. The output has x's dtype; sums are taken in float32 or better.
+
+    Args:
+        x_BME: input, batch x tokens x channels.
+        weight_EK: one filter of K taps a channel; the last tap is the token itself.
+        bias_E: added before the activation.
+        silu: apply SiLU.
+        reverse: look ahead instead of back (the same filter, walked from the last token).
+        cu_seqlens: borders of packed sequences, as in `selective_scan`; none looks into its neighbour.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    width = x_BME.shape[-1]
+    if x_BME.ndim != 3 or weight_EK.ndim != 2 or weight_EK.shape[0] != width:
+        raise ValueError(
+            f"causal_conv1d got x of shape {tuple(x_BME.shape)} and weight of shape {tuple(weight_EK.shape)}, "
+            "expected (batch, tokens, channels) and (channels, taps)"
+        )
+    if bias_E is not None and tuple(bias_E.shape) != (width,):
+        raise ValueError(f"causal_conv1d got bias of shape {tuple(bias_E.shape)}, expected ({width},)")
+    if cu_seqlens is not None:
+        check_cu_seqlens(cu_seqlens, x_BME)
+    return _causal_conv1d(x_BME, weight_EK, bias_E, silu, reverse, cu_seqlens)
+
+
+@torch.library.custom_op("longvision::causal_conv1d", mutates_args=())
+def _causal_conv1d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, reverse: bool, cu_seqlens: Tensor | None
+) -> Tensor:
+    return shifted.forward(x, weight, bias, silu, reverse, cu_seqlens)
+
+
+@_causal_conv1d.register_fake
+def _(x, weight, bias, silu, reverse, cu_seqlens):  # type: ignore[no-untyped-def]
+    return x.new_empty(x.shape)
+
+
+@torch.library.custom_op("longvision::causal_conv1d_backward", mutates_args=())
+def _causal_conv1d_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    silu: bool,
+    reverse: bool,
+    cu_seqlens: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return shifted.backward(grad, x, weight, bias, silu, reverse, cu_seqlens)
+
+
+@_causal_conv1d_backward.register_fake
+def _(grad, x, weight, bias, silu, reverse, cu_seqlens):  # type: ignore[no-untyped-def]
+    dbias = x.new_empty(0) if bias is None else bias.new_empty(bias.shape)
+    return x.new_empty(x.shape), weight.new_empty(weight.shape), dbias
+
+
+def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    x, weight, bias, ctx.silu, ctx.reverse, cu_seqlens = inputs
+    ctx.save_for_backward(x, weight, bias, cu_seqlens)
+
+
+def _backward(ctx, grad):  # type: ignore[no-untyped-def]
+    x, weight, bias, cu_seqlens = ctx.saved_tensors
+    dx, dweight, dbias = _causal_conv1d_backward(
+        grad.contiguous(), x, weight, bias, ctx.silu, ctx.reverse, cu_seqlens
+    )
+    return dx, dweight, None if bias is None else dbias, None, None, None
+
+
+_causal_conv1d.register_autograd(_backward, setup_context=_setup_context)

@@ -1,0 +1,74 @@
+"""The short depthwise convolution in plain torch, as sums of shifted views: no padding, no transposes, any device."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Sequences = list[tuple[int, int]]
+
+
+def forward(
+    x_BME: Tensor, weight_EK: Tensor, bias_E: Tensor | None, silu: bool, reverse: bool, cu_seqlens: Tensor | None
+) -> Tensor:
+    """(B, M, E) -> (B, M, E); arguments as in `causal_conv1d`."""
+    y_BME = _convolve(x_BME, weight_EK, bias_E, reverse, _sequences(cu_seqlens, x_BME))
+    return F.silu(y_BME, inplace=True) if silu else y_BME
+
+
+def backward(
+    grad_BME: Tensor,
+    x_BME: Tensor,
+    weight_EK: Tensor,
+    bias_E: Tensor | None,
+    silu: bool,
+    reverse: bool,
+    cu_seqlens: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """-> gradients of x, weight, bias (empty without one). What SiLU saw is computed again, not kept."""
+    sequences = _sequences(cu_seqlens, x_BME)
+    if silu:
+        before_silu_BME = _convolve(x_BME, weight_EK, bias_E, reverse, sequences)
+        grad_BME = torch.ops.aten.silu_backward(grad_BME, before_silu_BME)
+
+    # The adjoint of looking back by k tokens is looking ahead by k tokens.
+    dx_BME = _convolve(grad_BME, weight_EK, None, not reverse, sequences)
+    dweight_EK = torch.zeros_like(weight_EK, dtype=torch.promote_types(weight_EK.dtype, torch.float32))
+    for tap, back in _taps(weight_EK):
+        for output, source in _overlaps(sequences, back, reverse):
+            dweight_EK[:, tap] += (grad_BME[:, output] * x_BME[:, source]).sum((0, 1), dtype=dweight_EK.dtype)
+    dbias_E = x_BME.new_empty(0) if bias_E is None else grad_BME.sum((0, 1), dtype=dweight_EK.dtype).to(bias_E.dtype)
+    return dx_BME, dweight_EK.to(weight_EK.dtype), dbias_E
+
+
+def _convolve(
+    x_BME: Tensor, weight_EK: Tensor, bias_E: Tensor | None, reverse: bool, sequences: Sequences
+) -> Tensor:
+    """Sums in float32 or better, so that half precision rounds once."""
+    dtype = torch.promote_types(x_BME.dtype, torch.float32)
+    weight_EK, last = weight_EK.to(dtype), weight_EK.shape[1] - 1
+    y_BME = x_BME.to(dtype) * weight_EK[:, last]
+    if bias_E is not None:
+        y_BME += bias_E
+    for tap, back in _taps(weight_EK)[:-1]:
+        for output, source in _overlaps(sequences, back, reverse):
+            y_BME[:, output].addcmul_(x_BME[:, source].to(dtype), weight_EK[:, tap])
+    return y_BME.to(x_BME.dtype)
+
+
+def _taps(weight_EK: Tensor) -> list[tuple[int, int]]:
+    """(tap, tokens it looks back): the last tap is the token itself."""
+    taps = weight_EK.shape[1]
+    return [(tap, taps - 1 - tap) for tap in range(taps)]
+
+
+def _overlaps(sequences: Sequences, back: int, reverse: bool) -> list[tuple[slice, slice]]:
+    """(output tokens, the tokens `back` before them), within each sequence; reversed, `back` after them."""
+    pairs = [(slice(a + back, b), slice(a, b - back)) for a, b in sequences if b - a > back]
+    return [(early, late) for late, early in pairs] if reverse else pairs
+
+
+def _sequences(cu_seqlens: Tensor | None, x_BME: Tensor) -> Sequences:
+    if cu_seqlens is None:
+        return [(0, x_BME.shape[1])]
+    borders = cu_seqlens.tolist()
+    return list(zip(borders, borders[1:]))

@@ -1,0 +1,20 @@
+"""Packed sequences: images of different sizes one behind the other in one row of tokens, as FlashAttention's varlen."""
+
+import torch
+from torch import Tensor
+
+
+def check_cu_seqlens(cu_seqlens: Tensor, x_BME: Tensor) -> None:
+    """Raises ValueError unless `cu_seqlens` packs sequences into x's one row of tokens."""
+    if cu_seqlens.ndim != 1 or cu_seqlens.is_floating_point() or len(cu_seqlens) < 2 or x_BME.shape[0] != 1:
+        raise ValueError(
+            f"cu_seqlens of shape {tuple(cu_seqlens.shape)} and type {cu_seqlens.dtype} with x of shape "
+            f"{tuple(x_BME.shape)}: expected at least two integers, and all sequences packed in a batch of one"
+        )
+    if torch.compiler.is_compiling():  # the values are not known yet
+        return
+    borders = cu_seqlens.tolist()
+    if borders[0] != 0 or borders[-1] != x_BME.shape[1] or any(a >= b for a, b in zip(borders, borders[1:])):
+        raise ValueError(
+            f"cu_seqlens {borders} must rise from 0 to the number of tokens, {x_BME.shape[1]}, with no empty sequence"
+        )

@@ -1,0 +1,70 @@
+"""The selective scan as the paper writes it, one token after the other: the truth that kernels are held against.
+
+Plain torch and slow; differentiated by autograd. Right in float64 (nothing in it rounds to a lower precision).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def selective_scan_reference(
+    x_BME: Tensor,
+    delta_BME: Tensor,
+    A_EN: Tensor,
+    B_BMN: Tensor,
+    C_BMN: Tensor,
+    D_E: Tensor | None = None,
+    z_BME: Tensor | None = None,
+    delta_bias_E: Tensor | None = None,
+    delta_softplus: bool = False,
+    reverse: bool = False,
+    cu_seqlens: Tensor | None = None,
+) -> Tensor:
+    """(B, M, E) -> (B, M, E). Algorithm 1 of arXiv 2401.09417, lines 10-16; arguments as in `selective_scan`.
+
+        h_t = exp(delta_t A) h_{t-1} + delta_t x_t B_t
+        y_t = (h_t C_t + D x_t) silu(z_t)
+    """
+    dtype = torch.promote_types(x_BME.dtype, torch.float32)
+    x, A, B, C = (t.to(dtype) for t in (x_BME, A_EN, B_BMN, C_BMN))
+    delta = step_size(delta_BME, delta_bias_E, delta_softplus, dtype)
+    resets = reset_positions(cu_seqlens, reverse)
+
+    tokens = range(x.shape[1])
+    h_BEN = x.new_zeros(x.shape[0], x.shape[2], A.shape[1])
+    y_by_token: list[Tensor] = [h_BEN] * len(tokens)
+    for t in reversed(tokens) if reverse else tokens:
+        if t in resets:
+            h_BEN = torch.zeros_like(h_BEN)
+        decay_BEN = torch.exp(delta[:, t, :, None] * A)
+        h_BEN = decay_BEN * h_BEN + (delta[:, t] * x[:, t])[:, :, None] * B[:, t, None, :]
+        y_by_token[t] = (h_BEN * C[:, t, None, :]).sum(-1)
+
+    y_BME = torch.stack(y_by_token, dim=1)
+    if D_E is not None:
+        y_BME = y_BME + D_E.to(dtype) * x
+    if z_BME is not None:
+        y_BME = y_BME * F.silu(z_BME.to(dtype))
+    return y_BME.to(x_BME.dtype)
+
+
+def step_size(delta_BME: Tensor, bias_E: Tensor | None, softplus: bool, dtype: torch.dtype) -> Tensor:
+    """(B, M, E) -> (B, M, E), the bias added and softplus taken in `dtype`: half precision loses the bias.
+
+    `max(x, 0) + log1p(exp(-|x|))` neither overflows nor switches to the identity at a threshold.
+    """
+    delta_BME = delta_BME.to(dtype)
+    if bias_E is not None:
+        delta_BME = delta_BME + bias_E.to(dtype)
+    if softplus:
+        delta_BME = delta_BME.clamp(min=0) + torch.log1p(torch.exp(-delta_BME.abs()))
+    return delta_BME
+
+
+def reset_positions(cu_seqlens: Tensor | None, reverse: bool) -> list[int]:
+    """The tokens at which a packed sequence begins, in the order of the walk: its first, or reversed its last."""
+    if cu_seqlens is None:
+        return []
+    borders = cu_seqlens.tolist()
+    return [end - 1 for end in borders[1:]] if reverse else borders[:-1]
