@@ -85,7 +85,7 @@ class Vim(nn.Module):
             self.register_parameter(name, nn.Parameter(torch.empty(1, 1, embed_dim)))
         self.pos_embed = nn.Parameter(torch.empty(1, math.prod(self.grid) + self.tokens.count, embed_dim))
 
-        rates = torch.linspace(0, drop_path_rate, depth).tolist()
+        rates = [drop_path_rate * i / max(1, depth - 1) for i in range(depth)]
         self.layers = nn.ModuleList(
             VimBlock(
                 embed_dim,

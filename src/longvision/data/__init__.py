@@ -1,0 +1,52 @@
+"""Image sets and what happens to an image before a model sees it.
+
+Names load on first use: reading one picture needs neither Lightning nor scikit-learn nor pyarrow.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .augment import DIGITS_AUGMENT, Augment, batch_mixup, train_transform
+    from .digits import load_digits_split
+    from .images import UnreadableImage, find_images, read_image
+    from .module import ClassificationData, DigitsData, FolderData, ParquetData
+    from .preprocess import Preprocess
+
+_HOME = {
+    "Augment": "augment",
+    "DIGITS_AUGMENT": "augment",
+    "batch_mixup": "augment",
+    "train_transform": "augment",
+    "load_digits_split": "digits",
+    "UnreadableImage": "images",
+    "find_images": "images",
+    "read_image": "images",
+    "ClassificationData": "module",
+    "DigitsData": "module",
+    "FolderData": "module",
+    "ParquetData": "module",
+    "Preprocess": "preprocess",
+}
+
+__all__ = [
+    "DIGITS_AUGMENT",
+    "Augment",
+    "ClassificationData",
+    "DigitsData",
+    "FolderData",
+    "ParquetData",
+    "Preprocess",
+    "UnreadableImage",
+    "batch_mixup",
+    "find_images",
+    "load_digits_split",
+    "read_image",
+    "train_transform",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)

@@ -1,0 +1,159 @@
+"""Reading pictures: what Pillow decodes becomes an upright 8-bit "L" or "RGB" image, the rest an error."""
+
+import io
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Literal
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+Channels = Literal[1, 3]
+
+# What Pillow's decoders let through when the bytes are damaged: they parse headers with struct, slices and
+# dict lookups, and not every plugin turns the failure into an OSError.
+DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    EOFError,
+    NotImplementedError,
+    MemoryError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+LITTER = ("thumbs.db", "desktop.ini")  # hidden on the system that writes them, visible everywhere else
+
+
+class UnreadableImage(ValueError):
+    """A file or a byte string that holds no picture Pillow can decode whole."""
+
+
+def read_image(source: str | Path | bytes, channels: Channels = 3, name: str | None = None) -> Image.Image:
+    """Decode the first frame of `source`, upright, as mode "L" (1 channel) or "RGB" (3 channels).
+
+    Transparency is composited on white. More than 8 bits are scaled, not clipped: see `to_eight_bits`.
+
+    Args:
+        source: a path, or the encoded bytes themselves.
+        channels: 1 for grey, 3 for colour.
+        name: what an error calls the picture; the path when left out.
+    """
+    if isinstance(source, bytes):
+        file, name = io.BytesIO(source), name or f"an image of {len(source)} bytes"
+    else:
+        file, name = io.BytesIO(_bytes_of(Path(source))), name or str(source)
+    with _naming(name), _opened(file) as image:
+        image.load()
+        return as_channels(_upright(image), channels)
+
+
+def check_header(path: str) -> None:
+    """Raise `UnreadableImage` unless the file begins as an image does; no pixel is decoded."""
+    with _naming(path), open(path, "rb") as file, _opened(file):
+        pass
+
+
+def as_channels(image: Image.Image, channels: Channels) -> Image.Image:
+    """Any mode -> "L" or "RGB", transparency composited on white."""
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode in DEEP_MODES:
+        image = to_eight_bits(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image if image.mode == mode else image.convert(mode)
+
+
+def to_eight_bits(image: Image.Image) -> Image.Image:
+    """A grey image of 16 or 32 bits, or of floats, -> "L".
+
+    Integers are read on the 16-bit scale (65535 is white), floats on the scale 0..1 when they fit there, else
+    on 0..255. A picture that fits none of these (negative values, larger ones) is stretched from its own
+    lowest to its own highest value. What is not a number counts as 0.
+    """
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    low, high = float(values.min()), float(values.max())
+    whites = (1.0, 255.0) if image.mode == "F" else (65535.0,)
+    white = next((white for white in whites if low >= 0 and high <= white), None)
+    if white is None:
+        # a flat picture has no range to stretch
+        values, white = values - low, (high - low) or 1.0
+    return Image.fromarray((values * (255 / white)).round().astype(np.uint8))
+
+
+def find_images(paths: Iterable[str | Path]) -> list[Path]:
+    """Files as they are given; folders replaced by all the files below them, sorted, hidden ones left out."""
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist: give image files, or folders of them")
+        below = [Path(file) for file in files_below(path)] if path.is_dir() else [path]
+        if not below:
+            raise ValueError(f"{path} holds no files: give image files, or folders of them")
+        found += below
+    return found
+
+
+def files_below(folder: Path) -> list[str]:
+    """Every file under `folder` at any depth, sorted; hidden files and folders left out."""
+    found: list[str] = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        found += [os.path.join(parent, name) for name in files if not is_hidden(name)]
+    return sorted(found)
+
+
+def is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in LITTER
+
+
+def _bytes_of(path: Path) -> bytes:
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: give the path of an image file")
+    if path.is_dir():
+        raise UnreadableImage(f"{path} is a folder: give the path of an image file")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UnreadableImage(f"{path} cannot be read: {error.strerror}") from error
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Turn every way in which decoding fails into an `UnreadableImage` that says which picture and why."""
+    try:
+        yield
+    except UnreadableImage as error:
+        raise UnreadableImage(f"{name} cannot be read as an image: {error}") from error
+    except UnidentifiedImageError as error:
+        raise UnreadableImage(f"{name} is not an image in a format that Pillow knows") from error
+    except DAMAGE as error:
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise UnreadableImage(f"{name} cannot be read as an image: {reason}") from error
+
+
+def _opened(file: IO[bytes]) -> Image.Image:
+    if not file.read(1):
+        raise UnreadableImage("the file is empty")
+    file.seek(0)
+    return Image.open(file)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn the picture as its EXIF orientation says; a damaged EXIF block is no reason to lose the pixels."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except DAMAGE:
+        return image.copy()

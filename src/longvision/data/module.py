@@ -1,0 +1,229 @@
+"""The Lightning side of the image sets: which images, how they are prepared, in what batches."""
+
+import os
+from typing import ClassVar
+
+import torch
+from lightning import LightningDataModule
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from .augment import DIGITS_AUGMENT, Augment, batch_mixup, train_transform
+from .digits import DigitsSource
+from .faults import Prepared, Sample, collate
+from .folder import FolderSource
+from .images import Channels
+from .parquet import ParquetSource
+from .preprocess import Preprocess
+from .sets import ImageSet, Source, Split
+
+Batch = tuple[Tensor, Tensor]
+Loader = DataLoader[Sample | None]  # typed by what its set holds; it yields a Batch
+
+NEEDED: dict[str, tuple[Split, ...]] = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": (),
+}
+DEFAULT_AUGMENT = Augment()
+
+
+class ClassificationData(LightningDataModule):
+    """Batches of images (B, C, H, W) float32 and labels (B,) int64 from any source of labelled images.
+
+    With mixup or CutMix, training labels become soft targets (B, K) once the batch is on its device.
+    """
+
+    most_workers: ClassVar[int] = 4
+
+    def __init__(
+        self,
+        source: Source,
+        preprocess: Preprocess,
+        augment: Augment = DEFAULT_AUGMENT,
+        batch_size: int = 64,
+        workers: int | None = None,
+        name: str = "the set",
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size {batch_size}: expected at least 1 image a batch")
+        if workers is not None and workers < 0:
+            raise ValueError(f"workers {workers}: expected 0 (load in the main process) or more")
+        self.source = source
+        self.preprocess = preprocess
+        self.augment = augment
+        self.batch_size = batch_size
+        self.workers = min(self.most_workers, os.cpu_count() or 1) if workers is None else workers
+        self.name = name
+        self.classes = source.classes
+        self.num_classes = len(source.classes)
+        self.size = preprocess.size
+        self.channels = preprocess.channels
+        self.has_test = source.has_test
+        self._mix = batch_mixup(augment, self.num_classes)
+        self._sets: dict[Split, ImageSet] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open what the stage needs, so that a mistake in the files shows before the first step."""
+        everything: tuple[Split, ...] = ("train", "val", "test") if self.has_test else ("train", "val")
+        for split in NEEDED.get(stage or "", everything):
+            self.images(split)
+
+    def images(self, split: Split) -> ImageSet:
+        """The PIL images of one split with their labels, opened once."""
+        if split not in self._sets:
+            if split == "test" and not self.has_test:
+                raise ValueError(
+                    f"{self.name} has no test images: add them as test, or use the validation images"
+                )
+            self._sets[split] = self.source.split(split)
+        return self._sets[split]
+
+    def sample(self, split: Split, index: int) -> tuple[Image.Image, Tensor, int]:
+        """One picture, what an evaluated model sees of it (C, H, W), and its label."""
+        image, label = self.images(split)[index]
+        return image, self.preprocess.transform()(image), label
+
+    def train_dataloader(self) -> Loader:
+        ranks = self.trainer.world_size if self.trainer else 1
+        # a last batch of one or two images makes a wild step; a set smaller than a batch has no other
+        drop_last = len(self.images("train")) // ranks > self.batch_size
+        return self._loader("train", shuffle=True, drop_last=drop_last)
+
+    def val_dataloader(self) -> Loader:
+        return self._loader("val")
+
+    def test_dataloader(self) -> Loader:
+        return self._loader("test")
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        if self._mix is not None and self.trainer is not None and self.trainer.training:
+            return self._mix(*batch)
+        return batch
+
+    def _loader(self, split: Split, shuffle: bool = False, drop_last: bool = False) -> Loader:
+        if split == "train":
+            transform = train_transform(self.augment, self.preprocess)
+        else:
+            transform = self.preprocess.transform()
+        return DataLoader(
+            Prepared(self.images(split), transform, f"{self.name} ({split})"),
+            batch_size=self.batch_size,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            collate_fn=collate,
+        )
+
+
+class DigitsData(ClassificationData):
+    """The 1,797 handwritten digits inside scikit-learn: 1,293 train, 144 validate, 360 by other writers test.
+
+    Args:
+        size: side of the square the 8x8 scans are enlarged to, or height and width.
+        channels: 1 for grey, 3 for colour.
+        batch_size: images a step.
+        workers: processes that load images; 0 loads in the main one, which is fastest for scans this small.
+        augment: how training images are varied.
+        crop: the centre of the image that is kept in evaluation, as a share of its side.
+        mean: mean of each channel on the scale 0..1; ImageNet's when left out.
+        std: standard deviation of each channel; ImageNet's when left out.
+    """
+
+    most_workers = 0
+
+    def __init__(
+        self,
+        size: int | tuple[int, int] = 32,
+        channels: Channels = 1,
+        batch_size: int = 64,
+        workers: int | None = None,
+        augment: Augment = DIGITS_AUGMENT,
+        crop: float = 1.0,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+    ) -> None:
+        preprocess = Preprocess(both_sides(size), channels, crop, mean or (), std or ())
+        super().__init__(DigitsSource(channels), preprocess, augment, batch_size, workers, "digits")
+
+
+class FolderData(ClassificationData):
+    """Images in one folder per class.
+
+    Args:
+        path: a folder with train/<class>/ and, where they exist, val/<class>/ and test/<class>/; or with
+            <class>/ alone, of which a tenth validates.
+        size: side of the model's square input, or its height and width.
+        channels: 1 for grey, 3 for colour.
+        batch_size: images a step.
+        workers: processes that load images; at most 4, one a core, when left out.
+        augment: how training images are varied.
+        crop: the centre of the image that is kept in evaluation, as a share of its shorter side.
+        mean: mean of each channel on the scale 0..1; ImageNet's when left out.
+        std: standard deviation of each channel; ImageNet's when left out.
+        seed: draws the images that validate where no folder holds them.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        size: int | tuple[int, int] = 224,
+        channels: Channels = 3,
+        batch_size: int = 64,
+        workers: int | None = None,
+        augment: Augment = DEFAULT_AUGMENT,
+        crop: float = 0.875,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+        seed: int = 0,
+    ) -> None:
+        preprocess = Preprocess(both_sides(size), channels, crop, mean or (), std or ())
+        super().__init__(FolderSource(path, channels, seed), preprocess, augment, batch_size, workers, path)
+
+
+class ParquetData(ClassificationData):
+    """A Hugging Face image set in local Parquet files; takes as much memory as the files take on disk.
+
+    Args:
+        path: a folder with train*.parquet and, where they exist, val*.parquet and test*.parquet, or with
+            data/ that holds them; without validation files, a tenth of the training images validates.
+        size: side of the model's square input, or its height and width.
+        channels: 1 for grey, 3 for colour.
+        batch_size: images a step.
+        workers: processes that load images; at most 4, one a core, when left out.
+        augment: how training images are varied.
+        crop: the centre of the image that is kept in evaluation, as a share of its shorter side.
+        mean: mean of each channel on the scale 0..1; ImageNet's when left out.
+        std: standard deviation of each channel; ImageNet's when left out.
+        seed: draws the images that validate where no file holds them.
+        image_column: the column of encoded images.
+        label_column: the column of class numbers or class names.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        size: int | tuple[int, int] = 224,
+        channels: Channels = 3,
+        batch_size: int = 64,
+        workers: int | None = None,
+        augment: Augment = DEFAULT_AUGMENT,
+        crop: float = 0.875,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+        seed: int = 0,
+        image_column: str = "image",
+        label_column: str = "label",
+    ) -> None:
+        preprocess = Preprocess(both_sides(size), channels, crop, mean or (), std or ())
+        source = ParquetSource(path, channels, seed, image_column, label_column)
+        super().__init__(source, preprocess, augment, batch_size, workers, path)
+
+
+def both_sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])

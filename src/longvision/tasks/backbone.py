@@ -1,0 +1,35 @@
+"""A timm model by name, with errors that a person can act on."""
+
+import difflib
+from typing import Any
+
+import timm
+from torch import nn
+
+import longvision.models  # noqa: F401 registers ours
+
+
+def create_backbone(
+    name: str,
+    num_classes: int,
+    channels: int,
+    size: tuple[int, int],
+    pretrained: bool | str = False,
+    args: dict[str, Any] | None = None,
+) -> nn.Module:
+    """timm.create_model for an image size. Raises ValueError for a name that does not exist, with those near it."""
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "`longvision models` lists those there are"
+        raise ValueError(f"unknown model {name!r}: {hint}")
+    options: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels, **(args or {})}
+    if isinstance(pretrained, str):
+        options.update(pretrained=True, pretrained_cfg_overlay={"file": pretrained})
+    elif pretrained:
+        options["pretrained"] = True
+    try:
+        return timm.create_model(name, img_size=size, **options)
+    except TypeError as error:  # convolutional models take images of any size and no such argument
+        if "img_size" not in str(error):
+            raise ValueError(f"model {name} does not take these arguments {args}: {error}") from error
+        return timm.create_model(name, **options)

@@ -1,0 +1,113 @@
+"""Image classification: any timm model, cross-entropy, accuracy."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from torch import Tensor
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+from longvision.tasks.backbone import create_backbone
+from longvision.tasks.optim import adamw_cosine
+
+
+class Classification(LightningModule):
+    """A classifier of images. Batches are images (B, C, H, W) and labels (B,), or soft targets (B, K).
+
+    Args:
+        name: any timm model, ours included.
+        args: further arguments of that model, such as depth or direction.
+        pretrained: weights to start from: a file's path, or true for those that timm knows.
+        lr: learning rate at the end of the warm-up.
+        weight_decay: AdamW's, for all but norms, biases, positions and decay rates.
+        layer_decay: factor on the learning rate from each block to the one before it; null for none.
+        warmup_epochs: over which the learning rate rises.
+        final_lr: at the end of the cosine, as a fraction of lr.
+        drop_path: stochastic depth at the last block.
+        label_smoothing: share of the target that is spread over all classes.
+        checkpoint: keep only each block's input for the backward pass: less memory, a third more time.
+        classes: their names; from the data.
+        size: of the images, (height, width); from the data.
+        channels: of the images; from the data.
+    """
+
+    def __init__(
+        self,
+        name: str = "vim_tiny_patch16_224",
+        args: dict[str, Any] | None = None,
+        pretrained: bool | str = False,
+        lr: float = 1e-3,
+        weight_decay: float = 0.05,
+        layer_decay: float | None = None,
+        warmup_epochs: float = 5,
+        final_lr: float = 0.01,
+        drop_path: float = 0.0,
+        label_smoothing: float = 0.0,
+        checkpoint: bool = False,
+        *,
+        classes: list[str],
+        size: tuple[int, int],
+        channels: int = 3,
+    ) -> None:
+        super().__init__()
+        self.name, self.args, self.classes, self.pretrained = name, dict(args or {}), classes, bool(pretrained)
+        if drop_path:
+            self.args["drop_path_rate"] = drop_path
+        self.model = create_backbone(name, len(classes), channels, size, pretrained, self.args)
+        if checkpoint:
+            self.model.set_grad_checkpointing(True)
+        self.label_smoothing = label_smoothing
+        self.optim = dict(lr=lr, weight_decay=weight_decay, layer_decay=layer_decay, final_lr=final_lr)
+        self.warmup_epochs = warmup_epochs
+
+        top = {"accuracy": MulticlassAccuracy(len(classes), average="micro")}
+        if len(classes) > 5:
+            top["top5"] = MulticlassAccuracy(len(classes), top_k=5, average="micro")
+        metrics = MetricCollection(top)
+        self.val_metrics, self.test_metrics = metrics.clone("val/"), metrics.clone("test/")
+        self.confusion = MulticlassConfusionMatrix(len(classes))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) -> logits (B, K)."""
+        return self.model(x_BCHW)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        images, target = batch
+        logits = self(images)
+        loss = F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)
+        if not torch.isfinite(loss):
+            raise ValueError(
+                f"the loss became {loss.item()} at step {self.global_step}: lower --model.lr "
+                f"(now {self.optim['lr']}), or train in --trainer.precision 32-true"
+            )
+        label = target if target.ndim == 1 else target.argmax(1)
+        accuracy = (logits.detach().argmax(1) == label).float().mean()
+        self.log_dict({"train/loss": loss, "train/accuracy": accuracy}, on_step=True, on_epoch=True, batch_size=len(images))
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        self._evaluate(batch, "val", self.val_metrics)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        self._evaluate(batch, "test", self.test_metrics)
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor], split: str, metrics: MetricCollection) -> None:
+        images, label = batch
+        logits = self(images)
+        metrics.update(logits, label)
+        self.confusion.update(logits, label)
+        self.log(f"{split}/loss", F.cross_entropy(logits, label), batch_size=len(images))
+        self.log_dict(dict(metrics), on_epoch=True, on_step=False, batch_size=len(images))
+
+    def on_validation_epoch_start(self) -> None:
+        self.confusion.reset()
+
+    def on_test_epoch_start(self) -> None:
+        self.confusion.reset()
+
+    def configure_optimizers(self) -> Any:
+        steps = self.trainer.estimated_stepping_batches
+        per_epoch = steps / max(1, self.trainer.max_epochs or 1)
+        return adamw_cosine(self.model, warmup_steps=self.warmup_epochs * per_epoch, steps=steps, **self.optim)

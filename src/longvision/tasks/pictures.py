@@ -1,0 +1,94 @@
+"""The pictures that a run leaves behind. Drawn without a display; matplotlib is imported when one is drawn."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+GOOD, BAD, GREY = "#2a7f4f", "#b3261e", "#666666"
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.figure import Figure  # not pyplot: no window, no global state
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def draw_curves(history: Sequence[dict[str, float]], path: Path, title: str) -> None:
+    """Loss and accuracy over the epochs, training and validation."""
+    figure = _figure(10, 4)
+    figure.suptitle(title)
+    epochs = [row["epoch"] for row in history]
+    for axes, metric, scale, label in zip(
+        figure.subplots(1, 2), ("loss", "accuracy"), (1, 100), ("loss", "accuracy, %"), strict=True
+    ):
+        for split, colour in (("train", GREY), ("val", GOOD)):
+            values = [scale * row.get(f"{split}/{metric}", np.nan) for row in history]
+            name = {"train": "training, augmented", "val": "validation"}[split]
+            axes.plot(epochs, values, color=colour, label=name, marker="o" if len(epochs) < 3 else None)
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def draw_confusion(counts_KK: np.ndarray, classes: Sequence[str], path: Path, title: str) -> None:
+    """Rows are true classes, columns predicted ones; colour is the share of the row, numbers are images."""
+    size = float(np.clip(2.5 + 0.45 * len(classes), 4, 14))
+    figure = _figure(size + 0.5, size)
+    axes = figure.subplots()
+    share_KK = counts_KK / np.maximum(counts_KK.sum(1, keepdims=True), 1)
+    image = axes.imshow(share_KK, cmap="Greens", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
+    axes.set(xlabel="predicted", ylabel="true", title=title)
+    if len(classes) <= 40:
+        axes.set_xticks(range(len(classes)), classes, rotation=0 if max(map(len, classes)) < 4 else 90)
+        axes.set_yticks(range(len(classes)), classes)
+    if len(classes) <= 20:
+        for row, column in zip(*np.nonzero(counts_KK), strict=True):
+            colour = "white" if share_KK[row, column] > 0.5 else "black"
+            axes.text(column, row, int(counts_KK[row, column]), ha="center", va="center", color=colour, fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def draw_examples(
+    examples: Sequence[tuple[Image.Image, str, str, float]], path: Path, title: str, columns: int = 8
+) -> None:
+    """Images, each with what it is, what the model says, and how sure it is; mistakes in red."""
+    rows = -(-len(examples) // columns)
+    figure = _figure(1.6 * columns, 2.0 * rows + 0.5)
+    figure.suptitle(title)
+    grid = figure.subplots(rows, columns, squeeze=False).flat
+    for axes in grid:
+        axes.axis("off")
+    for axes, (image, true, predicted, probability) in zip(
+        figure.axes, examples, strict=False
+    ):
+        axes.imshow(image, cmap="gray" if image.mode == "L" else None)
+        colour = GOOD if true == predicted else BAD
+        text = f"{predicted} {100 * probability:.0f} %" + ("" if true == predicted else f"\nis {true}")
+        axes.set_title(text, color=colour, fontsize=9)
+    figure.savefig(path, dpi=120)
+
+
+def draw_predictions(
+    predictions: Sequence[tuple[Image.Image, str, Sequence[tuple[str, float]]]], path: Path
+) -> None:
+    """Images with their name and the most likely classes as bars."""
+    figure = _figure(9, 2.2 * len(predictions))
+    grid = figure.subplots(len(predictions), 2, squeeze=False, width_ratios=[1, 2])
+    for (left, right), (image, name, top) in zip(grid, predictions, strict=True):
+        left.imshow(image, cmap="gray" if image.mode == "L" else None)
+        left.set_title(name, fontsize=9)
+        left.axis("off")
+        names, shares = [name for name, _ in top][::-1], [100 * share for _, share in top][::-1]
+        bars = right.barh(range(len(top)), shares, color=[GREY] * (len(top) - 1) + [GOOD])
+        right.bar_label(bars, fmt="%.1f %%", padding=3, fontsize=8)
+        right.set_yticks(range(len(top)), names)
+        right.set_xlim(0, 115)
+        right.spines[["top", "right", "bottom"]].set_visible(False)
+        right.set_xticks([])
+    figure.savefig(path, dpi=120)

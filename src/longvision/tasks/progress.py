@@ -1,0 +1,86 @@
+"""What a person sees while a model trains: one bar over the whole run, or a line an epoch in a log."""
+
+import sys
+import time
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from tqdm import tqdm
+
+
+class RunProgress(ProgressBar):
+    """Time left, loss and accuracy. On a terminal a bar; elsewhere a line for each epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bar: tqdm | None = None
+        self.enabled = True
+
+    def disable(self) -> None:
+        self.enabled = False
+
+    def enable(self) -> None:
+        self.enabled = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.started, self.first_step = time.monotonic(), trainer.global_step
+        if self.enabled and sys.stderr.isatty():
+            total = trainer.estimated_stepping_batches
+            self.bar = tqdm(
+                total=None if total == float("inf") else int(total),
+                initial=trainer.global_step,
+                unit="step",
+                dynamic_ncols=True,
+                bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed} gone, {remaining} left{postfix}",
+            )
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if self.bar is None:
+            return
+        self.bar.set_description_str(_epoch(trainer), refresh=False)
+        self.bar.set_postfix_str(_figures(trainer, "train/loss_step"), refresh=False)
+        self.bar.update(trainer.global_step - self.bar.n)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.bar is not None or not self.enabled:
+            return
+        done, total = trainer.global_step - self.first_step, trainer.estimated_stepping_batches - self.first_step
+        gone = time.monotonic() - self.started
+        left = gone * (total - done) / done if done else float("nan")
+        print(f"{_epoch(trainer)}  {_figures(trainer, 'train/loss_epoch')}  {_clock(left)} left", flush=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+def _epoch(trainer: Trainer) -> str:
+    last = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"
+    return f"epoch {trainer.current_epoch + 1}{last}"
+
+
+def _figures(trainer: Trainer, loss: str) -> str:
+    """The loss, and the accuracy on the validation images once there is one."""
+    metrics = trainer.callback_metrics | trainer.progress_bar_metrics
+    texts = [f"loss {float(metrics[loss]):.3f}"] if loss in metrics else []
+    if "val/accuracy" in metrics:
+        texts.append(f"val accuracy {100 * float(metrics['val/accuracy']):.1f} %")
+    elif "train/accuracy" in metrics:
+        texts.append(f"accuracy {100 * float(metrics['train/accuracy']):.1f} %")
+    return ", ".join(texts)
+
+
+def _clock(seconds: float) -> str:
+    if seconds != seconds:
+        return "?"
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,195 @@
+"""From a recipe, a user's YAML and dotted overrides to the objects of a run.
+
+A recipe names its task and the source of its data; with these, the parser knows the very classes whose arguments
+follow, so that `--help` shows them and a mistyped one is told at once.
+"""
+
+import argparse
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import yaml
+
+from longvision_cli.recipes import find_recipe
+
+TASKS = {"classification": "longvision.tasks.classification.Classification"}
+SOURCES = {
+    "digits": "longvision.data.module.DigitsData",
+    "folder": "longvision.data.module.FolderData",
+    "parquet": "longvision.data.module.ParquetData",
+}
+FROM_DATA = {"classes", "size", "channels"}  # arguments of a task that its data knows
+SET_BY_RUN = {  # arguments of the Trainer that a run's folder decides
+    "default_root_dir",
+    "enable_checkpointing",
+    "enable_model_summary",
+    "enable_progress_bar",
+    "logger",
+}
+
+
+@dataclass
+class Configuration:
+    """Parsed and checked; `build` makes the data and the task."""
+
+    parser: jsonargparse.ArgumentParser
+    values: jsonargparse.Namespace
+    resume: str | None
+
+    @property
+    def source(self) -> str:
+        return self.values.source
+
+    @property
+    def runs(self) -> str:
+        return self.values.runs
+
+    @property
+    def seed(self) -> int:
+        return self.values.seed
+
+    def build(self) -> tuple[Any, Any]:
+        """-> the data, and the task made for its classes, size and channels."""
+        made = self.parser.instantiate_classes(self.values)
+        self.trainer = dict(made.trainer)
+        task = _load(TASKS[self.values.task])(
+            **made.model, classes=made.data.classes, size=made.data.size, channels=made.data.channels
+        )
+        return made.data, task
+
+    def save(self, path: Path) -> None:
+        """Write all values, resolved. Raises FileExistsError."""
+        with path.open("x") as file:
+            file.write(self.parser.dump(self.values, skip_none=False))
+
+
+def read_configuration(arguments: list[str], default: str) -> Configuration:
+    """The command line of `longvision train`. Raises ValueError for what does not exist, with the nearest names."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument("-c", "--config", action="append", default=[])
+    first.add_argument("--resume")
+    first.add_argument("--task")
+    first.add_argument("--source")
+    try:
+        chosen, rest = first.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise ValueError(f"{error}; `longvision train --help` says more") from error
+    if chosen.resume:
+        from longvision.tasks.runs import Run
+
+        files = [Run.open(chosen.resume).configs()[-1], *map(find_recipe, chosen.config)]
+    else:
+        files = [find_recipe(name) for name in chosen.config or [default]]
+    return parse(files, rest, chosen.task, chosen.source, chosen.resume, "longvision train")
+
+
+def parse(
+    files: list[Path], rest: list[str], task: str | None, source: str | None, resume: str | None, prog: str
+) -> Configuration:
+    """YAML files, the later over the earlier, and dotted overrides over them all."""
+    contents = [_read_yaml(path) for path in files]
+    task = task or _last(contents, "task", "classification")
+    source = source or _last(contents, "source", "folder")
+    parser = make_parser(prog, _choose("task", task, TASKS), _choose("source", source, SOURCES))
+    known = _known_keys(parser)
+    for path, content in zip(files, contents):
+        for key in _flat(content):
+            _check_key(key, known, f"{path.name}: ")
+    for word in rest:
+        if word.startswith("--") and word != "--help":
+            _check_key(word[2:].split("=")[0], known, "option --")
+    overrides = [word for path in files for word in ("--config", str(path))]
+    try:
+        values = parser.parse_args([*overrides, f"--task={task}", f"--source={source}", *rest])
+    except (jsonargparse.ArgumentError, argparse.ArgumentError) as error:
+        raise ValueError(_shortened(str(error))) from error
+    return Configuration(parser, values, resume)
+
+
+def make_parser(prog: str, task: str, source: str) -> jsonargparse.ArgumentParser:
+    from lightning import Trainer
+
+    parser = jsonargparse.ArgumentParser(
+        prog=prog,
+        usage=f"{prog} [-c RECIPE] [--resume RUN] [--model.… VALUE] [--data.… VALUE] [--trainer.… VALUE]",
+        description="Trains a model and evaluates the epoch that validated best. Everything goes into a new folder.",
+        exit_on_error=False,
+        default_env=False,
+    )
+    parser.add_argument(
+        "-c", "--config", action="config", help="a recipe (`longvision recipes` lists them) or a YAML file of yours"
+    )
+    parser.add_argument("--resume", metavar="RUN", help="go on from the last checkpoint of this run's folder")
+    parser.add_argument("--task", default="classification", help=f"one of {', '.join(TASKS)}")
+    parser.add_argument("--source", default="folder", help=f"where images come from: {', '.join(SOURCES)}")
+    parser.add_argument("--runs", default="runs", help="the folder in which a run gets a folder of its own")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
+    parser.add_class_arguments(_load(task), "model", skip=FROM_DATA, instantiate=False)
+    parser.add_class_arguments(_load(source), "data")
+    parser.add_class_arguments(Trainer, "trainer", skip=SET_BY_RUN, instantiate=False)
+    return parser
+
+
+def _load(path: str) -> Any:
+    module, name = path.rsplit(".", 1)
+    return getattr(import_module(module), name)
+
+
+def _choose(what: str, name: str, table: dict[str, str]) -> str:
+    if name not in table:
+        raise ValueError(f"unknown {what} {name!r}: {_hint(str(name), list(table))}")
+    return table[name]
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML that can be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no configuration: expected keys such as model, data and trainer")
+    return content
+
+
+def _last(contents: list[dict[str, Any]], key: str, default: str) -> str:
+    return next((content[key] for content in reversed(contents) if key in content), default)
+
+
+def _known_keys(parser: jsonargparse.ArgumentParser) -> set[str]:
+    return {option[2:] for action in parser._actions for option in action.option_strings if option.startswith("--")}
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in content.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _check_key(key: str, known: set[str], where: str) -> None:
+    """A key is known itself, or lies inside one that takes any keys (a model's args), or holds known ones."""
+    parents = {key.rsplit(".", n)[0] for n in range(1, key.count(".") + 1)}
+    sections = {"model", "data", "trainer"}
+    if key in known or key in sections or parents & (known - sections - {"data.augment"}):
+        return
+    raise ValueError(f"{where}{key} is unknown: {_hint(key, sorted(known))}")
+
+
+def _hint(name: str, known: list[str]) -> str:
+    near = get_close_matches(name, known, n=3, cutoff=0.5)
+    last = [k for k in known if k.split(".")[-1] == name.split(".")[-1]]
+    near = list(dict.fromkeys([*last, *near]))[:3]
+    return f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(known[:12])}"
+
+
+def _shortened(message: str) -> str:
+    """The first line of jsonargparse's message that says something, without its frame."""
+    message = re.sub(r"^error: |Validation failed: |Parser key ", "", message.strip())
+    return " ".join(message.split())

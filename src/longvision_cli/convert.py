@@ -1,0 +1,34 @@
+"""`longvision convert`: a released pickle becomes safetensors, which anyone can load without running anything."""
+
+from pathlib import Path
+
+from longvision_cli.arguments import ArgumentParser
+
+
+def run(arguments: list[str]) -> int:
+    parser = ArgumentParser(
+        prog="longvision convert",
+        description="Reads a Vim checkpoint (the authors' pickle or safetensors) and writes safetensors. "
+        "A pickle that holds anything but tensors, numbers, strings, containers and a Namespace is refused.",
+    )
+    parser.add_argument("source", metavar="IN", help="a checkpoint: .pth or .safetensors")
+    parser.add_argument("target", metavar="OUT.safetensors", help="the file to write; must not exist")
+    options = parser.parse_args(arguments)
+    target = Path(options.target)
+    if target.suffix != ".safetensors":
+        raise ValueError(f"{target} does not end in .safetensors: that is what is written, name it so")
+    if target.exists():
+        raise FileExistsError(f"{target} exists already and is not overwritten: give another name")
+    if not target.absolute().parent.is_dir():
+        raise FileNotFoundError(f"the folder of {target} does not exist: make it first")
+
+    from longvision.models.checkpoints import read_weights, write_weights
+    from longvision.models.identify import identify
+
+    weights, metadata = read_weights(options.source)
+    found = identify(weights, options.source)
+    write_weights(weights, target, {"architecture": found.name, **metadata})
+    count = sum(tensor.numel() for tensor in weights.values())
+    print(f"{target}: {found.name}, {len(weights)} tensors, {count:,} parameters, {found.num_classes} classes")
+    print(f'timm.create_model("{found.name}", pretrained=True, pretrained_cfg_overlay=dict(file="{target}"){found.arguments})')
+    return 0

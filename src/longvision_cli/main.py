@@ -1,0 +1,110 @@
+"""Which commands there are, and the one way in which all of them fail."""
+
+import argparse
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+USAGE_ERROR, INTERRUPTED = 2, 130
+
+
+@dataclass(frozen=True)
+class Command:
+    """A module of this package with `run(arguments) -> exit code`, and the extra that it needs."""
+
+    help: str
+    extra: str | None = None
+    probe: str = ""  # a package that only the extra brings
+
+
+COMMANDS = {
+    "train": Command("train a model; without arguments, on the embedded digits", "train", "lightning"),
+    "validate": Command("evaluate a run on its validation or test images", "train", "lightning"),
+    "predict": Command("say what is in images, with a run's model", "train", "matplotlib"),
+    "models": Command("list the models with parameters and multiply-adds"),
+    "recipes": Command("list the recipes with what they cost and reach"),
+    "convert": Command("turn a released checkpoint into safetensors"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The entry point. A user's mistake ends in one sentence and exit code 2, a bug in a traceback."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    command = "longvision"
+    try:
+        name, rest = _split(words)
+        if name is None:
+            return 0
+        command = f"longvision {name}"
+        _require_extra(name, COMMANDS[name])
+        return importlib.import_module(f"longvision_cli.{name}").run(rest)
+    except KeyboardInterrupt as interrupt:
+        print(f"\n{command}: interrupted{f': {interrupt}' if str(interrupt) else ''}", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        sys.stderr.close()
+        return 0
+    except (ValueError, OSError, MissingExtra) as mistake:
+        if debug:
+            traceback.print_exc()
+        print(f"{command}: error: {_sentence(mistake)}", file=sys.stderr)
+        return USAGE_ERROR
+
+
+class MissingExtra(Exception):
+    """A command whose libraries are not installed."""
+
+
+def _split(words: list[str]) -> tuple[str | None, list[str]]:
+    """-> the command and its own arguments; None where the words asked for help or the version only."""
+    parser = _parser()
+    if not words or words[0] in ("-h", "--help"):
+        parser.print_help()
+        return None, []
+    if words[0] in ("-V", "--version"):
+        from importlib.metadata import version
+
+        print(f"longvision {version('longvision')}")
+        return None, []
+    name, *rest = words
+    if name not in COMMANDS:
+        near = get_close_matches(name, COMMANDS, n=2, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(COMMANDS)}"
+        raise ValueError(f"unknown command {name!r}: {hint}")
+    return name, rest
+
+
+def _parser() -> argparse.ArgumentParser:
+    lines = [f"  {name:<10} {command.help}" for name, command in COMMANDS.items()]
+    return argparse.ArgumentParser(
+        prog="longvision",
+        usage="longvision COMMAND [arguments]",
+        description="Vision backbones whose cost grows with the number of tokens, not its square.\n\ncommands:\n"
+        + "\n".join(lines),
+        epilog="`longvision COMMAND --help` says more. --debug, anywhere, shows the traceback of an error.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+    )
+
+
+def _require_extra(name: str, command: Command) -> None:
+    if command.extra and importlib.util.find_spec(command.probe) is None:
+        raise MissingExtra(
+            f"it needs the extra {command.extra!r}, which is not installed: pip install 'longvision[{command.extra}]'"
+        )
+
+
+def _sentence(mistake: BaseException) -> str:
+    """One line. A data loader's process wraps its error in a traceback: the last line is the error."""
+    text = str(mistake).strip() or type(mistake).__name__
+    if isinstance(mistake, OSError) and mistake.strerror and mistake.filename:
+        text = f"{mistake.filename}: {mistake.strerror}"
+    if "Original Traceback" in text:
+        text = text.splitlines()[-1].split(": ", 1)[-1]
+    return " ".join(text.split())

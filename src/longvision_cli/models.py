@@ -1,0 +1,53 @@
+"""`longvision models`: what there is, and what each costs at a size."""
+
+import re
+
+from longvision_cli.arguments import ArgumentParser
+
+
+def run(arguments: list[str]) -> int:
+    parser = ArgumentParser(
+        prog="longvision models",
+        description="Lists models with parameters, and multiply-adds (GMACs) of one image at a size.",
+    )
+    parser.add_argument(
+        "pattern", nargs="?", help='a name with * and ?, among all of timm\'s, such as "deit_*"; default: ours'
+    )
+    parser.add_argument("--size", metavar="PIXELS", help="of the image: 512, or 480x640; default: each model's own")
+    options = parser.parse_args(arguments)
+    size = _size(options.size)
+
+    import timm
+
+    from longvision.models.cost import measure_cost  # registers our models too
+
+    names = timm.list_models(options.pattern) if options.pattern else timm.list_models(module="vim")
+    if not names:
+        raise ValueError(f"no model's name fits {options.pattern!r}: try {'*' + options.pattern.strip('*') + '*'!r}")
+    width = max(len(name) for name in names)
+    print(f"{'model':<{width}}  {'parameters':>12}  {'size':>9}  {'GMACs':>9}  scan's share")
+    for name in names:
+        height_width = size or timm.get_pretrained_cfg(name).input_size[1:]
+        shown = "x".join(map(str, height_width))
+        try:
+            cost = measure_cost(name, *height_width)
+        except Exception as error:  # among a thousand models of others some refuse a size: that is a row
+            print(f"{name:<{width}}  {'-':>12}  {shown:>9}  {_reason(error)}")
+            continue
+        share = f"{100 * cost.scan_macs / cost.macs:.1f} %" if cost.scan_macs else "-"
+        print(f"{name:<{width}}  {cost.parameters:>12,}  {shown:>9}  {cost.macs / 1e9:>9.3f}  {share:>12}")
+    return 0
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if not match or not int(match[1]) or match[2] == "0":
+        raise ValueError(f"--size {text!r} is no size: expected pixels, such as 512 or 480x640 (height x width)")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 100 else text[:99] + "…"

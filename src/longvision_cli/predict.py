@@ -1,0 +1,87 @@
+"""`longvision predict`: a table, JSON or a picture of what is in images."""
+
+import json
+import sys
+from pathlib import Path
+
+from longvision_cli.arguments import ArgumentParser
+from longvision_cli.quiet import quiet
+
+PICTURED = 50  # images in the picture at most
+
+
+def run(arguments: list[str]) -> int:
+    parser = ArgumentParser(
+        prog="longvision predict",
+        description="Says what is in images. Files that are no images are named, counted and skipped; "
+        "the exit code is 1 when none was good.",
+    )
+    parser.add_argument("run", metavar="RUN", help="a folder that `longvision train` made")
+    parser.add_argument("images", metavar="FILE|FOLDER", nargs="+", help="images, or folders that are searched")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table, and draw no picture")
+    parser.add_argument("--picture", metavar="PNG", help="where the picture goes (default: a new predictions-N.png here)")
+    options = parser.parse_args(arguments)
+    quiet()
+    picture = _free_name(options.picture)
+
+    from longvision.data.images import UnreadableImage, find_images
+    from longvision.tasks.prediction import Predictor
+    from longvision.tasks.runs import Run
+
+    predictor = Predictor(Run.open(options.run).trained_weights())
+    paths = find_images(options.images)
+    predictions, bad = [], []
+    for path in _with_progress(paths):
+        try:
+            predictions.append(predictor.predict(path))
+        except UnreadableImage as error:
+            bad.append(str(error))
+    for reason in bad[:10]:
+        print(f"longvision predict: skipped: {reason}", file=sys.stderr)
+    if bad:
+        print(f"longvision predict: {len(bad)} of {len(paths)} files are not images", file=sys.stderr)
+    if options.json:
+        rows = [{"file": p.name, "top": [{"class": c, "probability": s} for c, s in p.top]} for p in predictions]
+        print(json.dumps(rows, indent=2))
+    elif predictions:
+        _print_table([(p.name, p.top) for p in predictions])
+        _draw(predictions, picture)
+    return 0 if predictions else 1
+
+
+def _free_name(asked: str | None) -> Path:
+    """Where the picture may go. Raises FileExistsError: nothing is overwritten."""
+    if asked is not None:
+        if Path(asked).exists():
+            raise FileExistsError(f"{asked} exists already and is not overwritten: give another --picture")
+        if not Path(asked).absolute().parent.is_dir():
+            raise FileNotFoundError(f"--picture {asked}: its folder does not exist, make it first")
+        return Path(asked)
+    number = 1
+    while (path := Path(f"predictions-{number}.png")).exists():
+        number += 1
+    return path
+
+
+def _with_progress(paths: list[Path]):  # type: ignore[no-untyped-def]
+    from tqdm import tqdm
+
+    return tqdm(paths, unit="image", leave=False, disable=None, delay=2)
+
+
+def _print_table(rows: list[tuple[str, list[tuple[str, float]]]]) -> None:
+    """One line an image: the file, and its most likely classes."""
+    width = min(60, max(len(name) for name, _ in rows))
+    cells = [[f"{label} {100 * share:.1f} %" for label, share in top] for _, top in rows]
+    columns = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    for (name, _), row in zip(rows, cells):
+        shown = name if len(name) <= width else "…" + name[1 - width :]
+        print(f"{shown:<{width}}  " + "  ".join(f"{cell:<{n}}" for cell, n in zip(row, columns)).rstrip())
+
+
+def _draw(predictions: list, picture: Path) -> None:  # type: ignore[type-arg]
+    from longvision.tasks.pictures import draw_predictions
+
+    draw_predictions([(p.image, Path(p.name).name, p.top) for p in predictions[:PICTURED]], picture)
+    more = f" (the first {PICTURED} of {len(predictions)})" if len(predictions) > PICTURED else ""
+    print(f"picture: {picture}{more}")

@@ -1,0 +1,50 @@
+"""`longvision train`: from a recipe and dotted overrides to a run's folder."""
+
+import sys
+from typing import Any
+
+from longvision_cli.configuration import Configuration, read_configuration
+from longvision_cli.quiet import quiet
+
+DEFAULT_RECIPE = "digits"
+
+
+def run(arguments: list[str]) -> int:
+    quiet()
+    configuration = read_configuration(arguments, default=DEFAULT_RECIPE)
+    from lightning import seed_everything
+
+    from longvision.tasks.runs import Run
+    from longvision.tasks.training import train
+
+    resumed = Run.open(configuration.resume) if configuration.resume else None
+    checkpoint = resumed.resume_from() if resumed else None
+    seed_everything(configuration.seed, workers=True, verbose=False)
+    data, task = configuration.build()
+    data.setup("fit")
+
+    run_folder = resumed or Run.create(configuration.runs, f"{configuration.source}-{task.name}")
+    configuration.save(run_folder.new_config())
+    _announce(task, data, run_folder, checkpoint is not None)
+    try:
+        outcome = train(task, data, run_folder, configuration.trainer, checkpoint)
+    except KeyboardInterrupt:
+        hint = "before the first step was over: nothing to go on from"
+        if run_folder.last.is_file():
+            hint = f"saved; go on with: longvision train --resume {run_folder.path}"
+        raise KeyboardInterrupt(hint) from None
+    print(f"curves.png, confusion.png, predictions.png, model.safetensors and its card are in the run's folder")
+    print(outcome)
+    print(run_folder.path)
+    return 0
+
+
+def _announce(task: Any, data: Any, run_folder: Any, goes_on: bool) -> None:
+    splits = ("train", "val", "test") if data.has_test else ("train", "val")
+    words = {"train": "training", "val": "validation", "test": "test"}
+    counts = ", ".join(f"{len(data.images(split))} {words[split]}" for split in splits)
+    parameters = sum(p.numel() for p in task.model.parameters())
+    print(f"{task.name}, {parameters:,} parameters, {data.size[0]}x{data.size[1]} pixels")
+    print(f"{data.name}: {len(data.classes)} classes, {counts} images")
+    print(f"{'goes on in' if goes_on else 'run folder'} {run_folder.path}", flush=True)
+    sys.stdout.flush()

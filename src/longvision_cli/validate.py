@@ -1,0 +1,66 @@
+"""`longvision validate`: what a run's model reaches on its data, or on the same kind of data elsewhere."""
+
+from longvision_cli.arguments import unknown_option
+from longvision_cli.configuration import parse
+from longvision_cli.quiet import quiet
+
+HELP = """usage: longvision validate RUN [--split val|test] [--data.path DIR] [--data.… VALUE] [--trainer.… VALUE]
+
+Evaluates the model of a run's folder and prints loss and accuracy.
+
+  RUN           a folder that `longvision train` made
+  --split       val (default) or test
+  --data.path   evaluate on data elsewhere, with the same classes; any other key of the configuration works too
+"""
+
+
+def run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return 0
+    quiet()
+    path, split, overrides = _parse(arguments)
+
+    from longvision.models.checkpoints import read_weights
+    from longvision.tasks.runs import Run
+    from longvision.tasks.training import evaluate, make_trainer
+
+    folder = Run.open(path)
+    configuration = parse(folder.configs()[-1:], overrides, None, None, None, "longvision validate")
+    configuration.values.model.pretrained = False  # the run's own weights follow
+    data, task = configuration.build()
+    weights, metadata = read_weights(folder.trained_weights())
+    if metadata["classes"] != data.classes:
+        raise ValueError(
+            f"{path} was trained on the classes {', '.join(metadata['classes'][:5])}…, the data has "
+            f"{', '.join(data.classes[:5])}…: give data with the same class names"
+        )
+    task.model.load_state_dict(weights)
+    outcome = evaluate(make_trainer(configuration.trainer), task, data, split)
+    print(f"{len(data.images(split))} images of the {split} split of {data.name}")
+    for name, value in outcome.metrics.items():
+        print(f"{name:<10} {value:.4f}" if name == "loss" else f"{name:<10} {100 * value:.1f} %")
+    return 0
+
+
+def _parse(arguments: list[str]) -> tuple[str, str, list[str]]:
+    """-> run folder, split, and what overrides its configuration."""
+    rest, path, split = list(arguments), None, "val"
+    overrides: list[str] = []
+    while rest:
+        word = rest.pop(0)
+        if word.startswith("--split"):
+            split = word.split("=", 1)[1] if "=" in word else (rest.pop(0) if rest else "")
+        elif word.startswith("--"):
+            overrides.append(word)
+            if "=" not in word and rest:
+                overrides.append(rest.pop(0))
+        elif path is None:
+            path = word
+        else:
+            raise ValueError(unknown_option(word, []))
+    if path is None:
+        raise ValueError("no run folder given: longvision validate RUN, one that `longvision train` printed")
+    if split not in ("val", "test"):
+        raise ValueError(f"--split {split!r} is unknown: choose val or test")
+    return path, split, overrides
