@@ -1,7 +1,7 @@
 """Vision backbones whose cost grows with the number of tokens. Importing it registers the models with timm:
 
-    import longvision, timm
-    model = timm.create_model("vim_tiny_patch16_224")
+import longvision, timm
+model = timm.create_model("vim_tiny_patch16_224")
 """
 
 from longvision import models  # registers them

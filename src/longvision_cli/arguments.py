@@ -2,7 +2,7 @@
 
 import argparse
 from difflib import get_close_matches
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -16,7 +16,7 @@ class ArgumentParser(argparse.ArgumentParser):
             raise ValueError(unknown_option(message.split()[-1], list(self._option_string_actions)))
         raise ValueError(f"{message}; `{self.prog} --help` says more")
 
-    def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def,override]
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         known, unknown = self.parse_known_args(args, namespace)
         if unknown:
             raise ValueError(unknown_option(unknown[0], list(self._option_string_actions)))

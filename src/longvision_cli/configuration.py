@@ -100,15 +100,15 @@ def parse(
     known = _known_keys(parser)
     for path, content in zip(files, contents):
         for key in _flat(content):
-            _check_key(key, known, f"{path.name}: ")
+            _check_key(key, known, f"{path.name}: ", source)
     for word in rest:
         if word.startswith("--") and word != "--help":
-            _check_key(word[2:].split("=")[0], known, "option --")
+            _check_key(word[2:].split("=")[0], known, "option --", source)
     overrides = [word for path in files for word in ("--config", str(path))]
     try:
         values = parser.parse_args([*overrides, f"--task={task}", f"--source={source}", *rest])
     except (jsonargparse.ArgumentError, argparse.ArgumentError) as error:
-        raise ValueError(_shortened(str(error))) from error
+        raise ValueError(_sentence(str(error))) from error
     return Configuration(parser, values, resume)
 
 
@@ -173,13 +173,15 @@ def _flat(content: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{key}"
 
 
-def _check_key(key: str, known: set[str], where: str) -> None:
-    """A key is known itself, or lies inside one that takes any keys (a model's args), or holds known ones."""
+def _check_key(key: str, known: set[str], where: str, source: str) -> None:
+    """A key is known itself, or names a section, or lies inside one that takes any keys (a model's args)."""
+    sections = {"model", "data", "trainer", "data.augment"}
     parents = {key.rsplit(".", n)[0] for n in range(1, key.count(".") + 1)}
-    sections = {"model", "data", "trainer"}
-    if key in known or key in sections or parents & (known - sections - {"data.augment"}):
+    if key in known | sections or parents & (known - sections):
         return
-    raise ValueError(f"{where}{key} is unknown: {_hint(key, sorted(known))}")
+    if key == "data.path":
+        raise ValueError(f"{where}{key}: the source {source} has no path, -c folder and -c parquet have")
+    raise ValueError(f"{where}{key} is unknown: {_hint(key, sorted(known - sections))}")
 
 
 def _hint(name: str, known: list[str]) -> str:
@@ -189,7 +191,25 @@ def _hint(name: str, known: list[str]) -> str:
     return f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(known[:12])}"
 
 
-def _shortened(message: str) -> str:
-    """The first line of jsonargparse's message that says something, without its frame."""
-    message = re.sub(r"^error: |Validation failed: |Parser key ", "", message.strip())
-    return " ".join(message.split())
+def _sentence(message: str) -> str:
+    """What came, what was expected, without the frame that jsonargparse puts around it."""
+    text = " ".join(message.split())
+    if missing := re.search(r"arguments are required: (.+)", text):
+        names = missing[1].split(", ")
+        return f"{', '.join(names)} is missing: pass {' '.join(f'--{name} VALUE' for name in names)}"
+    if extra := re.search(r"unrecognized arguments: (\S+)", text):
+        return f"{extra[1]!r} is one argument too many: options are written --name VALUE"
+    key, given = re.search(r'"([\w.]+)":', text), re.search(r"(?:Given|Got) value: (.*)$", text)
+    if not key or not given:
+        return text
+    words = re.findall(r"Expected an? (?:typing\.)?(<class '\w+'>|Literal\[[^]]*\])", text)
+    expected = dict.fromkeys(_in_words(word) for word in words)
+    return f"{key[1]} is {given[1]!r}: expected {' or '.join(expected) or 'another value'}"
+
+
+def _in_words(kind: str) -> str:
+    if kind.startswith("Literal"):
+        return "one of " + kind.removeprefix("Literal[").rstrip("]").replace("'", "")
+    name = kind.removeprefix("<class '").removesuffix("'>")
+    words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a word"}
+    return {**words, "NoneType": "null", "tuple": "a list such as [0.5, 1.0]"}.get(name, name)

@@ -30,5 +30,6 @@ def run(arguments: list[str]) -> int:
     write_weights(weights, target, {"architecture": found.name, **metadata})
     count = sum(tensor.numel() for tensor in weights.values())
     print(f"{target}: {found.name}, {len(weights)} tensors, {count:,} parameters, {found.num_classes} classes")
-    print(f'timm.create_model("{found.name}", pretrained=True, pretrained_cfg_overlay=dict(file="{target}"){found.arguments})')
+    overlay = f'pretrained_cfg_overlay=dict(file="{target}")'
+    print(f'timm.create_model("{found.name}", pretrained=True, {overlay}{found.arguments})')
     return 0

@@ -27,7 +27,9 @@ def run(arguments: list[str]) -> int:
     width = max(len(name) for name in names)
     print(f"{'model':<{width}}  {'parameters':>12}  {'size':>9}  {'GMACs':>9}  scan's share")
     for name in names:
-        height_width = size or timm.get_pretrained_cfg(name).input_size[1:]
+        pretrained_cfg = timm.get_pretrained_cfg(name)
+        assert pretrained_cfg is not None, name
+        height_width = size or pretrained_cfg.input_size[1:]
         shown = "x".join(map(str, height_width))
         try:
             cost = measure_cost(name, *height_width)

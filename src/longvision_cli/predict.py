@@ -2,10 +2,15 @@
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from longvision_cli.arguments import ArgumentParser
 from longvision_cli.quiet import quiet
+
+if TYPE_CHECKING:
+    from longvision.tasks.prediction import Prediction
 
 PICTURED = 50  # images in the picture at most
 
@@ -19,7 +24,9 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("run", metavar="RUN", help="a folder that `longvision train` made")
     parser.add_argument("images", metavar="FILE|FOLDER", nargs="+", help="images, or folders that are searched")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table, and draw no picture")
-    parser.add_argument("--picture", metavar="PNG", help="where the picture goes (default: a new predictions-N.png here)")
+    parser.add_argument(
+        "--picture", metavar="PNG", help="where the picture goes (default: a new predictions-N.png here)"
+    )
     options = parser.parse_args(arguments)
     quiet()
     picture = _free_name(options.picture)
@@ -63,7 +70,7 @@ def _free_name(asked: str | None) -> Path:
     return path
 
 
-def _with_progress(paths: list[Path]):  # type: ignore[no-untyped-def]
+def _with_progress(paths: list[Path]) -> Iterable[Path]:
     from tqdm import tqdm
 
     return tqdm(paths, unit="image", leave=False, disable=None, delay=2)
@@ -79,7 +86,7 @@ def _print_table(rows: list[tuple[str, list[tuple[str, float]]]]) -> None:
         print(f"{shown:<{width}}  " + "  ".join(f"{cell:<{n}}" for cell, n in zip(row, columns)).rstrip())
 
 
-def _draw(predictions: list, picture: Path) -> None:  # type: ignore[type-arg]
+def _draw(predictions: "list[Prediction]", picture: Path) -> None:
     from longvision.tasks.pictures import draw_predictions
 
     draw_predictions([(p.image, Path(p.name).name, p.top) for p in predictions[:PICTURED]], picture)

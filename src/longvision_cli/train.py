@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from longvision_cli.configuration import Configuration, read_configuration
+from longvision_cli.configuration import read_configuration
 from longvision_cli.quiet import quiet
 
 DEFAULT_RECIPE = "digits"
@@ -25,15 +25,16 @@ def run(arguments: list[str]) -> int:
 
     run_folder = resumed or Run.create(configuration.runs, f"{configuration.source}-{task.name}")
     configuration.save(run_folder.new_config())
-    _announce(task, data, run_folder, checkpoint is not None)
     try:
+        _announce(task, data, run_folder, checkpoint is not None)
         outcome = train(task, data, run_folder, configuration.trainer, checkpoint)
     except KeyboardInterrupt:
-        hint = "before the first step was over: nothing to go on from"
         if run_folder.last.is_file():
-            hint = f"saved; go on with: longvision train --resume {run_folder.path}"
-        raise KeyboardInterrupt(hint) from None
-    print(f"curves.png, confusion.png, predictions.png, model.safetensors and its card are in the run's folder")
+            raise KeyboardInterrupt(f"saved; go on with: longvision train --resume {run_folder.path}") from None
+        raise KeyboardInterrupt("before there was anything to save") from None
+    finally:
+        run_folder.discard_if_unused()
+    print("curves.png, confusion.png, predictions.png, model.safetensors and its card are in the run's folder")
     print(outcome)
     print(run_folder.path)
     return 0

@@ -15,7 +15,7 @@ Evaluates the model of a run's folder and prints loss and accuracy.
 
 
 def run(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if {"-h", "--help"} & set(arguments):
         print(HELP, end="")
         return 0
     quiet()

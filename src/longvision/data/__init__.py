@@ -7,11 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .augment import DIGITS_AUGMENT, Augment, batch_mixup, train_transform
-    from .digits import load_digits_split
-    from .images import UnreadableImage, find_images, read_image
-    from .module import ClassificationData, DigitsData, FolderData, ParquetData
-    from .preprocess import Preprocess
+    from longvision.data.augment import DIGITS_AUGMENT, Augment, batch_mixup, train_transform
+    from longvision.data.digits import load_digits_split
+    from longvision.data.images import UnreadableImage, find_images, read_image
+    from longvision.data.module import ClassificationData, DigitsData, FolderData, ParquetData
+    from longvision.data.preprocess import Preprocess
 
 _HOME = {
     "Augment": "augment",
@@ -49,4 +49,4 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    return getattr(import_module(f"longvision.data.{_HOME[name]}"), name)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 from torchvision.transforms import v2
 
-from .preprocess import Preprocess, ToChannels, Transform
+from longvision.data.preprocess import Preprocess, ToChannels, Transform
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from .images import Channels, as_channels
-from .sets import Split, hold_out
+from longvision.data.images import Channels, as_channels
+from longvision.data.sets import Split, hold_out
 
 CLASSES = [str(digit) for digit in range(10)]
 TEST = 360  # the last scans, by writers that the first ones do not come from

@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from .faults import report
-from .images import Channels, UnreadableImage, check_header, files_below, is_hidden, read_image
-from .sets import Split, hold_out
+from longvision.data.faults import report
+from longvision.data.images import Channels, UnreadableImage, check_header, files_below, is_hidden, read_image
+from longvision.data.sets import Split, hold_out
 
 NAMES: dict[Split, tuple[str, ...]] = {
     "train": ("train",),

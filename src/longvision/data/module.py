@@ -9,14 +9,14 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from .augment import DIGITS_AUGMENT, Augment, batch_mixup, train_transform
-from .digits import DigitsSource
-from .faults import Prepared, Sample, collate
-from .folder import FolderSource
-from .images import Channels
-from .parquet import ParquetSource
-from .preprocess import Preprocess
-from .sets import ImageSet, Source, Split
+from longvision.data.augment import DIGITS_AUGMENT, Augment, batch_mixup, train_transform
+from longvision.data.digits import DigitsSource
+from longvision.data.faults import Prepared, Sample, collate
+from longvision.data.folder import FolderSource
+from longvision.data.images import Channels
+from longvision.data.parquet import ParquetSource
+from longvision.data.preprocess import Preprocess
+from longvision.data.sets import ImageSet, Source, Split
 
 Batch = tuple[Tensor, Tensor]
 Loader = DataLoader[Sample | None]  # typed by what its set holds; it yields a Batch
@@ -76,9 +76,7 @@ class ClassificationData(LightningDataModule):
         """The PIL images of one split with their labels, opened once."""
         if split not in self._sets:
             if split == "test" and not self.has_test:
-                raise ValueError(
-                    f"{self.name} has no test images: add them as test, or use the validation images"
-                )
+                raise ValueError(f"{self.name} has no test images: add them as test, or use the validation images")
             self._sets[split] = self.source.split(split)
         return self._sets[split]
 

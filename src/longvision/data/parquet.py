@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 from torch.utils.data import Dataset
 
-from .images import Channels, read_image
-from .sets import Split, hold_out
+from longvision.data.images import Channels, read_image
+from longvision.data.sets import Split, hold_out
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -41,9 +41,7 @@ class Shards:
 class ParquetSplit(Dataset[tuple[Image.Image, int]]):
     """Some rows of a split's files, decoded when they are asked for."""
 
-    def __init__(
-        self, shards: Shards, rows: np.ndarray, labels: np.ndarray, channels: Channels, name: str
-    ) -> None:
+    def __init__(self, shards: Shards, rows: np.ndarray, labels: np.ndarray, channels: Channels, name: str) -> None:
         self.shards = shards
         self.rows = rows
         self.labels = labels
@@ -132,9 +130,7 @@ class ParquetSource:
         if not len(column):
             raise ValueError(f"{self._name(split)} has no rows: expected images with labels")
         if column.null_count:
-            raise ValueError(
-                f"{self._name(split)} has {column.null_count} rows without a label: drop or label them"
-            )
+            raise ValueError(f"{self._name(split)} has {column.null_count} rows without a label: drop or label them")
         return column
 
     def _find_classes(self) -> list[str]:
@@ -199,9 +195,7 @@ def find_files(root: Path) -> dict[Split, list[Path]]:
             return {split: files for split, files in found.items() if files}
     elsewhere = sorted({str(file.parent) for file in root.rglob("*.parquet")})
     hint = f"; there are Parquet files in {listing(elsewhere)}" if elsewhere else ""
-    raise FileNotFoundError(
-        f"no train*.parquet in {root} or in {root / 'data'}: give the folder that holds it{hint}"
-    )
+    raise FileNotFoundError(f"no train*.parquet in {root} or in {root / 'data'}: give the folder that holds it{hint}")
 
 
 def read_schema(file: Path) -> pa.Schema:

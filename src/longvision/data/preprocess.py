@@ -10,7 +10,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torchvision.transforms import v2
 
-from .images import Channels, as_channels
+from longvision.data.images import Channels, as_channels
 
 Transform = Callable[[Image.Image], Tensor]
 

@@ -48,22 +48,20 @@ class VimMixer(nn.Module):
         self.inner, self.rank, self.state = expand * dim, math.ceil(dim / 16), state
 
         self.in_proj = nn.Linear(dim, 2 * self.inner, bias=False)
-        self._add_walk("")
+        self.conv1d, self.x_proj, self.dt_proj, self.D = self._walk_parameters()
         self.A_log = nn.Parameter(torch.empty(self.inner, state))
         if direction == "ssm_conv":
-            self._add_walk("_b")
+            self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.D_b = self._walk_parameters()
         if direction in ("ssm", "ssm_conv"):
             self.A_b_log = nn.Parameter(torch.empty(self.inner, state))
         self.out_proj = nn.Linear(self.inner, dim, bias=False)
         self.reset_parameters()
 
-    def _add_walk(self, suffix: str) -> None:
-        """What one direction owns beside its decay rates."""
-        conv = nn.Conv1d(self.inner, self.inner, TAPS, groups=self.inner, padding=TAPS - 1)
-        self.add_module(f"conv1d{suffix}", conv)
-        self.add_module(f"x_proj{suffix}", nn.Linear(self.inner, self.rank + 2 * self.state, bias=False))
-        self.add_module(f"dt_proj{suffix}", nn.Linear(self.rank, self.inner))
-        self.register_parameter(f"D{suffix}", nn.Parameter(torch.empty(self.inner)))
+    def _walk_parameters(self) -> tuple[nn.Conv1d, nn.Linear, nn.Linear, nn.Parameter]:
+        """What a direction owns beside its decay rates."""
+        conv1d = nn.Conv1d(self.inner, self.inner, TAPS, groups=self.inner, padding=TAPS - 1)
+        x_proj = nn.Linear(self.inner, self.rank + 2 * self.state, bias=False)
+        return conv1d, x_proj, nn.Linear(self.rank, self.inner), nn.Parameter(torch.empty(self.inner))
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -112,7 +110,9 @@ class _Walk(NamedTuple):
         """(B, M, E) -> (B, M, E): convolution, then the scan with step, B and C made from its output."""
         rank, state = self.dt_proj.in_features, self.A_log.shape[1]
         filter_EK = self.conv1d.weight.squeeze(1)
-        x_BME = causal_conv1d(x_BME, filter_EK, self.conv1d.bias, silu=True, reverse=self.reverse, cu_seqlens=cu_seqlens)
+        x_BME = causal_conv1d(
+            x_BME, filter_EK, self.conv1d.bias, silu=True, reverse=self.reverse, cu_seqlens=cu_seqlens
+        )
         low_BMR, B_BMN, C_BMN = self.x_proj(x_BME).split([rank, state, state], dim=-1)
         return selective_scan(
             x_BME,

@@ -37,17 +37,13 @@ class PatchEmbed(nn.Module):
     def grid_size(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of patches in an image of that size. Raises ValueError for one that does not divide."""
         if not self.pad and (self._missing(height) or self._missing(width)):
-            low, high = (
-                f"{self._nearest(height, up)}x{self._nearest(width, up)}" for up in (False, True)
-            )
+            low, high = (f"{self._nearest(height, up)}x{self._nearest(width, up)}" for up in (False, True))
             nearest = f"{low} or {high}" if low != high else low
             raise ValueError(
                 f"image {height}x{width} does not divide into patches of {self.patch} at stride {self.stride}: "
                 f"resize to {nearest}, or pass pad=True when the model is created"
             )
-        rows, columns = (
-            (side + self._missing(side) - self.patch) // self.stride + 1 for side in (height, width)
-        )
+        rows, columns = ((side + self._missing(side) - self.patch) // self.stride + 1 for side in (height, width))
         return rows, columns
 
     def _missing(self, side: int) -> int:

@@ -76,7 +76,8 @@ def _read_safetensors(path: Path) -> tuple[Weights, dict[str, Any]]:
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata.get(METADATA_KEY, "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 not a dict
+        return tensors, json.loads(metadata.get(METADATA_KEY, "{}"))
     except (safetensors.SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not a safetensors file that can be read: {error}") from error
 
@@ -180,7 +181,7 @@ def _describe(model: Any) -> dict[str, Any]:
     return {"grid": list(model.grid), "cls_token": model.tokens.kind} if hasattr(model, "tokens") else {}
 
 
-def locate_weights(variant: str, cfg: Any, cache_dir: str | os.PathLike[str] | None = None) -> Any:
+def locate_weights(variant: str, cfg: Any, cache_dir: str | Path | None = None) -> Any:
     """timm's pretrained_cfg with a file in it: fetched from the hub, unless the caller named one.
 
     Raises:

@@ -28,7 +28,7 @@ def identify(weights: dict[str, Tensor], path: str) -> Identity:
         width, channels, side, _ = weights["patch_embed.proj.weight"].shape
         positions = weights["pos_embed"].shape[1]
     except (KeyError, ValueError) as error:
-        raise ValueError(f"{path} is not a Vim checkpoint: patch_embed.proj.weight and pos_embed are missing") from error
+        raise ValueError(f"{path} is not a Vim checkpoint: it has no patch_embed.proj.weight and pos_embed") from error
     depth = 1 + max((int(name.split(".")[1]) for name in weights if name.startswith("layers.")), default=-1)
     if (width, depth, side) not in KNOWN:
         raise ValueError(

@@ -100,7 +100,7 @@ class Vim(nn.Module):
         self.feature_info = [
             {"module": f"layers.{i}", "num_chs": embed_dim, "reduction": reduction} for i in range(depth)
         ]
-        self.norm_f = RMSNorm(embed_dim)
+        self.norm_f: nn.Module = RMSNorm(embed_dim)
         self.head_drop = nn.Dropout(drop_rate)
         self.head = nn.Linear(embed_dim, num_classes) if num_classes > 0 else nn.Identity()
         self._init_weights()
@@ -109,12 +109,12 @@ class Vim(nn.Module):
     def _init_weights(self) -> None:
         """The published initialisation; the mixers have set their own."""
         lecun_normal_(self.patch_embed.proj.weight)
-        nn.init.zeros_(self.patch_embed.proj.bias)
+        self.patch_embed.proj.bias.zero_()  # type: ignore[union-attr]
         for parameter in (self.pos_embed, *(getattr(self, name) for name in self._token_names())):
             trunc_normal_(parameter, std=0.02)
         for block in self.layers:
             # Depth residual branches add up to the variance of one (GPT-2's scheme).
-            block.mixer.out_proj.weight /= math.sqrt(len(self.layers))
+            block.mixer.out_proj.weight /= math.sqrt(len(self.layers))  # type: ignore[union-attr, operator]
         self._init_head()
 
     def _init_head(self) -> None:
@@ -310,7 +310,9 @@ def _create_vim(variant: str, pretrained: bool = False, **kwargs: Any) -> Any:
     """A Vim, or with `features_only=True` timm's wrapper that returns its maps; for timm.create_model."""
     if (pool := kwargs.pop("global_pool", None)) is not None:
         kwargs.setdefault("pool", pool)
-    cfg = resolve_pretrained_cfg(variant, kwargs.pop("pretrained_cfg", None), kwargs.pop("pretrained_cfg_overlay", None))
+    cfg = resolve_pretrained_cfg(
+        variant, kwargs.pop("pretrained_cfg", None), kwargs.pop("pretrained_cfg_overlay", None)
+    )
     if pretrained:
         cfg = locate_weights(variant, cfg, kwargs.get("cache_dir"))
     feature_cfg = {"out_indices": kwargs.pop("out_indices", 3), "feature_cls": "getter"}

@@ -1,5 +1,7 @@
 """Packed sequences: images of different sizes one behind the other in one row of tokens, as FlashAttention's varlen."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -14,7 +16,7 @@ def check_cu_seqlens(cu_seqlens: Tensor, x_BME: Tensor) -> None:
     if torch.compiler.is_compiling():  # the values are not known yet
         return
     borders = cu_seqlens.tolist()
-    if borders[0] != 0 or borders[-1] != x_BME.shape[1] or any(a >= b for a, b in zip(borders, borders[1:])):
+    if borders[0] != 0 or borders[-1] != x_BME.shape[1] or any(a >= b for a, b in pairwise(borders)):
         raise ValueError(
             f"cu_seqlens {borders} must rise from 0 to the number of tokens, {x_BME.shape[1]}, with no empty sequence"
         )

@@ -19,7 +19,7 @@ def create_backbone(
 ) -> nn.Module:
     """timm.create_model for an image size. Raises ValueError for a name that does not exist, with those near it."""
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=3, cutoff=0.5)
+        near = nearest_models(name)
         hint = f"did you mean {' or '.join(near)}?" if near else "`longvision models` lists those there are"
         raise ValueError(f"unknown model {name!r}: {hint}")
     options: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels, **(args or {})}
@@ -33,3 +33,15 @@ def create_backbone(
         if "img_size" not in str(error):
             raise ValueError(f"model {name} does not take these arguments {args}: {error}") from error
         return timm.create_model(name, **options)
+
+
+def nearest_models(name: str, count: int = 3) -> list[str]:
+    """Registered names near a mistyped one, ours first; what is missing at the end of a name weighs nothing."""
+    ours = set(timm.list_models(module="vim"))
+
+    def likeness(known: str) -> float:
+        start = difflib.SequenceMatcher(None, name, known[: len(name) + 1]).ratio()
+        return start + 0.1 * (known in ours) + 0.1 * difflib.SequenceMatcher(None, name, known).ratio()
+
+    ranked = sorted(timm.list_models(), key=likeness, reverse=True)
+    return [known for known in ranked[:count] if likeness(known) > 0.75]

@@ -52,17 +52,20 @@ class Classification(LightningModule):
         channels: int = 3,
     ) -> None:
         super().__init__()
+        _check_range(lr=(lr, 0, 10), final_lr=(final_lr, 0, 1), weight_decay=(weight_decay, 0, 10))
+        _check_range(drop_path=(drop_path, 0, 0.99), label_smoothing=(label_smoothing, 0, 0.99))
+        _check_range(warmup_epochs=(warmup_epochs, 0, 1e6), layer_decay=(layer_decay or 1, 0, 1))
         self.name, self.args, self.classes, self.pretrained = name, dict(args or {}), classes, bool(pretrained)
         if drop_path:
             self.args["drop_path_rate"] = drop_path
         self.model = create_backbone(name, len(classes), channels, size, pretrained, self.args)
         if checkpoint:
-            self.model.set_grad_checkpointing(True)
+            self.model.set_grad_checkpointing(True)  # type: ignore[operator]
         self.label_smoothing = label_smoothing
-        self.optim = dict(lr=lr, weight_decay=weight_decay, layer_decay=layer_decay, final_lr=final_lr)
+        self.optim: dict[str, Any] = dict(lr=lr, weight_decay=weight_decay, layer_decay=layer_decay, final_lr=final_lr)
         self.warmup_epochs = warmup_epochs
 
-        top = {"accuracy": MulticlassAccuracy(len(classes), average="micro")}
+        top: dict[str, Any] = {"accuracy": MulticlassAccuracy(len(classes), average="micro")}
         if len(classes) > 5:
             top["top5"] = MulticlassAccuracy(len(classes), top_k=5, average="micro")
         metrics = MetricCollection(top)
@@ -84,7 +87,9 @@ class Classification(LightningModule):
             )
         label = target if target.ndim == 1 else target.argmax(1)
         accuracy = (logits.detach().argmax(1) == label).float().mean()
-        self.log_dict({"train/loss": loss, "train/accuracy": accuracy}, on_step=True, on_epoch=True, batch_size=len(images))
+        self.log_dict(
+            {"train/loss": loss, "train/accuracy": accuracy}, on_step=True, on_epoch=True, batch_size=len(images)
+        )
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
@@ -99,7 +104,7 @@ class Classification(LightningModule):
         metrics.update(logits, label)
         self.confusion.update(logits, label)
         self.log(f"{split}/loss", F.cross_entropy(logits, label), batch_size=len(images))
-        self.log_dict(dict(metrics), on_epoch=True, on_step=False, batch_size=len(images))
+        self.log_dict(dict(metrics.items()), on_epoch=True, on_step=False, batch_size=len(images))
 
     def on_validation_epoch_start(self) -> None:
         self.confusion.reset()
@@ -111,3 +116,9 @@ class Classification(LightningModule):
         steps = self.trainer.estimated_stepping_batches
         per_epoch = steps / max(1, self.trainer.max_epochs or 1)
         return adamw_cosine(self.model, warmup_steps=self.warmup_epochs * per_epoch, steps=steps, **self.optim)
+
+
+def _check_range(**values: tuple[float, float, float]) -> None:
+    for name, (value, low, high) in values.items():
+        if not low <= value <= high:
+            raise ValueError(f"--model.{name} is {value}: expected a number from {low:g} to {high:g}")

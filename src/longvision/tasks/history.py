@@ -26,7 +26,9 @@ class EpochTable(Callback):
         row |= {
             name.removesuffix("_epoch"): f"{float(value):.6g}"
             for name, value in sorted(trainer.callback_metrics.items())
-            if name.startswith(("train/", "val/")) and not name.endswith("_step") and f"{name}_epoch" not in trainer.callback_metrics
+            if name.startswith(("train/", "val/"))
+            and not name.endswith("_step")
+            and f"{name}_epoch" not in trainer.callback_metrics
         }
         row["seconds"] = f"{time.monotonic() - self.started:.2f}"
         is_new = not self.path.exists()

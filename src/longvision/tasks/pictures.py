@@ -64,9 +64,7 @@ def draw_examples(
     grid = figure.subplots(rows, columns, squeeze=False).flat
     for axes in grid:
         axes.axis("off")
-    for axes, (image, true, predicted, probability) in zip(
-        figure.axes, examples, strict=False
-    ):
+    for axes, (image, true, predicted, probability) in zip(figure.axes, examples, strict=False):
         axes.imshow(image, cmap="gray" if image.mode == "L" else None)
         colour = GOOD if true == predicted else BAD
         text = f"{predicted} {100 * probability:.0f} %" + ("" if true == predicted else f"\nis {true}")
@@ -74,9 +72,7 @@ def draw_examples(
     figure.savefig(path, dpi=120)
 
 
-def draw_predictions(
-    predictions: Sequence[tuple[Image.Image, str, Sequence[tuple[str, float]]]], path: Path
-) -> None:
+def draw_predictions(predictions: Sequence[tuple[Image.Image, str, Sequence[tuple[str, float]]]], path: Path) -> None:
     """Images with their name and the most likely classes as bars."""
     figure = _figure(9, 2.2 * len(predictions))
     grid = figure.subplots(len(predictions), 2, squeeze=False, width_ratios=[1, 2])

@@ -1,6 +1,7 @@
 """A run's folder: what is in it, under which names. Nothing that exists is ever written over."""
 
 import datetime
+import shutil
 from pathlib import Path
 
 
@@ -37,12 +38,21 @@ class Run:
         """An existing one. Raises FileNotFoundError or ValueError for what is none."""
         run = cls(Path(path))
         if not run.path.exists():
-            raise FileNotFoundError(f"run folder {path} does not exist: `longvision train` makes one and prints its name")
+            raise FileNotFoundError(
+                f"run folder {path} does not exist: `longvision train` makes one and prints its name"
+            )
         if not run.configs():
             raise ValueError(
                 f"{path} is not a run folder, it has no config.yaml: give one that `longvision train` printed"
             )
         return run
+
+    def discard_if_unused(self) -> bool:
+        """Take a new run's folder away again, when it failed before there was anything to keep; -> whether it was."""
+        if self.metrics.exists() or self.checkpoints.exists():
+            return False
+        shutil.rmtree(self.path)
+        return True
 
     def configs(self) -> list[Path]:
         """The resolved configuration, and one for each time that the run went on with another."""

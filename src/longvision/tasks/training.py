@@ -71,7 +71,9 @@ def make_trainer(options: dict[str, Any], run: Run | None = None) -> Trainer:
     options = {**options, "precision": options.get("precision") or _precision(options.get("accelerator", "auto"))}
     callbacks: list[Callback] = [*(options.pop("callbacks", None) or []), RunProgress()]
     if run is None:
-        return Trainer(**options, callbacks=callbacks, logger=False, enable_checkpointing=False, enable_model_summary=False)
+        return Trainer(
+            **options, callbacks=callbacks, logger=False, enable_checkpointing=False, enable_model_summary=False
+        )
     shared: dict[str, Any] = {"dirpath": run.checkpoints, "enable_version_counter": False}
     callbacks += [
         EpochTable(run.metrics),
@@ -154,8 +156,9 @@ tags: [timm, longvision, image-classification]
 # {task.name} on {data.name}
 
 {len(data.classes)} classes: {shown}. Input {height}x{width}, {data.channels} channel(s). {parameters:,} parameters.
-Trained from {"given weights" if task.pretrained else "scratch"} with longvision {__version__}, torch {torch.__version__}, \
-timm {timm.__version__}, Lightning {lightning.__version__}; the whole configuration is in `{run.configs()[-1].name}`.
+Trained from {"given weights" if task.pretrained else "scratch"}; the whole configuration is in \
+`{run.configs()[-1].name}`. Made with longvision {__version__}, torch {torch.__version__}, timm {timm.__version__}, \
+Lightning {lightning.__version__}.
 
 | figure | value |
 |---|---|

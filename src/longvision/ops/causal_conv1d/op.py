@@ -51,7 +51,7 @@ def _causal_conv1d(
 
 
 @_causal_conv1d.register_fake
-def _(x, weight, bias, silu, reverse, cu_seqlens):  # type: ignore[no-untyped-def]
+def _(x, weight, bias, silu, reverse, cu_seqlens):
     return x.new_empty(x.shape)
 
 
@@ -69,21 +69,19 @@ def _causal_conv1d_backward(
 
 
 @_causal_conv1d_backward.register_fake
-def _(grad, x, weight, bias, silu, reverse, cu_seqlens):  # type: ignore[no-untyped-def]
+def _(grad, x, weight, bias, silu, reverse, cu_seqlens):
     dbias = x.new_empty(0) if bias is None else bias.new_empty(bias.shape)
     return x.new_empty(x.shape), weight.new_empty(weight.shape), dbias
 
 
-def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+def _setup_context(ctx, inputs, output) -> None:
     x, weight, bias, ctx.silu, ctx.reverse, cu_seqlens = inputs
     ctx.save_for_backward(x, weight, bias, cu_seqlens)
 
 
-def _backward(ctx, grad):  # type: ignore[no-untyped-def]
+def _backward(ctx, grad):
     x, weight, bias, cu_seqlens = ctx.saved_tensors
-    dx, dweight, dbias = _causal_conv1d_backward(
-        grad.contiguous(), x, weight, bias, ctx.silu, ctx.reverse, cu_seqlens
-    )
+    dx, dweight, dbias = _causal_conv1d_backward(grad.contiguous(), x, weight, bias, ctx.silu, ctx.reverse, cu_seqlens)
     return dx, dweight, None if bias is None else dbias, None, None, None
 
 

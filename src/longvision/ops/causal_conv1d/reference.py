@@ -1,4 +1,4 @@
-"""The short depthwise convolution before the scan, as a sum of shifted copies: the truth that kernels are held against."""
+"""The short depthwise convolution before the scan, as a sum of shifted copies: the truth for kernels."""
 
 import torch
 import torch.nn.functional as F

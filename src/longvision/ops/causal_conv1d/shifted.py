@@ -1,5 +1,7 @@
 """The short depthwise convolution in plain torch, as sums of shifted views: no padding, no transposes, any device."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -40,9 +42,7 @@ def backward(
     return dx_BME, dweight_EK.to(weight_EK.dtype), dbias_E
 
 
-def _convolve(
-    x_BME: Tensor, weight_EK: Tensor, bias_E: Tensor | None, reverse: bool, sequences: Sequences
-) -> Tensor:
+def _convolve(x_BME: Tensor, weight_EK: Tensor, bias_E: Tensor | None, reverse: bool, sequences: Sequences) -> Tensor:
     """Sums in float32 or better, so that half precision rounds once."""
     dtype = torch.promote_types(x_BME.dtype, torch.float32)
     weight_EK, last = weight_EK.to(dtype), weight_EK.shape[1] - 1
@@ -71,4 +71,4 @@ def _sequences(cu_seqlens: Tensor | None, x_BME: Tensor) -> Sequences:
     if cu_seqlens is None:
         return [(0, x_BME.shape[1])]
     borders = cu_seqlens.tolist()
-    return list(zip(borders, borders[1:]))
+    return list(pairwise(borders))

@@ -38,13 +38,15 @@ class ScanInputs(NamedTuple):
     delta_softplus: bool
     reverse: bool
 
-    def per_token(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-        return self.x_BME, self.delta_BME, self.B_BMN, self.C_BMN, self.z_BME
-
     def rows(self, rows: slice) -> "ScanInputs":
         """These rows of the batch."""
-        x, delta, B, C, z = (None if t is None else t[rows] for t in self.per_token())
-        return self._replace(x_BME=x, delta_BME=delta, B_BMN=B, C_BMN=C, z_BME=z)
+        return self._replace(
+            x_BME=self.x_BME[rows],
+            delta_BME=self.delta_BME[rows],
+            B_BMN=self.B_BMN[rows],
+            C_BMN=self.C_BMN[rows],
+            z_BME=None if self.z_BME is None else self.z_BME[rows],
+        )
 
 
 def forward(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
@@ -72,15 +74,16 @@ def _forward_rows(scan: "_Scan", y_BME: Tensor, states_BKEN: Tensor) -> None:
 def backward(grad_BME: Tensor, states_BKEN: Tensor, inputs: ScanInputs) -> tuple[Tensor, ...]:
     """-> gradients of x, delta, A, B, C, D, z, delta_bias, each in its tensor's dtype (empty where it has none)."""
     dtype = states_BKEN.dtype
-    per_token = [torch.empty_like(t, dtype=dtype) if t is not None else None for t in inputs.per_token()]
+    dx, ddelta = torch.empty_like(inputs.x_BME, dtype=dtype), torch.empty_like(inputs.delta_BME, dtype=dtype)
+    dB, dC = torch.empty_like(inputs.B_BMN, dtype=dtype), torch.empty_like(inputs.C_BMN, dtype=dtype)
+    dz = None if inputs.z_BME is None else torch.empty_like(inputs.z_BME, dtype=dtype)
     dA_EN, dD_E = torch.zeros_like(inputs.A_EN, dtype=dtype), inputs.A_EN.new_zeros(len(inputs.A_EN), dtype=dtype)
     scratch: Scratch = {}
     for rows in _row_groups(inputs):
-        grads = _Gradients(*(None if t is None else t[rows] for t in per_token), dA_EN, dD_E)
+        dz_rows = None if dz is None else dz[rows]
+        grads = _Gradients(dx[rows], ddelta[rows], dB[rows], dC[rows], dz_rows, dA_EN, dD_E)
         _backward_rows(_Scan(inputs, rows, scratch), grad_BME[rows], states_BKEN[rows], grads)
 
-    dx, ddelta, dB, dC, dz = per_token
-    assert ddelta is not None
     if inputs.delta_softplus:
         ddelta *= torch.sigmoid(step_size(inputs.delta_BME, inputs.delta_bias_E, False, dtype))
     dbias_E = None if inputs.delta_bias_E is None else ddelta.sum((0, 1))

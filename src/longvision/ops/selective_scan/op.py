@@ -121,13 +121,11 @@ def _selective_scan(
     reverse: bool,
 ) -> tuple[Tensor, Tensor]:
     """-> y (B, M, E), and the state before each chunk (B, chunks, E, N) from which the backward recomputes."""
-    return chunked.forward(
-        ScanInputs(x, delta, A, B, C, D, z, delta_bias, cu_seqlens, delta_softplus, reverse)
-    )
+    return chunked.forward(ScanInputs(x, delta, A, B, C, D, z, delta_bias, cu_seqlens, delta_softplus, reverse))
 
 
 @_selective_scan.register_fake
-def _(x, delta, A, B, C, D, z, delta_bias, cu_seqlens, delta_softplus, reverse):  # type: ignore[no-untyped-def]
+def _(x, delta, A, B, C, D, z, delta_bias, cu_seqlens, delta_softplus, reverse):
     batch, tokens, width = x.shape
     dtype = torch.promote_types(x.dtype, torch.float32)
     states = A.new_empty(batch, chunked.num_chunks(tokens), width, A.shape[1], dtype=dtype)
@@ -156,19 +154,19 @@ def _selective_scan_backward(
 
 
 @_selective_scan_backward.register_fake
-def _(grad, states, x, delta, A, B, C, D, z, delta_bias, cu_seqlens, delta_softplus, reverse):  # type: ignore[no-untyped-def]
+def _(grad, states, x, delta, A, B, C, D, z, delta_bias, cu_seqlens, delta_softplus, reverse):
     return tuple(
         states.new_empty(0) if tensor is None else torch.empty_like(tensor, memory_format=torch.contiguous_format)
         for tensor in (x, delta, A, B, C, D, z, delta_bias)
     )
 
 
-def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+def _setup_context(ctx, inputs, output) -> None:
     *tensors, ctx.delta_softplus, ctx.reverse = inputs
     ctx.save_for_backward(output[1], *tensors)
 
 
-def _backward(ctx, grad, _grad_states):  # type: ignore[no-untyped-def]
+def _backward(ctx, grad, _grad_states):
     states, *tensors = ctx.saved_tensors
     grads = _selective_scan_backward(grad.contiguous(), states, *tensors, ctx.delta_softplus, ctx.reverse)
     present = [None if tensor is None else g for g, tensor in zip(grads, tensors[:8])]

@@ -23,8 +23,8 @@ def selective_scan_reference(
 ) -> Tensor:
     """(B, M, E) -> (B, M, E). Algorithm 1 of arXiv 2401.09417, lines 10-16; arguments as in `selective_scan`.
 
-        h_t = exp(delta_t A) h_{t-1} + delta_t x_t B_t
-        y_t = (h_t C_t + D x_t) silu(z_t)
+    h_t = exp(delta_t A) h_{t-1} + delta_t x_t B_t
+    y_t = (h_t C_t + D x_t) silu(z_t)
     """
     dtype = torch.promote_types(x_BME.dtype, torch.float32)
     x, A, B, C = (t.to(dtype) for t in (x_BME, A_EN, B_BMN, C_BMN))
