@@ -14,7 +14,7 @@ def run(arguments: list[str]) -> int:
     configuration = read_configuration(arguments, default=DEFAULT_RECIPE)
     from lightning import seed_everything
 
-    from longvision.tasks.runs import Run
+    from longvision.tasks.runs import Run, leads_run
     from longvision.tasks.training import train
 
     resumed = Run.open(configuration.resume) if configuration.resume else None
@@ -24,19 +24,22 @@ def run(arguments: list[str]) -> int:
     data.setup("fit")
 
     run_folder = resumed or Run.create(configuration.runs, f"{configuration.source}-{task.name}")
-    configuration.save(run_folder.new_config())
     try:
-        _announce(task, data, run_folder, checkpoint is not None)
+        if leads_run():
+            configuration.save(run_folder.new_config())
+            _announce(task, data, run_folder, checkpoint is not None)
         outcome = train(task, data, run_folder, configuration.trainer, checkpoint)
     except KeyboardInterrupt:
         if run_folder.last.is_file():
             raise KeyboardInterrupt(f"saved; go on with: longvision train --resume {run_folder.path}") from None
         raise KeyboardInterrupt("before there was anything to save") from None
     finally:
-        run_folder.discard_if_unused()
-    print("curves.png, confusion.png, predictions.png, model.safetensors and its card are in the run's folder")
-    print(outcome)
-    print(run_folder.path)
+        if leads_run():
+            run_folder.discard_if_unused()
+    if leads_run():
+        print("curves.png, confusion.png, predictions.png, model.safetensors and its card are in the run's folder")
+        print(outcome)
+        print(run_folder.path)
     return 0
 
 

@@ -112,6 +112,12 @@ class Classification(LightningModule):
     def on_test_epoch_start(self) -> None:
         self.confusion.reset()
 
+    def on_validation_epoch_end(self) -> None:
+        self.confusion_KK = self.confusion.compute().cpu()  # on every device: it gathers
+
+    def on_test_epoch_end(self) -> None:
+        self.confusion_KK = self.confusion.compute().cpu()
+
     def configure_optimizers(self) -> Any:
         steps = self.trainer.estimated_stepping_batches
         per_epoch = steps / max(1, self.trainer.max_epochs or 1)

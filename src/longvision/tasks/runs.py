@@ -1,8 +1,17 @@
 """A run's folder: what is in it, under which names. Nothing that exists is ever written over."""
 
 import datetime
+import os
 import shutil
 from pathlib import Path
+
+
+RUN_VARIABLE = "LONGVISION_RUN"
+
+
+def leads_run() -> bool:
+    """Whether this process is the first of a run on several devices, which writes and prints for all."""
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
 class Run:
@@ -19,13 +28,19 @@ class Run:
 
     @classmethod
     def create(cls, root: str | Path, name: str) -> "Run":
-        """A new folder in `root`, named by the time; a second one of the same second gets a number."""
+        """A new folder in `root`, named by the time; a second one of the same second gets a number.
+
+        A process that Lightning starts for another device runs the whole command again, and joins its leader's run.
+        """
+        if not leads_run() and (joined := os.environ.get(RUN_VARIABLE)):
+            return cls(Path(joined))
         stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
         base = Path(root) / f"{name}-{stamp}"
         number, path = 1, base
         while True:
             try:
                 path.mkdir(parents=True)
+                os.environ[RUN_VARIABLE] = str(path)
                 return cls(path)
             except FileExistsError:
                 if not path.is_dir():

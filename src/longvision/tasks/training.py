@@ -120,7 +120,7 @@ def write_report(task: Classification, data: ClassificationData, run: Run, outco
     save_weights(task.model, run.weights, metadata)
     run.card.write_text(_card(task, data, run, outcome))
     draw_curves(read_history(run.metrics), run.path / "curves.png", f"{task.name} on {data.name}")
-    draw_confusion(task.confusion.compute().cpu().numpy(), data.classes, run.path / "confusion.png", str(outcome))
+    draw_confusion(task.confusion_KK.numpy(), data.classes, run.path / "confusion.png", str(outcome))
     examples = _examples(task, data, outcome.split)
     draw_examples(examples, run.path / "predictions.png", f"{outcome}: some images and what the model says")
 
