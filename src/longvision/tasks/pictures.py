@@ -65,9 +65,9 @@ def draw_examples(
     for axes in grid:
         axes.axis("off")
     for axes, (image, true, predicted, probability) in zip(figure.axes, examples, strict=False):
-        axes.imshow(image, cmap="gray" if image.mode == "L" else None)
+        axes.imshow(image, cmap="gray", vmin=0, vmax=255)
         colour = GOOD if true == predicted else BAD
-        text = f"{predicted} {100 * probability:.0f} %" + ("" if true == predicted else f"\nis {true}")
+        text = f"{predicted} ({100 * probability:.0f} %)" + ("" if true == predicted else f"\nis {true}")
         axes.set_title(text, color=colour, fontsize=9)
     figure.savefig(path, dpi=120)
 
@@ -77,7 +77,7 @@ def draw_predictions(predictions: Sequence[tuple[Image.Image, str, Sequence[tupl
     figure = _figure(9, 2.2 * len(predictions))
     grid = figure.subplots(len(predictions), 2, squeeze=False, width_ratios=[1, 2])
     for (left, right), (image, name, top) in zip(grid, predictions, strict=True):
-        left.imshow(image, cmap="gray" if image.mode == "L" else None)
+        left.imshow(image, cmap="gray", vmin=0, vmax=255)
         left.set_title(name, fontsize=9)
         left.axis("off")
         names, shares = [name for name, _ in top][::-1], [100 * share for _, share in top][::-1]

@@ -14,7 +14,7 @@ def forward(
 ) -> Tensor:
     """(B, M, E) -> (B, M, E); arguments as in `causal_conv1d`."""
     y_BME = _convolve(x_BME, weight_EK, bias_E, reverse, _sequences(cu_seqlens, x_BME))
-    return F.silu(y_BME, inplace=True) if silu else y_BME
+    return (F.silu(y_BME, inplace=True) if silu else y_BME).to(x_BME.dtype)
 
 
 def backward(
@@ -28,22 +28,24 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """-> gradients of x, weight, bias (empty without one). What SiLU saw is computed again, not kept."""
     sequences = _sequences(cu_seqlens, x_BME)
+    dtype = torch.promote_types(x_BME.dtype, torch.float32)
+    grad_BME = grad_BME.to(dtype)
     if silu:
         before_silu_BME = _convolve(x_BME, weight_EK, bias_E, reverse, sequences)
         grad_BME = torch.ops.aten.silu_backward(grad_BME, before_silu_BME)
 
     # The adjoint of looking back by k tokens is looking ahead by k tokens.
-    dx_BME = _convolve(grad_BME, weight_EK, None, not reverse, sequences)
-    dweight_EK = torch.zeros_like(weight_EK, dtype=torch.promote_types(weight_EK.dtype, torch.float32))
+    dx_BME = _convolve(grad_BME, weight_EK, None, not reverse, sequences).to(x_BME.dtype)
+    dweight_EK = torch.zeros_like(weight_EK, dtype=dtype)
     for tap, back in _taps(weight_EK):
         for output, source in _overlaps(sequences, back, reverse):
-            dweight_EK[:, tap] += (grad_BME[:, output] * x_BME[:, source]).sum((0, 1), dtype=dweight_EK.dtype)
-    dbias_E = x_BME.new_empty(0) if bias_E is None else grad_BME.sum((0, 1), dtype=dweight_EK.dtype).to(bias_E.dtype)
+            dweight_EK[:, tap] += (grad_BME[:, output] * x_BME[:, source]).sum((0, 1))
+    dbias_E = x_BME.new_empty(0) if bias_E is None else grad_BME.sum((0, 1)).to(bias_E.dtype)
     return dx_BME, dweight_EK.to(weight_EK.dtype), dbias_E
 
 
 def _convolve(x_BME: Tensor, weight_EK: Tensor, bias_E: Tensor | None, reverse: bool, sequences: Sequences) -> Tensor:
-    """Sums in float32 or better, so that half precision rounds once."""
+    """Before the activation, in float32 or better, so that half precision rounds once."""
     dtype = torch.promote_types(x_BME.dtype, torch.float32)
     weight_EK, last = weight_EK.to(dtype), weight_EK.shape[1] - 1
     y_BME = x_BME.to(dtype) * weight_EK[:, last]
@@ -52,7 +54,7 @@ def _convolve(x_BME: Tensor, weight_EK: Tensor, bias_E: Tensor | None, reverse: 
     for tap, back in _taps(weight_EK)[:-1]:
         for output, source in _overlaps(sequences, back, reverse):
             y_BME[:, output].addcmul_(x_BME[:, source].to(dtype), weight_EK[:, tap])
-    return y_BME.to(x_BME.dtype)
+    return y_BME
 
 
 def _taps(weight_EK: Tensor) -> list[tuple[int, int]]:

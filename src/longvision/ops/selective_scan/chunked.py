@@ -5,6 +5,7 @@ remains per token is one multiply-add on the state. The forward keeps the state 
 backward recomputes a chunk from it, so that no (B, M, E, N) tensor is ever held, only (B, CHUNK, E, N).
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -125,7 +126,7 @@ def _backward_rows(scan: "_Scan", grad_BME: Tensor, states_BKEN: Tensor, grads: 
 
         g_BLEN = scan.product("gradient", dy_BLE.unsqueeze(-1), C.unsqueeze(2))
         for t in reversed(scan.walk(g_BLEN)):
-            g_BEN = decay_BLEN[:, t] * g_BLEN[:, t].add_(g_BEN)
+            torch.mul(decay_BLEN[:, t], g_BLEN[:, t].add_(g_BEN), out=g_BEN)
 
         dinput_BLE = scan.over_states(g_BLEN, B)  # gradient of delta x
         grads.B[:, chunk] = _over_channels(delta * x, g_BLEN)
@@ -161,11 +162,11 @@ class _Scan:
 
     def product(self, name: str, left: Tensor, right: Tensor) -> Tensor:
         """left * right, broadcast to (rows, L, E, N), in the scratch tensor of that name."""
-        shape = torch.broadcast_shapes(left.shape, right.shape)
+        shape = (*left.shape[:3], right.shape[-1])
         flat = self.scratch.get(name)
-        if flat is None or flat.numel() < shape.numel():
-            flat = self.scratch[name] = left.new_empty(shape.numel())
-        return torch.mul(left, right, out=flat[: shape.numel()].view(shape))
+        if flat is None or flat.numel() < math.prod(shape):
+            flat = self.scratch[name] = left.new_empty(math.prod(shape))
+        return torch.mul(left, right, out=flat[: math.prod(shape)].view(shape))
 
     def chunks(self) -> Iterator[tuple[int, slice]]:
         """(index, tokens) of each chunk in the order of the walk."""
@@ -232,8 +233,9 @@ class _Scan:
 
 
 def _over_channels(weight_BLE: Tensor, h_BLEN: Tensor) -> Tensor:
-    """Sum over the channels, (B, L, N)."""
-    return (weight_BLE.unsqueeze(2) @ h_BLEN).squeeze(2)
+    """Sum over the channels, (B, L, N), out of autocast's reach: a backward inside it would round to bf16."""
+    with torch.autocast(h_BLEN.device.type, enabled=False):
+        return (weight_BLE.unsqueeze(2) @ h_BLEN).squeeze(2)
 
 
 def _silu_slope(z: Tensor) -> Tensor:

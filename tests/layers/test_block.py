@@ -1,0 +1,59 @@
+"""A block is x + mixer(norm(x)), skipped by chance in training."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from longvision.layers import VimBlock
+from longvision.layers.mixer import DIRECTIONS
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("tokens", [1, 2, 17, 50])
+def test_keeps_the_shape_and_adds(direction, tokens):
+    block, x = VimBlock(32, direction=direction), torch.randn(2, tokens, 32)
+    y = block(x)
+    assert y.shape == x.shape and torch.isfinite(y).all()
+    torch.testing.assert_close(y, x + block.mixer(block.norm(x)), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_packed_is_one_after_the_other(direction):
+    block, x = VimBlock(32, direction=direction).double(), torch.randn(1, 30, 32, dtype=torch.float64)
+    borders = [0, 3, 4, 30]
+    separate = torch.cat([block(x[:, a:b]) for a, b in pairwise(borders)], 1)
+    # float64, two orders of summation
+    torch.testing.assert_close(block(x, torch.tensor(borders)), separate, rtol=0, atol=1e-12)
+
+
+def test_drop_path_skips_whole_samples_in_training_only():
+    block, x = VimBlock(32, drop_path=0.5), torch.randn(64, 3, 32)
+    added = block.mixer(block.norm(x)).detach()
+    torch.testing.assert_close(block.eval()(x), x + added, rtol=0, atol=0)
+    change = (block.train()(x) - x).detach()
+    skipped = (change == 0).flatten(1).all(1)
+    assert 10 < skipped.sum() < 54  # 32 on average; six standard deviations of 4 are 24
+    # what is kept counts twice, so that the mean stays; float32's rounding of x + change - x
+    torch.testing.assert_close(change[~skipped], 2 * added[~skipped], rtol=1e-4, atol=1e-6)
+
+
+def test_bf16_weights_with_a_float32_residual():
+    block, x = VimBlock(32), torch.randn(2, 20, 32)
+    truth = block(x) - x
+    y = block.bfloat16()(x)
+    assert y.dtype == torch.float32
+    # What is added went through some ten roundings to bf16, 2**-9 each, of random sign.
+    assert (y - x - truth).norm() < 10 * 2**-9 * truth.norm()
+    assert block(x.bfloat16()).dtype == torch.bfloat16
+
+
+def test_in_place_of_a_transformer_block():
+    """timm's vision transformer takes it as `block_fn` would: same input, same output, under checkpointing too."""
+    timm = pytest.importorskip("timm")
+    vit = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=3)
+    vit.blocks = torch.nn.Sequential(*(VimBlock(192) for _ in range(2)))
+    image = torch.randn(2, 3, 32, 32)
+    plain = vit(image)
+    vit.set_grad_checkpointing()
+    assert plain.shape == (2, 3) and torch.equal(vit(image), plain)

@@ -1,0 +1,312 @@
+"""Weights from files: what is read, what is refused, and that nothing in a file runs."""
+
+import argparse
+import os
+import pickle
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+
+from longvision.models import Vim
+from longvision.models.checkpoints import load_weights, read_weights, save_weights
+
+SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_classes": 5}
+
+
+def small(**options):
+    return Vim(**{**SMALL, **options})
+
+
+def same(one, other):
+    one, other = one.state_dict(), other.state_dict()
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def authors(weights):
+    return {
+        "model": weights,
+        "optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 1e-3, "betas": (0.9, 0.99)}]},
+        "epoch": 3,
+        "args": argparse.Namespace(lr=1e-3, model="vim", resume="", opt_betas=None),
+    }
+
+
+FORMATS = {
+    "the authors'": lambda weights: authors(weights),
+    "bare": lambda weights: weights,
+    "state_dict": lambda weights: {"state_dict": weights, "epoch": 1},
+    "from DataParallel": lambda weights: {"model": {f"module.{name}": t for name, t in weights.items()}},
+}
+
+
+# What is read
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin"])
+def test_pickles(tmp_path, format, suffix):
+    source, model = small(), small()
+    path = tmp_path / f"weights{suffix}"
+    torch.save(FORMATS[format](source.state_dict()), path)
+    assert not same(source, model)
+    load_weights(model, path)
+    assert same(source, model)
+    assert read_weights(str(path))[1] == {}
+
+
+def test_the_old_pickle_format(tmp_path):
+    """Before torch 1.6: a pickle that is no zip."""
+    source, model = small(), small()
+    torch.save(authors(source.state_dict()), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    load_weights(model, tmp_path / "old.pth")
+    assert same(source, model)
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
+def test_safetensors_of_others(tmp_path, metadata):
+    source, model = small(), small()
+    path = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file(source.state_dict(), path, metadata)
+    load_weights(model, path)
+    assert same(source, model) and read_weights(path)[1] == {}
+
+
+def test_safetensors_of_ours_carry_what_names_do_not_say(tmp_path):
+    source, path = small(img_size=(32, 48), cls_token="head"), tmp_path / "weights.safetensors"
+    save_weights(source, path, {"classes": ["a", "b"], "mean": [0.5]})
+    weights, metadata = read_weights(path)
+    assert metadata == {"grid": [4, 6], "cls_token": "head", "classes": ["a", "b"], "mean": [0.5]}
+    assert weights.keys() == source.state_dict().keys()
+    assert [p.name for p in tmp_path.iterdir()] == ["weights.safetensors"]  # nothing half-written beside it
+
+
+def test_the_grid_in_the_metadata_is_believed(tmp_path):
+    """4 x 9 = 36 patches are as many as 6 x 6: only the metadata tells that they must be resampled."""
+    source, model = small(img_size=(32, 72)), small(img_size=48)
+    path = tmp_path / "wide.safetensors"
+    save_weights(source, path)
+    load_weights(model, path)
+    assert source.pos_embed.shape == model.pos_embed.shape
+    assert not torch.allclose(model.pos_embed, source.pos_embed)
+    assert torch.equal(model.pos_embed[:, 18], source.pos_embed[:, 18])  # the class token's
+    again = small(img_size=(32, 72))
+    load_weights(again, path)
+    assert same(again, source)
+
+
+def test_the_class_token_in_the_metadata_is_believed(tmp_path):
+    """A head token's row is found at the head, though the names alone would say the middle."""
+    source, model = small(cls_token="head"), small(cls_token="none", pool="mean")
+    save_weights(source, tmp_path / "head.safetensors")
+    load_weights(model, tmp_path / "head.safetensors")
+    assert torch.equal(model.pos_embed, source.pos_embed[:, 1:])
+    middle, none = small(), small(cls_token="none", pool="mean")
+    torch.save(middle.state_dict(), tmp_path / "middle.pth")
+    load_weights(none, tmp_path / "middle.pth")
+    assert torch.equal(none.pos_embed, torch.cat([middle.pos_embed[:, :8], middle.pos_embed[:, 9:]], 1))
+
+
+def test_bf16_weights_fill_a_float32_model(tmp_path):
+    source, model = small().bfloat16(), small()
+    save_weights(source, tmp_path / "half.safetensors")
+    load_weights(model, tmp_path / "half.safetensors")
+    assert all(p.dtype == torch.float32 for p in model.parameters()) and same(source.float(), model)
+
+
+def test_reading_leaves_the_file_alone_and_the_globals_unsafe(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save(authors(small().state_dict()), path)
+    before = path.read_bytes()
+    read_weights(path)
+    assert path.read_bytes() == before
+    assert argparse.Namespace not in torch.serialization.get_safe_globals()
+
+
+# What is refused
+
+
+class Writer:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+class Shell:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+class Plain:
+    """A class of the user's own, harmless."""
+
+
+@pytest.mark.parametrize("where", ["inside", "instead"])
+@pytest.mark.parametrize("hostile", [Writer, Shell])
+@pytest.mark.parametrize("write", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_code_in_a_file_is_not_run(tmp_path, where, hostile, write, suffix):
+    made, path = tmp_path / "made", tmp_path / f"hostile{suffix}"
+    content = authors({"w": torch.ones(2)}) | {"args": hostile(made)} if where == "inside" else hostile(made)
+    write(content, path)
+    with pytest.raises(ValueError, match=r"hostile\.\w+ is (refused, and nothing in it was run|not a )"):
+        load_weights(small(), path)
+    assert not made.exists()
+    with open(path, "rb") as file:  # or the test proves nothing: loaded without care, it does run
+        (torch.load(file, weights_only=False) if write is torch.save else pickle.load(file))
+    assert made.exists()
+
+
+def test_what_was_refused_is_named(tmp_path):
+    torch.save(authors({"w": torch.ones(2)}) | {"extra": Plain()}, tmp_path / "plain.pth")
+    with pytest.raises(ValueError, match=r"plain\.pth is refused, and nothing in it was run: it holds \S*Plain beside"):
+        read_weights(tmp_path / "plain.pth")
+    torch.save({"model": {"w": torch.ones(2)}, "args": Shell("x")}, tmp_path / "shell.pth")
+    with pytest.raises(ValueError, match=r"it holds (posix|nt)\.system beside"):
+        read_weights(tmp_path / "shell.pth")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("content", [b"", b"\x80", bytes(range(256)) * 9, b"PK\x03\x04 no zip", b"<html>404</html>"])
+def test_bytes_that_are_no_checkpoint(tmp_path, suffix, content):
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"weights\{suffix} is (not a|refused)"):
+        load_weights(small(), path)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_download_that_broke_off(tmp_path, suffix):
+    path, whole = tmp_path / f"weights{suffix}", tmp_path / f"whole{suffix}"
+    if suffix == ".pth":
+        torch.save(small().state_dict(), whole)
+    else:
+        save_weights(small(), whole)
+    path.write_bytes(whole.read_bytes()[:5000])
+    with pytest.raises(ValueError, match=rf"weights\{suffix} is not a"):
+        load_weights(small(), path)
+
+
+@pytest.mark.parametrize("name", ["missing.pth", "missing.safetensors", "folder", "folder.safetensors"])
+def test_no_such_file(tmp_path, name):
+    if name.startswith("folder"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(FileNotFoundError, match=f"{name} is not a file"):
+        load_weights(small(), tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "content", [{}, [1, 2], 3, torch.ones(2), {"model": {}}, {"epoch": 3}, {"model": {"w": "x"}}], ids=str
+)
+def test_no_weights_in_it(tmp_path, content):
+    torch.save(content, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=r"weights\.pth holds no weights"):
+        load_weights(small(), tmp_path / "weights.pth")
+
+
+def test_another_model_s_file_says_which_tensors_differ(tmp_path):
+    path = tmp_path / "weights.pth"
+
+    def refused(weights, model=None):
+        torch.save(weights, path)
+        model = model or small()
+        before = {name: t.clone() for name, t in model.state_dict().items()}
+        with pytest.raises(ValueError, match=r"weights\.pth is a checkpoint for another model: ") as error:
+            load_weights(model, path)
+        assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())  # nothing half-loaded
+        return str(error.value)
+
+    weights = small().state_dict()
+    assert refused({k: v for k, v in weights.items() if "head" not in k}).endswith(
+        "model: head.weight is missing; head.bias is missing"
+    )
+    assert refused(weights | {"extra.weight": torch.ones(2)}).endswith("model: extra.weight is unknown to the model")
+    assert refused(weights | {"layers.1.mixer.D": torch.ones(3)}).endswith(
+        "layers.1.mixer.D is (3,), the model's is (64,)"
+    )
+    assert "head.bias is missing" in refused({k: v for k, v in weights.items() if k != "head.bias"})
+    assert refused({k: v for k, v in weights.items() if k != "pos_embed"}).endswith("model: pos_embed is missing")
+    message = refused(timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1, num_classes=5).state_dict())
+    assert "layers.0.norm.weight is missing" in message and message.count(";") == 5 and " more" in message
+    message = refused(small(depth=3).state_dict())
+    assert "layers.2.norm.weight is unknown to the model" in message
+    assert "is missing" in refused(small(depth=1).state_dict())
+    assert "conv1d_b.weight is missing" in refused(small(direction="none").state_dict())
+    message = refused(small(embed_dim=48).state_dict())
+    assert "cls_token is (1, 1, 48), the model's is (1, 1, 32)" in message
+    assert "the model's is (32, 3, 8, 8)" in refused(small(patch_size=4, stride=8, img_size=28).state_dict())
+
+
+def test_positions_of_an_unknown_grid(tmp_path):
+    torch.save(small(img_size=(32, 48)).state_dict(), tmp_path / "wide.pth")
+    with pytest.raises(ValueError, match=r"positions for 24 patches, which is not a square.*img_size"):
+        load_weights(small(), tmp_path / "wide.pth")
+    model = small(img_size=(32, 48))
+    load_weights(model, tmp_path / "wide.pth")  # in a model of that size there is nothing to guess
+
+
+@pytest.mark.parametrize("existing", ["file", "folder"])
+def test_what_exists_is_not_overwritten(tmp_path, existing):
+    path = tmp_path / "weights.safetensors"
+    path.write_text("precious") if existing == "file" else path.mkdir()
+    with pytest.raises(FileExistsError, match=r"weights\.safetensors exists already and is not overwritten"):
+        save_weights(small(), path)
+    assert path.is_dir() or path.read_text() == "precious"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+# Through timm
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_create_model_from_a_file(tmp_path, suffix):
+    path = tmp_path / f"weights{suffix}"
+    source = timm.create_model("vim_nano_patch4_32", depth=2, num_classes=10)
+    if suffix == ".pth":
+        torch.save(authors(source.state_dict()), path)
+    else:
+        save_weights(source, path)
+    overlay = {"file": str(path)}
+
+    def created(**options):
+        return timm.create_model(
+            "vim_nano_patch4_32", pretrained=True, pretrained_cfg_overlay=overlay, depth=2, **options
+        ).eval()
+
+    assert same(created(num_classes=10), source)
+    larger = created(num_classes=10, img_size=64)
+    assert larger.grid == (16, 16) and torch.equal(larger.pos_embed[:, 128], source.pos_embed[:, 32])
+    assert created(num_classes=3).head.out_features == 3
+    image = torch.randn(1, 3, 32, 32)
+    maps = created(features_only=True, out_indices=(0, 1))(image)
+    truth = source.eval().forward_intermediates(image, indices=[0, 1], intermediates_only=True)
+    assert all(torch.equal(a, b) for a, b in zip(maps, truth))
+
+
+def test_checkpoint_path_of_timm(tmp_path):
+    source = timm.create_model("vim_nano_patch4_32", depth=2)
+    path = tmp_path / "weights.safetensors"
+    save_weights(source, path)
+    assert same(timm.create_model("vim_nano_patch4_32", depth=2, checkpoint_path=str(path)), source)
+
+
+@pytest.mark.parametrize("name", ["vim_tiny_patch16_224", "vim_small_patch16_stride8_224.in1k"])
+def test_without_a_network_one_sentence_says_how_to_do(name, tmp_path):
+    with pytest.raises(OSError, match="could not be fetched from hustvl/Vim-") as error:
+        timm.create_model(name, pretrained=True, depth=1, cache_dir=str(tmp_path))
+    message = str(error.value)
+    assert 'pretrained=True, pretrained_cfg_overlay=dict(file="PATH")' in message
+    assert "\n" not in message and "Hugging Face hub" in message
+
+
+def test_a_model_without_published_weights_says_so():
+    with pytest.raises(RuntimeError, match=r"[Nn]o pretrained weights"):
+        timm.create_model("vim_nano_patch4_32", pretrained=True)

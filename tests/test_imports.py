@@ -1,0 +1,115 @@
+"""Imports point down, the core stays lean, and `import longvision` is quick."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import longvision
+
+SOURCE = Path(longvision.__file__).parent
+ORDER = ["ops", "layers", "models", "heads", "data", "tasks", "export", "explain", "benchmark", "app", "cli"]
+KERNEL = ("triton",)  # files whose names begin so import what they need beside torch
+HEAVY = ("lightning", "torchmetrics", "jsonargparse", "sklearn", "matplotlib", "pyarrow", "tensorboard", "triton")
+
+
+def imports(path: Path) -> Iterator[tuple[str, int]]:
+    """(module, line) of every import in a file, those inside functions too, relative ones made absolute."""
+    package = ("longvision", *path.relative_to(SOURCE).parent.parts)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            # `from longvision import models` imports longvision.models
+            names = [f"{module}.{alias.name}" for alias in node.names] if module == "longvision" else [module]
+            yield from ((name, node.lineno) for name in names)
+
+
+def internal_imports() -> Iterator[tuple[str, str, str]]:
+    """(room of the importer, room imported, file:line) of every import of our own."""
+    for path in sorted(SOURCE.rglob("*.py")):
+        importer = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+        for module, line in imports(path):
+            if module.split(".")[0] == "longvision":
+                imported = [*module.split("."), "__init__"][1]
+                yield importer, imported, f"{path.relative_to(SOURCE)}:{line} imports {module}"
+
+
+def test_imports_point_down():
+    found = list(internal_imports())
+    assert len(found) > 20  # or this reads nothing
+    for importer, imported, where in found:
+        if imported == "version":  # below all
+            continue
+        assert importer != "version", where
+        if importer == "__main__":  # above all
+            assert imported in ORDER, where
+            continue
+        if importer == "__init__":  # registers the models and no more
+            assert imported == "models", where
+            continue
+        assert imported in ORDER and importer in ORDER, f"{where}: a room that is not in {ORDER}"
+        assert ORDER.index(imported) <= ORDER.index(importer), where
+
+
+def test_only_the_entry_imports_the_command():
+    for path in sorted(SOURCE.rglob("*.py")):
+        for module, line in imports(path):
+            command = module.split(".")[0] == "longvision_cli"
+            assert not command or path.name == "__main__.py", f"{path.relative_to(SOURCE)}:{line} imports {module}"
+
+
+def test_every_room_is_in_the_order():
+    rooms = {path.name.removesuffix(".py") for path in SOURCE.iterdir() if path.suffix == ".py" or path.is_dir()}
+    rooms -= {"__init__", "__main__", "version", "recipes", "__pycache__"}
+    assert rooms <= set(ORDER)
+
+
+def test_ops_import_torch_only():
+    allowed = {"torch", "longvision", *sys.stdlib_module_names}
+    for path in sorted((SOURCE / "ops").rglob("*.py")):
+        if path.name.startswith(KERNEL):
+            continue
+        for module, line in imports(path):
+            assert module.split(".")[0] in allowed, f"{path.relative_to(SOURCE)}:{line} imports {module}"
+
+
+def in_fresh_python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_import_is_lean_and_quick():
+    """Nothing that only training needs, and little time beyond what torch, timm and torchvision take themselves."""
+    out = in_fresh_python(f"""
+import sys, time
+import torch, timm, torchvision
+before = set(sys.modules)
+start = time.perf_counter()
+import longvision
+print(time.perf_counter() - start)
+print(sorted(name for name in {HEAVY!r} if name in set(sys.modules) - before))
+print(timm.is_model("vim_tiny_patch16_224"))
+""")
+    seconds, heavy, registered = out.splitlines()
+    assert float(seconds) < 1  # 0.1 s measured; a busy machine is slower
+    assert heavy == "[]"
+    assert registered == "True"
+
+
+def test_importing_the_ops_leaves_the_models_data_and_tasks_alone():
+    out = in_fresh_python("""
+import sys
+import longvision
+print(sorted(name for name in sys.modules if name.split(".")[:2] in (["longvision", "data"], ["longvision", "tasks"],
+    ["longvision", "cli"], ["longvision", "app"])))
+""")
+    assert out.strip() == "[]"
+
+
+def test_version_is_a_version():
+    assert len(longvision.__version__.split(".")) >= 2 and longvision.__version__[0].isdigit()
