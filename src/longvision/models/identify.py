@@ -9,7 +9,7 @@ KNOWN = {
     (192, 24, 16): ("vim_tiny_patch16_224", "vim_tiny_patch16_stride8_224"),
     (384, 24, 16): ("vim_small_patch16_224", "vim_small_patch16_stride8_224"),
     (768, 24, 16): ("vim_base_patch16_224", "vim_base_patch16_224"),
-    (96, 6, 4): ("vim_nano_patch4_32", "vim_nano_patch4_32"),
+    (128, 4, 4): ("vim_nano_patch4_32", "vim_nano_patch4_32"),
 }
 
 

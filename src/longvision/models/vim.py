@@ -391,6 +391,6 @@ def vim_small_patch16_stride8_224(pretrained: bool = False, **kwargs: Any) -> Vi
 
 @register_model
 def vim_nano_patch4_32(pretrained: bool = False, **kwargs: Any) -> Vim:
-    """For images of a few dozen pixels: 6 blocks of width 96, half a million parameters."""
-    nano = {"img_size": 32, "patch_size": 4, "embed_dim": 96, "depth": 6}
+    """For images of a few dozen pixels: 4 blocks of width 128, half a million parameters."""
+    nano = {"img_size": 32, "patch_size": 4, "embed_dim": 128, "depth": 4}
     return _create_vim("vim_nano_patch4_32", pretrained, **{**nano, **kwargs})
