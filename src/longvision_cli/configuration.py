@@ -181,14 +181,17 @@ def _check_key(key: str, known: set[str], where: str, source: str) -> None:
         return
     if key == "data.path":
         raise ValueError(f"{where}{key}: the source {source} has no path, -c folder and -c parquet have")
-    raise ValueError(f"{where}{key} is unknown: {_hint(key, sorted(known - sections))}")
+    dashes = "--" if where.endswith("--") else ""
+    raise ValueError(f"{where}{key} is unknown: {_hint(key, sorted(known - sections), dashes)}")
 
 
-def _hint(name: str, known: list[str]) -> str:
-    near = get_close_matches(name, known, n=3, cutoff=0.5)
-    last = [k for k in known if k.split(".")[-1] == name.split(".")[-1]]
-    near = list(dict.fromkeys([*last, *near]))[:3]
-    return f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(known[:12])}"
+def _hint(name: str, known: list[str], before: str = "") -> str:
+    """The nearest names: the same last word in another section first."""
+    same = [key for key in known if key.split(".")[-1] == name.split(".")[-1]]
+    near = list(dict.fromkeys([*same, *get_close_matches(name, known, n=3, cutoff=0.7)]))[:3]
+    if near:
+        return f"did you mean {' or '.join(before + key for key in near)}?"
+    return f"expected one of {', '.join(known)}" if len(known) < 20 else "--help lists those there are"
 
 
 def _sentence(message: str) -> str:
@@ -202,14 +205,14 @@ def _sentence(message: str) -> str:
     key, given = re.search(r'"([\w.]+)":', text), re.search(r"(?:Given|Got) value: (.*)$", text)
     if not key or not given:
         return text
-    words = re.findall(r"Expected an? (?:typing\.)?(<class '\w+'>|Literal\[[^]]*\])", text)
-    expected = dict.fromkeys(_in_words(word) for word in words)
-    return f"{key[1]} is {given[1]!r}: expected {' or '.join(expected) or 'another value'}"
+    # of "Expected a <class 'int'>" and "Expected a typing.Literal['a', 'b']"
+    kinds = re.findall(r"Expected an? (?:typing\.)?<class '(\w+)'>", text)
+    literals = [word.strip(" '") for words in re.findall(r"Literal\[([^]]*)\]", text) for word in words.split(",")]
+    expected = dict.fromkeys([*map(_in_words, kinds), *literals])
+    words = f"one of {', '.join(expected)}" if literals else " or ".join(expected)
+    return f"{key[1]} is {given[1]!r}: expected {words or 'another value'}"
 
 
 def _in_words(kind: str) -> str:
-    if kind.startswith("Literal"):
-        return "one of " + kind.removeprefix("Literal[").rstrip("]").replace("'", "")
-    name = kind.removeprefix("<class '").removesuffix("'>")
     words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a word"}
-    return {**words, "NoneType": "null", "tuple": "a list such as [0.5, 1.0]"}.get(name, name)
+    return {**words, "NoneType": "null", "tuple": "a list in brackets"}.get(kind, kind)

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 
 USAGE_ERROR, INTERRUPTED = 2, 130
 
@@ -68,9 +69,10 @@ def _split(words: list[str]) -> tuple[str | None, list[str]]:
         parser.print_help()
         return None, []
     if words[0] in ("-V", "--version"):
-        from importlib.metadata import version
+        import runpy  # the file alone: importing the package would load torch
 
-        print(f"longvision {version('longvision')}")
+        version_file = Path(__file__).parent.parent / "longvision" / "version.py"
+        print(f"longvision {runpy.run_path(str(version_file))['__version__']}")
         return None, []
     name, *rest = words
     if name not in COMMANDS:

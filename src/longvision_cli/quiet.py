@@ -16,6 +16,7 @@ NOT_FOR_USERS = (
     "`self.log",
     "You're resuming from a checkpoint that ended before",
     "pkg_resources",
+    "Detected pickle protocol",
     "lr_scheduler.step",
     "Found .* module\\(s\\) in eval mode",
     "Trying to infer the `batch_size`",

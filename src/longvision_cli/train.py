@@ -15,20 +15,23 @@ def run(arguments: list[str]) -> int:
     from lightning import seed_everything
 
     from longvision.tasks.runs import Run, leads_run
-    from longvision.tasks.training import train
+    from longvision.tasks.training import make_trainer, train
 
     resumed = Run.open(configuration.resume) if configuration.resume else None
     checkpoint = resumed.resume_from() if resumed else None
+    if not 0 <= configuration.seed < 2**32:
+        raise ValueError(f"--seed {configuration.seed}: expected a whole number from 0 to 4294967295")
     seed_everything(configuration.seed, workers=True, verbose=False)
     data, task = configuration.build()
     data.setup("fit")
 
     run_folder = resumed or Run.create(configuration.runs, f"{configuration.source}-{task.name}")
     try:
+        trainer = make_trainer(configuration.trainer, run_folder)
         if leads_run():
             configuration.save(run_folder.new_config())
             _announce(task, data, run_folder, checkpoint is not None)
-        outcome = train(task, data, run_folder, configuration.trainer, checkpoint)
+        outcome = train(trainer, task, data, run_folder, checkpoint)
     except KeyboardInterrupt:
         if run_folder.last.is_file():
             raise KeyboardInterrupt(f"saved; go on with: longvision train --resume {run_folder.path}") from None

@@ -21,7 +21,8 @@ def run(arguments: list[str]) -> int:
     quiet()
     path, split, overrides = _parse(arguments)
 
-    from longvision.models.checkpoints import read_weights
+    from longvision.models.checkpoints import restore_weights
+    from longvision.tasks.prediction import read_description
     from longvision.tasks.runs import Run
     from longvision.tasks.training import evaluate, make_trainer
 
@@ -29,13 +30,13 @@ def run(arguments: list[str]) -> int:
     configuration = parse(folder.configs()[-1:], overrides, None, None, None, "longvision validate")
     configuration.values.model.pretrained = False  # the run's own weights follow
     data, task = configuration.build()
-    weights, metadata = read_weights(folder.trained_weights())
-    if metadata["classes"] != data.classes:
+    classes = read_description(folder.trained_weights())["classes"]
+    if classes != data.classes:
         raise ValueError(
-            f"{path} was trained on the classes {', '.join(metadata['classes'][:5])}…, the data has "
+            f"{path} was trained on the classes {', '.join(classes[:5])}…, the data has "
             f"{', '.join(data.classes[:5])}…: give data with the same class names"
         )
-    task.model.load_state_dict(weights)
+    restore_weights(task.model, folder.trained_weights())
     outcome = evaluate(make_trainer(configuration.trainer), task, data, split)
     print(f"{len(data.images(split))} images of the {split} split of {data.name}")
     for name, value in outcome.metrics.items():

@@ -14,12 +14,12 @@ from PIL import Image
 
 pytest.importorskip("lightning")
 pytest.importorskip("jsonargparse")
-from longvision_cli.main import main  # noqa: E402
+from longvision_cli.main import main
 
-TINY = (
-    "--trainer.max_epochs 2 --trainer.limit_train_batches 2 --trainer.accelerator cpu --data.size 16 --data.workers 0 "
-    "--model.name vim_nano_patch4_32 --model.args.depth 1 --model.args.embed_dim 32"
-).split()
+TINY = """
+    --trainer.max_epochs 2 --trainer.limit_train_batches 2 --trainer.accelerator cpu --data.size 16 --data.workers 0
+    --model.name vim_nano_patch4_32 --model.args.depth 1 --model.args.embed_dim 32
+""".split()  # noqa: SIM905 the words as they are typed
 
 
 @dataclass(frozen=True)
@@ -124,20 +124,22 @@ def stopped_run(train: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch, t
     return run
 
 
-def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, call: Callable[[], Answer]) -> Answer:
-    """Ctrl-C after a step."""
+def stop_at(
+    step: int, monkeypatch: pytest.MonkeyPatch, call: Callable[[], Answer], where: str = "on_train_batch_end"
+) -> Answer:
+    """Ctrl-C in one of the moments that Lightning calls back in, once so many steps are made."""
     from longvision.tasks import training
 
-    class Stopped(training.RunProgress):
-        def on_train_batch_end(self, trainer, *rest):  # type: ignore[no-untyped-def, override]
-            if trainer.global_step == step:
-                raise KeyboardInterrupt
+    def stop(self, trainer, *rest):  # type: ignore[no-untyped-def]
+        if trainer.global_step == step:
+            raise KeyboardInterrupt
 
+    Stopped = type("Stopped", (training.RunProgress,), {where: stop})
     with monkeypatch.context() as patched:
         patched.setattr(training, "RunProgress", Stopped)
         return call()
 
 
 @pytest.fixture
-def stop(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], Answer]], Answer]:
-    return lambda step, call: stop_at(step, monkeypatch, call)
+def stop(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Answer]:
+    return lambda step, call, *where: stop_at(step, monkeypatch, call, *where)

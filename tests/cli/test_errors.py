@@ -11,8 +11,6 @@ from safetensors.torch import load_file, save_file
 
 from longvision.models.checkpoints import read_weights, write_weights
 
-UNCAUGHT = "an uncaught {} instead of a sentence"
-
 
 def check_one_line(answer, *expected):
     assert answer.code == 2, answer
@@ -36,18 +34,18 @@ def check_one_line(answer, *expected):
         ("--source foldr", "unknown source 'foldr': did you mean folder?"),
         ("--model.name vim_tinny_patch16_224", "did you mean vim_tiny_patch16_224"),
         ("--model.name qqqqqqqqqqqq", "`longvision models` lists those there are"),
-        ("--model.nmae x", "option --model.nmae is unknown: did you mean model.name"),
-        ("--lr 3", "option --lr is unknown: did you mean model.lr?"),
+        ("--model.nmae x", "option --model.nmae is unknown: did you mean --model.name"),
+        ("--lr 3", "option --lr is unknown: did you mean --model.lr?"),
         ("--data.augment.flp 3", "data.augment.flip"),
         ("--data.path x", "--data.path: the source digits has no path, -c folder and -c parquet have"),
         ("--model.lr x", "model.lr is 'x': expected a number"),
         ("--model.lr 1e9", "--model.lr is 1000000000.0: expected a number from 0 to 10"),
         ("--model.lr -1", "--model.lr is -1.0: expected a number from 0 to 10"),
         ("--model.drop_path 1", "--model.drop_path is 1.0: expected a number from 0 to 0.99"),
-        ("--model.layer_decay 2", "--model.layer_decay is 2.0: expected a number from 0 to 1"),
+        ("--model.layer_decay 2", "--model.layer_decay is 2.0: expected a number from 0.01 to 1"),
         ("--model.checkpoint maybe", "model.checkpoint is 'maybe': expected true or false"),
         ("--model.args foo", "model.args is 'foo'"),
-        ("--model.args.foo 3", "model vim_nano_patch4_32 does not take these arguments"),
+        ("--model.args.foo 3", "model vim_nano_patch4_32 does not take these --model.args"),
         ("--model.pretrained nofile.pth", "nofile.pth is not a file"),
         ("--trainer.max_epochs x", "trainer.max_epochs is 'x': expected a whole number or null"),
         ("--trainer.precision 17", "trainer.precision is '17': expected one of"),
@@ -73,14 +71,11 @@ def test_train(longvision, words, expected):
 @pytest.mark.parametrize(
     "words, expected",
     [
-        pytest.param(words, expected, marks=pytest.mark.xfail(reason=UNCAUGHT.format(error), strict=True))
-        for words, expected, error in [
-            ("--model.pretrained true", "vim_nano_patch4_32", "RuntimeError"),
-            ("--model.name resnet18 --data.channels 3 --model.args.foo 3", "resnet18", "TypeError"),
-            ("--trainer.devices 0", "devices", "MisconfigurationException"),
-            ("--trainer.max_epochs -5", "max_epochs", "MisconfigurationException"),
-            ("--trainer.max_time x", "max_time", "MisconfigurationException"),
-        ]
+        ("--model.pretrained true", "vim_nano_patch4_32"),
+        ("--model.name resnet18 --data.channels 3 --model.args.foo 3", "resnet18"),
+        ("--trainer.devices 0", "devices"),
+        ("--trainer.max_epochs -5", "max_epochs"),
+        ("--trainer.max_time x", "DD:HH:MM:SS"),
     ],
 )
 def test_train_mistakes_of_others_libraries(longvision, words, expected):
@@ -89,7 +84,6 @@ def test_train_mistakes_of_others_libraries(longvision, words, expected):
     assert expected in answer.err
 
 
-@pytest.mark.xfail(reason="the run folder is announced and the run ends at metrics.csv: No such file", strict=True)
 def test_no_epochs_at_all(train):
     answer = train("--trainer.max_epochs", 0)
     assert answer.code == 2
@@ -109,7 +103,7 @@ def test_a_start_that_fails_leaves_no_folder(train):
         ("model: [", "own.yaml is not YAML that can be read"),
         ("3", "own.yaml holds no configuration"),
         ("", "own.yaml holds no configuration"),
-        ("modle:\n  name: x", "own.yaml: modle.name is unknown: did you mean model.name"),
+        ("modle:\n  name: x", "own.yaml: modle.name is unknown: did you mean --model.name"),
         ("model:\n  lr: fast", "model.lr is 'fast': expected a number"),
         ("source: foldr", "unknown source 'foldr': did you mean folder?"),
     ],
@@ -166,7 +160,9 @@ def test_an_unfinished_run_says_how_to_go_on(longvision, stopped_run):
 def test_a_finished_run_is_not_resumed(longvision, digits_run):
     before = sorted(digits_run.rglob("*"))
     answer = longvision("train", "--resume", digits_run)
-    check_one_line(answer, "is finished", f"-c {digits_run}/config.yaml --model.pretrained {digits_run}/model.safetensors")
+    check_one_line(
+        answer, "is finished", f"-c {digits_run}/config.yaml --model.pretrained {digits_run}/model.safetensors"
+    )
     assert sorted(digits_run.rglob("*")) == before
 
 
@@ -181,7 +177,11 @@ def test_weights_that_are_damaged(longvision, digits_run, tmp_path, damage):
     broken = shutil.copytree(digits_run, tmp_path / "broken")
     (broken / "model.safetensors").write_bytes(damage)
     Image.new("L", (8, 8)).save("image.png")
-    for words in (["predict", broken, "image.png"], ["validate", broken], ["convert", broken / "model.safetensors", "o.safetensors"]):
+    for words in (
+        ["predict", broken, "image.png"],
+        ["validate", broken],
+        ["convert", broken / "model.safetensors", "o.safetensors"],
+    ):
         check_one_line(longvision(*words), f"{broken}/model.safetensors is not a safetensors file that can be read")
 
 
@@ -200,11 +200,10 @@ def test_weights_without_their_description(longvision, digits_run, tmp_path):
     check_one_line(longvision("predict", plain, "image.png"), "does not say its architecture, classes, preprocess")
 
 
-@pytest.mark.xfail(reason=UNCAUGHT.format("KeyError: 'classes'"), raises=KeyError, strict=True)
 def test_validate_weights_without_their_description(longvision, digits_run, tmp_path):
     plain = shutil.copytree(digits_run, tmp_path / "plain")
     save_file(load_file(plain / "model.safetensors"), plain / "model.safetensors")
-    check_one_line(longvision("validate", plain), "does not say its classes")
+    check_one_line(longvision("validate", plain), "does not say its architecture, classes, preprocess")
 
 
 def _with_other_weights(run, target):
@@ -227,7 +226,6 @@ def test_train_from_weights_of_another_model(train, digits_run, tmp_path):
     )  # fmt: skip
 
 
-@pytest.mark.xfail(reason=UNCAUGHT.format("RuntimeError of load_state_dict"), raises=RuntimeError, strict=True)
 @pytest.mark.parametrize("command", ["predict", "validate"])
 def test_a_run_with_weights_of_another_model(longvision, digits_run, tmp_path, command):
     other = _with_other_weights(digits_run, tmp_path / "other")
@@ -250,7 +248,7 @@ def test_a_run_with_weights_of_another_model(longvision, digits_run, tmp_path, c
         ("validate {run} more", "'more' is one argument too many"),
         ("validate {run} --split train", "--split 'train' is unknown: choose val or test"),
         ("validate {run} --split", "--split '' is unknown: choose val or test"),
-        ("validate {run} --data.sizee 3", "option --data.sizee is unknown: did you mean data.size"),
+        ("validate {run} --data.sizee 3", "option --data.sizee is unknown: did you mean --data.size"),
         ("validate {run} --data.size 18", "image 18x18 does not divide into patches of 4"),
         ("models nosuch*", "no model's name fits 'nosuch*'"),
         ("models --size 0", "--size '0' is no size: expected pixels, such as 512 or 480x640"),
@@ -271,18 +269,19 @@ def test_the_other_commands(longvision, digits_run, words, expected):
     Image.new("L", (8, 8)).save("image.png")
     Path("there.safetensors").write_text("kept")
     Path("empty").mkdir()
-    check_one_line(longvision(*words.format(run=digits_run).split()), f"longvision {words.split()[0]}: error: ", expected)
+    check_one_line(
+        longvision(*words.format(run=digits_run).split()), f"longvision {words.split()[0]}: error: ", expected
+    )
     assert Path("there.safetensors").read_text() == "kept"
 
 
-def test_validate_at_another_size_is_a_sentence(longvision, digits_run):
+def test_validate_at_another_size_works_or_says_why_not(longvision, digits_run):
     answer = longvision("validate", digits_run, "--data.size", 32)
     assert answer.code in (0, 2), answer
 
 
-test_validate_at_another_size_is_a_sentence = pytest.mark.xfail(
-    reason=UNCAUGHT.format("RuntimeError of load_state_dict"), raises=RuntimeError, strict=True
-)(test_validate_at_another_size_is_a_sentence)
+def _plain_pickle(content, path):
+    path.write_bytes(pickle.dumps(content, protocol=2))
 
 
 class Malicious:
@@ -290,7 +289,7 @@ class Malicious:
         return (Path.touch, (Path("it-ran"),))
 
 
-@pytest.mark.parametrize("write", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
+@pytest.mark.parametrize("write", [torch.save, _plain_pickle])
 @pytest.mark.parametrize("place", ["top", "inside"])
 def test_nothing_in_a_malicious_pickle_runs(longvision, train, write, place):
     content = Malicious() if place == "top" else {"model": {"w": torch.zeros(2)}, "args": Malicious()}

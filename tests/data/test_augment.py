@@ -53,9 +53,7 @@ def test_every_step_on_grey_and_colour(channels):
 def test_switched_off_it_is_the_evaluation_of_the_whole_image():
     square = noise().resize((50, 50))
     preprocess = Preprocess((24, 24), crop=1.0)
-    assert torch.equal(
-        train_transform(Augment(**NOTHING), preprocess)(square), preprocess.transform()(square)
-    )
+    assert torch.equal(train_transform(Augment(**NOTHING), preprocess)(square), preprocess.transform()(square))
 
 
 @pytest.mark.parametrize(

@@ -88,9 +88,7 @@ def test_a_truncated_file_is_left_out_of_its_batch(tmp_path, workers):
 def test_same_seed_same_batches():
     def first(seed):
         lightning.seed_everything(seed, verbose=False)
-        return next(
-            iter(DigitsData(size=8, augment=Augment(rand_augment="rand-m9-mstd0.5")).train_dataloader())
-        )
+        return next(iter(DigitsData(size=8, augment=Augment(rand_augment="rand-m9-mstd0.5")).train_dataloader()))
 
     (images_1, labels_1), (images_2, labels_2), (images_3, _) = first(1), first(1), first(2)
     assert torch.equal(images_1, images_2)
@@ -130,9 +128,7 @@ def test_parquet(tmp_path):
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "PNG")
-    pq.write_table(
-        pa.table({"pic": [buffer.getvalue()] * 40, "label": [0, 1] * 20}), tmp_path / "train.parquet"
-    )
+    pq.write_table(pa.table({"pic": [buffer.getvalue()] * 40, "label": [0, 1] * 20}), tmp_path / "train.parquet")
     data = ParquetData(str(tmp_path), size=8, batch_size=9, workers=1, image_column="pic")
     assert data.classes == ["0", "1"]
     assert [len(labels_B) for _, labels_B in data.train_dataloader()] == [9] * 4

@@ -37,9 +37,7 @@ def test_report_names_the_first_ten():
     assert [str(warning.message) for warning in caught] == [
         "12 of 1200 files in DIR are not images and are skipped: " + ", ".join(names[:10]) + ", …"
     ]
-    with pytest.raises(
-        ValueError, match=r"^12 of 1199 files in DIR are not images, more than 1 %; .*9\.txt, …$"
-    ):
+    with pytest.raises(ValueError, match=r"^12 of 1199 files in DIR are not images, more than 1 %; .*9\.txt, …$"):
         report(names, 1199, "DIR")
 
 

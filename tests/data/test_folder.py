@@ -159,9 +159,7 @@ def test_validation_without_class_folders(tmp_path):
 
 
 def test_splits_without_classes(tmp_path):
-    with pytest.raises(
-        ValueError, match="no class folders in train: expected one folder of images per class"
-    ):
+    with pytest.raises(ValueError, match="no class folders in train: expected one folder of images per class"):
         FolderSource(fill(tmp_path, train=3, val=3))
 
 

@@ -91,9 +91,7 @@ def test_no_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         ParquetSource(tmp_path / "nowhere")
     write(tmp_path / "deep" / "train.parquet", [0, 1])
-    with pytest.raises(
-        FileNotFoundError, match=r"no train\*\.parquet in .*there are Parquet files in .*deep"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"no train\*\.parquet in .*there are Parquet files in .*deep"):
         ParquetSource(tmp_path)
     with pytest.raises(ValueError, match="is a file: give the folder"):
         ParquetSource(tmp_path / "deep" / "train.parquet")
@@ -125,9 +123,7 @@ def test_columns_of_another_kind(tmp_path):
 @pytest.mark.parametrize("label", [-1, 2])
 def test_label_out_of_range(tmp_path, label):
     write(tmp_path / "train.parquet", [0, 1, 1, label], ["cat", "dog"])
-    with pytest.raises(
-        ValueError, match=rf"row 3 of .*train.parquet has the label {label}, outside the 2 classes"
-    ):
+    with pytest.raises(ValueError, match=rf"row 3 of .*train.parquet has the label {label}, outside the 2 classes"):
         ParquetSource(tmp_path).split("train")
 
 

@@ -44,6 +44,15 @@ def load_weights(model: Any, path: str | os.PathLike[str]) -> None:
     model.load_state_dict(weights)
 
 
+def restore_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Fill any timm model with a run's weights, all of them; a Vim's positions for another size. Raises as above."""
+    weights, metadata = read_weights(path)
+    if hasattr(model, "tokens"):
+        weights = fit_positions(weights, model, metadata)
+    _check_fits(weights, model, path)
+    model.load_state_dict(weights)
+
+
 def save_weights(model: nn.Module, path: str | os.PathLike[str], metadata: dict[str, Any] | None = None) -> None:
     """Write safetensors, with what a reader needs to know of them as JSON. Raises FileExistsError."""
     write_weights(model.state_dict(), path, {**_describe(model), **(metadata or {})})
@@ -62,9 +71,7 @@ def write_weights(weights: Weights, path: str | os.PathLike[str], metadata: dict
 
 def read_weights(path: str | os.PathLike[str]) -> tuple[Weights, dict[str, Any]]:
     """-> tensors by name, and the metadata that `save_weights` wrote ({} from elsewhere). Raises as `load_weights`."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not a file: expected a checkpoint (.safetensors, .pth)")
+    path = _existing(path)
     weights, metadata = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), {})
     weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
     if not weights or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
@@ -72,11 +79,23 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[Weights, dict[str, Any]]
     return weights, metadata
 
 
-def _read_safetensors(path: Path) -> tuple[Weights, dict[str, Any]]:
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `save_weights` wrote beside the tensors, without reading them. Raises ValueError."""
+    return _read_safetensors(_existing(path), with_tensors=False)[1]
+
+
+def _existing(path: str | os.PathLike[str]) -> Path:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} is not a file: expected a checkpoint (.safetensors, .pth)")
+    return Path(path)
+
+
+def _read_safetensors(path: Path, with_tensors: bool = True) -> tuple[Weights, dict[str, Any]]:
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 not a dict
+            names = file.keys() if with_tensors else []
+            tensors = {name: file.get_tensor(name) for name in names}
         return tensors, json.loads(metadata.get(METADATA_KEY, "{}"))
     except (safetensors.SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not a safetensors file that can be read: {error}") from error

@@ -70,6 +70,10 @@ class Vim(nn.Module):
         pad: bool = False,
     ) -> None:
         super().__init__()
+        if min(depth, embed_dim, state, in_chans) < 1:
+            raise ValueError(
+                f"depth {depth}, embed_dim {embed_dim}, state {state}, in_chans {in_chans}: all at least 1"
+            )
         self.num_classes, self.in_chans = num_classes, in_chans
         self.embed_dim = self.num_features = self.head_hidden_size = embed_dim
         self.direction = direction

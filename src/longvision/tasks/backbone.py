@@ -27,12 +27,18 @@ def create_backbone(
         options.update(pretrained=True, pretrained_cfg_overlay={"file": pretrained})
     elif pretrained:
         options["pretrained"] = True
+    return _create(name, {"img_size": size, **options})
+
+
+def _create(name: str, options: dict[str, Any]) -> nn.Module:
     try:
-        return timm.create_model(name, img_size=size, **options)
-    except TypeError as error:  # convolutional models take images of any size and no such argument
-        if "img_size" not in str(error):
-            raise ValueError(f"model {name} does not take these arguments {args}: {error}") from error
         return timm.create_model(name, **options)
+    except TypeError as error:
+        if "img_size" in options and "img_size" in str(error):  # convolutional models take images of any size
+            return _create(name, {key: value for key, value in options.items() if key != "img_size"})
+        raise ValueError(f"model {name} does not take these --model.args: {error}") from error
+    except RuntimeError as error:  # no weights to download, or weights that do not fit
+        raise ValueError(f"model {name}: {error}") from error
 
 
 def nearest_models(name: str, count: int = 3) -> list[str]:

@@ -54,7 +54,9 @@ class Classification(LightningModule):
         super().__init__()
         _check_range(lr=(lr, 0, 10), final_lr=(final_lr, 0, 1), weight_decay=(weight_decay, 0, 10))
         _check_range(drop_path=(drop_path, 0, 0.99), label_smoothing=(label_smoothing, 0, 0.99))
-        _check_range(warmup_epochs=(warmup_epochs, 0, 1e6), layer_decay=(layer_decay or 1, 0, 1))
+        _check_range(
+            warmup_epochs=(warmup_epochs, 0, 1e6), layer_decay=(1 if layer_decay is None else layer_decay, 0.01, 1)
+        )
         self.name, self.args, self.classes, self.pretrained = name, dict(args or {}), classes, bool(pretrained)
         if drop_path:
             self.args["drop_path_rate"] = drop_path

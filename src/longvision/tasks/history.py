@@ -14,6 +14,9 @@ class EpochTable(Callback):
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.started = time.monotonic()  # a run that goes on within an epoch does not start one
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started = time.monotonic()
 
@@ -31,12 +34,24 @@ class EpochTable(Callback):
             and f"{name}_epoch" not in trainer.callback_metrics
         }
         row["seconds"] = f"{time.monotonic() - self.started:.2f}"
-        is_new = not self.path.exists()
-        with self.path.open("a", newline="") as file:
-            table = csv.DictWriter(file, list(row))
-            if is_new:
-                table.writeheader()
-            table.writerow(row)
+        self._append(row)
+
+    def _append(self, row: dict[str, float | int | str]) -> None:
+        """An epoch without validation has fewer columns: the table takes those of all epochs."""
+        header, rows = _read(self.path) if self.path.exists() else ([], [])
+        columns = list(dict.fromkeys([*header, *row]))
+        beside = self.path.with_name(self.path.name + ".part")
+        with beside.open("w", newline="") as file:
+            table = csv.DictWriter(file, columns, restval="")
+            table.writeheader()
+            table.writerows([*rows, row])
+        beside.replace(self.path)
+
+
+def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    with path.open(newline="") as file:
+        table = csv.DictReader(file)
+        return list(table.fieldnames or []), list(table)
 
 
 def read_history(path: Path) -> list[dict[str, float]]:

@@ -29,6 +29,8 @@ def adamw_cosine(
         final_lr: at the end, as a fraction of `lr`.
     """
     optimizer = create_optimizer_v2(model, "adamw", lr=lr, weight_decay=weight_decay, layer_decay=layer_decay)
+    for group in optimizer.param_groups:  # timm leaves the factor of each layer to schedules of its own
+        group["lr"] *= group.pop("lr_scale", 1.0)
 
     def factor(step: int) -> float:
         if step < warmup_steps:

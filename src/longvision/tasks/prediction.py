@@ -6,11 +6,10 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import nn
 
 from longvision.data.images import read_image
 from longvision.data.preprocess import Preprocess
-from longvision.models.checkpoints import read_weights
+from longvision.models.checkpoints import read_metadata, restore_weights
 from longvision.tasks.backbone import create_backbone
 
 
@@ -34,15 +33,17 @@ class Predictor:
     """
 
     def __init__(self, weights: Path) -> None:
-        state, metadata = read_weights(weights)
-        if missing := [key for key in ("architecture", "classes", "preprocess") if key not in metadata]:
-            raise ValueError(
-                f"{weights} does not say its {', '.join(missing)}: expected a model.safetensors that "
-                "`longvision train` wrote"
-            )
-        self.classes: list[str] = metadata["classes"]
-        self.preprocess = Preprocess.from_dict(metadata["preprocess"])
-        self.model = _restore(metadata, state, self.classes, self.preprocess)
+        description = read_description(weights)
+        self.classes: list[str] = description["classes"]
+        self.preprocess = Preprocess.from_dict(description["preprocess"])
+        self.model = create_backbone(
+            description["architecture"],
+            len(self.classes),
+            self.preprocess.channels,
+            self.preprocess.size,
+            args=description.get("args"),
+        ).eval()
+        restore_weights(self.model, weights)
 
     @torch.inference_mode()
     def predict(self, path: Path, top: int = 5) -> Prediction:
@@ -55,8 +56,12 @@ class Predictor:
         return Prediction(str(path), image, best)
 
 
-def _restore(metadata: dict[str, Any], state: dict[str, Any], classes: list[str], preprocess: Preprocess) -> nn.Module:
-    args = metadata.get("args", {})
-    model = create_backbone(metadata["architecture"], len(classes), preprocess.channels, preprocess.size, args=args)
-    model.load_state_dict(state)
-    return model.eval()
+def read_description(weights: Path) -> dict[str, Any]:
+    """What a run wrote beside its weights: architecture, classes, preprocessing. Raises ValueError without them."""
+    description = read_metadata(weights)
+    if missing := [key for key in ("architecture", "classes", "preprocess") if key not in description]:
+        raise ValueError(
+            f"{weights} does not say its {', '.join(missing)}: expected a model.safetensors that "
+            "`longvision train` wrote"
+        )
+    return description

@@ -5,7 +5,6 @@ import os
 import shutil
 from pathlib import Path
 
-
 RUN_VARIABLE = "LONGVISION_RUN"
 
 
@@ -36,6 +35,8 @@ class Run:
             return cls(Path(joined))
         stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
         base = Path(root) / f"{name}-{stamp}"
+        if Path(root).exists() and not Path(root).is_dir():
+            raise ValueError(f"--runs {root} is a file: give a folder, in which the run gets one of its own")
         number, path = 1, base
         while True:
             try:
@@ -72,7 +73,8 @@ class Run:
     def configs(self) -> list[Path]:
         """The resolved configuration, and one for each time that the run went on with another."""
         first = self.path / "config.yaml"
-        return [first, *sorted(self.path.glob("config-resumed-*.yaml"))] if first.is_file() else []
+        later = sorted(self.path.glob("config-resumed-*.yaml"), key=lambda path: int(path.stem.split("-")[-1]))
+        return [first, *later] if first.is_file() else []
 
     def new_config(self) -> Path:
         """Where the next one goes."""

@@ -13,6 +13,7 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from longvision.data import ClassificationData
 from longvision.models.checkpoints import save_weights
@@ -41,21 +42,20 @@ class Outcome:
 
 
 def train(
-    task: Classification, data: ClassificationData, run: Run, options: dict[str, Any], resume: Path | None = None
+    trainer: Trainer, task: Classification, data: ClassificationData, run: Run, resume: Path | None = None
 ) -> Outcome:
     """Fit, take the epoch that validated best, evaluate it, and write everything into the run's folder.
 
     Args:
+        trainer: from `make_trainer`, for this run.
         task: the model with its loss.
         data: its images.
         run: an open run folder.
-        options: of Lightning's Trainer.
         resume: a checkpoint to go on from.
 
     Raises:
         KeyboardInterrupt: stopped by hand; the state is in the run's last checkpoint.
     """
-    trainer = make_trainer(options, run)
     fit_or_interrupt(trainer, task, data, resume)
     if run.best.is_file():
         state = torch.load(run.best, map_location="cpu", weights_only=True)["state_dict"]
@@ -66,22 +66,41 @@ def train(
     return outcome
 
 
+class LastCheckpoint(ModelCheckpoint):
+    """Saves what an interruption leaves too; a model that diverged does not replace the last good one."""
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        if not isinstance(exception, ValueError):
+            super().on_exception(trainer, pl_module, exception)
+
+
 def make_trainer(options: dict[str, Any], run: Run | None = None) -> Trainer:
-    """Lightning's Trainer with this project's callbacks, and quiet. Without a run it writes nothing."""
+    """Lightning's Trainer with this project's callbacks, and quiet. Without a run it writes nothing.
+
+    Raises:
+        ValueError: options that Lightning refuses.
+    """
+    if 0 in (options.get("max_epochs"), options.get("max_steps")):
+        raise ValueError("--trainer.max_epochs and --trainer.max_steps must not be 0: there would be nothing to train")
     options = {**options, "precision": options.get("precision") or _precision(options.get("accelerator", "auto"))}
     callbacks: list[Callback] = [*(options.pop("callbacks", None) or []), RunProgress()]
     if run is None:
-        return Trainer(
-            **options, callbacks=callbacks, logger=False, enable_checkpointing=False, enable_model_summary=False
-        )
+        return _trainer(**options, callbacks=callbacks, logger=False, enable_checkpointing=False)
     shared: dict[str, Any] = {"dirpath": run.checkpoints, "enable_version_counter": False}
     callbacks += [
         EpochTable(run.metrics),
         ModelCheckpoint(filename="best", monitor="val/accuracy", mode="max", **shared),
-        ModelCheckpoint(filename="last", save_on_exception=True, **shared),
+        LastCheckpoint(filename="last", save_on_exception=True, **shared),
     ]
     logger = TensorBoardLogger(run.path, name="tensorboard", version="", default_hp_metric=False)
-    return Trainer(**options, callbacks=callbacks, logger=logger, enable_model_summary=False)
+    return _trainer(**options, callbacks=callbacks, logger=logger)
+
+
+def _trainer(**options: Any) -> Trainer:
+    try:
+        return Trainer(**options, enable_model_summary=False)
+    except (MisconfigurationException, TypeError) as error:
+        raise ValueError(f"--trainer: {error}") from error
 
 
 def _precision(accelerator: str) -> str:

@@ -1,0 +1,65 @@
+"""`longvision models`: names, parameters and multiply-adds."""
+
+import pytest
+
+
+def rows(answer):
+    assert answer.code == 0, answer.err
+    return {line.split()[0]: line.split()[1:] for line in answer.out.splitlines()[1:]}
+
+
+@pytest.fixture(scope="module")
+def listed(longvision):
+    return rows(longvision("models"))
+
+
+def test_ours_are_listed_with_their_parameters(listed):
+    assert {name: row[0] for name, row in listed.items()} == {
+        "vim_tiny_patch16_224": "7,148,008",
+        "vim_small_patch16_224": "25,796,584",
+        "vim_base_patch16_224": "97,598,440",
+        "vim_tiny_patch16_stride8_224": "7,250,344",
+        "vim_small_patch16_stride8_224": "26,001,256",
+        "vim_nano_patch4_32": listed["vim_nano_patch4_32"][0],
+    }
+
+
+def test_the_cost_is_the_paper_s(listed):
+    """Table 1 of arXiv 2401.09417: 1.5, 5.1 and 18.9 G at 224 pixels."""
+    for name, paper in {"tiny": 1.5, "small": 5.1, "base": 18.9}.items():
+        _, size, macs, share, _ = listed[f"vim_{name}_patch16_224"]
+        assert size == "224x224"
+        assert float(macs) == pytest.approx(paper, rel=0.12)
+        assert 0 < float(share) < 50
+
+
+def test_the_cost_grows_with_the_tokens(longvision):
+    small, large = (rows(longvision("models", "vim_tiny_patch16_224", "--size", n)) for n in (448, 896))
+    ratio = float(large["vim_tiny_patch16_224"][2]) / float(small["vim_tiny_patch16_224"][2])
+    assert ratio == pytest.approx(4, rel=0.01)
+    small, large = (rows(longvision("models", "deit_tiny_patch16_224", "--size", n)) for n in (448, 896))
+    assert float(large["deit_tiny_patch16_224"][2]) / float(small["deit_tiny_patch16_224"][2]) > 5
+
+
+def test_a_size_of_two_sides(longvision):
+    (row,) = rows(longvision("models", "vim_tiny_patch16_224", "--size", "480x640")).values()
+    assert row[1] == "480x640"
+    square = rows(longvision("models", "vim_tiny_patch16_224"))["vim_tiny_patch16_224"]
+    assert float(row[2]) == pytest.approx(float(square[2]) * (30 * 40 + 1) / 197, rel=0.01)
+
+
+def test_a_pattern_among_all_of_timm(longvision):
+    found = rows(longvision("models", "deit_tiny_*_224"))
+    assert found["deit_tiny_patch16_224"][0] == "5,717,416"
+    assert found["deit_tiny_patch16_224"][-1] == "-"  # no scan
+
+
+def test_a_convolutional_model_takes_any_size(longvision):
+    (row,) = rows(longvision("models", "resnet18", "--size", "225x300")).values()
+    assert row[:2] == ["11,689,512", "225x300"]
+
+
+def test_a_size_that_a_model_refuses_is_a_row(longvision):
+    answer = longvision("models", "vim_nano*", "--size", "30")
+    assert answer.code == 0
+    assert "30x30 does not divide into patches of 4" in answer.out.splitlines()[1]

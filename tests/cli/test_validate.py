@@ -1,0 +1,73 @@
+"""`longvision validate`: the figures of the training's report, again and on other data."""
+
+import csv
+import re
+import shutil
+
+import pytest
+
+from longvision.models.checkpoints import read_weights
+
+
+def figures(answer):
+    assert answer.code == 0, answer.err
+    pairs = re.findall(r"^(\w+) +(\d+\.\d+)( %)?$", answer.out, re.M)
+    return {name: float(value) for name, value, _ in pairs}
+
+
+def test_the_test_split_is_that_of_the_report(longvision, digits_run):
+    answer = longvision("validate", digits_run, "--split", "test")
+    assert answer.out.splitlines()[0] == "360 images of the test split of digits"
+    _, metadata = read_weights(digits_run / "model.safetensors")
+    expected = {name.removeprefix("test/"): value for name, value in metadata["metrics"].items()}
+    assert expected.keys() == {"loss", "accuracy", "top5"}
+    assert figures(answer) == pytest.approx(
+        {name: round(value, 4) if name == "loss" else round(100 * value, 1) for name, value in expected.items()}
+    )
+
+
+def test_the_val_split_is_that_of_the_best_epoch(longvision, digits_run):
+    answer = longvision("validate", digits_run)
+    assert answer.out.splitlines()[0] == "144 images of the val split of digits"
+    with (digits_run / "metrics.csv").open(newline="") as file:
+        best = max(csv.DictReader(file), key=lambda row: float(row["val/accuracy"]))
+    assert figures(answer)["accuracy"] == pytest.approx(100 * float(best["val/accuracy"]), abs=0.06)
+    assert figures(answer)["loss"] == pytest.approx(float(best["val/loss"]), abs=1e-3)
+
+
+def test_nothing_is_written(longvision, digits_run, tmp_path):
+    before = sorted(digits_run.rglob("*"))
+    longvision("validate", digits_run, "--split=test")
+    assert sorted(digits_run.rglob("*")) == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_elsewhere(longvision, folder_run, images, tmp_path):
+    """All images of the class light, in both classes' folders: half of the answers must be wrong."""
+    for name in ("dark", "light"):
+        for split in ("train", "val"):
+            shutil.copytree(images / "val" / "light", tmp_path / "other" / split / name)
+    answer = longvision("validate", folder_run, "--data.path", tmp_path / "other")
+    assert answer.out.splitlines()[0] == f"8 images of the val split of {tmp_path / 'other'}"
+    assert figures(answer)["accuracy"] == 50.0
+
+
+def test_changed_classes_are_refused(longvision, folder_run, own_images):
+    for split in ("train", "val"):
+        (own_images / split / "dark").rename(own_images / split / "night")
+    answer = longvision("validate", folder_run, "--data.path", own_images)
+    assert answer.code == 2
+    assert answer.err.count("\n") == 1
+    assert "was trained on the classes dark, light" in answer.err and "the data has light, night" in answer.err
+
+
+def test_a_split_that_is_not_there(longvision, folder_run, own_images):
+    answer = longvision("validate", folder_run, "--data.path", own_images, "--split", "test")
+    assert answer.code == 2
+    assert "has no test images: add them as test, or use the validation images" in answer.err
+
+
+def test_data_that_is_gone(longvision, folder_run):
+    answer = longvision("validate", folder_run, "--data.path", "gone")
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+    assert "gone does not exist" in answer.err

@@ -1,0 +1,125 @@
+"""Loss and metrics against numbers worked out by hand."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+pytest.importorskip("lightning")
+from longvision.tasks.classification import Classification
+
+LOG2, LOG4 = math.log(2), math.log(4)
+
+
+def make(classes=3, **options):
+    options = {"args": {"depth": 1, "embed_dim": 16}, **options}
+    task = Classification("vim_nano_patch4_32", classes=[f"c{i}" for i in range(classes)], size=(8, 8), **options)
+    task.log_dict = task.log = lambda *_, **__: None
+    task._trainer = SimpleNamespace(global_step=7)
+    return task
+
+
+def answering(task, logits, monkeypatch):
+    monkeypatch.setattr(task, "forward", lambda images: torch.tensor(logits))
+    return task
+
+
+IMAGES = torch.zeros(2, 3, 8, 8)
+
+
+def test_cross_entropy(monkeypatch):
+    task = answering(make(2), [[0.0, 0.0], [math.log(3), 0.0]], monkeypatch)
+    loss = task.training_step((IMAGES, torch.tensor([0, 0])), 0)
+    assert float(loss) == pytest.approx((LOG2 + math.log(4 / 3)) / 2)
+
+
+def test_label_smoothing(monkeypatch):
+    """With s = 0.3 over 2 classes the target is 0.85 and 0.15."""
+    task = answering(make(2, label_smoothing=0.3), [[math.log(3), 0.0]], monkeypatch)
+    loss = task.training_step((IMAGES[:1], torch.tensor([0])), 0)
+    assert float(loss) == pytest.approx(-0.85 * math.log(3 / 4) - 0.15 * math.log(1 / 4))
+
+
+def test_soft_targets(monkeypatch):
+    task = answering(make(2), [[math.log(3), 0.0]], monkeypatch)
+    loss = task.training_step((IMAGES[:1], torch.tensor([[0.25, 0.75]])), 0)
+    assert float(loss) == pytest.approx(-0.25 * math.log(3 / 4) - 0.75 * math.log(1 / 4))
+
+
+def test_the_training_accuracy_of_soft_targets_counts_the_larger_share(monkeypatch):
+    task = answering(make(2), [[1.0, 0.0], [1.0, 0.0]], monkeypatch)
+    logged = {}
+    task.log_dict = lambda values, **_: logged.update(values)
+    task.training_step((IMAGES, torch.tensor([[0.6, 0.4], [0.3, 0.7]])), 0)
+    assert float(logged["train/accuracy"]) == 0.5
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number(monkeypatch, bad):
+    task = answering(make(2, lr=0.5), [[bad, 0.0]], monkeypatch)
+    with pytest.raises(ValueError, match=r"the loss became nan at step 7: lower --model.lr \(now 0.5\)"):
+        task.training_step((IMAGES[:1], torch.tensor([0])), 0)
+
+
+def test_accuracy_and_confusion_by_hand(monkeypatch):
+    task = make(3)
+    logged = {}
+    task.log = lambda name, value, **_: logged.setdefault(name, []).append(float(value))
+    #            predicted:  0                1                1                2
+    for logits, labels in [([[2.0, 1, 0], [0, 2.0, 1]], [0, 0]), ([[0, 2.0, 1], [0, 1, 2.0]], [1, 1])]:
+        answering(task, logits, monkeypatch).validation_step((IMAGES, torch.tensor(labels)), 0)
+    assert float(task.val_metrics.compute()["val/accuracy"]) == 0.5
+    assert task.confusion.compute().tolist() == [[1, 1, 0], [0, 1, 1], [0, 0, 0]]
+    e = math.e
+    right, second, total = e**2, e, e**2 + e + 1
+    assert logged["val/loss"][0] == pytest.approx((-math.log(right / total) - math.log(1 / total)) / 2)
+    assert logged["val/loss"][1] == pytest.approx((-math.log(right / total) - math.log(second / total)) / 2)
+    task.on_validation_epoch_start()
+    assert task.confusion.compute().sum() == 0
+
+
+def test_top5(monkeypatch):
+    task = make(7)
+    ranked = torch.arange(7.0).flip(0).expand(2, 7).tolist()  # class 0 first, 6 last
+    answering(task, ranked, monkeypatch).test_step((IMAGES, torch.tensor([4, 5])), 0)
+    figures = {name: float(value) for name, value in task.test_metrics.compute().items()}
+    assert figures == {"test/accuracy": 0.0, "test/top5": 0.5}
+    assert set(make(5).test_metrics.keys()) == {"test/accuracy"}
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ({"lr": -1.0}, "--model.lr is -1.0: expected a number from 0 to 10"),
+        ({"lr": float("nan")}, "--model.lr is nan"),
+        ({"final_lr": 2.0}, "--model.final_lr is 2.0"),
+        ({"weight_decay": -0.1}, "--model.weight_decay"),
+        ({"drop_path": 1.0}, "--model.drop_path is 1.0: expected a number from 0 to 0.99"),
+        ({"label_smoothing": 1.0}, "--model.label_smoothing"),
+        ({"warmup_epochs": -1}, "--model.warmup_epochs"),
+        ({"layer_decay": 1.5}, "--model.layer_decay"),
+    ],
+)
+def test_ranges(options, expected):
+    with pytest.raises(ValueError, match=expected):
+        make(**options)
+
+
+def test_a_layer_decay_of_nothing():
+    with pytest.raises(ValueError, match=r"--model\.layer_decay"):
+        make(layer_decay=0.0)
+
+
+def test_arguments_reach_the_model():
+    task = make(4, drop_path=0.3, checkpoint=True, channels=1)
+    assert task.args == {"depth": 1, "embed_dim": 16, "drop_path_rate": 0.3}
+    assert task.model.grad_checkpointing
+    assert (task.model.in_chans, task.model.num_classes, task.model.grid) == (1, 4, (2, 2))
+    assert task(torch.zeros(2, 1, 8, 8)).shape == (2, 4)
+
+
+def test_the_caller_s_arguments_stay_as_they_are():
+    args = {"depth": 1, "embed_dim": 16}
+    make(args=args, drop_path=0.3)
+    assert args == {"depth": 1, "embed_dim": 16}

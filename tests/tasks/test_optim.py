@@ -1,0 +1,90 @@
+"""The learning rate at every step, and which parameters decay."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import timm
+import torch
+
+pytest.importorskip("lightning")
+import longvision.models  # noqa: F401 registers them
+from longvision.tasks.optim import adamw_cosine
+
+
+def make(lr=1.0, weight_decay=0.1, layer_decay=None, warmup_steps=10.0, steps=50.0, final_lr=0.01, **arguments):
+    model = timm.create_model("vim_nano_patch4_32", img_size=16, depth=3, embed_dim=32, **arguments)
+    made = adamw_cosine(model, lr, weight_decay, layer_decay, warmup_steps, steps, final_lr)
+    return model, made["optimizer"], made["lr_scheduler"]
+
+
+def rates(optimizer, schedule, steps):
+    """The rate that each step is made with, and the one after the last."""
+    found = []
+    for _ in range(steps + 1):
+        found.append(optimizer.param_groups[-1]["lr"])
+        optimizer.step()
+        schedule["scheduler"].step()
+    return found
+
+
+def test_warm_up_and_cosine():
+    _, optimizer, schedule = make()
+    assert schedule["interval"] == "step"
+    found = rates(optimizer, schedule, 50)
+    rises = [b - a for a, b in pairwise(found[:11])]
+    assert rises == pytest.approx([1 / 11] * 10)  # linear, and not from zero: the first step is one too
+    assert found[0] == pytest.approx(1 / 11)
+    assert found[10] == pytest.approx(1.0)
+    assert found[30] == pytest.approx(0.01 + 0.99 * 0.5)  # half way down the cosine
+    assert found[20] == pytest.approx(0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi / 4)))
+    assert found[50] == pytest.approx(0.01)
+    assert found[10:] == sorted(found[10:], reverse=True)
+
+
+def test_the_rate_stays_at_the_end_of_the_cosine():
+    _, optimizer, schedule = make(steps=5, warmup_steps=0, final_lr=0.2, lr=0.5)
+    found = rates(optimizer, schedule, 8)
+    assert found[0] == pytest.approx(0.5)
+    assert found[5:] == pytest.approx([0.1] * 4)
+
+
+def test_a_warm_up_longer_than_the_run():
+    _, optimizer, schedule = make(steps=4, warmup_steps=8)
+    assert rates(optimizer, schedule, 4) == pytest.approx([n / 9 for n in range(1, 6)])
+
+
+def test_what_does_not_decay():
+    model, optimizer, _ = make(weight_decay=0.1)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decay = {
+        names[id(parameter)]: group["weight_decay"] for group in optimizer.param_groups for parameter in group["params"]
+    }
+    assert decay.keys() == dict(model.named_parameters()).keys()
+    free = ("norm", "bias", "pos_embed", "cls_token", "A_log", "A_b_log", ".D", ".D_b")
+    for name, value in decay.items():
+        is_free = name.endswith((".bias", *free[2:])) or "norm" in name
+        assert value == (0.0 if is_free else 0.1), name
+    assert decay["layers.0.mixer.in_proj.weight"] == decay["head.weight"] == 0.1
+    assert decay["layers.0.mixer.A_log"] == decay["layers.2.mixer.D"] == decay["pos_embed"] == 0.0
+
+
+def test_layer_decay():
+    model, optimizer, _ = make(layer_decay=0.5, warmup_steps=0)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    rate = {names[id(parameter)]: group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    head, blocks = rate["head.weight"], [rate[f"layers.{i}.mixer.in_proj.weight"] for i in range(3)]
+    assert head == pytest.approx(1.0)
+    assert [b / a for a, b in pairwise(blocks)] == pytest.approx([2.0, 2.0])
+    assert blocks[-1] <= head
+    assert rate["patch_embed.proj.weight"] == pytest.approx(blocks[0] / 2)
+
+
+def test_a_step_moves_the_weights_by_the_rate():
+    """AdamW's first step is the rate times the gradient's sign, after the decay."""
+    model, optimizer, _ = make(lr=0.1, warmup_steps=0, weight_decay=0.5)
+    weight = model.head.weight
+    before = weight.detach().clone()
+    weight.grad = torch.full_like(weight, 3.0)
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), before * (1 - 0.1 * 0.5) - 0.1, rtol=1e-4, atol=1e-5)
