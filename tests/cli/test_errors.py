@@ -103,7 +103,7 @@ def test_a_start_that_fails_leaves_no_folder(train):
         ("model: [", "own.yaml is not YAML that can be read"),
         ("3", "own.yaml holds no configuration"),
         ("", "own.yaml holds no configuration"),
-        ("modle:\n  name: x", "own.yaml: modle.name is unknown: did you mean --model.name"),
+        ("modle:\n  name: x", "own.yaml: modle.name is unknown: did you mean model.name"),
         ("model:\n  lr: fast", "model.lr is 'fast': expected a number"),
         ("source: foldr", "unknown source 'foldr': did you mean folder?"),
     ],
