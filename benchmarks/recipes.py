@@ -1,0 +1,62 @@
+"""One row a run for benchmarks/results/recipes.csv: what a recipe reached, in what time, on what.
+
+Run: python benchmarks/recipes.py RUN SECONDS, after /usr/bin/time or the shell's `time` gave the seconds.
+"""
+
+import csv
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning
+import timm
+import torch
+import yaml
+
+import longvision
+from longvision.models.checkpoints import read_metadata
+
+TABLE = Path(__file__).parent / "results" / "recipes.csv"
+
+
+def main(run: Path, seconds: float) -> None:
+    description = read_metadata(run / "model.safetensors")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    metrics = {name: round(value, 4) for name, value in description["metrics"].items()}
+    row = {
+        "source": config["source"],
+        "model": description["architecture"],
+        "epochs": config["trainer"]["max_epochs"],
+        "seed": config["seed"],
+        "seconds": seconds,
+        "metrics": json.dumps(metrics),
+        "device": f"{torch.get_num_threads()} threads, {_processor()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "lightning": lightning.__version__,
+        "longvision": longvision.__version__,
+        "commit": _commit(),
+    }
+    is_new = not TABLE.exists()
+    with TABLE.open("a", newline="") as file:
+        table = csv.DictWriter(file, list(row), lineterminator="\n")
+        if is_new:
+            table.writeheader()
+        table.writerow(row)
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _commit() -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, cwd=TABLE.parent, capture_output=True, text=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), float(sys.argv[2]))
