@@ -54,13 +54,19 @@ class Configuration:
     def seed(self) -> int:
         return self.values.seed
 
-    def build(self) -> tuple[Any, Any]:
-        """-> the data, and the task made for its classes, size and channels."""
+    def build(self, weights_follow: bool = False) -> tuple[Any, Any]:
+        """-> the data, and the task made for its classes, size and channels.
+
+        With `weights_follow` a checkpoint fills the model, and what it was pretrained with is not needed again.
+        """
         made = self.parser.instantiate_classes(self.values)
         self.trainer = dict(made.trainer)
+        if weights_follow:
+            made.model.pretrained = False
         task = _load(TASKS[self.values.task])(
             **made.model, classes=made.data.classes, size=made.data.size, channels=made.data.channels
         )
+        task.pretrained = bool(self.values.model.pretrained)
         return made.data, task
 
     def save(self, path: Path) -> None:
@@ -83,7 +89,11 @@ def read_configuration(arguments: list[str], default: str) -> Configuration:
     if chosen.resume:
         from longvision.tasks.runs import Run
 
-        files = [Run.open(chosen.resume).configs()[-1], *map(find_recipe, chosen.config)]
+        if chosen.config or any(word.startswith("--model.") for word in rest):
+            raise ValueError(
+                "--resume goes on with the run's own model: leave -c and --model.… away, or start a new run"
+            )
+        files = [Run.open(chosen.resume).configs()[-1]]
     else:
         files = [find_recipe(name) for name in chosen.config or [default]]
     return parse(files, rest, chosen.task, chosen.source, chosen.resume, "longvision train")

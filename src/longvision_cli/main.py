@@ -98,7 +98,8 @@ def _parser() -> argparse.ArgumentParser:
 def _require_extra(name: str, command: Command) -> None:
     if command.extra and importlib.util.find_spec(command.probe) is None:
         raise MissingExtra(
-            f"it needs the extra {command.extra!r}, which is not installed: pip install 'longvision[{command.extra}]'"
+            f"it needs the extra {command.extra!r}, which is not installed: in a clone of the repository, "
+            f"pip install '.[{command.extra}]'"
         )
 
 

@@ -4,14 +4,16 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from longvision_cli.arguments import ArgumentParser
 from longvision_cli.quiet import quiet
 
 if TYPE_CHECKING:
-    from longvision.tasks.prediction import Prediction
+    from PIL.Image import Image
 
+Top = list[tuple[str, float]]  # class, probability
+Row = tuple[str, Top]
 PICTURED = 50  # images in the picture at most
 
 
@@ -32,28 +34,42 @@ def run(arguments: list[str]) -> int:
     picture = _free_name(options.picture)
 
     from longvision.data.images import UnreadableImage, find_images
+    from longvision.tasks.pictures import draw_predictions
     from longvision.tasks.prediction import Predictor
     from longvision.tasks.runs import Run
 
     predictor = Predictor(Run.open(options.run).trained_weights())
     paths = find_images(options.images)
-    predictions, bad = [], []
+    rows: list[Row] = []
+    pictured: list[tuple[Image, str, Top]] = []
+    bad = []
     for path in _with_progress(paths):
         try:
-            predictions.append(predictor.predict(path))
+            prediction = predictor.predict(path)
         except UnreadableImage as error:
             bad.append(str(error))
+            continue
+        rows.append((prediction.name, prediction.top))
+        if len(pictured) < PICTURED:  # thousands of photographs would not fit into memory
+            prediction.image.thumbnail((512, 512))
+            pictured.append((prediction.image, Path(prediction.name).name, prediction.top))
     for reason in bad[:10]:
         print(f"longvision predict: skipped: {reason}", file=sys.stderr)
     if bad:
         print(f"longvision predict: {len(bad)} of {len(paths)} files are not images", file=sys.stderr)
     if options.json:
-        rows = [{"file": p.name, "top": [{"class": c, "probability": s} for c, s in p.top]} for p in predictions]
-        print(json.dumps(rows, indent=2))
-    elif predictions:
-        _print_table([(p.name, p.top) for p in predictions])
-        _draw(predictions, picture)
-    return 0 if predictions else 1
+        print(json.dumps([_as_json(row) for row in rows], indent=2))
+    elif rows:
+        _print_table(rows)
+        draw_predictions(pictured, picture)
+        more = f" (the first {PICTURED} of {len(rows)})" if len(rows) > PICTURED else ""
+        print(f"picture: {picture}{more}")
+    return 0 if rows else 1
+
+
+def _as_json(row: Row) -> dict[str, Any]:
+    name, top = row
+    return {"file": name, "top": [{"class": label, "probability": share} for label, share in top]}
 
 
 def _free_name(asked: str | None) -> Path:
@@ -76,7 +92,7 @@ def _with_progress(paths: list[Path]) -> Iterable[Path]:
     return tqdm(paths, unit="image", leave=False, disable=None, delay=2)
 
 
-def _print_table(rows: list[tuple[str, list[tuple[str, float]]]]) -> None:
+def _print_table(rows: list[Row]) -> None:
     """One line an image: the file, and its most likely classes."""
     width = min(60, max(len(name) for name, _ in rows))
     cells = [[f"{label} {100 * share:.1f} %" for label, share in top] for _, top in rows]
@@ -84,11 +100,3 @@ def _print_table(rows: list[tuple[str, list[tuple[str, float]]]]) -> None:
     for (name, _), row in zip(rows, cells):
         shown = name if len(name) <= width else "…" + name[1 - width :]
         print(f"{shown:<{width}}  " + "  ".join(f"{cell:<{n}}" for cell, n in zip(row, columns)).rstrip())
-
-
-def _draw(predictions: "list[Prediction]", picture: Path) -> None:
-    from longvision.tasks.pictures import draw_predictions
-
-    draw_predictions([(p.image, Path(p.name).name, p.top) for p in predictions[:PICTURED]], picture)
-    more = f" (the first {PICTURED} of {len(predictions)})" if len(predictions) > PICTURED else ""
-    print(f"picture: {picture}{more}")

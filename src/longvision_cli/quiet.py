@@ -16,6 +16,8 @@ NOT_FOR_USERS = (
     "`self.log",
     "You're resuming from a checkpoint that ended before",
     "pkg_resources",
+    "This DataLoader will create",
+    "could not find the monitored key",
     "Detected pickle protocol",
     "lr_scheduler.step",
     "Found .* module\\(s\\) in eval mode",

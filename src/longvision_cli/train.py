@@ -22,7 +22,7 @@ def run(arguments: list[str]) -> int:
     if not 0 <= configuration.seed < 2**32:
         raise ValueError(f"--seed {configuration.seed}: expected a whole number from 0 to 4294967295")
     seed_everything(configuration.seed, workers=True, verbose=False)
-    data, task = configuration.build()
+    data, task = configuration.build(weights_follow=resumed is not None)
     data.setup("fit")
 
     run_folder = resumed or Run.create(configuration.runs, f"{configuration.source}-{task.name}")

@@ -28,8 +28,7 @@ def run(arguments: list[str]) -> int:
 
     folder = Run.open(path)
     configuration = parse(folder.configs()[-1:], overrides, None, None, None, "longvision validate")
-    configuration.values.model.pretrained = False  # the run's own weights follow
-    data, task = configuration.build()
+    data, task = configuration.build(weights_follow=True)
     classes = read_description(folder.trained_weights())["classes"]
     if classes != data.classes:
         raise ValueError(
@@ -38,7 +37,7 @@ def run(arguments: list[str]) -> int:
         )
     restore_weights(task.model, folder.trained_weights())
     outcome = evaluate(make_trainer(configuration.trainer), task, data, split)
-    print(f"{len(data.images(split))} images of the {split} split of {data.name}")
+    print(f"{int(task.confusion_KK.sum())} images of the {split} split of {data.name}")
     for name, value in outcome.metrics.items():
         print(f"{name:<10} {value:.4f}" if name == "loss" else f"{name:<10} {100 * value:.1f} %")
     return 0

@@ -27,7 +27,7 @@ def check_one_line(answer, *expected):
     "words, expected",
     [
         ("-c digit", "unknown recipe 'digit': did you mean digits?"),
-        ("-c zzzz", "unknown recipe 'zzzz': there are digits, folder, parquet"),
+        ("-c zzzz", "unknown recipe 'zzzz': there are digits, finetune, folder"),
         ("-c nosuch.yaml", "configuration nosuch.yaml does not exist"),
         ("-c", "argument -c/--config: expected one argument"),
         ("--task segment", "unknown task 'segment': expected one of classification"),

@@ -105,7 +105,7 @@ def test_a_missing_extra_is_named(longvision, monkeypatch, name):
     assert answer.out == ""
     assert answer.err == (
         f"longvision {name}: error: it needs the extra 'train', which is not installed: "
-        "pip install 'longvision[train]'\n"
+        "in a clone of the repository, pip install '.[train]'\n"
     )
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import os
 import re
 import signal
@@ -20,6 +21,7 @@ from safetensors import safe_open
 from longvision.models.checkpoints import read_weights
 from longvision.tasks.classification import Classification
 from longvision.tasks.runs import Run
+from longvision.tasks.training import RunCheckpoint
 
 
 def rows(run):
@@ -384,3 +386,31 @@ def test_real_data(longvision, shared, recipe, name, data, some):
     predicted = longvision("predict", answer.run, image)
     assert predicted.code == 0, predicted.err
     assert str(image)[-20:] in predicted.out
+
+
+def test_the_card_s_program_works_for_a_model_of_timm(train, monkeypatch):
+    """timm drops a head that it believes to be for 1000 classes: the card says how many there are."""
+    done = train("--model.name", "deit_tiny_patch16_224", "--model.args", json.dumps({"depth": 1, "patch_size": 8}))
+    assert done.code == 0, done.err
+    monkeypatch.chdir(done.run)
+    variables: dict = {}
+    exec(re.search(r"```python\n(.*?)```", Path("README.md").read_text(), re.S)[1], variables)
+    weights, _ = read_weights("model.safetensors")
+    own = variables["model"].state_dict()
+    assert all(torch.equal(own[name], weights[name]) for name in weights)
+
+
+def test_resume_refuses_another_model(longvision, stopped_run):
+    answer = longvision("train", "--resume", stopped_run, "--model.lr", 9)
+    assert answer.code == 2 and "--resume goes on with the run's own model" in answer.err
+
+
+def test_a_moved_run_keeps_its_best_epoch(tmp_path):
+    first = RunCheckpoint(dirpath=tmp_path / "old", filename="best", monitor="val/accuracy", mode="max")
+    first.best_model_path = str(tmp_path / "old" / "best.ckpt")
+    first.best_model_score = torch.tensor(0.9)
+    first.best_k_models = {first.best_model_path: first.best_model_score}
+    moved = RunCheckpoint(dirpath=tmp_path / "new", filename="best", monitor="val/accuracy", mode="max")
+    moved.load_state_dict(first.state_dict())
+    assert moved.best_model_path == str(tmp_path / "new" / "best.ckpt")
+    assert moved.best_model_score == 0.9 and list(moved.best_k_models) == [moved.best_model_path]

@@ -48,7 +48,9 @@ def test_no_fault_no_word():
 
 def test_a_broken_image_is_none_and_named_once():
     images = prepared(200, {7, 8})
-    with pytest.warns(UserWarning, match=r"^7\.png cannot be read as an image: truncated; it is skipped$"):
+    with pytest.warns(
+        UserWarning, match=r"^7\.png cannot be read as an image: truncated; it is skipped, the 1\. of 200 in here$"
+    ):
         assert images[7] is None
     with warnings.catch_warnings(action="error"):
         assert images[7] is None

@@ -9,6 +9,7 @@ import safetensors.torch
 import timm
 import torch
 
+from longvision.layers import resample_pos_embed
 from longvision.models import Vim
 from longvision.models.checkpoints import load_weights, read_weights, save_weights
 
@@ -247,7 +248,7 @@ def test_another_model_s_file_says_which_tensors_differ(tmp_path):
 
 def test_positions_of_an_unknown_grid(tmp_path):
     torch.save(small(img_size=(32, 48)).state_dict(), tmp_path / "wide.pth")
-    with pytest.raises(ValueError, match=r"positions for 24 patches, which is not a square.*img_size"):
+    with pytest.raises(ValueError, match=r"positions for 24 patches, which do not fill a grid of 4x4.*img_size"):
         load_weights(small(), tmp_path / "wide.pth")
     model = small(img_size=(32, 48))
     load_weights(model, tmp_path / "wide.pth")  # in a model of that size there is nothing to guess
@@ -310,3 +311,39 @@ def test_without_a_network_one_sentence_says_how_to_do(name, tmp_path):
 def test_a_model_without_published_weights_says_so():
     with pytest.raises(RuntimeError, match=r"[Nn]o pretrained weights"):
         timm.create_model("vim_nano_patch4_32", pretrained=True)
+
+
+# Positions where names and shapes do not tell the grid
+
+
+def test_released_positions_are_a_square_also_for_a_strip_of_as_many_patches(tmp_path):
+    square = small(img_size=(32, 32))  # 4 x 4 patches, without a word about it
+    torch.save({"model": square.state_dict()}, tmp_path / "released.pth")
+    strip = small(img_size=(16, 64))  # 2 x 8
+    load_weights(strip, tmp_path / "released.pth")
+    expected = resample_pos_embed(square.pos_embed, (4, 4), (2, 8), square.tokens)
+    assert torch.equal(strip.pos_embed, expected)
+    assert not torch.equal(strip.pos_embed, square.pos_embed)
+
+
+def test_a_class_token_elsewhere_takes_its_position_along(tmp_path):
+    middle = small(cls_token="middle")
+    save_weights(middle, tmp_path / "middle.safetensors")
+    head = small(cls_token="head")
+    load_weights(head, tmp_path / "middle.safetensors")
+    patches, token = middle.tokens.extract(middle.pos_embed)
+    assert torch.equal(head.pos_embed, torch.cat([token, patches], dim=1))
+
+
+def test_a_grid_that_its_positions_do_not_fill(tmp_path):
+    save_weights(small(), tmp_path / "false.safetensors", {"grid": [3, 3]})
+    with pytest.raises(ValueError, match=r"16 patches, which do not fill a grid of 3x3"):
+        load_weights(small(), tmp_path / "false.safetensors")
+
+
+def test_a_pickle_that_holds_itself_ends(tmp_path):
+    content: dict = {}
+    content["model"] = content
+    torch.save(content, tmp_path / "ring.pth")
+    with pytest.raises(ValueError, match="holds no weights"):
+        load_weights(small(), tmp_path / "ring.pth")

@@ -280,7 +280,7 @@ def test_pretrained_cfg(name):
     assert whole.grid == whole.patch_embed.grid_size(size, size)
     assert isinstance(whole.get_submodule(cfg["first_conv"]), torch.nn.Conv2d)
     assert whole.get_submodule(cfg["classifier"]) is whole.get_classifier()
-    assert len(whole.layers) == (6 if "nano" in name else 24) and whole.patch_embed.patch == (
+    assert len(whole.layers) == (4 if "nano" in name else 24) and whole.patch_embed.patch == (
         4 if "nano" in name else 16
     )
     assert whole.patch_embed.stride == (8 if "stride8" in name else whole.patch_embed.patch)

@@ -254,3 +254,11 @@ def test_no_token_sees_what_comes_after_it():
         other[:, changed] += 1
         moved = causal_conv1d(other, weight, bias, reverse=reverse) != causal_conv1d(x, weight, bias, reverse=reverse)
         assert np.flatnonzero(moved[0].all(-1)).tolist() == ([0, 1, 2, 3] if reverse else [8, 9, 10, 11])
+
+
+@pytest.mark.parametrize("silu", [False, True])
+def test_opcheck_of_a_permuted_input(silu):
+    """The fake promises a contiguous output whatever the input's strides are."""
+    x = torch.randn(2, 8, 9).transpose(1, 2).requires_grad_()
+    weight, bias = torch.randn(8, 4, requires_grad=True), torch.randn(8, requires_grad=True)
+    torch.library.opcheck(torch.ops.longvision.causal_conv1d, (x, weight, bias, silu, False, None))

@@ -605,3 +605,12 @@ def test_no_tokens():
 def test_borders_that_do_not_pack(batch, borders, expected):
     with pytest.raises(ValueError, match=expected):
         scan(make(batch, 5, 3, 2), None, cu_seqlens=torch.tensor(borders))
+
+
+def test_gradients_of_permuted_inputs_are_contiguous_as_the_fake_says():
+    tensors = {name: t.transpose(1, 2).contiguous().transpose(1, 2) if t.ndim == 3 else t
+               for name, t in make(2, 9, 4, 3, torch.float32).items()}  # fmt: skip
+    y, states = torch.ops.longvision.selective_scan(*op_arguments(tensors, None, False))
+    arguments = (torch.ones_like(y), states, *op_arguments(tensors, None, False))
+    torch.library.opcheck(torch.ops.longvision.selective_scan_backward, arguments)
+    assert all(g.is_contiguous() for g in torch.ops.longvision.selective_scan_backward(*arguments))

@@ -112,8 +112,10 @@ def test_a_layer_decay_of_nothing():
 
 
 def test_arguments_reach_the_model():
-    task = make(4, drop_path=0.3, checkpoint=True, channels=1)
-    assert task.args == {"depth": 1, "embed_dim": 16, "drop_path_rate": 0.3}
+    args = {"depth": 2, "embed_dim": 16}
+    task = make(4, args=args, drop_path=0.3, checkpoint=True, channels=1)
+    assert task.args == args  # what rebuilds the model for prediction; drop path belongs to training
+    assert task.model.layers[1].drop_path.drop_prob == 0.3
     assert task.model.grad_checkpointing
     assert (task.model.in_chans, task.model.num_classes, task.model.grid) == (1, 4, (2, 2))
     assert task(torch.zeros(2, 1, 8, 8)).shape == (2, 4)

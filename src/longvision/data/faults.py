@@ -35,14 +35,14 @@ def is_too_many(bad: int, total: int) -> bool:
 class Prepared(Dataset[Sample | None]):
     """A set's images, transformed. One that breaks while it is read is None, for `collate` to drop.
 
-    Each worker process counts the broken images that it meets itself, each of them once.
+    Which images are broken is marked in memory that the worker processes share, so that all of them count together.
     """
 
     def __init__(self, images: ImageSet, transform: Transform, where: str) -> None:
         self.images = images
         self.transform = transform
         self.where = where
-        self.broken: dict[int, str] = {}
+        self.broken_M = torch.zeros(len(images), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -56,16 +56,25 @@ class Prepared(Dataset[Sample | None]):
         return self.transform(image), label
 
     def _note(self, index: int, reason: str) -> None:
-        if index in self.broken:
+        if self.broken_M[index]:
             return
-        self.broken[index] = reason
-        if is_too_many(len(self.broken), len(self)):
-            reasons = "; ".join(list(self.broken.values())[:NAMED])
+        self.broken_M[index] = True
+        broken = self.broken_M.nonzero().flatten().tolist()
+        if is_too_many(len(broken), len(self)):
+            reasons = "; ".join(self._reason(i) for i in broken[:NAMED])
             raise ValueError(
-                f"{len(self.broken)} of {len(self)} images in {self.where} cannot be read, more than 1 %; "
+                f"{len(broken)} of {len(self)} images in {self.where} cannot be read, more than 1 %; "
                 f"remove or replace them: {reasons}"
             )
-        warnings.warn(f"{reason}; it is skipped", stacklevel=3)
+        warnings.warn(f"{reason}; it is skipped, the {len(broken)}. of {len(self)} in {self.where}", stacklevel=3)
+
+    def _reason(self, index: int) -> str:
+        """Read it once more: another process may have met it."""
+        try:
+            self.images[index]
+        except UnreadableImage as error:
+            return str(error)
+        return f"image {index}"
 
 
 def collate(samples: list[Sample | None]) -> tuple[Tensor, Tensor]:

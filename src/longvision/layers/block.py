@@ -18,7 +18,8 @@ class VimBlock(nn.Module):
         state: states a channel of the scan.
         direction: see `longvision.layers.VimMixer`.
         reverse: see `longvision.layers.VimMixer`.
-        drop_path: probability that a sample skips the mixer in training (stochastic depth).
+        drop_path: probability that a row of the batch skips the mixer in training (stochastic depth); packed
+            sequences are one row.
         eps: of the normalisation.
     """
 

@@ -59,7 +59,7 @@ class VimMixer(nn.Module):
 
     def _walk_parameters(self) -> tuple[nn.Conv1d, nn.Linear, nn.Linear, nn.Parameter]:
         """What a direction owns beside its decay rates."""
-        conv1d = nn.Conv1d(self.inner, self.inner, TAPS, groups=self.inner, padding=TAPS - 1)
+        conv1d = nn.Conv1d(self.inner, self.inner, TAPS, groups=self.inner)  # holds the filter only
         x_proj = nn.Linear(self.inner, self.rank + 2 * self.state, bias=False)
         return conv1d, x_proj, nn.Linear(self.rank, self.inner), nn.Parameter(torch.empty(self.inner))
 

@@ -1,6 +1,7 @@
 """Position embeddings, learned on one grid of patches, for another."""
 
-from timm.layers import resample_abs_pos_embed
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from longvision.layers.tokens import ClassTokens
@@ -18,5 +19,12 @@ def resample_pos_embed(
     if old_grid == new_grid:
         return pos_1MD
     patches_1MD, class_1TD = tokens.extract(pos_1MD)
-    patches_1MD = resample_abs_pos_embed(patches_1MD, list(new_grid), list(old_grid), num_prefix_tokens=0)
-    return tokens.insert(patches_1MD, class_1TD)
+    return tokens.insert(_resample(patches_1MD, old_grid, new_grid), class_1TD)
+
+
+def _resample(patches_1MD: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
+    """(1, M, D) -> (1, M', D), in float32 or better; the channels stay last in memory, where they are."""
+    dtype = torch.promote_types(patches_1MD.dtype, torch.float32)
+    map_1DHW = patches_1MD.to(dtype).unflatten(1, old_grid).permute(0, 3, 1, 2)
+    map_1DHW = F.interpolate(map_1DHW, new_grid, mode="bicubic", antialias=True, align_corners=False)
+    return map_1DHW.permute(0, 2, 3, 1).flatten(1, 2).to(patches_1MD.dtype)

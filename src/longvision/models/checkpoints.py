@@ -114,24 +114,28 @@ def _read_pickle(path: Path) -> Weights:
         ) from error
     except Exception as error:  # bytes that are no pickle fail in any way there is
         raise ValueError(f"{path} is not a checkpoint that torch can read: {error}") from error
-    while isinstance(content, dict) and (inner := content.get("model", content.get("state_dict"))) is not None:
-        content = inner
+    for key in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
     return dict(content) if isinstance(content, dict) else {}
 
 
 def fit_positions(weights: Weights, model: Any, metadata: dict[str, Any] | None = None) -> Weights:
-    """The same weights with position embeddings for the model's grid, and without class tokens it does not have."""
+    """The same weights with position embeddings for the model's grid and for where its class tokens stand.
+
+    A model without class tokens takes those of the file away; one with others than the file has keeps what it gets,
+    and the check for missing tensors speaks.
+    """
     if (pos_1MD := weights.get("pos_embed")) is None or pos_1MD.ndim != 3:
         return weights
     tokens = ClassTokens(_class_token(weights, model, metadata or {}))
     grid = _grid(pos_1MD.shape[1] - tokens.count, model, metadata or {})
-    weights = dict(weights)
-    if model.tokens.count == 0 and tokens.count:
-        pos_1MD, _ = tokens.extract(pos_1MD)
-        tokens = model.tokens
+    pos_1MD = resample_pos_embed(pos_1MD, grid, model.grid, tokens)
+    patches_1MD, class_1TD = tokens.extract(pos_1MD)
+    if model.tokens.count == 0:
         weights = {name: tensor for name, tensor in weights.items() if not name.startswith("cls_token")}
-    weights["pos_embed"] = resample_pos_embed(pos_1MD, grid, model.grid, tokens)
-    return weights
+        return {**weights, "pos_embed": patches_1MD}
+    return {**weights, "pos_embed": model.tokens.insert(patches_1MD, class_1TD) if tokens.count else pos_1MD}
 
 
 def _class_token(weights: Weights, model: Any, metadata: dict[str, Any]) -> ClassToken:
@@ -146,19 +150,20 @@ def _class_token(weights: Weights, model: Any, metadata: dict[str, Any]) -> Clas
 
 
 def _grid(patches: int, model: Any, metadata: dict[str, Any]) -> tuple[int, int]:
-    """The grid of patches that the file's position embeddings were learned on."""
+    """The grid of patches that the file's positions were learned on: what it says, else a square as all released."""
+    side = math.isqrt(max(patches, 0))
     if "grid" in metadata:
         rows, columns = metadata["grid"]
-        return rows, columns
-    if patches == math.prod(model.grid):
-        return model.grid
-    side = math.isqrt(max(patches, 0))
-    if side == 0 or side * side != patches:
+    elif side * side == patches:
+        rows, columns = side, side
+    else:
+        rows, columns = model.grid
+    if rows * columns != patches or patches < 1:
         raise ValueError(
-            f"the checkpoint has positions for {patches} patches, which is not a square, and does not say of which "
-            f"grid: create the model with the img_size that it was trained at"
+            f"the checkpoint has positions for {patches} patches, which do not fill a grid of {rows}x{columns}: "
+            "create the model with the img_size that it was trained at"
         )
-    return side, side
+    return rows, columns
 
 
 def _fit_input(weights: Weights, model: Any) -> None:
@@ -214,6 +219,9 @@ def locate_weights(variant: str, cfg: Any, cache_dir: str | Path | None = None) 
         return cfg  # timm says that there are no weights for this model
     from huggingface_hub import hf_hub_download
 
+    hub_log = logging.getLogger("huggingface_hub")
+    level = hub_log.level
+    hub_log.setLevel(logging.ERROR)  # it reports each of its retries
     try:
         path = hf_hub_download(cfg.hf_hub_id, cfg.hf_hub_filename, cache_dir=cache_dir)
     except Exception as error:  # no network, no proxy, no such file, offline mode: all mean the same to the caller
@@ -222,4 +230,6 @@ def locate_weights(variant: str, cfg: Any, cache_dir: str | Path | None = None) 
             f"Hugging Face hub ({type(error).__name__}): fetch the file on a machine that can, and pass it as "
             f'timm.create_model("{variant}", pretrained=True, pretrained_cfg_overlay=dict(file="PATH"))'
         ) from error
+    finally:
+        hub_log.setLevel(level)
     return dataclasses.replace(cfg, file=path, custom_load=True)

@@ -70,10 +70,10 @@ class Vim(nn.Module):
         pad: bool = False,
     ) -> None:
         super().__init__()
-        if min(depth, embed_dim, state, in_chans) < 1:
-            raise ValueError(
-                f"depth {depth}, embed_dim {embed_dim}, state {state}, in_chans {in_chans}: all at least 1"
-            )
+        _check_at_least_one(img_size=img_size, patch_size=patch_size, stride=stride if stride is not None else 1)
+        _check_at_least_one(in_chans=in_chans, embed_dim=embed_dim, depth=depth, state=state)
+        if not 0 <= drop_path_rate < 1:
+            raise ValueError(f"drop_path_rate {drop_path_rate}: expected a number from 0 to below 1")
         self.num_classes, self.in_chans = num_classes, in_chans
         self.embed_dim = self.num_features = self.head_hidden_size = embed_dim
         self.direction = direction
@@ -195,7 +195,7 @@ class Vim(nn.Module):
         """(B, C, H, W) -> (B, M + class tokens, D) with positions, in float32 or better: the residual stays there."""
         patches_BMD = self.patch_embed(x_BCHW)
         grid = self.patch_embed.grid_size(*x_BCHW.shape[2:])
-        x_BMD = self.tokens.insert(patches_BMD, self._class_tokens(len(patches_BMD)))
+        x_BMD = self.tokens.insert(patches_BMD, self._class_tokens(patches_BMD.shape[0]))
         x_BMD = x_BMD.to(torch.promote_types(x_BMD.dtype, torch.float32))
         return x_BMD + resample_pos_embed(self.pos_embed, self.grid, grid, self.tokens)
 
@@ -211,7 +211,7 @@ class Vim(nn.Module):
         """With direction "sequence", in training, turn a random half of the sequences; -> x and which were turned."""
         if self.direction != "sequence" or not self.training:
             return x_BMD, None
-        backward_B = torch.rand(len(x_BMD), device=x_BMD.device) < 0.5
+        backward_B = torch.rand(x_BMD.shape[0], device=x_BMD.device) < 0.5
         return _turn(x_BMD, backward_B), backward_B
 
     def _run(self, block: nn.Module, x_BMD: Tensor) -> Tensor:
@@ -261,7 +261,8 @@ class Vim(nn.Module):
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
         """Hold position embeddings for images of that size from now on, resampled from those held."""
         grid = self.patch_embed.grid_size(*_pair(img_size))
-        self.pos_embed = nn.Parameter(resample_pos_embed(self.pos_embed, self.grid, grid, self.tokens).clone())
+        resampled = resample_pos_embed(self.pos_embed, self.grid, grid, self.tokens).clone()
+        self.pos_embed = nn.Parameter(resampled, requires_grad=self.pos_embed.requires_grad)
         self.grid = grid
 
     def no_weight_decay(self) -> set[str]:
@@ -295,6 +296,12 @@ class Vim(nn.Module):
     def load_pretrained(self, checkpoint_path: str, prefix: str = "") -> None:
         """Load a file of weights, the authors' or ours, made for another size, stride or class count too."""
         load_weights(self, checkpoint_path)
+
+
+def _check_at_least_one(**values: int | tuple[int, int]) -> None:
+    for name, value in values.items():
+        if min(_pair(value)) < 1:
+            raise ValueError(f"{name} {value}: expected at least 1")
 
 
 def _pair(size: int | Sequence[int]) -> tuple[int, int]:

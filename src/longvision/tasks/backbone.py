@@ -7,6 +7,7 @@ import timm
 from torch import nn
 
 import longvision.models  # noqa: F401 registers ours
+from longvision.models.checkpoints import read_metadata
 
 
 def create_backbone(
@@ -24,10 +25,21 @@ def create_backbone(
         raise ValueError(f"unknown model {name!r}: {hint}")
     options: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels, **(args or {})}
     if isinstance(pretrained, str):
-        options.update(pretrained=True, pretrained_cfg_overlay={"file": pretrained})
+        options.update(pretrained=True, pretrained_cfg_overlay={"file": pretrained, **_source(pretrained)})
     elif pretrained:
         options["pretrained"] = True
     return _create(name, {"img_size": size, **options})
+
+
+def _source(path: str) -> dict[str, Any]:
+    """What timm has to know of a run's file to tell whether its head and its first filters fit."""
+    if not path.endswith(".safetensors"):
+        return {}
+    metadata = read_metadata(path)
+    if "classes" not in metadata or "preprocess" not in metadata:
+        return {}
+    preprocess = metadata["preprocess"]
+    return {"num_classes": len(metadata["classes"]), "input_size": (preprocess["channels"], *preprocess["size"])}
 
 
 def _create(name: str, options: dict[str, Any]) -> nn.Module:

@@ -58,9 +58,8 @@ class Classification(LightningModule):
             warmup_epochs=(warmup_epochs, 0, 1e6), layer_decay=(1 if layer_decay is None else layer_decay, 0.01, 1)
         )
         self.name, self.args, self.classes, self.pretrained = name, dict(args or {}), classes, bool(pretrained)
-        if drop_path:
-            self.args["drop_path_rate"] = drop_path
-        self.model = create_backbone(name, len(classes), channels, size, pretrained, self.args)
+        options = {**self.args, "drop_path_rate": drop_path} if drop_path else self.args
+        self.model = create_backbone(name, len(classes), channels, size, pretrained, options)
         if checkpoint:
             self.model.set_grad_checkpointing(True)  # type: ignore[operator]
         self.label_smoothing = label_smoothing
@@ -122,7 +121,7 @@ class Classification(LightningModule):
 
     def configure_optimizers(self) -> Any:
         steps = self.trainer.estimated_stepping_batches
-        per_epoch = steps / max(1, self.trainer.max_epochs or 1)
+        per_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
         return adamw_cosine(self.model, warmup_steps=self.warmup_epochs * per_epoch, steps=steps, **self.optim)
 
 

@@ -84,7 +84,7 @@ def draw_predictions(predictions: Sequence[tuple[Image.Image, str, Sequence[tupl
         bars = right.barh(range(len(top)), shares, color=[GREY] * (len(top) - 1) + [GOOD])
         right.bar_label(bars, fmt="%.1f %%", padding=3, fontsize=8)
         right.set_yticks(range(len(top)), names)
-        right.set_xlim(0, 115)
+        right.set_xlim(0, 1.2 * max(shares))
         right.spines[["top", "right", "bottom"]].set_visible(False)
         right.set_xticks([])
     figure.savefig(path, dpi=120)

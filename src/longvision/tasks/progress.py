@@ -1,5 +1,6 @@
 """What a person sees while a model trains: one bar over the whole run, or a line an epoch in a log."""
 
+import shutil
 import sys
 import time
 from typing import Any
@@ -25,7 +26,7 @@ class RunProgress(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started, self.first_step = time.monotonic(), trainer.global_step
-        if self.enabled and sys.stderr.isatty():
+        if self.enabled and sys.stderr.isatty() and shutil.get_terminal_size((0, 0)).columns:
             total = trainer.estimated_stepping_batches
             self.bar = tqdm(
                 total=None if total == float("inf") else int(total),
@@ -47,7 +48,7 @@ class RunProgress(ProgressBar):
             return
         done, total = trainer.global_step - self.first_step, trainer.estimated_stepping_batches - self.first_step
         gone = time.monotonic() - self.started
-        left = gone * (total - done) / done if done else float("nan")
+        left = max(0.0, gone * (total - done) / done) if done else float("nan")
         print(f"{_epoch(trainer)}  {_figures(trainer, 'train/loss_epoch')}  {_clock(left)} left", flush=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -57,7 +57,7 @@ def train(
         KeyboardInterrupt: stopped by hand; the state is in the run's last checkpoint.
     """
     fit_or_interrupt(trainer, task, data, resume)
-    if run.best.is_file():
+    if run.best.is_file():  # there is none where training ended before it validated
         state = torch.load(run.best, map_location="cpu", weights_only=True)["state_dict"]
         task.load_state_dict(state)
     outcome = evaluate(trainer, task, data, "test" if data.has_test else "val")
@@ -66,7 +66,19 @@ def train(
     return outcome
 
 
-class LastCheckpoint(ModelCheckpoint):
+class RunCheckpoint(ModelCheckpoint):
+    """In a run's folder, which may have been moved between two sessions of the run."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        here = Path(str(self.dirpath))
+        paths = {
+            key: str(here / Path(value).name) for key, value in state_dict.items() if key.endswith("path") and value
+        }
+        best = {str(here / Path(path).name): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **paths, "dirpath": self.dirpath, "best_k_models": best})
+
+
+class LastCheckpoint(RunCheckpoint):
     """Saves what an interruption leaves too; a model that diverged does not replace the last good one."""
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
@@ -89,7 +101,7 @@ def make_trainer(options: dict[str, Any], run: Run | None = None) -> Trainer:
     shared: dict[str, Any] = {"dirpath": run.checkpoints, "enable_version_counter": False}
     callbacks += [
         EpochTable(run.metrics),
-        ModelCheckpoint(filename="best", monitor="val/accuracy", mode="max", **shared),
+        RunCheckpoint(filename="best", monitor="val/accuracy", mode="max", **shared),
         LastCheckpoint(filename="last", save_on_exception=True, **shared),
     ]
     logger = TensorBoardLogger(run.path, name="tensorboard", version="", default_hp_metric=False)
@@ -165,6 +177,7 @@ def _card(task: Classification, data: ClassificationData, run: Run, outcome: Out
     height, width = data.size
     parameters = sum(p.numel() for p in task.model.parameters())
     arguments = json.dumps({"num_classes": len(data.classes), "in_chans": data.channels, **task.args})
+    source = f"num_classes={len(data.classes)}, input_size={(data.channels, height, width)}"
     figures = "\n".join(f"| {outcome.split} {name} | {value:.4f} |" for name, value in outcome.metrics.items())
     shown = ", ".join(data.classes[:20]) + (", …" if len(data.classes) > 20 else "")
     return f"""---
@@ -183,7 +196,7 @@ Lightning {lightning.__version__}.
 |---|---|
 {figures}
 
-The weights are those of the epoch that validated best.
+The weights are those of the {"epoch that validated best" if run.best.is_file() else "last step"}.
 
 ## Use
 
@@ -196,7 +209,7 @@ import longvision, timm
 
 model = timm.create_model(
     "{task.name}", img_size=({height}, {width}), pretrained=True,
-    pretrained_cfg_overlay=dict(file="{run.weights.name}"), **{arguments},
+    pretrained_cfg_overlay=dict(file="{run.weights.name}", {source}), **{arguments},
 ).eval()
 ```
 

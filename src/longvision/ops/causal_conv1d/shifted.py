@@ -48,7 +48,8 @@ def _convolve(x_BME: Tensor, weight_EK: Tensor, bias_E: Tensor | None, reverse: 
     """Before the activation, in float32 or better, so that half precision rounds once."""
     dtype = torch.promote_types(x_BME.dtype, torch.float32)
     weight_EK, last = weight_EK.to(dtype), weight_EK.shape[1] - 1
-    y_BME = x_BME.to(dtype) * weight_EK[:, last]
+    y_BME = torch.empty(x_BME.shape, dtype=dtype, device=x_BME.device)  # contiguous, whatever x is
+    torch.mul(x_BME.to(dtype), weight_EK[:, last], out=y_BME)
     if bias_E is not None:
         y_BME += bias_E
     for tap, back in _taps(weight_EK)[:-1]:

@@ -75,10 +75,10 @@ def _forward_rows(scan: "_Scan", y_BME: Tensor, states_BKEN: Tensor) -> None:
 def backward(grad_BME: Tensor, states_BKEN: Tensor, inputs: ScanInputs) -> tuple[Tensor, ...]:
     """-> gradients of x, delta, A, B, C, D, z, delta_bias, each in its tensor's dtype (empty where it has none)."""
     dtype = states_BKEN.dtype
-    dx, ddelta = torch.empty_like(inputs.x_BME, dtype=dtype), torch.empty_like(inputs.delta_BME, dtype=dtype)
-    dB, dC = torch.empty_like(inputs.B_BMN, dtype=dtype), torch.empty_like(inputs.C_BMN, dtype=dtype)
-    dz = None if inputs.z_BME is None else torch.empty_like(inputs.z_BME, dtype=dtype)
-    dA_EN, dD_E = torch.zeros_like(inputs.A_EN, dtype=dtype), inputs.A_EN.new_zeros(len(inputs.A_EN), dtype=dtype)
+    like_x, like_B = inputs.x_BME.shape, inputs.B_BMN.shape
+    dx, ddelta, dB, dC = (states_BKEN.new_empty(shape) for shape in (like_x, like_x, like_B, like_B))
+    dz = None if inputs.z_BME is None else states_BKEN.new_empty(like_x)
+    dA_EN, dD_E = states_BKEN.new_zeros(inputs.A_EN.shape), states_BKEN.new_zeros(like_x[2])
     scratch: Scratch = {}
     for rows in _row_groups(inputs):
         dz_rows = None if dz is None else dz[rows]
