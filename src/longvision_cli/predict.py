@@ -1,6 +1,7 @@
 """`longvision predict`: a table, JSON or a picture of what is in images."""
 
 import json
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 Top = list[tuple[str, float]]  # class, probability
 Row = tuple[str, Top]
-PICTURED = 50  # images in the picture at most
+PICTURED = 16  # images in the picture at most
 
 
 def run(arguments: list[str]) -> int:
@@ -93,10 +94,12 @@ def _with_progress(paths: list[Path]) -> Iterable[Path]:
 
 
 def _print_table(rows: list[Row]) -> None:
-    """One line an image: the file, and its most likely classes."""
-    width = min(60, max(len(name) for name, _ in rows))
+    """One line an image: the file, below the folder that all have in common, and its most likely classes."""
+    folder = os.path.commonpath([os.path.dirname(name) for name, _ in rows]) if len(rows) > 1 else ""
+    if folder:
+        print(f"in {folder}")
+    names = [os.path.relpath(name, folder) if folder else name for name, _ in rows]
     cells = [[f"{label} {100 * share:.1f} %" for label, share in top] for _, top in rows]
-    columns = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    for (name, _), row in zip(rows, cells):
-        shown = name if len(name) <= width else "…" + name[1 - width :]
-        print(f"{shown:<{width}}  " + "  ".join(f"{cell:<{n}}" for cell, n in zip(row, columns)).rstrip())
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    for name, row in zip(names, cells):
+        print(f"{name:<{max(map(len, names))}}  " + "  ".join(f"{c:<{n}}" for c, n in zip(row, widths)).rstrip())
