@@ -1,6 +1,6 @@
 """What a person sees while a model trains: one bar over the whole run, or a line an epoch in a log."""
 
-import shutil
+import os
 import sys
 import time
 from typing import Any
@@ -26,7 +26,7 @@ class RunProgress(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started, self.first_step = time.monotonic(), trainer.global_step
-        if self.enabled and sys.stderr.isatty() and shutil.get_terminal_size((0, 0)).columns:
+        if self.enabled and sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns:
             total = trainer.estimated_stepping_batches
             self.bar = tqdm(
                 total=None if total == float("inf") else int(total),
