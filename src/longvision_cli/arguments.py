@@ -12,8 +12,6 @@ class ArgumentParser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)  # type: ignore[arg-type]
 
     def error(self, message: str) -> NoReturn:
-        if message.startswith("unrecognized arguments:"):
-            raise ValueError(unknown_option(message.split()[-1], list(self._option_string_actions)))
         raise ValueError(f"{message}; `{self.prog} --help` says more")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:

@@ -1,6 +1,5 @@
 """`longvision train`: from a recipe and dotted overrides to a run's folder."""
 
-import sys
 from typing import Any
 
 from longvision_cli.configuration import read_configuration
@@ -54,4 +53,3 @@ def _announce(task: Any, data: Any, run_folder: Any, goes_on: bool) -> None:
     print(f"{task.name}, {parameters:,} parameters, {data.size[0]}x{data.size[1]} pixels")
     print(f"{data.name}: {len(data.classes)} classes, {counts} images")
     print(f"{'goes on in' if goes_on else 'run folder'} {run_folder.path}", flush=True)
-    sys.stdout.flush()
