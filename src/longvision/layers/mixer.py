@@ -1,14 +1,12 @@
 """The bidirectional selective-scan mixer: what stands in Vim where a transformer has attention."""
 
 import math
-from collections.abc import Iterator
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from longvision.ops import causal_conv1d, selective_scan
+from longvision.ops import Walk, mamba_inner
 
 Direction = Literal["none", "sequence", "layer", "ssm", "ssm_conv"]
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
@@ -67,62 +65,44 @@ class VimMixer(nn.Module):
     def reset_parameters(self) -> None:
         """Mamba's initialisation (arXiv 2312.00752, section 3.6), for both directions alike."""
         for walk in self._walks():
-            walk.A_log.copy_(torch.arange(1.0, self.state + 1).log().expand_as(walk.A_log))
-            walk.D.fill_(1)
-            nn.init.uniform_(walk.dt_proj.weight, -(self.rank**-0.5), self.rank**-0.5)
+            walk.A_log_EN.copy_(torch.arange(1.0, self.state + 1).log().expand_as(walk.A_log_EN))
+            walk.D_E.fill_(1)
+            nn.init.uniform_(walk.dt_proj_ER, -(self.rank**-0.5), self.rank**-0.5)
             # softplus(bias) is log-uniform in [0.001, 0.1]: x + log(1 - exp(-x)) is softplus's inverse.
-            step = torch.empty_like(walk.dt_proj.bias).uniform_(math.log(1e-3), math.log(1e-1)).exp()
-            walk.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))
+            step = torch.empty_like(walk.dt_bias_E).uniform_(math.log(1e-3), math.log(1e-1)).exp()
+            walk.dt_bias_E.copy_(step + torch.log(-torch.expm1(-step)))
 
     def forward(self, x_BMD: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
         """(B, M, D) -> (B, M, D); `cu_seqlens` as in `longvision.ops.selective_scan`."""
-        x_BME, z_BME = self.in_proj(x_BMD).chunk(2, dim=-1)
-        walks = list(self._walks())
-        # Each is weighed before they are summed: near the largest half-precision number the sum overflows, the
-        # mean does not.
-        y_BME = sum(walk(x_BME, cu_seqlens) / len(walks) for walk in walks)
-        return self.out_proj(y_BME * F.silu(z_BME))
+        xz_BMF = self.in_proj(x_BMD)
+        if _is_bare(self.out_proj):  # the product is then part of the op, which need not keep its input
+            return mamba_inner(xz_BMF, self._walks(), self.out_proj.weight, cu_seqlens)
+        return self.out_proj(mamba_inner(xz_BMF, self._walks(), None, cu_seqlens))
 
-    def _walks(self) -> Iterator["_Walk"]:
+    def _walks(self) -> list[Walk]:
         """The directions in which the tokens are walked, each with its parameters."""
         own = self.conv1d, self.x_proj, self.dt_proj, self.D
         if self.direction == "ssm_conv":
-            yield _Walk(*own, self.A_log, False)
-            yield _Walk(self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.D_b, self.A_b_log, True)
-        elif self.direction == "ssm":
-            yield _Walk(*own, self.A_log, False)
-            yield _Walk(*own, self.A_b_log, True)
-        else:
-            yield _Walk(*own, self.A_log, self.reverse)
+            backward = self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.D_b
+            return [_walk(*own, self.A_log, False), _walk(*backward, self.A_b_log, True)]
+        if self.direction == "ssm":
+            return [_walk(*own, self.A_log, False), _walk(*own, self.A_b_log, True)]
+        return [_walk(*own, self.A_log, self.reverse)]
 
 
-class _Walk(NamedTuple):
-    """One direction through the tokens."""
+def _walk(conv1d: nn.Conv1d, x_proj: nn.Linear, dt_proj: nn.Linear, D: Tensor, A_log: Tensor, reverse: bool) -> Walk:
+    for name, module in (("x_proj", x_proj), ("dt_proj", dt_proj)):
+        if not _is_bare(module):
+            raise ValueError(
+                f"VimMixer reads the weights of {name} without calling it, and it is a {type(module).__name__} or has "
+                "hooks, which would do nothing: adapt in_proj or out_proj, which are called"
+            )
+    assert conv1d.bias is not None
+    filter_EK = conv1d.weight.squeeze(1)
+    return Walk(filter_EK, conv1d.bias, x_proj.weight, dt_proj.weight, dt_proj.bias, A_log, D, reverse)
 
-    conv1d: nn.Conv1d
-    x_proj: nn.Linear
-    dt_proj: nn.Linear
-    D: nn.Parameter
-    A_log: nn.Parameter
-    reverse: bool
 
-    def __call__(self, x_BME: Tensor, cu_seqlens: Tensor | None) -> Tensor:
-        """(B, M, E) -> (B, M, E): convolution, then the scan with step, B and C made from its output."""
-        rank, state = self.dt_proj.in_features, self.A_log.shape[1]
-        filter_EK = self.conv1d.weight.squeeze(1)
-        x_BME = causal_conv1d(
-            x_BME, filter_EK, self.conv1d.bias, silu=True, reverse=self.reverse, cu_seqlens=cu_seqlens
-        )
-        low_BMR, B_BMN, C_BMN = self.x_proj(x_BME).split([rank, state, state], dim=-1)
-        return selective_scan(
-            x_BME,
-            F.linear(low_BMR, self.dt_proj.weight),  # its bias is added in float32, inside the scan
-            -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32))),
-            B_BMN,
-            C_BMN,
-            self.D,
-            delta_bias_E=self.dt_proj.bias,
-            delta_softplus=True,
-            reverse=self.reverse,
-            cu_seqlens=cu_seqlens,
-        )
+def _is_bare(module: nn.Module) -> bool:
+    """Whether to call it is to multiply by its weight, nothing else: not adapted, quantised or watched."""
+    watched = module._forward_hooks or module._forward_pre_hooks
+    return type(module).forward is nn.Linear.forward and not watched

@@ -1,8 +1,9 @@
 """Root-mean-square normalisation that reads the float32 residual and writes the dtype of its weights."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from longvision.ops import rms_norm
 
 
 class RMSNorm(nn.Module):
@@ -19,6 +20,4 @@ class RMSNorm(nn.Module):
 
     def forward(self, x_BMD: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
-        dtype = torch.promote_types(x_BMD.dtype, torch.float32)
-        normed = F.rms_norm(x_BMD.to(dtype), self.weight.shape, self.weight.to(dtype), self.eps)
-        return normed.to(self.weight.dtype)
+        return rms_norm(x_BMD, self.weight, self.eps)

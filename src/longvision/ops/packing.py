@@ -20,3 +20,10 @@ def check_cu_seqlens(cu_seqlens: Tensor, x_BME: Tensor) -> None:
         raise ValueError(
             f"cu_seqlens {borders} must rise from 0 to the number of tokens, {x_BME.shape[1]}, with no empty sequence"
         )
+
+
+def sequence_borders(cu_seqlens: Tensor | None, tokens: int) -> Tensor:
+    """(S + 1,) int64 on the CPU; without packing, of the one sequence."""
+    if cu_seqlens is None:
+        return torch.tensor([0, tokens])
+    return cu_seqlens.to("cpu", torch.int64).contiguous()

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from longvision.ops.causal_conv1d import shifted
+from longvision.ops.causal_conv1d import cpu, shifted
 from longvision.ops.packing import check_cu_seqlens
 
 
@@ -47,7 +47,8 @@ def causal_conv1d(
 def _causal_conv1d(
     x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, reverse: bool, cu_seqlens: Tensor | None
 ) -> Tensor:
-    return shifted.forward(x, weight, bias, silu, reverse, cu_seqlens)
+    backend = cpu if cpu.available(x, weight.shape[1]) else shifted
+    return backend.forward(x, weight, bias, silu, reverse, cu_seqlens)
 
 
 @_causal_conv1d.register_fake
@@ -65,7 +66,8 @@ def _causal_conv1d_backward(
     reverse: bool,
     cu_seqlens: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return shifted.backward(grad, x, weight, bias, silu, reverse, cu_seqlens)
+    backend = cpu if cpu.available(x, weight.shape[1]) else shifted
+    return backend.backward(grad, x, weight, bias, silu, reverse, cu_seqlens)
 
 
 @_causal_conv1d_backward.register_fake

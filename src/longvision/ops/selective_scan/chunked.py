@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from longvision.ops.selective_scan.inputs import ScanInputs
 from longvision.ops.selective_scan.reference import reset_positions, step_size
 
 CHUNK = 16  # tokens; states kept for the backward then weigh as much as one (B, M, E) tensor at N = 16
@@ -24,38 +25,10 @@ CACHE = 2**20  # elements of a (rows, CHUNK, E, N) tensor: rows of the batch are
 Scratch = dict[str, Tensor]
 
 
-class ScanInputs(NamedTuple):
-    """What both passes read; shapes and meaning as in `selective_scan`."""
-
-    x_BME: Tensor
-    delta_BME: Tensor
-    A_EN: Tensor
-    B_BMN: Tensor
-    C_BMN: Tensor
-    D_E: Tensor | None
-    z_BME: Tensor | None
-    delta_bias_E: Tensor | None
-    cu_seqlens: Tensor | None
-    delta_softplus: bool
-    reverse: bool
-
-    def rows(self, rows: slice) -> "ScanInputs":
-        """These rows of the batch."""
-        return self._replace(
-            x_BME=self.x_BME[rows],
-            delta_BME=self.delta_BME[rows],
-            B_BMN=self.B_BMN[rows],
-            C_BMN=self.C_BMN[rows],
-            z_BME=None if self.z_BME is None else self.z_BME[rows],
-        )
-
-
 def forward(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """-> y (B, M, E) and the state before each chunk (B, chunks, E, N), float32 or better."""
-    batch, tokens, width = inputs.x_BME.shape
-    dtype = torch.promote_types(inputs.x_BME.dtype, torch.float32)
     y_BME = inputs.x_BME.new_empty(inputs.x_BME.shape)
-    states_BKEN = inputs.A_EN.new_empty(batch, num_chunks(tokens), width, inputs.A_EN.shape[1], dtype=dtype)
+    states_BKEN = new_states(inputs.x_BME, inputs.A_EN, inputs.cu_seqlens)
     scratch: Scratch = {}
     for rows in _row_groups(inputs):
         _forward_rows(_Scan(inputs, rows, scratch), y_BME[rows], states_BKEN[rows])
@@ -144,6 +117,13 @@ def _row_groups(inputs: ScanInputs) -> Iterator[slice]:
     rows = max(1, CACHE // (min(tokens, CHUNK) * width * inputs.A_EN.shape[1]))
     for start in range(0, batch, rows):
         yield slice(start, start + rows)
+
+
+def new_states(x_BME: Tensor, A_EN: Tensor, cu_seqlens: Tensor | None) -> Tensor:
+    """(B, chunks, E, N)."""
+    batch, tokens, width = x_BME.shape
+    dtype = torch.promote_types(x_BME.dtype, torch.float32)
+    return A_EN.new_empty(batch, num_chunks(tokens), width, A_EN.shape[1], dtype=dtype)
 
 
 def num_chunks(tokens: int) -> int:

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from longvision.ops.packing import check_cu_seqlens
-from longvision.ops.selective_scan import chunked
-from longvision.ops.selective_scan.chunked import ScanInputs
+from longvision.ops.selective_scan import chunked, cpu
+from longvision.ops.selective_scan.inputs import ScanInputs
 from longvision.ops.selective_scan.reference import selective_scan_reference
 
-BACKENDS = ("chunked", "reference")
+BACKENDS = ("cpu", "chunked", "reference")
+MODULES = {"cpu": cpu, "chunked": chunked}
 BACKEND_VARIABLE = "LONGVISION_SCAN_BACKEND"
 
 
@@ -50,30 +51,40 @@ def selective_scan(
         reverse: walk from the last token to the first.
         cu_seqlens: (S + 1,) integers 0 = c_0 < c_1 < ... < c_S = M, the borders of S sequences packed one behind the
             other (batch 1): the state starts from zero in each.
-        backend: "chunked" or "reference"; None takes the environment variable LONGVISION_SCAN_BACKEND, and without
-            it the fastest one for x's device.
+        backend: "cpu" (kernels in C++), "chunked" (plain torch, any device) or "reference" (the equations, slow);
+            None takes the environment variable LONGVISION_SCAN_BACKEND, and without it the fastest one that this
+            machine has for x.
 
     Raises:
-        ValueError: shapes that do not fit, or a backend that does not exist.
+        ValueError: shapes that do not fit, or a backend that does not exist or cannot run here.
     """
     _check_shapes(x_BME, delta_BME, A_EN, B_BMN, C_BMN, D_E, z_BME, delta_bias_E)
     if cu_seqlens is not None:
         check_cu_seqlens(cu_seqlens, x_BME)
-    if _choose_backend(backend) == "reference":
+    backend = choose_backend(backend, x_BME.device.type, torch.promote_types(x_BME.dtype, delta_BME.dtype))
+    if backend == "reference":
         return selective_scan_reference(
             x_BME, delta_BME, A_EN, B_BMN, C_BMN, D_E, z_BME, delta_bias_E, delta_softplus, reverse, cu_seqlens
         )
     y_BME, _ = _selective_scan(
-        x_BME, delta_BME, A_EN, B_BMN, C_BMN, D_E, z_BME, delta_bias_E, cu_seqlens, delta_softplus, reverse
+        x_BME, delta_BME, A_EN, B_BMN, C_BMN, D_E, z_BME, delta_bias_E, cu_seqlens, delta_softplus, reverse, backend
     )
     return y_BME
 
 
-def _choose_backend(asked: str | None) -> str:
-    name = asked or os.environ.get(BACKEND_VARIABLE) or "chunked"
+def choose_backend(asked: str | None, device: str, dtype: torch.dtype) -> str:
+    """The backend asked for by argument or environment variable, or the fastest for tensors of that kind."""
+    name = asked or os.environ.get(BACKEND_VARIABLE)
+    if not name:
+        return "cpu" if cpu.available(device, dtype) else "chunked"
+    origin = "backend" if asked else BACKEND_VARIABLE
     if name not in BACKENDS:
-        origin = "backend" if asked else BACKEND_VARIABLE
         raise ValueError(f"{origin}={name!r} is not a selective-scan backend: choose one of {', '.join(BACKENDS)}")
+    if name == "cpu" and not cpu.available(device, dtype):
+        raise ValueError(
+            f"{origin}='cpu' cannot take {dtype} on {device}: it needs a CPU, float32, float64 or bfloat16, and a C++ "
+            "compiler; choose chunked"
+        )
     return name
 
 
@@ -119,17 +130,16 @@ def _selective_scan(
     cu_seqlens: Tensor | None,
     delta_softplus: bool,
     reverse: bool,
+    backend: str,
 ) -> tuple[Tensor, Tensor]:
-    """-> y (B, M, E), and the state before each chunk (B, chunks, E, N) from which the backward recomputes."""
-    return chunked.forward(ScanInputs(x, delta, A, B, C, D, z, delta_bias, cu_seqlens, delta_softplus, reverse))
+    """-> y (B, M, E), and the states from which the backward recomputes, in the backend's layout."""
+    inputs = ScanInputs(x, delta, A, B, C, D, z, delta_bias, cu_seqlens, delta_softplus, reverse)
+    return MODULES[backend].forward(inputs)
 
 
 @_selective_scan.register_fake
-def _(x, delta, A, B, C, D, z, delta_bias, cu_seqlens, delta_softplus, reverse):
-    batch, tokens, width = x.shape
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    states = A.new_empty(batch, chunked.num_chunks(tokens), width, A.shape[1], dtype=dtype)
-    return x.new_empty(x.shape), states
+def _(x, delta, A, B, C, D, z, delta_bias, cu_seqlens, delta_softplus, reverse, backend):
+    return x.new_empty(x.shape), MODULES[backend].new_states(x, A, cu_seqlens)
 
 
 @torch.library.custom_op("longvision::selective_scan_backward", mutates_args=())
@@ -147,14 +157,15 @@ def _selective_scan_backward(
     cu_seqlens: Tensor | None,
     delta_softplus: bool,
     reverse: bool,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """-> gradients of x, delta, A, B, C, D, z, delta_bias; an empty tensor stands for an absent one."""
     inputs = ScanInputs(x, delta, A, B, C, D, z, delta_bias, cu_seqlens, delta_softplus, reverse)
-    return chunked.backward(grad, states, inputs)  # type: ignore[return-value]
+    return MODULES[backend].backward(grad, states, inputs)
 
 
 @_selective_scan_backward.register_fake
-def _(grad, states, x, delta, A, B, C, D, z, delta_bias, cu_seqlens, delta_softplus, reverse):
+def _(grad, states, x, delta, A, B, C, D, z, delta_bias, cu_seqlens, delta_softplus, reverse, backend):
     return tuple(
         states.new_empty(0) if tensor is None else torch.empty_like(tensor, memory_format=torch.contiguous_format)
         for tensor in (x, delta, A, B, C, D, z, delta_bias)
@@ -162,15 +173,15 @@ def _(grad, states, x, delta, A, B, C, D, z, delta_bias, cu_seqlens, delta_softp
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    *tensors, ctx.delta_softplus, ctx.reverse = inputs
+    *tensors, ctx.delta_softplus, ctx.reverse, ctx.backend = inputs
     ctx.save_for_backward(output[1], *tensors)
 
 
 def _backward(ctx, grad, _grad_states):
     states, *tensors = ctx.saved_tensors
-    grads = _selective_scan_backward(grad.contiguous(), states, *tensors, ctx.delta_softplus, ctx.reverse)
+    grads = _selective_scan_backward(grad.contiguous(), states, *tensors, ctx.delta_softplus, ctx.reverse, ctx.backend)
     present = [None if tensor is None else g for g, tensor in zip(grads, tensors[:8])]
-    return *present, None, None, None  # none for cu_seqlens, delta_softplus, reverse
+    return *present, None, None, None, None  # none for cu_seqlens, delta_softplus, reverse, backend
 
 
 _selective_scan.register_autograd(_backward, setup_context=_setup_context)

@@ -1,0 +1,196 @@
+// One vector of channels, and the functions that the kernels take of it. The compiler's vector extension makes it
+// AVX-512, AVX2, NEON or anything else; only two clamps name an instruction.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+#ifdef __AVX__
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
+constexpr int BYTES = 64;
+#elif defined(__AVX__)
+constexpr int BYTES = 32;
+#else
+constexpr int BYTES = 16;
+#endif
+
+// REAL is what is computed in. IO is what tensors are stored in: REAL too, or bfloat16 (STORED_BF16).
+#ifdef REAL_DOUBLE
+typedef double Real;
+typedef int64_t Bits;
+#else
+typedef float Real;
+typedef int32_t Bits;
+#endif
+constexpr int LANES = BYTES / sizeof(Real);
+typedef Real Vec __attribute__((vector_size(BYTES)));
+typedef Bits VecBits __attribute__((vector_size(BYTES)));
+
+static inline Vec splat(Real value) { return value - Vec{}; }
+
+// Channels beyond the last are read as zero and never written.
+
+static inline Vec load_real(const Real* from, int lanes) {
+  Vec v{};
+  if (lanes == LANES) std::memcpy(&v, from, sizeof v);
+  else std::memcpy(&v, from, lanes * sizeof(Real));
+  return v;
+}
+
+static inline void store_real(Real* to, Vec v, int lanes) {
+  if (lanes == LANES) std::memcpy(to, &v, sizeof v);
+  else std::memcpy(to, &v, lanes * sizeof(Real));
+}
+
+#ifdef STORED_BF16
+typedef uint16_t IO;
+typedef uint16_t VecIO __attribute__((vector_size(LANES * 2)));
+typedef uint32_t VecWide __attribute__((vector_size(BYTES)));
+
+static inline Vec load(const IO* from, int lanes) {
+  VecIO half{};
+  if (lanes == LANES) std::memcpy(&half, from, sizeof half);
+  else std::memcpy(&half, from, lanes * sizeof(IO));
+  return (Vec)(__builtin_convertvector(half, VecWide) << 16);
+}
+
+static inline Real read(const IO* from) {
+  uint32_t bits = uint32_t(*from) << 16;
+  Real value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+static inline void store(IO* to, Vec v, int lanes) {  // to nearest, ties to even
+  VecWide bits = (VecWide)v;
+  VecWide rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  VecWide number = (VecWide)(v == v);
+  VecIO half = __builtin_convertvector((rounded & number) | (0x7fc0 & ~number), VecIO);
+  if (lanes == LANES) std::memcpy(to, &half, sizeof half);
+  else std::memcpy(to, &half, lanes * sizeof(IO));
+}
+#else
+typedef Real IO;
+static inline Vec load(const IO* from, int lanes) { return load_real(from, lanes); }
+static inline void store(IO* to, Vec v, int lanes) { store_real(to, v, lanes); }
+static inline Real read(const IO* from) { return *from; }
+#endif
+
+constexpr Real LOG2E = Real(1.4426950408889634074);
+constexpr Real LN2 = Real(0.69314718055994530942);
+
+// NaN stays NaN. Compilers make of the comparison two instructions where the machine has one.
+#if defined(__AVX512F__) && !defined(REAL_DOUBLE)
+static inline Vec at_least(Real least, Vec x) { return (Vec)_mm512_max_ps((__m512)splat(least), (__m512)x); }
+static inline Vec at_most(Real most, Vec x) { return (Vec)_mm512_min_ps((__m512)splat(most), (__m512)x); }
+#elif defined(__AVX__) && !defined(REAL_DOUBLE)
+static inline Vec at_least(Real least, Vec x) { return (Vec)_mm256_max_ps((__m256)splat(least), (__m256)x); }
+static inline Vec at_most(Real most, Vec x) { return (Vec)_mm256_min_ps((__m256)splat(most), (__m256)x); }
+#else
+static inline Vec at_least(Real least, Vec x) { return x < least ? splat(least) : x; }
+static inline Vec at_most(Real most, Vec x) { return x > most ? splat(most) : x; }
+#endif
+
+// Powers are 2^k 2^r with k a whole number and r in [-1/2, 1/2]. Adding and taking away MAGIC rounds to k and leaves it
+// in the low bits, from where a shift makes it an exponent. 2^r = 1 + r q(r) is exact at 0, because decays are close to
+// 1 and their errors multiply along the sequence.
+#ifdef REAL_DOUBLE
+constexpr Real MAGIC = 6755399441055744.0, LEAST = -1023, MOST = 1024;  // 1.5 * 2^52
+constexpr int MANTISSA = 52;
+constexpr Real LN2_HIGH = 6.93145751953125e-1, LN2_LOW = 1.42860682030941723212e-6;  // k * LN2_HIGH is exact
+// Taylor's series of (2^r - 1) / r, ln2^(k+1) / (k+1)!: the term left out is below 4e-18.
+constexpr Real FINE[] = {0.6931471805599453,     0.2402265069591007,     0.05550410866482158,    0.009618129107628477,
+                         0.0013333558146428443,  0.0001540353039338161,  1.5252733804059841e-05, 1.321548679014431e-06,
+                         1.01780860092396997e-07, 7.054911620801123e-09, 4.445538271870812e-10,  2.5678435993488206e-11,
+                         1.3691488853904128e-12};
+constexpr auto& QUICK = FINE;
+#else
+constexpr Real MAGIC = 12582912.0f, LEAST = -127, MOST = 128;  // 1.5 * 2^23
+constexpr int MANTISSA = 23;
+constexpr Real LN2_HIGH = 0.693359375f, LN2_LOW = -2.12194440e-4f;
+// The polynomials of degree 5 and 4 nearest to (2^r - 1) / r in their largest error, 7.5e-9 and 3.0e-7 (Remez).
+constexpr Real FINE[] = {0.6931471880f, 0.2402265108f, 0.0555035711f, 0.0096180308f, 0.0013390867f, 0.0001546973f};
+constexpr Real QUICK[] = {0.6931471955f, 0.2402234895f, 0.0555033318f, 0.0096663730f, 0.0013400437f};
+#endif
+
+// 2^(k + r), with `shifted` = k + MAGIC.
+template <size_t COUNT>
+static inline Vec power(Vec r, Vec shifted, const Real (&coefficients)[COUNT]) {
+  Vec q = splat(coefficients[COUNT - 1]);
+#pragma GCC unroll 16
+  for (int k = int(COUNT) - 2; k >= 0; k--) q = q * r + coefficients[k];
+  return (Vec)((VecBits)(q * r + Real(1)) + ((VecBits)shifted << MANTISSA));
+}
+
+// 2^x, for decays: its error is greatest where decays soon end, near r = 1/2, and no more than rounding's where they
+// last. Below the range it is 0, above it infinity.
+static inline Vec exp2(Vec x) {
+  x = at_most(MOST, at_least(LEAST, x));
+  Vec shifted = x + MAGIC;
+  return power(x - (shifted - MAGIC), shifted, QUICK);
+}
+
+// e^x, to the last bits: x - k ln(2) is exact before it is scaled. It saturates at the outermost powers of two.
+static inline Vec exp(Vec x) {
+  constexpr Real FARTHEST = -(LEAST + 1) * LN2;
+  x = at_most(FARTHEST, at_least(-FARTHEST, x));
+  Vec shifted = x * LOG2E + MAGIC, k = shifted - MAGIC;
+  return power((x - k * LN2_HIGH - k * LN2_LOW) * LOG2E, shifted, FINE);
+}
+
+static inline Vec sigmoid(Vec x) { return Real(1) / (Real(1) + exp(-x)); }
+
+static inline Vec silu(Vec x) { return x * sigmoid(x); }
+
+// d silu / dx, from x and its sigmoid.
+static inline Vec silu_slope(Vec x, Vec gate) { return gate * (Real(1) + x * (Real(1) - gate)); }
+
+// max(x, 0) + log(1 + e) with e = exp(-|x|) in (0, 1]. log(1 + e) = 2 artanh(s) with s = e / (2 + e) <= 1/3, whose series
+// in s^2 <= 1/9 keeps its relative accuracy for the smallest e.
+static inline Vec softplus(Vec x) {
+  constexpr int TERMS = sizeof(Real) == 8 ? 17 : 8;
+  Vec positive = x < Real(0) ? Vec{} : x;
+  Vec e = exp(x - Real(2) * positive);  // -|x|
+  Vec s = e / (Real(2) + e);
+  Vec square = s * s;
+  Vec series = splat(Real(1) / (2 * TERMS - 1));
+#pragma GCC unroll 16
+  for (int k = TERMS - 2; k >= 0; k--) series = series * square + Real(1) / (2 * k + 1);
+  return positive + Real(2) * s * series;
+}
+
+// LANES vectors -> one vector, whose lane i is the sum over the lanes of vector i. Each level adds the two halves of
+// two vectors into one, their lanes interleaved: after the last, every sum has come to its place.
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define HAS_SHUFFLE
+#endif
+#endif
+#ifdef HAS_SHUFFLE
+template <int... I>
+static inline Vec fold(Vec a, Vec b, std::integer_sequence<int, I...>) {
+  Vec low = __builtin_shufflevector(a, b, (I / 2 + I % 2 * LANES)...);
+  Vec high = __builtin_shufflevector(a, b, (I / 2 + I % 2 * LANES + LANES / 2)...);
+  return low + high;
+}
+
+static inline Vec sum_lanes(const Vec* rows) {
+  Vec part[LANES];
+  std::memcpy(part, rows, sizeof part);
+#pragma GCC unroll 8
+  for (int half = LANES / 2; half >= 1; half /= 2)
+#pragma GCC unroll 16
+    for (int i = 0; i < half; i++) part[i] = fold(part[i], part[i + half], std::make_integer_sequence<int, LANES>());
+  return part[0];
+}
+#else
+static inline Vec sum_lanes(const Vec* rows) {
+  Vec sums{};
+  for (int i = 0; i < LANES; i++)
+    for (int lane = 0; lane < LANES; lane++) sums[i] += rows[i][lane];
+  return sums;
+}
+#endif

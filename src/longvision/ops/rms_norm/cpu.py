@@ -1,0 +1,47 @@
+"""Root-mean-square normalisation in C++ (ops/native/norm.h): keeps one number a token for the backward pass."""
+
+import torch
+from torch import Tensor
+
+from longvision.ops.native import kernels, pack
+
+ROWS = 64  # tokens of a task, as in native/norm.h
+
+
+@torch.compiler.assume_constant_result
+def available(device: str, x_dtype: torch.dtype, weight_dtype: torch.dtype) -> bool:
+    """Whether the kernels take such tensors, on this machine: x in the precision that the weight computes in."""
+    real = torch.promote_types(weight_dtype, torch.float32)
+    return device == "cpu" and x_dtype == real and kernels(weight_dtype) is not None
+
+
+def forward(x_BMD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """-> y (..., D) in the weight's dtype, and 1 / rms (...)."""
+    library = kernels(weight_D.dtype)
+    assert library is not None, "available() was not asked"
+    x, weight = x_BMD.contiguous(), weight_D.to(library.real).contiguous()
+    y_BMD = weight_D.new_empty(x.shape)
+    inverse_BM = x.new_empty(x.shape[:-1])
+    library.norm_forward(_record(x, weight, eps) + pack(y_BMD.data_ptr(), inverse_BM.data_ptr()))
+    return y_BMD, inverse_BM
+
+
+def backward(
+    grad_BMD: Tensor, inverse_BM: Tensor, x_BMD: Tensor, weight_D: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """-> gradients of x and the weight."""
+    library = kernels(weight_D.dtype)
+    assert library is not None, "available() was not asked"
+    x, weight = x_BMD.contiguous(), weight_D.to(library.real).contiguous()
+    grad = grad_BMD.to(weight_D.dtype).contiguous()
+    dx_BMD = torch.empty_like(x)
+    dweight = x.new_empty(-(-inverse_BM.numel() // ROWS), weight.shape[0])  # of each task: added in a fixed order
+    written = pack(grad.data_ptr(), inverse_BM.data_ptr(), dx_BMD.data_ptr(), dweight.data_ptr())
+    library.norm_backward(_record(x, weight, eps) + written)
+    return dx_BMD, dweight.sum(0).to(weight_D.dtype)
+
+
+def _record(x: Tensor, weight: Tensor, eps: float) -> bytes:
+    """`Norm` of native/norm.h."""
+    width = weight.shape[0]
+    return pack(x.numel() // width, width, torch.get_num_threads(), float(eps), x.data_ptr(), weight.data_ptr())

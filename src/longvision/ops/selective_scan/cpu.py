@@ -1,0 +1,170 @@
+"""The selective scan in C++ (ops/native/scan.h): the fastest on a CPU.
+
+The forward keeps the state with which each piece of CHUNK tokens begins; the backward recomputes from it, so that no
+(B, M, E, N) tensor ever exists. What is summed, and in which order, depends on the shapes alone: results are the same
+for every number of threads.
+"""
+
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from longvision.ops.native import Library, address, kernels, pack, rows
+from longvision.ops.packing import sequence_borders
+from longvision.ops.selective_scan.inputs import ScanInputs
+
+CHUNK = 64  # tokens, as in native/sequences.h
+GROUP = 4  # vectors of channels in a task, as in native/scan.h
+
+
+@torch.compiler.assume_constant_result
+def available(device: str, dtype: torch.dtype) -> bool:
+    """Whether the kernels take such tensors, on this machine."""
+    return device == "cpu" and kernels(dtype) is not None
+
+
+def forward(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
+    """-> y (B, M, E) and the state before each piece (B, pieces, N, E), float32 or better."""
+    library, scan, A_EN = _prepare(inputs)
+    batch, tokens, width = inputs.x_BME.shape
+    y_BME = inputs.x_BME.new_empty((batch, tokens, width), dtype=library.dtype)
+    states_BKNE = new_states(inputs.x_BME, A_EN, inputs.cu_seqlens)
+    library.scan_forward(scan + pack(*rows(y_BME), *rows(None), states_BKNE.data_ptr(), states_BKNE.shape[1]))
+    return y_BME.to(inputs.x_BME.dtype), states_BKNE
+
+
+def backward(grad_BME: Tensor, states_BKNE: Tensor, inputs: ScanInputs) -> tuple[Tensor, ...]:
+    """-> gradients of x, delta, A, B, C, D, z, delta_bias, each in its tensor's dtype (empty where it has none)."""
+    library, scan, A_EN = _prepare(inputs)
+    grads = ScanGradients(library, inputs.x_BME.shape, A_EN)
+    grad_BME = grad_BME.to(library.dtype).contiguous()
+    dz_BME = None if inputs.z_BME is None else torch.empty_like(grad_BME)
+    written = grads.record(grad_BME, states_BKNE) + pack(*rows(None), *rows(None), *rows(dz_BME))
+    library.scan_backward(scan + written)
+
+    dB_BMN, dC_BMN = (part.sum(0) for part in grads.dBC_parts.chunk(2, dim=-1))
+    in_order = (grads.dx, grads.ddelta, grads.dA(), dB_BMN, dC_BMN, grads.dD(), dz_BME, grads.dbias())
+    return tuple(
+        A_EN.new_empty(0) if tensor is None or grad is None else grad.to(tensor.dtype).contiguous()
+        for grad, tensor in zip(in_order, inputs[:8])
+    )
+
+
+def new_states(x_BME: Tensor, A_EN: Tensor, cu_seqlens: Tensor | None) -> Tensor:
+    """(B, pieces, N, E): room for at most so many pieces, wherever the borders are, since none crosses one."""
+    batch, tokens, width = x_BME.shape
+    sequences = 1 if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    dtype = torch.promote_types(x_BME.dtype, torch.float32)
+    return A_EN.new_empty(batch, tokens // CHUNK + sequences, A_EN.shape[1], width, dtype=dtype)
+
+
+def scan_record(
+    x_BME: Tensor,
+    delta_BMR: Tensor,
+    A_EN: Tensor,
+    B_BMN: Tensor,
+    C_BMN: Tensor,
+    D_E: Tensor | None,
+    z_BME: Tensor | None,
+    bias_E: Tensor | None,
+    borders: Tensor,
+    softplus: bool,
+    reverse: bool,
+    weight_ER: Tensor | None = None,
+    other_BME: Tensor | None = None,
+    scale: float = 1.0,
+    log_decay: bool = False,
+) -> bytes:
+    """`Scan` of native/scan.h, where each field is explained.
+
+    Tensors of tokens are in the kernels' dtype with contiguous channels, the others contiguous in its precision; the
+    caller keeps all of them alive until the call is over.
+    """
+    batch, tokens, width = x_BME.shape
+    rank = 0 if weight_ER is None else weight_ER.shape[1]
+    return pack(
+        *(batch, tokens, width, A_EN.shape[1], rank, torch.get_num_threads()),
+        *(reverse, softplus, log_decay, borders.data_ptr(), len(borders) - 1),
+        *rows(x_BME),
+        *rows(delta_BMR),
+        *(address(weight_ER), address(bias_E), A_EN.data_ptr()),
+        *rows(B_BMN),
+        *rows(C_BMN),
+        address(D_E),
+        *rows(z_BME),
+        *rows(other_BME),
+        scale,
+    )
+
+
+class ScanGradients:
+    """Room for what the backward kernel writes per token, and per task; the latter is summed in a fixed order.
+
+    `dBC_parts` is (tasks, B, M, 2 N): gradients of B, and of C behind them.
+    """
+
+    def __init__(self, library: Library, shape_BME: torch.Size, A_EN: Tensor) -> None:
+        batch, tokens, width = shape_BME
+        states = A_EN.shape[1]
+        groups = -(-width // (GROUP * library.lanes))
+        self.dx, self.ddelta = A_EN.new_empty(shape_BME), A_EN.new_empty(shape_BME)
+        self.dBC_parts = A_EN.new_empty(groups, batch, tokens, 2 * states)
+        self._dA = A_EN.new_empty(batch, width, states)
+        self._dD, self._dbias = A_EN.new_empty(batch, width), A_EN.new_empty(batch, width)
+
+    def record(self, grad_BME: Tensor, states_BKNE: Tensor) -> bytes:
+        """The first fields of `ScanGradients` of native/scan.h."""
+        summed_later = (self.dBC_parts, self._dA, self._dD, self._dbias)
+        return pack(
+            *rows(grad_BME),
+            *(states_BKNE.data_ptr(), states_BKNE.shape[1]),
+            *rows(self.dx),
+            *rows(self.ddelta),
+            *(tensor.data_ptr() for tensor in summed_later),
+        )
+
+    def dA(self) -> Tensor:
+        return self._dA.sum(0)
+
+    def dD(self) -> Tensor:
+        return self._dD.sum(0)
+
+    def dbias(self) -> Tensor:
+        return self._dbias.sum(0)
+
+
+def _prepare(inputs: ScanInputs) -> tuple[Library, "_Record", Tensor]:
+    """-> the kernels, the record of the inputs, and A in the precision computed in."""
+    of_tokens = (inputs.x_BME, inputs.delta_BME, inputs.B_BMN, inputs.C_BMN, inputs.z_BME)
+    library = kernels(_stored_dtype(*(t for t in of_tokens if t is not None)))
+    assert library is not None, "available() was not asked"
+    x, delta, B, C, z = (_dense_rows(t, library.dtype) for t in of_tokens)
+    A, D, bias = (
+        None if t is None else t.to(library.real).contiguous() for t in (inputs.A_EN, inputs.D_E, inputs.delta_bias_E)
+    )
+    assert x is not None and delta is not None and B is not None and C is not None and A is not None
+    borders = sequence_borders(inputs.cu_seqlens, x.shape[1])
+    record = scan_record(x, delta, A, B, C, D, z, bias, borders, inputs.delta_softplus, inputs.reverse)
+    return library, _Record(record, (x, delta, A, B, C, D, z, bias, borders)), A
+
+
+class _Record:
+    """A record, and the tensors whose addresses it holds."""
+
+    def __init__(self, data: bytes, alive: tuple[Tensor | None, ...]) -> None:
+        self.data, self.alive = data, alive
+
+    def __add__(self, other: bytes) -> bytes:
+        return self.data + other
+
+
+def _stored_dtype(*tensors: Tensor) -> torch.dtype:
+    return reduce(torch.promote_types, (t.dtype for t in tensors))
+
+
+def _dense_rows(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    if tensor is None:
+        return None
+    tensor = tensor.to(dtype)
+    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
