@@ -29,6 +29,7 @@ COMMANDS = {
     "models": Command("list the models with parameters and multiply-adds"),
     "recipes": Command("list the recipes with what they cost and reach"),
     "convert": Command("turn a released checkpoint into safetensors"),
+    "benchmark": Command("measure speed and memory of models against each other"),
 }
 
 

@@ -153,3 +153,155 @@ def test_unknown_direction_names_the_known():
         ValueError, match="direction='both' is unknown: choose one of none, sequence, layer, ssm, ssm_conv"
     ):
         VimMixer(16, direction="both")
+
+
+# What is called and what is read
+
+
+class Doubled(torch.nn.Linear):
+    """Twice its product: an adapter of some kind."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize("direction", ["none", "ssm_conv"])
+def test_a_replaced_output_projection_is_called(direction):
+    mixer, x = mixer_of(direction), torch.randn(2, 9, 16, dtype=torch.float64)
+    plain = mixer(x)
+    adapted = Doubled(mixer.inner, 16, bias=False).double()
+    adapted.load_state_dict(mixer.out_proj.state_dict())
+    mixer.out_proj = adapted
+    assert_same(mixer(x), 2 * plain)
+
+
+def test_a_replaced_input_projection_is_called():
+    mixer, x = mixer_of("ssm_conv"), torch.randn(2, 9, 16, dtype=torch.float64)
+    adapted = Doubled(16, 2 * mixer.inner, bias=False).double()
+    adapted.load_state_dict(mixer.in_proj.state_dict())
+    mixer.in_proj.weight.data.mul_(2)
+    plain = mixer(x)
+    mixer.in_proj = adapted
+    assert_same(mixer(x), plain)
+
+
+def test_hooks_of_the_output_projection_are_called():
+    mixer, x = mixer_of("ssm_conv"), torch.randn(2, 9, 16, dtype=torch.float64)
+    plain, seen = mixer(x), []
+    handles = [
+        mixer.out_proj.register_forward_hook(lambda module, inputs, y: (seen.append(inputs[0].shape), 3 * y)[1]),
+        mixer.out_proj.register_forward_pre_hook(lambda module, inputs: seen.append("before")),
+    ]
+    assert_same(mixer(x), 3 * plain)
+    assert seen == ["before", (2, 9, 32)]
+    for handle in handles:
+        handle.remove()
+    assert torch.equal(mixer(x), plain)
+
+
+@pytest.mark.parametrize("register", ["register_full_backward_hook", "register_full_backward_pre_hook"])
+def test_backward_hooks_of_the_output_projection_are_called(register):
+    mixer, seen = mixer_of("ssm_conv"), []
+    getattr(mixer.out_proj, register)(lambda module, *grads: seen.append(len(grads)))
+    mixer(torch.randn(2, 9, 16, dtype=torch.float64, requires_grad=True)).sum().backward()
+    assert len(seen) == 1
+
+
+def test_a_forward_put_on_the_instance_is_called():
+    """So some libraries wrap a module."""
+    mixer, x = mixer_of("ssm_conv"), torch.randn(2, 9, 16, dtype=torch.float64)
+    plain, original = mixer(x), mixer.out_proj.forward
+    mixer.out_proj.forward = lambda inner: 3 * original(inner)
+    assert_same(mixer(x), 3 * plain)
+
+
+def test_an_output_projection_with_a_bias():
+    mixer, x = mixer_of("ssm_conv"), torch.randn(2, 9, 16, dtype=torch.float64)
+    plain = mixer(x)
+    biased = torch.nn.Linear(mixer.inner, 16).double()
+    biased.weight.data.copy_(mixer.out_proj.weight.data)
+    mixer.out_proj = biased
+    assert_same(mixer(x), plain + biased.bias)
+
+
+def test_a_weight_with_a_parametrization():
+    """As spectral or weight normalisation: it is read as the attribute `weight`."""
+    mixer, x = mixer_of("ssm_conv"), torch.randn(2, 9, 16, dtype=torch.float64)
+    plain = mixer(x)
+
+    class Triple(torch.nn.Module):
+        def forward(self, weight):
+            return 3 * weight
+
+    torch.nn.utils.parametrize.register_parametrization(mixer.out_proj, "weight", Triple())
+    assert_same(mixer(x), 3 * plain)
+
+
+@pytest.mark.parametrize("name", ["x_proj", "dt_proj", "x_proj_b", "dt_proj_b"])
+@pytest.mark.parametrize("change", ["replaced", "hooked"])
+def test_a_projection_that_is_only_read_is_not_to_be_replaced(name, change):
+    mixer = mixer_of("ssm_conv")
+    old = getattr(mixer, name)
+    if change == "replaced":
+        setattr(mixer, name, Doubled(old.in_features, old.out_features).double())
+    else:
+        old.register_forward_hook(lambda module, inputs, y: y)
+    kind, stem = "Doubled" if change == "replaced" else "Linear", name.removesuffix("_b")
+    expected = (
+        rf"reads the weights of {stem} without calling it, .* {kind} .* adapt in_proj or out_proj, which are called"
+    )
+    with pytest.raises(ValueError, match=expected):
+        mixer(torch.randn(2, 9, 16, dtype=torch.float64))
+
+
+def test_a_bias_of_x_proj_is_not_dropped_silently():
+    mixer, x = mixer_of("ssm_conv"), torch.randn(2, 9, 16, dtype=torch.float64)
+    mixer.x_proj = torch.nn.Linear(mixer.x_proj.in_features, mixer.x_proj.out_features, bias=True).double()
+    with pytest.raises(ValueError, match="x_proj"):
+        mixer(x)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("backend", ["chunked", "reference"])
+def test_every_backend_of_the_scan_gives_the_same(monkeypatch, direction, backend):
+    mixer, x = mixer_of(direction), torch.randn(2, 37, 16, dtype=torch.float64, requires_grad=True)
+
+    def value_and_grads():
+        y = mixer(x)
+        return [y, *torch.autograd.grad(y.square().sum(), [x, *mixer.parameters()])]
+
+    own = value_and_grads()
+    monkeypatch.setenv("LONGVISION_SCAN_BACKEND", backend)
+    for a, b in zip(own, value_and_grads()):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12 * b.abs().max().item())  # float64, sums that cancel
+
+
+@pytest.mark.parametrize("trained", ["out_proj.weight", "in_proj.weight", "A_log", "x_proj_b.weight", "conv1d.bias"])
+def test_all_but_one_parameter_frozen(trained):
+    mixer, x = mixer_of("ssm_conv"), torch.randn(2, 9, 16, dtype=torch.float64)
+    mixer(x).square().sum().backward()
+    expected = mixer.get_parameter(trained).grad.clone()
+    mixer.zero_grad()
+    for name, parameter in mixer.named_parameters():
+        parameter.requires_grad_(name == trained)
+    mixer(x).square().sum().backward()
+    assert_same(mixer.get_parameter(trained).grad, expected)
+
+
+def test_on_the_meta_device():
+    """Shapes without numbers, as large models are built and measured."""
+    with torch.device("meta"):
+        mixer = VimMixer(16)
+        x = torch.randn(2, 9, 16, requires_grad=True)
+    y = mixer(x)
+    y.sum().backward()
+    assert (y.shape, y.device.type, x.grad.shape) == (x.shape, "meta", x.shape)
+
+
+def test_autocast_leaves_float64_alone():
+    """As torch's own layers do."""
+    mixer, x = mixer_of("ssm_conv"), torch.randn(2, 9, 16, dtype=torch.float64)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = mixer(x)
+    assert y.dtype == torch.float64
+    assert_same(y, mixer(x))

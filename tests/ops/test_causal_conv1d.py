@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scan_cases import needs_compiler
 
 from longvision.ops import causal_conv1d
+from longvision.ops.causal_conv1d import cpu, shifted
 from longvision.ops.causal_conv1d.reference import causal_conv1d_reference
 
 pytestmark = pytest.mark.usefixtures("poison")
@@ -262,3 +264,104 @@ def test_opcheck_of_a_permuted_input(silu):
     x = torch.randn(2, 8, 9).transpose(1, 2).requires_grad_()
     weight, bias = torch.randn(8, 4, requires_grad=True), torch.randn(8, requires_grad=True)
     torch.library.opcheck(torch.ops.longvision.causal_conv1d, (x, weight, bias, silu, False, None))
+
+
+# The kernels in C++, and plain torch where there are none
+
+
+@pytest.fixture(params=[pytest.param("cpu", marks=needs_compiler), "shifted"])
+def backend(request, monkeypatch):
+    """What computes: the kernels, or plain torch as where there is no compiler."""
+    if request.param == "shifted":
+        monkeypatch.setattr(cpu, "kernels", lambda dtype: None)
+    return request.param
+
+
+def taken(monkeypatch):
+    """-> a list to which each call adds the name of the module that computes it."""
+    names = []
+    for module in (cpu, shifted):
+        original = module.forward
+        name = module.__name__.rpartition(".")[2]
+        monkeypatch.setattr(module, "forward", lambda *a, _name=name, _f=original: (names.append(_name), _f(*a))[1])
+    return names
+
+
+@pytest.mark.parametrize("taps", range(1, 10))
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("borders", [None, [0, 1, 3, 8, 24, 40, 75]], ids=str)
+def test_each_backend_equals_torch(monkeypatch, backend, taps, reverse, borders):
+    """Up to nine taps, over sequences of one token and more; a tile is 16 tokens, a vector at most 16 channels."""
+    batch = 2 if borders is None else 1
+    tensors, grad = make(batch, 75, 19, taps), torch.randn(batch, 75, 19, dtype=torch.float64)
+    borders = None if borders is None else torch.tensor(borders)
+    names = taken(monkeypatch)
+    options = {"silu": True, "reverse": reverse, "cu_seqlens": borders}
+    got = value_and_grads(causal_conv1d, tensors, grad, **options)
+    assert names == [backend if taps <= 8 else "shifted"]
+    assert_close(got, value_and_grads(torch_conv, tensors, grad, **options), 1e-13)  # float64, another order
+
+
+@pytest.mark.parametrize("width", [1, 3, 15, 16, 17, 37, 64, 80])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-13), (torch.float32, 2e-6)])
+@pytest.mark.parametrize("silu", [False, True])
+def test_widths(backend, width, dtype, tolerance, silu):
+    tensors, grad = make(2, 33, width, 4, dtype), torch.randn(2, 33, width, dtype=dtype)
+    truth = value_and_grads(torch_conv, [t.double() for t in tensors], grad.double(), silu=silu)
+    assert_close(value_and_grads(causal_conv1d, tensors, grad, silu=silu), truth, tolerance)  # as above
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("borders", [None, [0, 2, 40, 63]], ids=str)
+def test_bf16_is_rounded_once(backend, reverse, borders):
+    tensors, grad = make(1, 63, 19, 4, torch.bfloat16), torch.randn(1, 63, 19).bfloat16()
+    options = {"silu": True, "reverse": reverse, "cu_seqlens": None if borders is None else torch.tensor(borders)}
+    got = value_and_grads(causal_conv1d, tensors, grad, **options)
+    truth = value_and_grads(torch_conv, [t.double() for t in tensors], grad.double(), **options)
+    for result, expected in zip(got, truth):
+        error = (result.double() - expected).abs()
+        # A rounding to bf16, and float32's. Torch's own sums of the filter's gradient round their products too.
+        assert result.dtype == torch.bfloat16
+        assert (error <= 2**-8 * expected.abs() + (2e-6 if backend == "cpu" else 2**-8) * expected.abs().max()).all()
+
+
+@pytest.mark.parametrize("layout", ["half", "permuted", "expanded"])
+def test_any_strides_give_the_same_bits(backend, layout):
+    (x, weight, bias), grad = make(2, 37, 18, 4, torch.float32), torch.randn(2, 37, 18)
+    if layout == "half":
+        strided = torch.cat([x, torch.full_like(x, torch.nan)], -1).chunk(2, -1)[0]
+    elif layout == "permuted":
+        strided, grad = (t.transpose(1, 2).contiguous().transpose(1, 2) for t in (x, grad))
+    else:
+        strided, grad = x[:1].expand(2, -1, -1), torch.ones(1, 1, 1).expand(2, 37, 18)
+    assert not strided.is_contiguous() and not (layout != "half" and grad.is_contiguous())
+    truth = value_and_grads(causal_conv1d, (strided.contiguous(), weight, bias), grad.contiguous(), silu=True)
+    leaves = [t.detach().requires_grad_() for t in (strided, weight, bias)]
+    y = causal_conv1d(*leaves, silu=True)
+    y.backward(grad)
+    assert all(torch.equal(a, b) for a, b in zip([y, *(leaf.grad for leaf in leaves)], truth))
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_threads_and_repeats_give_the_same_bits(threads, dtype, reverse):
+    tensors, grad = make(2, 130, 37, 4, dtype), torch.randn(2, 130, 37).to(dtype)
+    threads(1)
+    one = value_and_grads(causal_conv1d, tensors, grad, silu=True, reverse=reverse)
+    for count in (1, 2, 3):
+        threads(count)
+        again = value_and_grads(causal_conv1d, tensors, grad, silu=True, reverse=reverse)
+        assert all(torch.equal(a, b) for a, b in zip(again, one)), count
+
+
+@needs_compiler
+def test_extremes_of_silu():
+    """What SiLU sees is -100 ... 100: e^100 is beyond float32."""
+    x = torch.linspace(-100, 100, 401).view(1, 401, 1)
+    tensors = (x, torch.ones(1, 1), None)
+    truth = value_and_grads(torch_conv, (x.double(), torch.ones(1, 1).double(), None), torch.ones(1, 401, 1), silu=True)
+    y, dx, _ = value_and_grads(causal_conv1d, tensors, torch.ones(1, 401, 1), silu=True)
+    # Some roundings, relative even where SiLU is 1e-30; the slope crosses zero near -1.28, so it gets a floor.
+    assert ((y - truth[0]).abs() <= 1e-6 * truth[0].abs() + 1e-35).all()
+    assert ((dx - truth[1]).abs() <= 1e-6 * truth[1].abs() + 1e-7 * (x > -5) + 1e-35).all()

@@ -7,67 +7,26 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scan_cases import (
+    BACKENDS,
+    FASTER,
+    NAMES,
+    assert_close,
+    compiler_exists,
+    distance,
+    in_double,
+    make,
+    needs_compiler,
+    scan,
+    value_and_grads,
+)
 
 from longvision.ops import selective_scan
-from longvision.ops.selective_scan import chunked, op
+from longvision.ops.selective_scan import chunked, cpu, op
 
 pytestmark = pytest.mark.usefixtures("poison")
 
-NAMES = ("x", "delta", "A", "B", "C", "D", "z", "delta_bias")
-FASTER = ("chunked",)  # every backend beside the reference
 LENGTHS = (1, 2, 15, 16, 17, 63, 197)
-
-
-def make(batch, tokens, width, states, dtype=torch.float64, *, D=True, z=True, bias=True, softplus=True, seed=0):
-    """-> tensors by name (None where absent): steps of 0.01 to 1, decay rates of 0.1 to 2."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    def uniform(*shape):
-        return torch.rand(*shape, generator=generator, dtype=torch.float64)
-
-    tensors = {
-        "x": normal(batch, tokens, width),
-        "delta": normal(batch, tokens, width) - 1 if softplus else 0.01 + uniform(batch, tokens, width),
-        "A": -0.1 - 1.9 * uniform(width, states),
-        "B": normal(batch, tokens, states),
-        "C": normal(batch, tokens, states),
-        "D": normal(width) if D else None,
-        "z": normal(batch, tokens, width) if z else None,
-        "delta_bias": (normal(width) if softplus else uniform(width)) if bias else None,
-    }
-    return {name: None if tensor is None else tensor.to(dtype) for name, tensor in tensors.items()}
-
-
-def scan(tensors, backend, **options):
-    return selective_scan(*(tensors[name] for name in NAMES), backend=backend, **options)
-
-
-def value_and_grads(tensors, backend, grad, **options):
-    """-> y and the gradient of sum(grad * y) with respect to each tensor that is there."""
-    leaves = {name: None if t is None else t.detach().clone().requires_grad_() for name, t in tensors.items()}
-    y = scan(leaves, backend, **options)
-    y.backward(grad.to(y.dtype))
-    return {"y": y.detach(), **{name: leaf.grad for name, leaf in leaves.items() if leaf is not None}}
-
-
-def in_double(tensors):
-    return {name: None if t is None else t.double() for name, t in tensors.items()}
-
-
-def distance(got, truth):
-    """Largest difference, as a part of the largest true value. Not finite counts as far away."""
-    assert got.shape == truth.shape
-    assert torch.isfinite(got).all()
-    return ((got.double() - truth).abs().max() / truth.abs().max().clamp(min=1e-300)).item()
-
-
-def assert_close(got, truth, tolerance):
-    assert got.keys() == truth.keys()
-    far = {name: d for name in truth if not (d := distance(got[name], truth[name])) <= tolerance}
-    assert not far, f"beyond {tolerance}: {far}"
 
 
 def dense_scan(x, delta, A, B, C, D, z, delta_bias, *, delta_softplus, reverse, borders=None):
@@ -98,7 +57,7 @@ def dense_scan(x, delta, A, B, C, D, z, delta_bias, *, delta_softplus, reverse, 
 # The equations
 
 
-@pytest.mark.parametrize("backend", op.BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("tokens", [1, 2, 17, 40])
 def test_equals_the_dense_form(backend, reverse, tokens):
@@ -108,7 +67,7 @@ def test_equals_the_dense_form(backend, reverse, tokens):
     assert distance(y, truth) < 1e-13  # both float64; some forty roundings of 1e-16 each
 
 
-@pytest.mark.parametrize("backend", op.BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("borders", [[0, 40], [0, 1, 2, 5, 40], [0, 16, 32, 40], [0, 17, 39, 40]])
 def test_packed_equals_the_dense_form(backend, reverse, borders):
@@ -118,7 +77,7 @@ def test_packed_equals_the_dense_form(backend, reverse, borders):
     assert distance(y, truth) < 1e-13  # as above
 
 
-@pytest.mark.parametrize("backend", op.BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("absent", [(), ("D",), ("z",), ("delta_bias",), ("D", "z", "delta_bias")])
 @pytest.mark.parametrize("softplus", [False, True])
 def test_optional_arguments_equal_the_dense_form(backend, absent, softplus):
@@ -131,7 +90,7 @@ def test_a_hand_computed_scan():
     """One channel, one state, decay 1/2 a token: h = 1, 2.5, 4.25 for x = 1, 2, 3 with unit steps."""
     one = torch.ones(1, 3, 1, dtype=torch.float64)
     x, A = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64).view(1, 3, 1), -torch.log(2 * torch.ones(1, 1)).double()
-    for backend in op.BACKENDS:
+    for backend in op.BACKENDS if compiler_exists() else ("chunked", "reference"):
         forth = selective_scan(x, one, A, one, one, backend=backend).flatten()
         back = selective_scan(x, one, A, one, one, reverse=True, backend=backend).flatten()
         # log(2) was taken in float32 above: good to 6e-8
@@ -163,7 +122,7 @@ def test_gradients_without_the_optional_arguments(backend, absent, softplus):
     assert_close(value_and_grads(tensors, backend, grad, delta_softplus=softplus), truth, 1e-13)  # as above
 
 
-@pytest.mark.parametrize("backend", op.BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("tokens", [*LENGTHS, 577, 1000])
 def test_float32_is_near_float64(backend, reverse, tokens):
@@ -175,11 +134,15 @@ def test_float32_is_near_float64(backend, reverse, tokens):
     assert_close(value_and_grads(tensors, backend, grad, **options), truth, 3e-6)
 
 
-@pytest.mark.parametrize("backend", op.BACKENDS)
+@pytest.mark.parametrize("backend", [*BACKENDS, None])
 @pytest.mark.parametrize("dtype, unit", [(torch.bfloat16, 2**-8), (torch.float16, 2**-11)])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_half_precision_rounds_once(backend, dtype, unit, reverse):
     """Inputs, output and gradients are half precision, all between is float32: each result is a rounded truth."""
+    if (backend, dtype) == ("cpu", torch.float16):
+        with pytest.raises(ValueError, match=r"cannot take torch.float16 on cpu: .* choose chunked"):
+            scan(make(1, 3, 2, 2, dtype), backend)
+        return
     tensors, grad = make(2, 63, 4, 4, dtype), torch.randn(2, 63, 4).to(dtype)
     options = {"delta_softplus": True, "reverse": reverse}
     truth = value_and_grads(in_double(tensors), "reference", grad.double(), **options)
@@ -191,7 +154,7 @@ def test_half_precision_rounds_once(backend, dtype, unit, reverse):
         assert (error <= unit * expected.abs() + 3e-6 * expected.abs().max()).all(), name
 
 
-@pytest.mark.parametrize("backend", op.BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_mixed_precision_of_training(backend):
     """What the mixer hands in under autocast: activations in bf16, parameters in float32."""
     tensors = make(2, 33, 4, 4, torch.bfloat16)
@@ -209,7 +172,7 @@ def test_mixed_precision_of_training(backend):
         assert (error <= unit * expected.abs() + 3e-6 * expected.abs().max()).all(), name
 
 
-@pytest.mark.parametrize("backend", op.BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_bias_and_softplus_are_taken_in_float32(backend):
     """256 + 1 is 256 in bf16, and softplus(-30), 9e-14, is lost next to a one."""
     one = torch.ones(1, 1, 1, dtype=torch.bfloat16)
@@ -228,7 +191,7 @@ def test_bias_and_softplus_are_taken_in_float32(backend):
     assert abs(step.item() - np.logaddexp(0, 21.0)) < 1e-14  # torch's softplus says 21 here: it is 21 + 8e-10
 
 
-@pytest.mark.parametrize("backend", op.BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("rate", [-64.0, -1e-3])
 @pytest.mark.parametrize("raw", [-30.0, 30.0])
 def test_extreme_steps_and_rates(backend, rate, raw):
@@ -274,12 +237,12 @@ def test_any_shape_and_options(batch, tokens, width, states, reverse, present, c
     grad = torch.randn(batch, tokens, width, dtype=torch.float64)
     options = {"delta_softplus": softplus, "reverse": reverse, "cu_seqlens": borders}
     truth = value_and_grads(tensors, "reference", grad, **options)
-    for backend in FASTER:
+    for backend in ("chunked", "cpu") if compiler_exists() else ("chunked",):
         # Float64; sums that happen to cancel to little lose some digits more than in the tests above.
         assert_close(value_and_grads(tensors, backend, grad, **options), truth, 1e-10)
 
 
-@pytest.mark.parametrize("backend", op.BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("lengths", [[1], [16, 16], [1, 1, 1], [3, 40, 16, 1, 20]])
 def test_packed_is_one_after_the_other(backend, reverse, lengths):
@@ -308,7 +271,7 @@ def test_packed_is_one_after_the_other(backend, reverse, lengths):
     assert_close(packed, separate, 1e-13)  # float64, two orders of summation
 
 
-@pytest.mark.parametrize("backend", op.BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("tokens", [1, 16, 37])
 def test_reverse_is_flipped_forward(backend, tokens):
     tensors, grad = make(2, tokens, 3, 4), torch.randn(2, tokens, 3, dtype=torch.float64)
@@ -320,7 +283,7 @@ def test_reverse_is_flipped_forward(backend, tokens):
     assert_close(back, forth, 1e-13)  # float64, two orders of summation
 
 
-@pytest.mark.parametrize("backend", op.BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_inputs_need_not_be_contiguous(backend):
     """Halves and thirds of one projection are what the mixer hands in."""
     tensors, grad = make(2, 21, 4, 3), torch.randn(2, 4, 21, dtype=torch.float64).transpose(1, 2)
@@ -338,11 +301,12 @@ def test_inputs_need_not_be_contiguous(backend):
     assert_close(got, truth, 1e-15)  # the same sums in the same order
 
 
-def test_expanded_gradient():
+@pytest.mark.parametrize("backend", FASTER)
+def test_expanded_gradient(backend):
     """`y.sum().backward()` hands in a gradient of stride zero."""
     tensors = make(2, 20, 3, 2)
-    ones = value_and_grads(tensors, "chunked", torch.ones(2, 20, 3), delta_softplus=True)
-    expanded = value_and_grads(tensors, "chunked", torch.ones(1, 1, 1).expand(2, 20, 3), delta_softplus=True)
+    ones = value_and_grads(tensors, backend, torch.ones(2, 20, 3), delta_softplus=True)
+    expanded = value_and_grads(tensors, backend, torch.ones(1, 1, 1).expand(2, 20, 3), delta_softplus=True)
     assert_close(expanded, ones, 0)
 
 
@@ -369,35 +333,39 @@ def test_one_thread_and_two_give_the_same():
     assert torch.equal(one["y"], two["y"])  # no sum of the forward is long enough to be cut
 
 
-def test_the_same_call_gives_the_same_bits():
+@pytest.mark.parametrize("backend", FASTER)
+def test_the_same_call_gives_the_same_bits(backend):
     tensors, grad = make(2, 40, 8, 4, torch.float32), torch.randn(2, 40, 8)
-    first, second = (value_and_grads(tensors, "chunked", grad, delta_softplus=True) for _ in range(2))
+    first, second = (value_and_grads(tensors, backend, grad, delta_softplus=True) for _ in range(2))
     assert_close(second, {name: t.double() for name, t in first.items()}, 0)
 
 
-def test_inputs_stay_as_they_were():
+@pytest.mark.parametrize("backend", FASTER)
+def test_inputs_stay_as_they_were(backend):
     tensors = make(2, 20, 3, 2)
     before = {name: t.clone() for name, t in tensors.items()}
-    value_and_grads(tensors, "chunked", torch.ones(2, 20, 3), delta_softplus=True)
-    scan(tensors, "chunked", delta_softplus=True)
+    value_and_grads(tensors, backend, torch.ones(2, 20, 3), delta_softplus=True)
+    scan(tensors, backend, delta_softplus=True)
     assert all(torch.equal(tensors[name], before[name]) for name in NAMES)
 
 
-def test_only_some_inputs_need_a_gradient():
+@pytest.mark.parametrize("backend", FASTER)
+def test_only_some_inputs_need_a_gradient(backend):
     tensors, grad = make(2, 20, 3, 2), torch.randn(2, 20, 3, dtype=torch.float64)
     truth = value_and_grads(tensors, "reference", grad, delta_softplus=True)
     tensors["A"].requires_grad_()
-    scan(tensors, "chunked", delta_softplus=True).backward(grad)
+    scan(tensors, backend, delta_softplus=True).backward(grad)
     assert distance(tensors["A"].grad, truth["A"]) < 1e-13  # float64, two orders of summation
     assert all(tensors[name].grad is None for name in NAMES if name != "A")
 
 
+@pytest.mark.parametrize("backend", FASTER)
 @pytest.mark.parametrize("reverse", [False, True])
-def test_twenty_thousand_tokens(reverse):
+def test_twenty_thousand_tokens(backend, reverse):
     """Values stay finite, and the last tokens equal a scan of the last tokens: what is far away has decayed."""
     tensors = make(1, 20_000, 4, 2, torch.float32)
     tensors["A"] = tensors["A"].clamp(max=-0.5)
-    y = scan(tensors, "chunked", delta_softplus=True, reverse=reverse)
+    y = scan(tensors, backend, delta_softplus=True, reverse=reverse)
     assert torch.isfinite(y).all()
     tail = slice(None, 500) if reverse else slice(-500, None)
     near = {name: t[:, tail] if t.ndim == 3 else t for name, t in in_double(tensors).items()}
@@ -410,7 +378,7 @@ def test_twenty_thousand_tokens(reverse):
 # Autocast
 
 
-@pytest.mark.parametrize("backend", op.BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_autocast_changes_nothing_inside(backend):
     tensors, grad = make(2, 33, 4, 4, torch.float32), torch.randn(2, 33, 4)
     truth = value_and_grads(tensors, backend, grad, delta_softplus=True)
@@ -422,21 +390,23 @@ def test_autocast_changes_nothing_inside(backend):
     assert_close(got, {name: t.double() for name, t in truth.items()}, 0)
 
 
-def test_backward_inside_autocast_stays_float32():
+@pytest.mark.parametrize("backend", FASTER)
+def test_backward_inside_autocast_stays_float32(backend):
     tensors, grad = make(2, 33, 4, 4, torch.float32), torch.randn(2, 33, 4)
-    truth = value_and_grads(tensors, "chunked", grad, delta_softplus=True)
+    truth = value_and_grads(tensors, backend, grad, delta_softplus=True)
     with torch.autocast("cpu", torch.bfloat16):
-        got = value_and_grads(tensors, "chunked", grad, delta_softplus=True)
+        got = value_and_grads(tensors, backend, grad, delta_softplus=True)
     assert_close(got, {name: t.double() for name, t in truth.items()}, 0)
 
 
 # One node for autograd, compile and export
 
 
-def op_arguments(tensors, borders=None, reverse=False):
-    return (*(tensors[name] for name in NAMES), borders, True, reverse)
+def op_arguments(tensors, backend, borders=None, reverse=False):
+    return (*(tensors[name] for name in NAMES), borders, True, reverse, backend)
 
 
+@pytest.mark.parametrize("backend", FASTER)
 @pytest.mark.parametrize("options", [
     {},
     {"reverse": True},
@@ -444,11 +414,11 @@ def op_arguments(tensors, borders=None, reverse=False):
     {"borders": [0, 5, 20]},
     {"dtype": torch.bfloat16},
 ], ids=str)  # fmt: skip
-def test_opcheck(options):
+def test_opcheck(backend, options):
     borders = torch.tensor(options["borders"]) if "borders" in options else None
     dtype, reverse = options.get("dtype", torch.float32), options.get("reverse", False)
     tensors = make(1, 20, 3, 2, dtype) | dict.fromkeys(options.get("absent", ()))
-    arguments = op_arguments(tensors, borders, reverse)
+    arguments = op_arguments(tensors, backend, borders, reverse)
     leaves = [a.requires_grad_() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in arguments]
     torch.library.opcheck(torch.ops.longvision.selective_scan, leaves)
 
@@ -514,15 +484,24 @@ def test_export_sees_one_node_a_call():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_meta_tensors_have_the_shapes_of_real_ones(dtype):
-    tensors = make(2, 33, 3, 4, dtype)
-    meta = {name: t.to("meta").requires_grad_() for name, t in tensors.items()}
-    y = scan(meta, "chunked", delta_softplus=True)
+    meta = {name: t.to("meta").requires_grad_() for name, t in make(2, 33, 3, 4, dtype).items()}
+    y = scan(meta, None, delta_softplus=True)
     assert (y.shape, y.dtype, y.device.type) == ((2, 33, 3), dtype, "meta")
     y.sum().backward()
     assert all(t.grad.shape == t.shape and t.grad.dtype == t.dtype for t in meta.values())
-    real = op._selective_scan(*op_arguments(tensors))
-    fake = op._selective_scan(*op_arguments(meta))
+
+
+@pytest.mark.parametrize("backend", FASTER)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tokens, borders", [(33, None), (64, None), (130, None), (33, [0, 1, 33])])
+def test_the_states_kept_have_the_shape_that_the_fake_says(backend, dtype, tokens, borders):
+    """Each backend keeps them in a layout of its own."""
+    tensors = make(1, tokens, 3, 4, dtype)
+    borders = None if borders is None else torch.tensor(borders)
+    real = op._selective_scan(*op_arguments(tensors, backend, borders))
+    fake = op._selective_scan(*op_arguments({name: t.to("meta") for name, t in tensors.items()}, backend, borders))
     assert [(t.shape, t.dtype) for t in real] == [(t.shape, t.dtype) for t in fake]
+    assert torch.isfinite(real[1]).all()  # room that was left over is not left as it was found
 
 
 # The choice of a backend
@@ -538,12 +517,15 @@ def calls(monkeypatch):
 
     monkeypatch.setattr(op, "selective_scan_reference", noting("reference", op.selective_scan_reference))
     monkeypatch.setattr(chunked, "forward", noting("chunked", chunked.forward))
+    monkeypatch.setattr(cpu, "forward", noting("cpu", cpu.forward))
     return entered
 
 
 @pytest.mark.parametrize("variable, argument, expected", [
-    (None, None, "chunked"),
-    ("", None, "chunked"),
+    pytest.param(None, None, "cpu", marks=needs_compiler),
+    pytest.param("", None, "cpu", marks=needs_compiler),
+    pytest.param("cpu", None, "cpu", marks=needs_compiler),
+    pytest.param("chunked", "cpu", "cpu", marks=needs_compiler),
     ("reference", None, "reference"),
     ("chunked", None, "chunked"),
     ("reference", "chunked", "chunked"),
@@ -556,6 +538,23 @@ def test_backend_by_argument_then_by_environment(monkeypatch, calls, variable, a
         monkeypatch.setenv("LONGVISION_SCAN_BACKEND", variable)
     scan(make(1, 3, 2, 2), argument)
     assert calls == [expected]
+
+
+@pytest.mark.parametrize("dtype, device", [(torch.float16, "cpu"), (torch.float32, "meta")])
+def test_the_kernels_are_not_chosen_for_what_they_cannot_take(monkeypatch, dtype, device):
+    monkeypatch.delenv("LONGVISION_SCAN_BACKEND", raising=False)
+    assert op.choose_backend(None, device, dtype) == "chunked"
+    with pytest.raises(ValueError, match=f"^backend='cpu' cannot take {dtype} on {device}: it needs a CPU, float32, "):
+        op.choose_backend("cpu", device, dtype)
+    monkeypatch.setenv("LONGVISION_SCAN_BACKEND", "cpu")
+    with pytest.raises(ValueError, match=r"^LONGVISION_SCAN_BACKEND='cpu' cannot take"):
+        op.choose_backend(None, device, dtype)
+
+
+def test_without_kernels_plain_torch_is_the_default(monkeypatch):
+    monkeypatch.delenv("LONGVISION_SCAN_BACKEND", raising=False)
+    monkeypatch.setattr(cpu, "kernels", lambda dtype: None)
+    assert op.choose_backend(None, "cpu", torch.float32) == "chunked"
 
 
 def test_unknown_backend_is_named_with_the_ones_there_are(monkeypatch):
@@ -607,10 +606,23 @@ def test_borders_that_do_not_pack(batch, borders, expected):
         scan(make(batch, 5, 3, 2), None, cu_seqlens=torch.tensor(borders))
 
 
-def test_gradients_of_permuted_inputs_are_contiguous_as_the_fake_says():
+@pytest.mark.parametrize("backend", FASTER)
+def test_gradients_of_permuted_inputs_are_contiguous_as_the_fake_says(backend):
     tensors = {name: t.transpose(1, 2).contiguous().transpose(1, 2) if t.ndim == 3 else t
                for name, t in make(2, 9, 4, 3, torch.float32).items()}  # fmt: skip
-    y, states = torch.ops.longvision.selective_scan(*op_arguments(tensors, None, False))
-    arguments = (torch.ones_like(y), states, *op_arguments(tensors, None, False))
+    y, states = torch.ops.longvision.selective_scan(*op_arguments(tensors, backend))
+    arguments = (torch.ones_like(y), states, *op_arguments(tensors, backend))
     torch.library.opcheck(torch.ops.longvision.selective_scan_backward, arguments)
     assert all(g.is_contiguous() for g in torch.ops.longvision.selective_scan_backward(*arguments))
+    permuted = torch.randn(2, 4, 9).transpose(1, 2)
+    grads = torch.ops.longvision.selective_scan_backward(permuted, *arguments[1:])
+    truth = torch.ops.longvision.selective_scan_backward(permuted.contiguous(), *arguments[1:])
+    assert all(torch.equal(a, b) for a, b in zip(grads, truth))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_slope_of_softplus_at_zero_is_a_half(backend):
+    """Where a kink written as max(x, 0) has none. Half-precision steps meet their bias there every now and then."""
+    one, zero = torch.ones(1, 1, 1, dtype=torch.float64), torch.zeros(1, 1, 1, dtype=torch.float64, requires_grad=True)
+    selective_scan(one, zero, -one[0], one, one, delta_softplus=True, backend=backend).sum().backward()
+    assert abs(zero.grad.item() - 0.5) < 1e-15  # float64

@@ -1,6 +1,7 @@
 """The bidirectional selective-scan mixer: what stands in Vim where a transformer has attention."""
 
 import math
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
@@ -74,10 +75,10 @@ class VimMixer(nn.Module):
 
     def forward(self, x_BMD: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
         """(B, M, D) -> (B, M, D); `cu_seqlens` as in `longvision.ops.selective_scan`."""
-        xz_BMF = self.in_proj(x_BMD)
-        if _is_bare(self.out_proj):  # the product is then part of the op, which need not keep its input
-            return mamba_inner(xz_BMF, self._walks(), self.out_proj.weight, cu_seqlens)
-        return self.out_proj(mamba_inner(xz_BMF, self._walks(), None, cu_seqlens))
+        # Projections that are no more than their weights are part of the op, which then keeps less for the backward.
+        before, in_weight = _call_or_weight(self.in_proj)
+        after, out_weight = _call_or_weight(self.out_proj)
+        return after(mamba_inner(before(x_BMD), self._walks(), in_weight, out_weight, cu_seqlens))
 
     def _walks(self) -> list[Walk]:
         """The directions in which the tokens are walked, each with its parameters."""
@@ -91,18 +92,33 @@ class VimMixer(nn.Module):
 
 
 def _walk(conv1d: nn.Conv1d, x_proj: nn.Linear, dt_proj: nn.Linear, D: Tensor, A_log: Tensor, reverse: bool) -> Walk:
-    for name, module in (("x_proj", x_proj), ("dt_proj", dt_proj)):
-        if not _is_bare(module):
+    for name, module, bias in (("x_proj", x_proj, False), ("dt_proj", dt_proj, True)):
+        if not _is_bare(module) or (module.bias is not None) != bias:
             raise ValueError(
-                f"VimMixer reads the weights of {name} without calling it, and it is a {type(module).__name__} or has "
-                "hooks, which would do nothing: adapt in_proj or out_proj, which are called"
+                f"VimMixer reads the weights of {name} without calling it, and it is a {type(module).__name__} with an "
+                "adapter, a hook or another bias, which would do nothing: adapt in_proj or out_proj, which are called"
             )
     assert conv1d.bias is not None
     filter_EK = conv1d.weight.squeeze(1)
     return Walk(filter_EK, conv1d.bias, x_proj.weight, dt_proj.weight, dt_proj.bias, A_log, D, reverse)
 
 
+def _call_or_weight(projection: nn.Linear) -> tuple[Callable[[Tensor], Tensor], Tensor | None]:
+    """-> what to call, and the weight to hand on: one of the two does something."""
+    if _is_bare(projection) and projection.bias is None:
+        return _unchanged, projection.weight
+    return projection, None
+
+
+def _unchanged(x_BMD: Tensor) -> Tensor:
+    return x_BMD
+
+
 def _is_bare(module: nn.Module) -> bool:
-    """Whether to call it is to multiply by its weight, nothing else: not adapted, quantised or watched."""
-    watched = module._forward_hooks or module._forward_pre_hooks
-    return type(module).forward is nn.Linear.forward and not watched
+    """Whether to call it is to multiply by its weight (and add its bias), nothing else: no adapter, no hook."""
+    hooks = (
+        *(module._forward_hooks, module._forward_pre_hooks),
+        *(module._backward_hooks, module._backward_pre_hooks),
+    )
+    own_forward = type(module).forward is not nn.Linear.forward or "forward" in vars(module)
+    return not own_forward and not any(hooks)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -15,11 +15,12 @@ from timm.models import (
 )
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils import checkpoint as recompute
 
 from longvision.layers import ClassToken, ClassTokens, Direction, PatchEmbed, RMSNorm, VimBlock, resample_pos_embed
 from longvision.models.checkpoints import fit_positions, load_weights, locate_weights
 
+Checkpoint = Literal["none", "block"]
 Pool = Literal["token", "mean", "max", "none"]
 # timm's words for the same, which its tools pass as `global_pool`
 POOLS: dict[str, Pool] = {"token": "token", "mean": "mean", "avg": "mean", "max": "max", "none": "none", "": "none"}
@@ -47,6 +48,9 @@ class Vim(nn.Module):
         drop_rate: dropout before the head.
         drop_path_rate: stochastic depth at the last block, rising from 0 at the first.
         pad: fill an image whose size does not divide with zeros, right and below, instead of refusing it.
+        checkpoint: what training keeps for the backward pass. "none": what it needs. "block": only each block's
+            input; the rest is computed again (arXiv 1604.06174), which takes a third of the memory and half as much
+            time again.
 
     Raises:
         ValueError: an unknown literal, or "token" pooling without a class token.
@@ -68,6 +72,7 @@ class Vim(nn.Module):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         pad: bool = False,
+        checkpoint: Checkpoint = "none",
     ) -> None:
         super().__init__()
         _check_at_least_one(img_size=img_size, patch_size=patch_size, stride=stride if stride is not None else 1)
@@ -77,7 +82,9 @@ class Vim(nn.Module):
         self.num_classes, self.in_chans = num_classes, in_chans
         self.embed_dim = self.num_features = self.head_hidden_size = embed_dim
         self.direction = direction
-        self.grad_checkpointing = False
+        if checkpoint not in get_args(Checkpoint):
+            raise ValueError(f"checkpoint={checkpoint!r} is unknown: choose {' or '.join(get_args(Checkpoint))}")
+        self.grad_checkpointing = checkpoint == "block"
 
         self.tokens = ClassTokens(cls_token)
         self.num_prefix_tokens = self.tokens.count
@@ -193,9 +200,8 @@ class Vim(nn.Module):
 
     def _embed(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, M + class tokens, D) with positions, in float32 or better: the residual stays there."""
-        patches_BMD = self.patch_embed(x_BCHW)
+        x_BMD = self.tokens.insert(self.patch_embed(x_BCHW), self._class_tokens(x_BCHW.shape[0]))
         grid = self.patch_embed.grid_size(*x_BCHW.shape[2:])
-        x_BMD = self.tokens.insert(patches_BMD, self._class_tokens(patches_BMD.shape[0]))
         x_BMD = x_BMD.to(torch.promote_types(x_BMD.dtype, torch.float32))
         return x_BMD + resample_pos_embed(self.pos_embed, self.grid, grid, self.tokens)
 
@@ -216,7 +222,7 @@ class Vim(nn.Module):
 
     def _run(self, block: nn.Module, x_BMD: Tensor) -> Tensor:
         if self.grad_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, x_BMD, use_reentrant=False)
+            return recompute.checkpoint(block, x_BMD, use_reentrant=False)
         return block(x_BMD)
 
     def _pool(self, x_BMD: Tensor) -> Tensor:
@@ -278,7 +284,7 @@ class Vim(nn.Module):
         }
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only each block's input for the backward pass and compute the rest again."""
+        """`checkpoint="block"`, by the name that timm gives it."""
         self.grad_checkpointing = enable
 
     def prune_intermediate_layers(

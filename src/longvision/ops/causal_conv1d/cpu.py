@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from longvision.ops.native import Library, address, kernels, pack, rows
+from longvision.ops.native import Library, address, kernels, pack, room, rows
 from longvision.ops.packing import sequence_borders
 
 MOST_TAPS = 8  # as in native/conv.h
@@ -20,7 +20,7 @@ def forward(
 ) -> Tensor:
     """(B, M, E) -> (B, M, E); arguments as in `causal_conv1d`."""
     library, conv, _alive = _prepare(x_BME, weight_EK, bias_E, silu, reverse, cu_seqlens)
-    y_BME = x_BME.new_empty(x_BME.shape)
+    y_BME = room(*x_BME.shape, dtype=x_BME.dtype)
     library.conv_forward(conv + pack(*rows(y_BME)))
     return y_BME
 
@@ -35,7 +35,7 @@ def backward(
     cu_seqlens: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """-> gradients of x, weight, bias (empty without one)."""
-    dx_BME = x_BME.new_empty(x_BME.shape)
+    dx_BME = room(*x_BME.shape, dtype=x_BME.dtype)
     dweight_EK, dbias_E = backward_into(dx_BME, grad_BME, x_BME, weight_EK, bias_E, silu, reverse, cu_seqlens)
     return dx_BME, dweight_EK.to(weight_EK.dtype), x_BME.new_empty(0) if bias_E is None else dbias_E.to(bias_E.dtype)
 

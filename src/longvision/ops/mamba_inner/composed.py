@@ -1,6 +1,6 @@
-"""What stands between the projections of a Mamba mixer, put together from the other ops.
+"""A Mamba mixer put together from the other ops.
 
-It runs wherever these run, and is the truth for the fused kernels: Algorithm 1 of arXiv 2401.09417, lines 7-20.
+It runs wherever these run, and is the truth for the fused kernels: Algorithm 1 of arXiv 2401.09417, lines 4-20.
 """
 
 from collections.abc import Sequence
@@ -15,9 +15,14 @@ from longvision.ops.selective_scan.op import selective_scan
 
 
 def composed(
-    xz_BMF: Tensor, walks: Sequence[Walk], out_proj_DE: Tensor | None = None, cu_seqlens: Tensor | None = None
+    x_BMD: Tensor,
+    walks: Sequence[Walk],
+    in_proj_FD: Tensor | None = None,
+    out_proj_DE: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
 ) -> Tensor:
-    """(B, M, 2 E) -> (B, M, D); arguments as in `mamba_inner`."""
+    """(B, M, D) -> (B, M, D); arguments as in `mamba_inner`."""
+    xz_BMF = x_BMD if in_proj_FD is None else F.linear(x_BMD, in_proj_FD)
     x_BME, z_BME = xz_BMF.chunk(2, dim=-1)
     # Each is weighed before they are summed: near the largest half-precision number the sum overflows, the mean does
     # not.

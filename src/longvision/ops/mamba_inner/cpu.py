@@ -1,8 +1,9 @@
-"""What stands between the projections of a Mamba mixer, on the kernels in C++: little is kept, little is copied.
+"""A Mamba mixer on the kernels in C++: little is kept for the backward pass, little is copied.
 
-Forward, in each direction: convolution and SiLU; the product with x_proj, which gives the low-rank step, B and C; the
-scan, which makes the step from them and, in the last direction, adds what the other gave and applies the gate. Kept for
-the backward are these small products and the states between pieces of tokens; all else is computed again.
+Forward: the input projection. Then in each direction: convolution and SiLU; the product with x_proj, which gives the
+low-rank step, B and C; the scan, which makes the step from them and, in the last direction, adds what the other gave
+and applies the gate. Then the output projection. Kept are x and z, the small products and the states between pieces of
+tokens; all else is computed again.
 """
 
 from collections.abc import Sequence
@@ -13,105 +14,127 @@ from torch import Tensor
 
 from longvision.ops.causal_conv1d import cpu as conv
 from longvision.ops.mamba_inner.walk import Walk
-from longvision.ops.native import Library, kernels, pack, rows
+from longvision.ops.native import Library, kernels, pack, room, rows
 from longvision.ops.packing import sequence_borders
-from longvision.ops.selective_scan.cpu import ScanGradients, new_states, scan_record
+from longvision.ops.selective_scan.cpu import ScanGradients, num_pieces, scan_record
+
+
+class Inner(NamedTuple):
+    """What the input meets: parameters and borders, as in `mamba_inner`."""
+
+    walks: Sequence[Walk]
+    in_proj_FD: Tensor | None
+    out_proj_DE: Tensor | None
+    cu_seqlens: Tensor | None
+
+    def output_shape(self, x_BMD: Tensor) -> tuple[int, ...]:
+        width = len(self.walks[0].D_E) if self.out_proj_DE is None else self.out_proj_DE.shape[0]
+        return *x_BMD.shape[:2], width
 
 
 class Kept(NamedTuple):
-    """For the backward: of each walk the products with x_proj, and the states."""
+    """For the backward: x and z (empty where they are the input), and of each walk the products with x_proj, and the
+    states."""
 
+    xz_BMF: Tensor
     projections_WBMP: Tensor
     states_WBKNE: Tensor
 
 
-class Gradients(NamedTuple):
-    """Of the input, of each walk's parameters in the order of `Walk`, and of the output projection."""
+def kept_shapes(x_BMD: Tensor, inner: Inner, keep: bool) -> tuple[tuple[int, ...], ...]:
+    """Of each tensor of `Kept`."""
+    if not keep:
+        return (0,), (0,), (0,)
+    (batch, tokens, _), walks = x_BMD.shape, inner.walks
+    width, states = walks[0].A_log_EN.shape
+    return (
+        (0,) if inner.in_proj_FD is None else (batch, tokens, 2 * width),
+        (len(walks), batch, tokens, walks[0].x_proj_PE.shape[0]),
+        (len(walks), batch, num_pieces(tokens, inner.cu_seqlens), states, width),
+    )
 
-    xz_BMF: Tensor
-    parameters: list[Tensor]
-    out_proj_DE: Tensor | None
 
+def forward(x_BMD: Tensor, inner: Inner, keep: bool) -> tuple[Tensor, Kept]:
+    """-> (B, M, D), and what the backward needs (empty unless `keep`)."""
+    xz_BMF = x_BMD if inner.in_proj_FD is None else product(x_BMD, inner.in_proj_FD.to(x_BMD.dtype).t())
+    call = _Call(xz_BMF, inner)
+    kept_xz, projections, states = kept_shapes(x_BMD, inner, True)
+    projections_WBMP = room(*(projections if keep else (1, *projections[1:])), dtype=x_BMD.dtype)
+    states_WBKNE = room(*(states if keep else (0,)), dtype=call.library.real)
 
-def forward(
-    xz_BMF: Tensor, walks: Sequence[Walk], out_proj_DE: Tensor | None, cu_seqlens: Tensor | None, keep: bool
-) -> tuple[Tensor, Kept]:
-    """-> (B, M, D), and what the backward needs (of the states nothing, unless `keep`)."""
-    inner = _Inner(xz_BMF, walks, cu_seqlens)
-    kept = new_kept(xz_BMF, walks, cu_seqlens, keep)
     partial_BME, gated_BME = None, xz_BMF
-    for i, walk in enumerate(walks):
-        u_BME = inner.convolved(walk)
-        projection_BMP = kept.projections_WBMP[i]
-        torch.mm(u_BME.flatten(0, 1), inner.stored(walk.x_proj_PE).t(), out=projection_BMP.flatten(0, 1))
-        scan, _alive = inner.scan(walk, u_BME, projection_BMP, partial_BME)
-        states = pack(kept.states_WBKNE[i].data_ptr(), kept.states_WBKNE.shape[2]) if keep else pack(0, 0)
+    for i, walk in enumerate(inner.walks):
+        u_BME = call.convolved(walk)
+        projection_BMP = projections_WBMP[i if keep else 0]
+        torch.mm(u_BME.flatten(0, 1), walk.x_proj_PE.to(u_BME.dtype).t(), out=projection_BMP.flatten(0, 1))
+        scan, _ = call.scan(walk, u_BME, projection_BMP, partial_BME)
+        kept = pack(states_WBKNE[i].data_ptr(), states_WBKNE.shape[2]) if keep else pack(0, 0)
         # The scan reads a piece of u before it writes the same piece of its output, so it writes over u.
-        if i + 1 < len(walks):
-            partial_BME = u_BME if u_BME.dtype == inner.library.real else u_BME.to(inner.library.real)
-            inner.library.scan_forward(scan + pack(*rows(None), *rows(partial_BME)) + states)
+        if i + 1 < len(inner.walks):
+            partial_BME = u_BME if u_BME.dtype == call.library.real else u_BME.to(call.library.real)
+            call.library.scan_forward(scan + pack(*rows(None), *rows(partial_BME)) + kept)
         else:
             gated_BME = u_BME
-            inner.library.scan_forward(scan + pack(*rows(gated_BME), *rows(None)) + states)
-    return inner.project_out(gated_BME, out_proj_DE), kept
+            call.library.scan_forward(scan + pack(*rows(gated_BME), *rows(None)) + kept)
+    out_BMD = gated_BME if inner.out_proj_DE is None else product(gated_BME, inner.out_proj_DE.to(x_BMD.dtype).t())
+    if not keep:
+        return out_BMD, Kept(*(x_BMD.new_empty(0, dtype=t.dtype) for t in (x_BMD, x_BMD, states_WBKNE)))
+    return out_BMD, Kept(x_BMD.new_empty(0) if kept_xz == (0,) else xz_BMF, projections_WBMP, states_WBKNE)
 
 
-def backward(
-    grad_BMD: Tensor,
-    kept: Kept,
-    xz_BMF: Tensor,
-    walks: Sequence[Walk],
-    out_proj_DE: Tensor | None,
-    cu_seqlens: Tensor | None,
-) -> Gradients:
-    """Every gradient, each in its tensor's dtype."""
-    inner = _Inner(xz_BMF, walks, cu_seqlens)
-    grad_BMD = grad_BMD.to(xz_BMF.dtype)
-    grad_BME = (grad_BMD if out_proj_DE is None else grad_BMD @ inner.stored(out_proj_DE)).contiguous()
-    dxz_BMF = xz_BMF.new_empty(xz_BMF.shape)
+def backward(grad_BMD: Tensor, kept: Kept, x_BMD: Tensor, inner: Inner) -> list[Tensor]:
+    """Gradients of x, of each walk's parameters, and of the projections that there are, each in its tensor's dtype."""
+    xz_BMF = x_BMD if inner.in_proj_FD is None else kept.xz_BMF
+    grad_BMD = grad_BMD.to(xz_BMF.dtype).contiguous()
+    grad_BME = grad_BMD if inner.out_proj_DE is None else product(grad_BMD, inner.out_proj_DE.to(xz_BMF.dtype))
+    dxz_BMF, of_walks, gated_BME = _walks_backward(grad_BME, kept._replace(xz_BMF=xz_BMF), inner)
+
+    dx_BMD, of_projections = dxz_BMF, []
+    if inner.in_proj_FD is not None:
+        of_projections.append(_weight_gradient(dxz_BMF, x_BMD, inner.in_proj_FD))
+        dx_BMD = product(dxz_BMF, inner.in_proj_FD.to(dxz_BMF.dtype))
+    if inner.out_proj_DE is not None:
+        of_projections.append(_weight_gradient(grad_BMD, gated_BME, inner.out_proj_DE))
+    return [dx_BMD, *of_walks, *of_projections]
+
+
+def _walks_backward(grad_BME: Tensor, kept: Kept, inner: Inner) -> tuple[Tensor, list[Tensor], Tensor]:
+    """-> gradients of xz and of the walks' parameters, and what the forward gave the output projection."""
+    call = _Call(kept.xz_BMF, inner)
+    dxz_BMF = room(*kept.xz_BMF.shape, dtype=kept.xz_BMF.dtype)
     dx_BME, dz_BME = dxz_BMF.chunk(2, dim=-1)
-    gated_BME = None if out_proj_DE is None else torch.empty_like(grad_BME)
-    partial_BME = None if len(walks) == 1 else inner.x.new_empty(inner.x.shape, dtype=inner.library.real)
+    shape = grad_BME.shape
+    partial_BME = None if len(inner.walks) == 1 else room(*shape, dtype=call.library.real)
+    if partial_BME is not None and partial_BME.dtype == grad_BME.dtype:
+        gated_BME = partial_BME  # the scan reads a piece of the other direction's output before it writes over it
+    else:
+        gated_BME = room(*shape, dtype=grad_BME.dtype)
 
     parameters: list[Tensor] = []
-    for i, walk in enumerate(walks):
-        u_BME = inner.convolved(walk)
-        projection_BMP = kept.projections_WBMP[i]
-        last = i + 1 == len(walks)
-        scan, A_log_EN = inner.scan(walk, u_BME, projection_BMP, partial_BME if last else None)
-        grads = ScanGradients(inner.library, u_BME.shape, A_log_EN)
+    for i, walk in enumerate(inner.walks):
+        last = i + 1 == len(inner.walks)
         written = (None, gated_BME, dz_BME) if last else (partial_BME, None, None)
-        outputs = b"".join(pack(*rows(tensor)) for tensor in written)
-        inner.library.scan_backward(scan + grads.record(grad_BME, kept.states_WBKNE[i]) + outputs)
-        du_BME, of_walk = _projection_gradients(grads, walk, u_BME, projection_BMP)
+        projection_BMP, states_BKNE = kept.projections_WBMP[i], kept.states_WBKNE[i]
+        other_BME = partial_BME if last else None
+        du_BME, of_walk = call.scan_backward(walk, grad_BME, projection_BMP, states_BKNE, other_BME, written)
         of_filter = conv.backward_into(
-            dx_BME, du_BME, inner.x, walk.filter_EK, walk.filter_bias_E, True, walk.reverse, cu_seqlens, add=i > 0
+            *(dx_BME, du_BME, call.x, walk.filter_EK, walk.filter_bias_E, True, walk.reverse, inner.cu_seqlens),
+            add=i > 0,
         )
-        of_walk = (*of_filter, *of_walk)
-        parameters += [grad.to(tensor.dtype) for grad, tensor in zip(of_walk, walk.tensors())]
-    return Gradients(dxz_BMF, parameters, _transposed_product(grad_BMD, gated_BME, out_proj_DE))
-
-
-def new_kept(xz_BMF: Tensor, walks: Sequence[Walk], cu_seqlens: Tensor | None, keep: bool) -> Kept:
-    x_BME = xz_BMF[..., : xz_BMF.shape[-1] // 2]
-    projections = xz_BMF.new_empty(len(walks), *xz_BMF.shape[:2], walks[0].x_proj_PE.shape[0])
-    shape = new_states(x_BME, walks[0].A_log_EN, cu_seqlens).shape
-    real = torch.promote_types(xz_BMF.dtype, torch.float32)
-    return Kept(projections, xz_BMF.new_empty((len(walks), *shape) if keep else (0,), dtype=real))
+        parameters += [grad.to(t.dtype) for grad, t in zip((*of_filter, *of_walk), walk.tensors())]
+    return dxz_BMF, parameters, gated_BME
 
 
 def _projection_gradients(
     grads: ScanGradients, walk: Walk, u_BME: Tensor, projection_BMP: Tensor
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """-> gradients of u, and of x_proj, dt_proj, dt_bias, A_log, D."""
-    rank = walk.dt_proj_ER.shape[1]
-    real = grads.dx.dtype
-    dprojection_BMP = grads.dx.new_empty(projection_BMP.shape)
+    rank, real = walk.dt_proj_ER.shape[1], grads.dx.dtype
     ddelta_TE = grads.ddelta.flatten(0, 1)
-    torch.matmul(ddelta_TE, walk.dt_proj_ER.to(real), out=(dlow_TR := ddelta_TE.new_empty(len(ddelta_TE), rank)))
-    dprojection_BMP[..., :rank] = dlow_TR.view_as(dprojection_BMP[..., :rank])
-    torch.sum(grads.dBC_parts, 0, out=dprojection_BMP[..., rank:])
+    dprojection_BMP = grads.dx.new_empty(projection_BMP.shape)
     dprojection_TP = dprojection_BMP.flatten(0, 1)
+    dprojection_TP[:, :rank] = ddelta_TE @ walk.dt_proj_ER.to(real)
+    torch.sum(grads.dBC_parts, 0, out=dprojection_BMP[..., rank:])
 
     ddt_proj_ER = ddelta_TE.t() @ projection_BMP[..., :rank].flatten(0, 1).to(real)
     dx_proj_PE = dprojection_TP.to(u_BME.dtype).t() @ u_BME.flatten(0, 1)
@@ -119,39 +142,58 @@ def _projection_gradients(
     return grads.dx, (dx_proj_PE, ddt_proj_ER, grads.dbias(), grads.dA(), grads.dD())
 
 
-def _transposed_product(grad_BMD: Tensor, input_BME: Tensor | None, weight_DE: Tensor | None) -> Tensor | None:
-    if input_BME is None or weight_DE is None:
-        return None
-    return (grad_BMD.flatten(0, 1).t() @ input_BME.flatten(0, 1)).to(weight_DE.dtype)
+def _weight_gradient(grad_BMO: Tensor, input_BMI: Tensor, weight_OI: Tensor) -> Tensor:
+    return (grad_BMO.flatten(0, 1).t() @ input_BMI.flatten(0, 1)).to(weight_OI.dtype)
 
 
-class _Inner:
-    """What both passes share: the two halves of the input, and calls of the kernels."""
+def product(left_BMK: Tensor, right_KN: Tensor) -> Tensor:
+    """(B, M, K) times (K, N)."""
+    out_BMN = room(*left_BMK.shape[:2], right_KN.shape[1], dtype=left_BMK.dtype)
+    torch.mm(left_BMK.flatten(0, 1), right_KN, out=out_BMN.flatten(0, 1))
+    return out_BMN
 
-    def __init__(self, xz_BMF: Tensor, walks: Sequence[Walk], cu_seqlens: Tensor | None) -> None:
-        assert len(walks) in (1, 2), "the sum of the directions is made in the last one's scan"
+
+class _Call:
+    """What both passes share: the two halves of xz, and how the kernels are called for a walk."""
+
+    def __init__(self, xz_BMF: Tensor, inner: Inner) -> None:
+        assert len(inner.walks) in (1, 2), "the sum of the directions is made in the last one's scan"
         library = kernels(xz_BMF.dtype)
         assert library is not None, "available() was not asked"
         self.library: Library = library
         self.x, self.z = xz_BMF.chunk(2, dim=-1)
-        self.scale = 1 / len(walks)
-        self.cu_seqlens = cu_seqlens
-        self.borders = sequence_borders(cu_seqlens, xz_BMF.shape[1])
-
-    def stored(self, weight: Tensor) -> Tensor:
-        """As the matrix products want it."""
-        return weight.to(self.library.dtype)
+        self.scale = 1 / len(inner.walks)
+        self.cu_seqlens = inner.cu_seqlens
+        self.borders = sequence_borders(inner.cu_seqlens, xz_BMF.shape[1])
 
     def convolved(self, walk: Walk) -> Tensor:
         return conv.forward(self.x, walk.filter_EK, walk.filter_bias_E, True, walk.reverse, self.cu_seqlens)
 
+    def scan_backward(
+        self,
+        walk: Walk,
+        grad_BME: Tensor,
+        projection_BMP: Tensor,
+        states_BKNE: Tensor,
+        other_BME: Tensor | None,
+        written: tuple[Tensor | None, ...],
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """-> gradients of u, and of x_proj, dt_proj, dt_bias, A_log, D; `written` as in native/scan.h."""
+        u_BME = self.convolved(walk)
+        scan, A_log_EN = self.scan(walk, u_BME, projection_BMP, other_BME)
+        grads = ScanGradients(self.library, u_BME.shape, A_log_EN)
+        outputs = b"".join(pack(*rows(tensor)) for tensor in written)
+        self.library.scan_backward(scan + grads.record(grad_BME, states_BKNE) + outputs)
+        return _projection_gradients(grads, walk, u_BME, projection_BMP)
+
     def scan(self, walk: Walk, u_BME: Tensor, projection_BMP: Tensor, other_BME: Tensor | None) -> tuple[bytes, Tensor]:
-        """The scan's record, and A_log; the record's other tensors are the walk's own, and so alive."""
+        """-> the scan's record, and A_log as it stands there."""
         rank, states = walk.dt_proj_ER.shape[1], walk.A_log_EN.shape[1]
         low, B, C = projection_BMP.split([rank, states, states], dim=-1)
         weight, bias, A_log, D = (
             t.to(self.library.real).contiguous() for t in (walk.dt_proj_ER, walk.dt_bias_E, walk.A_log_EN, walk.D_E)
         )
+        self._alive = weight, bias, A_log, D  # until the next record: this one holds no more than their addresses
         record = scan_record(
             *(u_BME, low, A_log, B, C, D, self.z, bias, self.borders, True, walk.reverse),
             weight_ER=weight,
@@ -159,8 +201,4 @@ class _Inner:
             scale=self.scale,
             log_decay=True,
         )
-        self._alive = (weight, bias, A_log, D)
         return record, A_log
-
-    def project_out(self, gated_BME: Tensor, out_proj_DE: Tensor | None) -> Tensor:
-        return gated_BME if out_proj_DE is None else torch.matmul(gated_BME, self.stored(out_proj_DE).t())

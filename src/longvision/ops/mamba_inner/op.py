@@ -1,4 +1,4 @@
-"""What a mixer calls between its projections: one fused node where there are kernels, else the ops it is made of."""
+"""What a mixer is: one fused node where there are kernels, else the ops that it is made of."""
 
 from collections.abc import Sequence
 
@@ -15,26 +15,36 @@ PARAMETERS = len(Walk._fields) - 1  # tensors of a walk
 
 
 def mamba_inner(
-    xz_BMF: Tensor, walks: Sequence[Walk], out_proj_DE: Tensor | None = None, cu_seqlens: Tensor | None = None
+    x_BMD: Tensor,
+    walks: Sequence[Walk],
+    in_proj_FD: Tensor | None = None,
+    out_proj_DE: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
 ) -> Tensor:
-    """(B, M, 2 E) -> (B, M, D), or without `out_proj` (B, M, E). Lines 7-20 of Algorithm 1 of arXiv 2401.09417.
+    """(B, M, D) -> (B, M, D). Lines 4-20 of Algorithm 1 of arXiv 2401.09417.
 
-    In each direction: depthwise convolution, SiLU, projections to step, B and C, selective scan. The mean of the
-    directions is gated by SiLU(z) and projected.
+    The input projection gives x and z. In each direction: depthwise convolution of x, SiLU, projections to step, B and
+    C, selective scan. The mean of the directions is gated by SiLU(z) and projected.
 
     Args:
-        xz_BMF: the input projection's output, x and z of E channels each.
+        x_BMD: tokens; without `in_proj`, what it would give, (B, M, 2 E).
         walks: one direction or two, with their parameters; see `Walk`.
-        out_proj_DE: weight of the output projection; None leaves it to the caller.
+        in_proj_FD: weight of the input projection, F = 2 E; None leaves it to the caller.
+        out_proj_DE: weight of the output projection; None leaves it to the caller, who gets (B, M, E).
         cu_seqlens: borders of packed sequences, as in `selective_scan`.
     """
     if cu_seqlens is not None:
-        check_cu_seqlens(cu_seqlens, xz_BMF)
-    if choose_backend(None, xz_BMF.device.type, xz_BMF.dtype) != "cpu":
-        return composed(xz_BMF, walks, out_proj_DE, cu_seqlens)
+        check_cu_seqlens(cu_seqlens, x_BMD)
+    device = x_BMD.device.type
+    if torch.is_autocast_enabled(device):
+        x_BMD = x_BMD.to(torch.get_autocast_dtype(device))
+    if choose_backend(None, device, x_BMD.dtype) != "cpu":
+        return composed(x_BMD, walks, in_proj_FD, out_proj_DE, cu_seqlens)
+    weights = [weight for weight in (in_proj_FD, out_proj_DE) if weight is not None]
     parameters = [tensor for walk in walks for tensor in walk.tensors()]
-    keep = torch.is_grad_enabled() and any(t.requires_grad for t in (xz_BMF, *parameters))
-    return _mamba_inner(xz_BMF, parameters, [walk.reverse for walk in walks], out_proj_DE, cu_seqlens, keep)[0]
+    keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x_BMD, *weights, *parameters))
+    directions = [walk.reverse for walk in walks]
+    return _mamba_inner(x_BMD, parameters, directions, in_proj_FD, out_proj_DE, cu_seqlens, keep)[0]
 
 
 def _walks(parameters: Sequence[Tensor], reverse: Sequence[bool]) -> list[Walk]:
@@ -43,60 +53,67 @@ def _walks(parameters: Sequence[Tensor], reverse: Sequence[bool]) -> list[Walk]:
 
 @torch.library.custom_op("longvision::mamba_inner", mutates_args=())
 def _mamba_inner(
-    xz: Tensor,
+    x: Tensor,
     parameters: Sequence[Tensor],
     reverse: Sequence[bool],
+    in_proj: Tensor | None,
     out_proj: Tensor | None,
     cu_seqlens: Tensor | None,
     keep: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """-> the output, and what the backward needs: each walk's projections and states."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """-> the output, and what the backward needs: x and z, each walk's projections and states (empty unless `keep`)."""
+    inner = cpu.Inner(_walks(parameters, reverse), in_proj, out_proj, cu_seqlens)
     with torch.autocast("cpu", enabled=False):
-        out, kept = cpu.forward(xz, _walks(parameters, reverse), out_proj, cu_seqlens, keep)
-    return out, kept.projections_WBMP, kept.states_WBKNE
+        out, kept = cpu.forward(x, inner, keep)
+    return out, *kept
 
 
 @_mamba_inner.register_fake
-def _(xz, parameters, reverse, out_proj, cu_seqlens, keep):
-    kept = cpu.new_kept(xz, _walks(parameters, reverse), cu_seqlens, keep)
-    width = xz.shape[-1] // 2 if out_proj is None else out_proj.shape[0]
-    return xz.new_empty(*xz.shape[:2], width), *kept
+def _(x, parameters, reverse, in_proj, out_proj, cu_seqlens, keep):
+    inner = cpu.Inner(_walks(parameters, reverse), in_proj, out_proj, cu_seqlens)
+    xz, projections, states = cpu.kept_shapes(x, inner, keep)
+    real = torch.promote_types(x.dtype, torch.float32)
+    out = x.new_empty(inner.output_shape(x))
+    return out, x.new_empty(xz), x.new_empty(projections), x.new_empty(states, dtype=real)
 
 
 @torch.library.custom_op("longvision::mamba_inner_backward", mutates_args=())
 def _mamba_inner_backward(
     grad: Tensor,
+    xz: Tensor,
     projections: Tensor,
     states: Tensor,
-    xz: Tensor,
+    x: Tensor,
     parameters: Sequence[Tensor],
     reverse: Sequence[bool],
+    in_proj: Tensor | None,
     out_proj: Tensor | None,
     cu_seqlens: Tensor | None,
 ) -> list[Tensor]:
-    """-> gradients of xz, of each parameter, and, where there is one, of out_proj."""
-    walks = _walks(parameters, reverse)
+    """-> gradients of x, of each parameter, and of the projections that there are."""
+    inner = cpu.Inner(_walks(parameters, reverse), in_proj, out_proj, cu_seqlens)
     with torch.autocast("cpu", enabled=False):
-        grads = cpu.backward(grad, cpu.Kept(projections, states), xz, walks, out_proj, cu_seqlens)
-    return [grads.xz_BMF, *grads.parameters, *([] if grads.out_proj_DE is None else [grads.out_proj_DE])]
+        return cpu.backward(grad, cpu.Kept(xz, projections, states), x, inner)
 
 
 @_mamba_inner_backward.register_fake
-def _(grad, projections, states, xz, parameters, reverse, out_proj, cu_seqlens):
-    tensors = [xz, *parameters, *([] if out_proj is None else [out_proj])]
+def _(grad, xz, projections, states, x, parameters, reverse, in_proj, out_proj, cu_seqlens):
+    tensors = [x, *parameters, *(weight for weight in (in_proj, out_proj) if weight is not None)]
     return [tensor.new_empty(tensor.shape) for tensor in tensors]
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    xz, parameters, ctx.reverse, out_proj, cu_seqlens, _ = inputs
-    ctx.save_for_backward(output[1], output[2], xz, out_proj, cu_seqlens, *parameters)
+    x, parameters, ctx.reverse, in_proj, out_proj, cu_seqlens, _ = inputs
+    ctx.save_for_backward(*output[1:], x, in_proj, out_proj, cu_seqlens, *parameters)
 
 
-def _backward(ctx, grad, _projections, _states):
-    projections, states, xz, out_proj, cu_seqlens, *parameters = ctx.saved_tensors
-    dxz, *rest = _mamba_inner_backward(grad, projections, states, xz, parameters, ctx.reverse, out_proj, cu_seqlens)
-    dout_proj = None if out_proj is None else rest[-1]
-    return dxz, rest[: len(parameters)], None, dout_proj, None, None
+def _backward(ctx, grad, *_grads_of_kept):
+    xz, projections, states, x, in_proj, out_proj, cu_seqlens, *parameters = ctx.saved_tensors
+    kept = xz, projections, states
+    grads = iter(_mamba_inner_backward(grad, *kept, x, parameters, ctx.reverse, in_proj, out_proj, cu_seqlens))
+    dx, of_parameters = next(grads), [next(grads) for _ in parameters]
+    of_projections = [None if weight is None else next(grads) for weight in (in_proj, out_proj)]
+    return dx, of_parameters, None, *of_projections, None, None
 
 
 _mamba_inner.register_autograd(_backward, setup_context=_setup_context)

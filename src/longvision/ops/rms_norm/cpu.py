@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from longvision.ops.native import kernels, pack
+from longvision.ops.native import kernels, pack, room
 
 ROWS = 64  # tokens of a task, as in native/norm.h
 
@@ -20,7 +20,7 @@ def forward(x_BMD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor
     library = kernels(weight_D.dtype)
     assert library is not None, "available() was not asked"
     x, weight = x_BMD.contiguous(), weight_D.to(library.real).contiguous()
-    y_BMD = weight_D.new_empty(x.shape)
+    y_BMD = room(*x.shape, dtype=weight_D.dtype)
     inverse_BM = x.new_empty(x.shape[:-1])
     library.norm_forward(_record(x, weight, eps) + pack(y_BMD.data_ptr(), inverse_BM.data_ptr()))
     return y_BMD, inverse_BM
@@ -34,7 +34,7 @@ def backward(
     assert library is not None, "available() was not asked"
     x, weight = x_BMD.contiguous(), weight_D.to(library.real).contiguous()
     grad = grad_BMD.to(weight_D.dtype).contiguous()
-    dx_BMD = torch.empty_like(x)
+    dx_BMD = room(*x.shape, dtype=x.dtype)
     dweight = x.new_empty(-(-inverse_BM.numel() // ROWS), weight.shape[0])  # of each task: added in a fixed order
     written = pack(grad.data_ptr(), inverse_BM.data_ptr(), dx_BMD.data_ptr(), dweight.data_ptr())
     library.norm_backward(_record(x, weight, eps) + written)

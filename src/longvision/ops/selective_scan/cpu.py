@@ -10,7 +10,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from longvision.ops.native import Library, address, kernels, pack, rows
+from longvision.ops.native import Library, address, kernels, pack, room, rows
 from longvision.ops.packing import sequence_borders
 from longvision.ops.selective_scan.inputs import ScanInputs
 
@@ -28,7 +28,7 @@ def forward(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """-> y (B, M, E) and the state before each piece (B, pieces, N, E), float32 or better."""
     library, scan, A_EN = _prepare(inputs)
     batch, tokens, width = inputs.x_BME.shape
-    y_BME = inputs.x_BME.new_empty((batch, tokens, width), dtype=library.dtype)
+    y_BME = room(batch, tokens, width, dtype=library.dtype)
     states_BKNE = new_states(inputs.x_BME, A_EN, inputs.cu_seqlens)
     library.scan_forward(scan + pack(*rows(y_BME), *rows(None), states_BKNE.data_ptr(), states_BKNE.shape[1]))
     return y_BME.to(inputs.x_BME.dtype), states_BKNE
@@ -52,11 +52,16 @@ def backward(grad_BME: Tensor, states_BKNE: Tensor, inputs: ScanInputs) -> tuple
 
 
 def new_states(x_BME: Tensor, A_EN: Tensor, cu_seqlens: Tensor | None) -> Tensor:
-    """(B, pieces, N, E): room for at most so many pieces, wherever the borders are, since none crosses one."""
+    """(B, pieces, N, E)."""
     batch, tokens, width = x_BME.shape
-    sequences = 1 if cu_seqlens is None else cu_seqlens.shape[0] - 1
     dtype = torch.promote_types(x_BME.dtype, torch.float32)
-    return A_EN.new_empty(batch, tokens // CHUNK + sequences, A_EN.shape[1], width, dtype=dtype)
+    return A_EN.new_empty(batch, num_pieces(tokens, cu_seqlens), A_EN.shape[1], width, dtype=dtype)
+
+
+def num_pieces(tokens: int, cu_seqlens: Tensor | None) -> int:
+    """Of at most CHUNK tokens, none across a border: at most so many, wherever the borders are."""
+    sequences = 1 if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    return tokens // CHUNK + sequences
 
 
 def scan_record(
@@ -108,8 +113,8 @@ class ScanGradients:
         batch, tokens, width = shape_BME
         states = A_EN.shape[1]
         groups = -(-width // (GROUP * library.lanes))
-        self.dx, self.ddelta = A_EN.new_empty(shape_BME), A_EN.new_empty(shape_BME)
-        self.dBC_parts = A_EN.new_empty(groups, batch, tokens, 2 * states)
+        self.dx, self.ddelta = room(*shape_BME, dtype=A_EN.dtype), room(*shape_BME, dtype=A_EN.dtype)
+        self.dBC_parts = room(groups, batch, tokens, 2 * states, dtype=A_EN.dtype)
         self._dA = A_EN.new_empty(batch, width, states)
         self._dD, self._dbias = A_EN.new_empty(batch, width), A_EN.new_empty(batch, width)
 

@@ -1,0 +1,48 @@
+"""Where results go: a new folder, or an empty one that was named. Nothing that exists is written over."""
+
+import csv
+import datetime
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def check_folder(out: str | None) -> None:
+    """Raises ValueError for a folder that results cannot go to."""
+    if out is None:
+        return
+    path = Path(out)
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"--out {out} is a file: give a new folder")
+    if path.is_dir() and any(path.iterdir()):
+        raise ValueError(f"--out {out} is not empty, and nothing in it is overwritten: give a new folder")
+
+
+def make_folder(out: str | None) -> Path:
+    """The one named, or a new one here by the time; a second one of the same second gets a number."""
+    if out is not None:
+        check_folder(out)
+        Path(out).mkdir(parents=True, exist_ok=True)
+        return Path(out)
+    base = Path(f"benchmarks-{datetime.datetime.now():%Y%m%d-%H%M%S}")
+    number, path = 1, base
+    while True:
+        try:
+            path.mkdir()
+            return path
+        except FileExistsError:
+            number += 1
+            path = base.with_name(f"{base.name}-{number}")
+
+
+def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """All rows, at once: a reader, or a power cut, finds the old file or the new one."""
+    if not rows:
+        return
+    draft = path.with_suffix(".part")
+    with draft.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+    os.replace(draft, path)

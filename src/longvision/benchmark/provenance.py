@@ -1,0 +1,58 @@
+"""Where a figure comes from: device, versions, commit, date."""
+
+import datetime
+import platform
+import re
+import subprocess
+from pathlib import Path
+
+import timm
+import torch
+
+from longvision.version import __version__
+
+PACKAGE = Path(__file__).parents[1]
+
+
+def provenance() -> dict[str, str]:
+    """The columns that close every row."""
+    return {
+        "longvision": __version__,
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "python": platform.python_version(),
+        "commit": commit(PACKAGE),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def device_name(device: str) -> str:
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    try:
+        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        match = None
+    return match[1].strip() if match else platform.processor() or platform.machine()
+
+
+def commit(folder: Path) -> str:
+    """Of a folder that git tracks, "+dirty" if it was changed since; "" for an installed package.
+
+    An environment inside a checkout of something else is not ours: hence the question whether the file is tracked.
+    """
+    if _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:
+        return ""
+    name = _git(folder, "rev-parse", "--short", "HEAD")
+    changes = _git(folder, "status", "--porcelain", "--", ".")
+    return f"{name}+dirty" if name and changes else name or ""
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "--no-optional-locks", *words], cwd=folder, capture_output=True, text=True, timeout=30
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
