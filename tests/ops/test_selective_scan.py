@@ -617,7 +617,8 @@ def test_gradients_of_permuted_inputs_are_contiguous_as_the_fake_says(backend):
     permuted = torch.randn(2, 4, 9).transpose(1, 2)
     grads = torch.ops.longvision.selective_scan_backward(permuted, *arguments[1:])
     truth = torch.ops.longvision.selective_scan_backward(permuted.contiguous(), *arguments[1:])
-    assert all(torch.equal(a, b) for a, b in zip(grads, truth))
+    # chunked may sum in another order: float32
+    assert all((a - b).abs().max() <= 1e-6 * b.abs().max() for a, b in zip(grads, truth))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -169,6 +169,7 @@ torch.save([t.detach() for t in results], sys.argv[1])
 """
 
 
+@pytest.mark.slow
 def test_what_memory_held_before_does_not_matter(python, tmp_path):
     """The kernels' own memory too: glibc fills all that it hands out with 0x7f7f7f7f, 3.4e38, or with -5e32."""
     results = []

@@ -1,5 +1,6 @@
 """Packed sequences: images of different sizes one behind the other in one row of tokens, as FlashAttention's varlen."""
 
+import functools
 from itertools import pairwise
 
 import torch
@@ -25,5 +26,10 @@ def check_cu_seqlens(cu_seqlens: Tensor, x_BME: Tensor) -> None:
 def sequence_borders(cu_seqlens: Tensor | None, tokens: int) -> Tensor:
     """(S + 1,) int64 on the CPU; without packing, of the one sequence."""
     if cu_seqlens is None:
-        return torch.tensor([0, tokens])
+        return _one_sequence(tokens)
     return cu_seqlens.to("cpu", torch.int64).contiguous()
+
+
+@functools.lru_cache
+def _one_sequence(tokens: int) -> Tensor:
+    return torch.tensor([0, tokens])

@@ -7,7 +7,7 @@ from longvision.ops.native import Library, address, kernels, pack, room, rows
 from longvision.ops.packing import sequence_borders
 
 MOST_TAPS = 8  # as in native/conv.h
-TILE = 16  # tokens of a task
+TILE = 32  # tokens of a task
 
 
 def available(x_BME: Tensor, taps: int) -> bool:

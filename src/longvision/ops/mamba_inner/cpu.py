@@ -14,7 +14,7 @@ from torch import Tensor
 
 from longvision.ops.causal_conv1d import cpu as conv
 from longvision.ops.mamba_inner.walk import Walk
-from longvision.ops.native import Library, kernels, pack, room, rows
+from longvision.ops.native import Library, address, dense, kernels, pack, room, rows
 from longvision.ops.packing import sequence_borders
 from longvision.ops.selective_scan.cpu import ScanGradients, num_pieces, scan_record
 
@@ -56,30 +56,50 @@ def kept_shapes(x_BMD: Tensor, inner: Inner, keep: bool) -> tuple[tuple[int, ...
 
 def forward(x_BMD: Tensor, inner: Inner, keep: bool) -> tuple[Tensor, Kept]:
     """-> (B, M, D), and what the backward needs (empty unless `keep`)."""
+    library = kernels(x_BMD.dtype)
+    assert library is not None, "available() was not asked"
     xz_BMF = x_BMD if inner.in_proj_FD is None else product(x_BMD, inner.in_proj_FD.to(x_BMD.dtype).t())
-    call = _Call(xz_BMF, inner)
-    kept_xz, projections, states = kept_shapes(x_BMD, inner, True)
-    projections_WBMP = room(*(projections if keep else (1, *projections[1:])), dtype=x_BMD.dtype)
-    states_WBKNE = room(*(states if keep else (0,)), dtype=call.library.real)
-
-    partial_BME, gated_BME = None, xz_BMF
-    for i, walk in enumerate(inner.walks):
-        u_BME = call.convolved(walk)
-        projection_BMP = projections_WBMP[i if keep else 0]
-        torch.mm(u_BME.flatten(0, 1), walk.x_proj_PE.to(u_BME.dtype).t(), out=projection_BMP.flatten(0, 1))
-        scan, _ = call.scan(walk, u_BME, projection_BMP, partial_BME)
-        kept = pack(states_WBKNE[i].data_ptr(), states_WBKNE.shape[2]) if keep else pack(0, 0)
-        # The scan reads a piece of u before it writes the same piece of its output, so it writes over u.
-        if i + 1 < len(inner.walks):
-            partial_BME = u_BME if u_BME.dtype == call.library.real else u_BME.to(call.library.real)
-            call.library.scan_forward(scan + pack(*rows(None), *rows(partial_BME)) + kept)
-        else:
-            gated_BME = u_BME
-            call.library.scan_forward(scan + pack(*rows(gated_BME), *rows(None)) + kept)
+    _, projections, states = kept_shapes(x_BMD, inner, True)
+    projections_WBMP = room(*projections, dtype=library.dtype)
+    states_WBKNE = room(*states, dtype=library.real) if keep else None
+    gated_BME = _inner_forward(library, xz_BMF, inner, projections_WBMP, states_WBKNE)
     out_BMD = gated_BME if inner.out_proj_DE is None else product(gated_BME, inner.out_proj_DE.to(x_BMD.dtype).t())
-    if not keep:
-        return out_BMD, Kept(*(x_BMD.new_empty(0, dtype=t.dtype) for t in (x_BMD, x_BMD, states_WBKNE)))
-    return out_BMD, Kept(x_BMD.new_empty(0) if kept_xz == (0,) else xz_BMF, projections_WBMP, states_WBKNE)
+    if states_WBKNE is None:
+        return out_BMD, Kept(x_BMD.new_empty(0), x_BMD.new_empty(0), x_BMD.new_empty(0, dtype=library.real))
+    return out_BMD, Kept(x_BMD.new_empty(0) if xz_BMF is x_BMD else xz_BMF, projections_WBMP, states_WBKNE)
+
+
+def _inner_forward(
+    library: Library, xz_BMF: Tensor, inner: Inner, projections_WBMP: Tensor, states_WBKNE: Tensor | None
+) -> Tensor:
+    """-> (B, M, E), gated: `Inner` of native/inner.h, where each field is explained."""
+    x_BME, z_BME = xz_BMF.chunk(2, dim=-1)
+    batch, tokens, width = x_BME.shape
+    first = inner.walks[0]
+    borders = sequence_borders(inner.cu_seqlens, tokens)
+    alive, of_walks, u_BME, partial_BME = [], [], x_BME, None
+    for i, walk in enumerate(inner.walks):
+        u_BME = room(batch, tokens, width, dtype=library.dtype)
+        if i + 1 < len(inner.walks):  # over u, if it has the precision that is summed in
+            partial_BME = u_BME if library.dtype == library.real else room(batch, tokens, width, dtype=library.real)
+        parameters = [dense(t, library.real) for t in walk.tensors()]
+        alive += [u_BME, *parameters]
+        of_walks += [
+            *(t.data_ptr() for t in parameters),
+            *(walk.reverse, u_BME.data_ptr(), projections_WBMP[i].data_ptr(), address(partial_BME)),
+            0 if states_WBKNE is None else states_WBKNE[i].data_ptr(),
+        ]
+    of_walks += [0] * (len(of_walks) // len(inner.walks)) * (2 - len(inner.walks))
+    record = pack(
+        *(batch, tokens, width, first.A_log_EN.shape[1], first.dt_proj_ER.shape[1], first.filter_EK.shape[1]),
+        *(torch.get_num_threads(), borders.data_ptr(), len(borders) - 1),
+        *(num_pieces(tokens, inner.cu_seqlens), len(inner.walks)),
+        *rows(x_BME),
+        *rows(z_BME),
+        *of_walks,
+    )
+    library.inner_forward(record)
+    return u_BME
 
 
 def backward(grad_BMD: Tensor, kept: Kept, x_BMD: Tensor, inner: Inner) -> list[Tensor]:

@@ -8,6 +8,7 @@ from torch import Tensor
 from longvision.ops.mamba_inner import cpu
 from longvision.ops.mamba_inner.composed import composed
 from longvision.ops.mamba_inner.walk import Walk
+from longvision.ops.native import reuse_memory_in_backward
 from longvision.ops.packing import check_cu_seqlens
 from longvision.ops.selective_scan.op import choose_backend
 
@@ -104,11 +105,15 @@ def _(grad, xz, projections, states, x, parameters, reverse, in_proj, out_proj, 
 
 def _setup_context(ctx, inputs, output) -> None:
     x, parameters, ctx.reverse, in_proj, out_proj, cu_seqlens, _ = inputs
+    ctx.set_materialize_grads(False)  # what is kept gets none: zeros of its size would be made for it
     ctx.save_for_backward(*output[1:], x, in_proj, out_proj, cu_seqlens, *parameters)
 
 
 def _backward(ctx, grad, *_grads_of_kept):
+    if grad is None:
+        return None, None, None, None, None, None, None
     xz, projections, states, x, in_proj, out_proj, cu_seqlens, *parameters = ctx.saved_tensors
+    reuse_memory_in_backward()
     kept = xz, projections, states
     grads = iter(_mamba_inner_backward(grad, *kept, x, parameters, ctx.reverse, in_proj, out_proj, cu_seqlens))
     dx, of_parameters = next(grads), [next(grads) for _ in parameters]

@@ -7,7 +7,8 @@
 #include "threads.h"
 #include "vector.h"
 
-constexpr int64_t TILE = 16;      // tokens
+constexpr int64_t FORWARD_TILE = 16;  // tokens of a task: with their neighbours they fit the first cache
+constexpr int64_t TILE = 32;          // in the backward, where neighbours cost more
 constexpr int64_t MOST_TAPS = 8;
 
 struct Conv {
@@ -58,34 +59,47 @@ static inline int64_t reach(const Conv& conv, Extent e, int64_t t) {
 }
 
 static inline Vec convolve(const Conv& conv, const Filter& f, int64_t b, int64_t t, int64_t taps) {
-  int64_t back = conv.reverse ? 1 : -1;
+  int64_t back = (conv.reverse ? 1 : -1) * conv.x.token;
+  const IO* x = conv.x.at(b, t) + f.first;
   Vec sum = f.bias;
-  for (int64_t k = 0; k < taps; k++) sum += f.tap[k] * load(conv.x.at(b, t + k * back) + f.first, f.lanes);
+  if (taps == 4)  // the published filters, inside
+    return sum + f.tap[0] * load(x, f.lanes) + f.tap[1] * load(x + back, f.lanes) +
+           f.tap[2] * load(x + 2 * back, f.lanes) + f.tap[3] * load(x + 3 * back, f.lanes);
+  for (int64_t k = 0; k < taps; k++) sum += f.tap[k] * load(x + k * back, f.lanes);
   return sum;
 }
 
-static void conv_forward(const Conv& conv, const Rows<IO>& y) {
-  int64_t blocks = (conv.width + LANES - 1) / LANES, tiles = conv.tiles();
+static std::vector<Filter> all_filters(const Conv& conv) {
   std::vector<Filter> filters;
-  for (int64_t block = 0; block < blocks; block++) filters.push_back(filter(conv, block));
-  parallel(conv.batch * tiles, conv.threads, [&](int64_t task) {
-    int64_t b = task / tiles, first = task % tiles * TILE, last = std::min(conv.tokens, first + TILE);
-    for (int64_t t = first; t < last; t++) {
-      int64_t taps = reach(conv, extent(conv, t), t);
-      for (const Filter& f : filters) {
-        Vec sum = convolve(conv, f, b, t, taps);
-        store(y.at(b, t) + f.first, conv.silu ? silu(sum) : sum, f.lanes);
-      }
+  for (int64_t first = 0; first < conv.width; first += LANES) filters.push_back(filter(conv, first / LANES));
+  return filters;
+}
+
+static void convolve_tile(const Conv& conv, const std::vector<Filter>& filters, const Rows<IO>& y, int64_t b,
+                          int64_t first, int64_t last) {
+  for (int64_t t = first; t < last; t++) {
+    int64_t taps = reach(conv, extent(conv, t), t);
+    for (const Filter& f : filters) {
+      Vec sum = convolve(conv, f, b, t, taps);
+      store(y.at(b, t) + f.first, conv.silu ? silu(sum) : sum, f.lanes);
     }
+  }
+}
+
+static void conv_forward(const Conv& conv, const Rows<IO>& y) {
+  int64_t tiles = (conv.tokens + FORWARD_TILE - 1) / FORWARD_TILE;
+  std::vector<Filter> filters = all_filters(conv);
+  parallel(conv.batch * tiles, conv.threads, [&](int64_t task) {
+    int64_t first = task % tiles * FORWARD_TILE;
+    convolve_tile(conv, filters, y, task / tiles, first, std::min(conv.tokens, first + FORWARD_TILE));
   });
 }
 
 // The adjoint of looking back by k tokens is looking ahead by k. What SiLU saw is computed again, for the tile and for
 // the tokens after it whose outputs its inputs went into.
 static void conv_backward(const Conv& conv, const ConvGradients& out) {
-  int64_t blocks = (conv.width + LANES - 1) / LANES, tiles = conv.tiles();
-  std::vector<Filter> filters;
-  for (int64_t block = 0; block < blocks; block++) filters.push_back(filter(conv, block));
+  int64_t tiles = conv.tiles();
+  std::vector<Filter> filters = all_filters(conv);
   parallel(conv.batch * tiles, conv.threads, [&](int64_t task) {
     int64_t b = task / tiles, first = task % tiles * TILE, last = std::min(conv.tokens, first + TILE);
     int64_t length = last - first, halo = conv.taps - 1, ahead = conv.reverse ? -1 : 1;

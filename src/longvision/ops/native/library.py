@@ -18,6 +18,12 @@ DEFINITIONS: dict[torch.dtype, tuple[str, ...]] = {
 }
 
 
+KERNELS = (
+    *("scan_forward", "scan_backward", "conv_forward", "conv_backward", "norm_forward", "norm_backward"),
+    "inner_forward",
+)
+
+
 class Library:
     """The kernels for tensors of one dtype; each is called with the bytes of its record (see `pack`).
 
@@ -30,11 +36,10 @@ class Library:
         library.set_fork(ctypes.c_void_p(_torch_fork()))
         self.dtype, self.real = dtype, torch.promote_types(dtype, torch.float32)
         self.lanes = int(library.lanes())
-        for name in ("scan", "conv", "norm"):
-            for way in ("forward", "backward"):
-                function = getattr(library, f"call_{name}_{way}")
-                function.argtypes, function.restype = [ctypes.c_char_p], None
-                setattr(self, f"{name}_{way}", function)
+        for name in KERNELS:
+            function = getattr(library, f"call_{name}")
+            function.argtypes, function.restype = [ctypes.c_char_p], None
+            setattr(self, name, function)
 
     scan_forward: Callable[[bytes], None]
     scan_backward: Callable[[bytes], None]
@@ -42,6 +47,7 @@ class Library:
     conv_backward: Callable[[bytes], None]
     norm_forward: Callable[[bytes], None]
     norm_backward: Callable[[bytes], None]
+    inner_forward: Callable[[bytes], None]
 
 
 def kernels(dtype: torch.dtype) -> Library | None:
@@ -78,13 +84,31 @@ def _torch_fork() -> int | None:
     return None
 
 
-def pack(*fields: int | float) -> bytes:
+def pack(*fields: int) -> bytes:
     """A record of 8-byte fields."""
-    return struct.pack("=" + "".join("d" if isinstance(field, float) else "q" for field in fields), *fields)
+    return _record(len(fields)).pack(*fields)
+
+
+@functools.cache
+def _record(fields: int) -> struct.Struct:
+    return struct.Struct(f"={fields}q")
+
+
+@functools.cache
+def double(value: float) -> int:
+    """As a field of a record."""
+    return int(struct.unpack("=q", struct.pack("=d", value))[0])
 
 
 def address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
+
+
+def dense(parameter: Tensor, dtype: torch.dtype) -> Tensor:
+    """Contiguous, in that dtype: itself where it is so, which is asked first since converting takes longer."""
+    if parameter.dtype == dtype and parameter.is_contiguous():
+        return parameter
+    return parameter.to(dtype).contiguous()
 
 
 def rows(tensor: Tensor | None) -> tuple[int, int, int]:

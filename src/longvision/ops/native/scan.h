@@ -96,6 +96,14 @@ static Channels channels(const Scan& scan, int64_t block, Arena& arena) {
   return c;
 }
 
+// Rows are far apart, and the recurrence is longer than what a processor looks ahead: unasked, the next rows' way from
+// memory would come on top of it.
+template <class Element>
+static inline void prefetch(Rows<Element> rows, int64_t b, Piece piece, int step, int64_t channel) {
+  if (rows)
+    for (int i = 0; i < piece.length; i++) __builtin_prefetch(rows.at(b, piece.first + i * step) + channel);
+}
+
 // B or C of a piece, (length, padded states), in the order of the walk.
 static void load_states(const Scan& scan, Rows<const IO> from, int64_t b, Piece piece, Real* to) {
   int64_t padded = scan.padded();
@@ -177,6 +185,13 @@ static void scan_forward_task(const Scan& scan, const ScanOutput& out, const std
         if (scan.softplus) step[i] = softplus(step[i]);
         input[i] = step[i] * x;
         y[i] = c.D * x;
+      }
+      if (k + 1 < count || p + 1 < pieces.size()) {
+        Piece next = k + 1 < count ? piece : pieces[p + 1];
+        int64_t channel = blocks[k + 1 < count ? k + 1 : 0].first;
+        prefetch(scan.x, b, next, direction, channel);
+        if (!scan.rank) prefetch(scan.delta, b, next, direction, channel);
+        if (!out.partial) prefetch(scan.z, b, next, direction, channel), prefetch(scan.other, b, next, direction, channel);
       }
       for (int64_t n = 0; n < padded; n += STATES)
         run(piece.length, padded, step, input, c.A + n, B + n, C + n, h + n, y);
@@ -306,6 +321,15 @@ static void scan_backward_task(const Scan& scan, const ScanGradients& out, const
         w.y[i] = c.D * x;
         w.dinput[i] = w.dstep[i] = Vec{};
         dDs[k] += dy * x;
+      }
+      if (k + 1 < count || p > 0) {
+        Piece next = k + 1 < count ? piece : pieces[p - 1];
+        int64_t channel = blocks[k + 1 < count ? k + 1 : 0].first;
+        prefetch(scan.x, b, next, direction, channel);
+        prefetch(out.grad, b, next, direction, channel);
+        if (!scan.rank) prefetch(scan.delta, b, next, direction, channel);
+        prefetch(scan.z, b, next, direction, channel);
+        if (out.dz) prefetch(scan.other, b, next, direction, channel);
       }
       for (int64_t n = 0; n < padded; n += STATES)
         run_back(piece.length, padded, w, c.A + n, B + n, C + n, before + n, carry + n, dA + n, k == 0, dBC + n, padded);

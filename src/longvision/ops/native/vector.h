@@ -162,6 +162,14 @@ static inline Vec softplus(Vec x) {
   return positive + Real(2) * s * series;
 }
 
+// The lanes from `first` on, brought to the front.
+static inline Vec shifted_down(Vec v, int first) {
+  Real lanes[2 * LANES]{};
+  std::memcpy(lanes, &v, sizeof v);
+  std::memcpy(&v, lanes + first, sizeof v);
+  return v;
+}
+
 // LANES vectors -> one vector, whose lane i is the sum over the lanes of vector i. Each level adds the two halves of
 // two vectors into one, their lanes interleaved: after the last, every sum has come to its place.
 #if defined(__has_builtin)

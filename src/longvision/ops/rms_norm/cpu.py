@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from longvision.ops.native import kernels, pack, room
+from longvision.ops.native import double, kernels, pack, room
 
 ROWS = 64  # tokens of a task, as in native/norm.h
 
@@ -44,4 +44,4 @@ def backward(
 def _record(x: Tensor, weight: Tensor, eps: float) -> bytes:
     """`Norm` of native/norm.h."""
     width = weight.shape[0]
-    return pack(x.numel() // width, width, torch.get_num_threads(), float(eps), x.data_ptr(), weight.data_ptr())
+    return pack(x.numel() // width, width, torch.get_num_threads(), double(eps), x.data_ptr(), weight.data_ptr())

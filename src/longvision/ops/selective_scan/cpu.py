@@ -10,7 +10,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from longvision.ops.native import Library, address, kernels, pack, room, rows
+from longvision.ops.native import Library, address, double, kernels, pack, room, rows
 from longvision.ops.packing import sequence_borders
 from longvision.ops.selective_scan.inputs import ScanInputs
 
@@ -99,7 +99,7 @@ def scan_record(
         address(D_E),
         *rows(z_BME),
         *rows(other_BME),
-        scale,
+        double(scale),
     )
 
 

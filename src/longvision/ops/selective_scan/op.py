@@ -174,10 +174,13 @@ def _(grad, states, x, delta, A, B, C, D, z, delta_bias, cu_seqlens, delta_softp
 
 def _setup_context(ctx, inputs, output) -> None:
     *tensors, ctx.delta_softplus, ctx.reverse, ctx.backend = inputs
+    ctx.set_materialize_grads(False)  # the states get none
     ctx.save_for_backward(output[1], *tensors)
 
 
 def _backward(ctx, grad, _grad_states):
+    if grad is None:
+        return (None,) * 12
     states, *tensors = ctx.saved_tensors
     grads = _selective_scan_backward(grad.contiguous(), states, *tensors, ctx.delta_softplus, ctx.reverse, ctx.backend)
     present = [None if tensor is None else g for g, tensor in zip(grads, tensors[:8])]
