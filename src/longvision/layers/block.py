@@ -3,8 +3,10 @@
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from longvision.layers.bare import is_bare
 from longvision.layers.mixer import Direction, VimMixer
 from longvision.layers.norm import RMSNorm
+from longvision.ops import mamba_block
 
 
 class VimBlock(nn.Module):
@@ -43,4 +45,15 @@ class VimBlock(nn.Module):
 
         `cu_seqlens` as in `longvision.ops.selective_scan`: images packed one behind the other.
         """
+        if self._is_one_op():
+            mixer, norm = self.mixer, self.norm
+            weights = mixer.in_proj.weight, mixer.out_proj.weight
+            return mamba_block(x_BMD, norm.weight, mixer.walks(), *weights, cu_seqlens, norm.eps)
         return x_BMD + self.drop_path(self.mixer(self.norm(x_BMD), cu_seqlens)).to(x_BMD.dtype)
+
+    def _is_one_op(self) -> bool:
+        """Whether nobody put anything between or around the parts."""
+        drops = self.training and not isinstance(self.drop_path, nn.Identity)
+        parts = (self.norm, RMSNorm), (self.mixer, VimMixer), (self.mixer.in_proj, nn.Linear)
+        bare = all(is_bare(*part) for part in (*parts, (self.mixer.out_proj, nn.Linear)))
+        return bare and not drops and self.mixer.in_proj.bias is None and self.mixer.out_proj.bias is None

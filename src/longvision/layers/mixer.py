@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from longvision.layers.bare import is_bare
 from longvision.ops import Walk, mamba_inner
 
 Direction = Literal["none", "sequence", "layer", "ssm", "ssm_conv"]
@@ -65,7 +66,7 @@ class VimMixer(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Mamba's initialisation (arXiv 2312.00752, section 3.6), for both directions alike."""
-        for walk in self._walks():
+        for walk in self.walks():
             walk.A_log_EN.copy_(torch.arange(1.0, self.state + 1).log().expand_as(walk.A_log_EN))
             walk.D_E.fill_(1)
             nn.init.uniform_(walk.dt_proj_ER, -(self.rank**-0.5), self.rank**-0.5)
@@ -78,9 +79,9 @@ class VimMixer(nn.Module):
         # Projections that are no more than their weights are part of the op, which then keeps less for the backward.
         before, in_weight = _call_or_weight(self.in_proj)
         after, out_weight = _call_or_weight(self.out_proj)
-        return after(mamba_inner(before(x_BMD), self._walks(), in_weight, out_weight, cu_seqlens))
+        return after(mamba_inner(before(x_BMD), self.walks(), in_weight, out_weight, cu_seqlens))
 
-    def _walks(self) -> list[Walk]:
+    def walks(self) -> list[Walk]:
         """The directions in which the tokens are walked, each with its parameters."""
         own = self.conv1d, self.x_proj, self.dt_proj, self.D
         if self.direction == "ssm_conv":
@@ -93,7 +94,7 @@ class VimMixer(nn.Module):
 
 def _walk(conv1d: nn.Conv1d, x_proj: nn.Linear, dt_proj: nn.Linear, D: Tensor, A_log: Tensor, reverse: bool) -> Walk:
     for name, module, bias in (("x_proj", x_proj, False), ("dt_proj", dt_proj, True)):
-        if not _is_bare(module) or (module.bias is not None) != bias:
+        if not is_bare(module, nn.Linear) or (module.bias is not None) != bias:
             raise ValueError(
                 f"VimMixer reads the weights of {name} without calling it, and it is a {type(module).__name__} with an "
                 "adapter, a hook or another bias, which would do nothing: adapt in_proj or out_proj, which are called"
@@ -105,20 +106,10 @@ def _walk(conv1d: nn.Conv1d, x_proj: nn.Linear, dt_proj: nn.Linear, D: Tensor, A
 
 def _call_or_weight(projection: nn.Linear) -> tuple[Callable[[Tensor], Tensor], Tensor | None]:
     """-> what to call, and the weight to hand on: one of the two does something."""
-    if _is_bare(projection) and projection.bias is None:
+    if is_bare(projection, nn.Linear) and projection.bias is None:
         return _unchanged, projection.weight
     return projection, None
 
 
 def _unchanged(x_BMD: Tensor) -> Tensor:
     return x_BMD
-
-
-def _is_bare(module: nn.Module) -> bool:
-    """Whether to call it is to multiply by its weight (and add its bias), nothing else: no adapter, no hook."""
-    hooks = (
-        *(module._forward_hooks, module._forward_pre_hooks),
-        *(module._backward_hooks, module._backward_pre_hooks),
-    )
-    own_forward = type(module).forward is not nn.Linear.forward or "forward" in vars(module)
-    return not own_forward and not any(hooks)

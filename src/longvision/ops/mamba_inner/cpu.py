@@ -56,17 +56,29 @@ def kept_shapes(x_BMD: Tensor, inner: Inner, keep: bool) -> tuple[tuple[int, ...
 
 def forward(x_BMD: Tensor, inner: Inner, keep: bool) -> tuple[Tensor, Kept]:
     """-> (B, M, D), and what the backward needs (empty unless `keep`)."""
-    library = kernels(x_BMD.dtype)
+    gated_BME, kept = forward_between(project_in(x_BMD, inner), inner, keep)
+    out_BMD = gated_BME if inner.out_proj_DE is None else product(gated_BME, inner.out_proj_DE.to(x_BMD.dtype).t())
+    return out_BMD, kept
+
+
+def project_in(x_BMD: Tensor, inner: Inner) -> Tensor:
+    """(B, M, D) -> x and z, (B, M, 2 E)."""
+    if inner.in_proj_FD is not None:
+        return product(x_BMD, inner.in_proj_FD.to(x_BMD.dtype).t())
+    return x_BMD if x_BMD.stride(-1) == 1 else x_BMD.contiguous()
+
+
+def forward_between(xz_BMF: Tensor, inner: Inner, keep: bool) -> tuple[Tensor, Kept]:
+    """Between the projections: (B, M, 2 E) -> gated (B, M, E), and what the backward needs."""
+    library = kernels(xz_BMF.dtype)
     assert library is not None, "available() was not asked"
-    xz_BMF = x_BMD if inner.in_proj_FD is None else product(x_BMD, inner.in_proj_FD.to(x_BMD.dtype).t())
-    _, projections, states = kept_shapes(x_BMD, inner, True)
+    _, projections, states = kept_shapes(xz_BMF, inner, True)
     projections_WBMP = room(*projections, dtype=library.dtype)
     states_WBKNE = room(*states, dtype=library.real) if keep else None
     gated_BME = _inner_forward(library, xz_BMF, inner, projections_WBMP, states_WBKNE)
-    out_BMD = gated_BME if inner.out_proj_DE is None else product(gated_BME, inner.out_proj_DE.to(x_BMD.dtype).t())
     if states_WBKNE is None:
-        return out_BMD, Kept(x_BMD.new_empty(0), x_BMD.new_empty(0), x_BMD.new_empty(0, dtype=library.real))
-    return out_BMD, Kept(x_BMD.new_empty(0) if xz_BMF is x_BMD else xz_BMF, projections_WBMP, states_WBKNE)
+        return gated_BME, Kept(xz_BMF.new_empty(0), xz_BMF.new_empty(0), xz_BMF.new_empty(0, dtype=library.real))
+    return gated_BME, Kept(xz_BMF.new_empty(0) if inner.in_proj_FD is None else xz_BMF, projections_WBMP, states_WBKNE)
 
 
 def _inner_forward(
@@ -104,7 +116,7 @@ def _inner_forward(
 
 def backward(grad_BMD: Tensor, kept: Kept, x_BMD: Tensor, inner: Inner) -> list[Tensor]:
     """Gradients of x, of each walk's parameters, and of the projections that there are, each in its tensor's dtype."""
-    xz_BMF = x_BMD if inner.in_proj_FD is None else kept.xz_BMF
+    xz_BMF = project_in(x_BMD, inner) if inner.in_proj_FD is None else kept.xz_BMF
     grad_BMD = grad_BMD.to(xz_BMF.dtype).contiguous()
     grad_BME = grad_BMD if inner.out_proj_DE is None else product(grad_BMD, inner.out_proj_DE.to(xz_BMF.dtype))
     dxz_BMF, of_walks, gated_BME = _walks_backward(grad_BME, kept._replace(xz_BMF=xz_BMF), inner)
@@ -166,10 +178,14 @@ def _weight_gradient(grad_BMO: Tensor, input_BMI: Tensor, weight_OI: Tensor) -> 
     return (grad_BMO.flatten(0, 1).t() @ input_BMI.flatten(0, 1)).to(weight_OI.dtype)
 
 
-def product(left_BMK: Tensor, right_KN: Tensor) -> Tensor:
-    """(B, M, K) times (K, N)."""
+def product(left_BMK: Tensor, right_KN: Tensor, add_to: Tensor | None = None) -> Tensor:
+    """(B, M, K) times (K, N), plus (B, M, N)."""
     out_BMN = room(*left_BMK.shape[:2], right_KN.shape[1], dtype=left_BMK.dtype)
-    torch.mm(left_BMK.flatten(0, 1), right_KN, out=out_BMN.flatten(0, 1))
+    left_TK, out_TN = left_BMK.flatten(0, 1), out_BMN.flatten(0, 1)
+    if add_to is None:
+        torch.mm(left_TK, right_KN, out=out_TN)
+    else:
+        torch.addmm(add_to.flatten(0, 1), left_TK, right_KN, out=out_TN)
     return out_BMN
 
 

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from longvision.ops.causal_conv1d.cpu import MOST_TAPS
 from longvision.ops.mamba_inner import cpu
 from longvision.ops.mamba_inner.composed import composed
-from longvision.ops.mamba_inner.walk import Walk
+from longvision.ops.mamba_inner.walk import Walk, check_walks, flat, unflat
 from longvision.ops.native import reuse_memory_in_backward
 from longvision.ops.packing import check_cu_seqlens
+from longvision.ops.precision import mixed_dtype
 from longvision.ops.selective_scan.op import choose_backend
-
-PARAMETERS = len(Walk._fields) - 1  # tensors of a walk
 
 
 def mamba_inner(
@@ -36,20 +36,15 @@ def mamba_inner(
     """
     if cu_seqlens is not None:
         check_cu_seqlens(cu_seqlens, x_BMD)
-    device = x_BMD.device.type
-    if torch.is_autocast_enabled(device):
-        x_BMD = x_BMD.to(torch.get_autocast_dtype(device))
-    if choose_backend(None, device, x_BMD.dtype) != "cpu":
+    check_walks(walks, x_BMD, in_proj_FD, out_proj_DE)
+    x_BMD = x_BMD.to(mixed_dtype(x_BMD))
+    long_filter = walks[0].filter_EK.shape[1] > MOST_TAPS
+    if long_filter or choose_backend(None, x_BMD.device.type, x_BMD.dtype) != "cpu":
         return composed(x_BMD, walks, in_proj_FD, out_proj_DE, cu_seqlens)
     weights = [weight for weight in (in_proj_FD, out_proj_DE) if weight is not None]
-    parameters = [tensor for walk in walks for tensor in walk.tensors()]
+    parameters, directions = flat(walks)
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x_BMD, *weights, *parameters))
-    directions = [walk.reverse for walk in walks]
     return _mamba_inner(x_BMD, parameters, directions, in_proj_FD, out_proj_DE, cu_seqlens, keep)[0]
-
-
-def _walks(parameters: Sequence[Tensor], reverse: Sequence[bool]) -> list[Walk]:
-    return [Walk._make([*parameters[i * PARAMETERS :][:PARAMETERS], way]) for i, way in enumerate(reverse)]
 
 
 @torch.library.custom_op("longvision::mamba_inner", mutates_args=())
@@ -63,7 +58,7 @@ def _mamba_inner(
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """-> the output, and what the backward needs: x and z, each walk's projections and states (empty unless `keep`)."""
-    inner = cpu.Inner(_walks(parameters, reverse), in_proj, out_proj, cu_seqlens)
+    inner = cpu.Inner(unflat(parameters, reverse), in_proj, out_proj, cu_seqlens)
     with torch.autocast("cpu", enabled=False):
         out, kept = cpu.forward(x, inner, keep)
     return out, *kept
@@ -71,7 +66,7 @@ def _mamba_inner(
 
 @_mamba_inner.register_fake
 def _(x, parameters, reverse, in_proj, out_proj, cu_seqlens, keep):
-    inner = cpu.Inner(_walks(parameters, reverse), in_proj, out_proj, cu_seqlens)
+    inner = cpu.Inner(unflat(parameters, reverse), in_proj, out_proj, cu_seqlens)
     xz, projections, states = cpu.kept_shapes(x, inner, keep)
     real = torch.promote_types(x.dtype, torch.float32)
     out = x.new_empty(inner.output_shape(x))
@@ -92,7 +87,7 @@ def _mamba_inner_backward(
     cu_seqlens: Tensor | None,
 ) -> list[Tensor]:
     """-> gradients of x, of each parameter, and of the projections that there are."""
-    inner = cpu.Inner(_walks(parameters, reverse), in_proj, out_proj, cu_seqlens)
+    inner = cpu.Inner(unflat(parameters, reverse), in_proj, out_proj, cu_seqlens)
     with torch.autocast("cpu", enabled=False):
         return cpu.backward(grad, cpu.Kept(xz, projections, states), x, inner)
 

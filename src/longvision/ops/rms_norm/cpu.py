@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from longvision.ops.native import double, kernels, pack, room
+from longvision.ops.native import dense, double, kernels, pack, room
 
 ROWS = 64  # tokens of a task, as in native/norm.h
 
@@ -15,25 +15,24 @@ def available(device: str, x_dtype: torch.dtype, weight_dtype: torch.dtype) -> b
     return device == "cpu" and x_dtype == real and kernels(weight_dtype) is not None
 
 
-def forward(x_BMD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """-> y (..., D) in the weight's dtype, and 1 / rms (...)."""
-    library = kernels(weight_D.dtype)
+def forward(x_BMD: Tensor, weight_D: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """-> y (..., D) in `dtype`, and 1 / rms (...)."""
+    library = kernels(dtype)
     assert library is not None, "available() was not asked"
-    x, weight = x_BMD.contiguous(), weight_D.to(library.real).contiguous()
-    y_BMD = room(*x.shape, dtype=weight_D.dtype)
+    x, weight = dense(x_BMD, library.real), dense(weight_D, library.real)
+    y_BMD = room(*x.shape, dtype=dtype)
     inverse_BM = x.new_empty(x.shape[:-1])
     library.norm_forward(_record(x, weight, eps) + pack(y_BMD.data_ptr(), inverse_BM.data_ptr()))
     return y_BMD, inverse_BM
 
 
 def backward(
-    grad_BMD: Tensor, inverse_BM: Tensor, x_BMD: Tensor, weight_D: Tensor, eps: float
+    grad_BMD: Tensor, inverse_BM: Tensor, x_BMD: Tensor, weight_D: Tensor, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """-> gradients of x and the weight."""
-    library = kernels(weight_D.dtype)
+    """-> gradients of x and the weight; `grad` is taken in `dtype`."""
+    library = kernels(dtype)
     assert library is not None, "available() was not asked"
-    x, weight = x_BMD.contiguous(), weight_D.to(library.real).contiguous()
-    grad = grad_BMD.to(weight_D.dtype).contiguous()
+    x, weight, grad = dense(x_BMD, library.real), dense(weight_D, library.real), dense(grad_BMD, dtype)
     dx_BMD = room(*x.shape, dtype=x.dtype)
     dweight = x.new_empty(-(-inverse_BM.numel() // ROWS), weight.shape[0])  # of each task: added in a fixed order
     written = pack(grad.data_ptr(), inverse_BM.data_ptr(), dx_BMD.data_ptr(), dweight.data_ptr())

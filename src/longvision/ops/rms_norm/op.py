@@ -28,7 +28,7 @@ def rms_norm(x_BMD: Tensor, weight_D: Tensor, eps: float = 1e-5) -> Tensor:
 
 @torch.library.custom_op("longvision::rms_norm", mutates_args=())
 def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    return cpu.forward(x, weight, eps)
+    return cpu.forward(x, weight, eps, weight.dtype)
 
 
 @_rms_norm.register_fake
@@ -38,7 +38,7 @@ def _(x, weight, eps):
 
 @torch.library.custom_op("longvision::rms_norm_backward", mutates_args=())
 def _rms_norm_backward(grad: Tensor, inverse: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    return cpu.backward(grad, inverse, x, weight, eps)
+    return cpu.backward(grad, inverse, x, weight, eps, weight.dtype)
 
 
 @_rms_norm_backward.register_fake

@@ -1,0 +1,32 @@
+"""A residual Mamba block on the kernels in C++. The normalised input is made again in the backward, not kept."""
+
+import torch
+from torch import Tensor
+
+from longvision.ops.mamba_inner import cpu as mixer
+from longvision.ops.mamba_inner.cpu import Inner, Kept
+from longvision.ops.rms_norm import cpu as norm
+
+
+def forward(
+    x_BMD: Tensor, norm_weight_D: Tensor, eps: float, dtype: torch.dtype, inner: Inner, keep: bool
+) -> tuple[Tensor, Kept]:
+    """-> x + mixer(norm(x)), in x's precision, and what the backward needs (empty unless `keep`); the mixer's tensors
+    are stored in `dtype`."""
+    xz_BMF = mixer.project_in(norm.forward(x_BMD, norm_weight_D, eps, dtype)[0], inner)
+    gated_BME, kept = mixer.forward_between(xz_BMF, inner, keep)
+    assert inner.out_proj_DE is not None
+    weight_ED = inner.out_proj_DE.to(dtype).t()
+    if dtype != x_BMD.dtype:
+        return mixer.product(gated_BME, weight_ED) + x_BMD, kept
+    return mixer.product(gated_BME, weight_ED, add_to=x_BMD), kept
+
+
+def backward(
+    grad_BMD: Tensor, kept: Kept, x_BMD: Tensor, norm_weight_D: Tensor, eps: float, dtype: torch.dtype, inner: Inner
+) -> list[Tensor]:
+    """Gradients of x, the norm's weight, each walk's parameters, and both projections, each in its tensor's dtype."""
+    normed_BMD, inverse_BM = norm.forward(x_BMD, norm_weight_D, eps, dtype)
+    dnormed_BMD, *of_mixer = mixer.backward(grad_BMD, kept, normed_BMD, inner)
+    dx_BMD, dweight_D = norm.backward(dnormed_BMD, inverse_BM, x_BMD, norm_weight_D, eps, dtype)
+    return [dx_BMD.add_(grad_BMD), dweight_D, *of_mixer]
