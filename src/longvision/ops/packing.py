@@ -16,17 +16,25 @@ def check_cu_seqlens(cu_seqlens: Tensor, x_BME: Tensor) -> None:
         )
     if torch.compiler.is_compiling():  # the values are not known yet
         return
+    _check_borders(cu_seqlens, x_BME.shape[1])
+
+
+def _check_borders(cu_seqlens: Tensor, tokens: int) -> None:
     borders = cu_seqlens.tolist()
-    if borders[0] != 0 or borders[-1] != x_BME.shape[1] or any(a >= b for a, b in pairwise(borders)):
+    if borders[0] != 0 or borders[-1] != tokens or any(a >= b for a, b in pairwise(borders)):
         raise ValueError(
-            f"cu_seqlens {borders} must rise from 0 to the number of tokens, {x_BME.shape[1]}, with no empty sequence"
+            f"cu_seqlens {borders} must rise from 0 to the number of tokens, {tokens}, with no empty sequence"
         )
 
 
 def sequence_borders(cu_seqlens: Tensor | None, tokens: int) -> Tensor:
-    """(S + 1,) int64 on the CPU; without packing, of the one sequence."""
+    """(S + 1,) int64 on the CPU; without packing, of the one sequence.
+
+    Raises ValueError for borders that are none: in a compiled graph nobody has looked at their values before.
+    """
     if cu_seqlens is None:
         return _one_sequence(tokens)
+    _check_borders(cu_seqlens, tokens)
     return cu_seqlens.to("cpu", torch.int64).contiguous()
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 LOGGER = logging.getLogger("longvision")
 SOURCES = Path(__file__).parent
 CACHE_VARIABLE = "LONGVISION_CACHE"
+PATIENCE = 300  # seconds
 FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-pthread", "-w"]
 
 
@@ -22,8 +23,8 @@ class CompilerError(Exception):
     """No library could be made; the text says why, in one sentence."""
 
 
-def compiled(definitions: tuple[str, ...]) -> Path:
-    """The library for these preprocessor definitions, from the cache or compiled now (a few seconds).
+def compiled(kind: str, definitions: tuple[str, ...]) -> Path:
+    """The library of that kind, for these preprocessor definitions, from the cache or compiled now (a few seconds).
 
     Raises:
         CompilerError: no compiler, or it failed.
@@ -34,10 +35,13 @@ def compiled(definitions: tuple[str, ...]) -> Path:
     if path.exists():
         return path
     start = time.perf_counter()
-    LOGGER.warning("longvision: compiling its CPU kernels for this machine, once (a few seconds)")
+    LOGGER.warning("longvision: compiling its %s kernels for this CPU, once (a few seconds)", kind)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _compile(command, path)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            made = Path(folder) / path.name
+            _compile(command, made)
+            os.replace(made, path)  # another process may be doing the same: it sees all of the library or none
     except OSError as error:
         raise CompilerError(f"{path.parent} cannot be written ({error.strerror}): set {CACHE_VARIABLE}") from error
     LOGGER.info("longvision: compiled in %.1f s: %s", time.perf_counter() - start, path)
@@ -46,7 +50,10 @@ def compiled(definitions: tuple[str, ...]) -> Path:
 
 def find_compiler() -> list[str]:
     """The command of a C++ compiler: CXX, or the first of g++, clang++ and c++."""
-    named = shlex.split(os.environ.get("CXX", ""))
+    try:
+        named = shlex.split(os.environ.get("CXX", ""))
+    except ValueError as error:
+        raise CompilerError(f"CXX={os.environ['CXX']} is no command: {error}") from error
     for command in [named] if named else [["g++"], ["clang++"], ["c++"]]:
         if shutil.which(command[0]):
             return command
@@ -61,20 +68,24 @@ def cache_folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME")
     if not base:
         base = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
-    return Path(base).expanduser() / "longvision"
+    try:
+        return Path(base).expanduser() / "longvision"
+    except RuntimeError as error:
+        raise CompilerError(f"there is no home folder to keep them in: set {CACHE_VARIABLE}") from error
 
 
 def _compile(command: list[str], path: Path) -> None:
-    """Into a file of its own first: another process may be doing the same, and sees all of the library or none."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        made = Path(folder) / path.name
+    try:
         done = subprocess.run(
-            [*command, str(SOURCES / "kernels.cpp"), "-o", str(made)], capture_output=True, text=True, timeout=300
+            [*command, str(SOURCES / "kernels.cpp"), "-o", str(path)], capture_output=True, text=True, timeout=PATIENCE
         )
-        if done.returncode != 0:
-            reason = next((line for line in done.stderr.splitlines() if "error" in line), f"exit {done.returncode}")
-            raise CompilerError(f"{command[0]} failed: {reason.strip()}")
-        os.replace(made, path)
+    except OSError as error:
+        raise CompilerError(f"{command[0]} cannot be run: {error.strerror}") from error
+    except subprocess.TimeoutExpired as error:
+        raise CompilerError(f"{command[0]} did not end within {PATIENCE} s") from error
+    if done.returncode != 0:
+        reason = next((line for line in done.stderr.splitlines() if "error" in line), f"exit code {done.returncode}")
+        raise CompilerError(f"{command[0]} failed: {reason.strip()}")
 
 
 def _this_processor() -> str:

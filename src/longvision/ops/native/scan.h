@@ -230,7 +230,7 @@ static void scan_forward(const Scan& scan, const ScanOutput& out) {
 
 // Of a piece and one vector of channels: all in the order of the walk.
 struct PieceWork {
-  Vec *raw, *step, *x, *input, *dy, *y, *dinput, *dstep;
+  Vec *raw, *slope, *step, *x, *input, *gate, *dy, *y, *dinput, *dstep;
   Vec *decay, *found;  // (CHUNK, STATES)
 };
 
@@ -279,15 +279,16 @@ static void scan_backward_task(const Scan& scan, const ScanGradients& out, const
                                int64_t group) {
   int64_t padded = scan.padded(), first_block = group * GROUP, count = std::min(GROUP, scan.blocks() - first_block);
   int64_t sums = CHUNK * 2 * padded;
-  Arena arena(count * (3 * padded + scan.rank) + 8 * CHUNK + 2 * CHUNK * STATES + padded + sums + LANES +
+  Arena arena(count * (3 * padded + scan.rank) + 10 * CHUNK + 2 * CHUNK * STATES + padded + sums + LANES +
               2 * (CHUNK * padded / LANES + 1));
   Channels blocks[GROUP];
   for (int64_t k = 0; k < count; k++) blocks[k] = channels(scan, first_block + k, arena);
   Vec *carries = arena.vectors(count * padded), *dAs = arena.vectors(count * padded);
   Vec* before = arena.vectors(padded);
-  PieceWork w{arena.vectors(CHUNK),          arena.vectors(CHUNK), arena.vectors(CHUNK), arena.vectors(CHUNK),
-              arena.vectors(CHUNK),          arena.vectors(CHUNK), arena.vectors(CHUNK), arena.vectors(CHUNK),
-              arena.vectors(CHUNK * STATES), arena.vectors(CHUNK * STATES)};
+  PieceWork w;
+  for (Vec** each : {&w.raw, &w.slope, &w.step, &w.x, &w.input, &w.gate, &w.dy, &w.y, &w.dinput, &w.dstep})
+    *each = arena.vectors(CHUNK);
+  w.decay = arena.vectors(CHUNK * STATES), w.found = arena.vectors(CHUNK * STATES);
   Vec* dBC = arena.vectors(sums + LANES);  // (CHUNK, 2, padded states): lanes are summed last; room to sum in full
   Real *B = arena.reals(CHUNK * padded), *C = arena.reals(CHUNK * padded);
   Vec dDs[GROUP]{}, dbiases[GROUP]{};
@@ -313,8 +314,12 @@ static void scan_backward_task(const Scan& scan, const ScanGradients& out, const
         int64_t t = piece.first + i * direction;
         Vec x = load(scan.x.at(b, t) + c.first, c.lanes);
         Vec dy = Real(scan.scale) * load(out.grad.at(b, t) + c.first, c.lanes);
-        if (scan.z) dy *= silu(load(scan.z.at(b, t) + c.first, c.lanes));
-        w.step[i] = scan.softplus ? softplus(w.raw[i]) : w.raw[i];
+        if (scan.z) {
+          Vec z = load(scan.z.at(b, t) + c.first, c.lanes);
+          w.gate[i] = sigmoid(z);
+          dy *= z * w.gate[i];
+        }
+        w.step[i] = scan.softplus ? softplus(w.raw[i], w.slope[i]) : w.raw[i];
         w.x[i] = x;
         w.input[i] = w.step[i] * x;
         w.dy[i] = dy;
@@ -338,7 +343,7 @@ static void scan_backward_task(const Scan& scan, const ScanGradients& out, const
         int64_t t = piece.first + i * direction;
         store_real(out.dx.at(b, t) + c.first, w.dinput[i] * w.step[i] + c.D * w.dy[i], c.lanes);
         Vec dstep = w.dinput[i] * w.x[i] + LN2 * w.dstep[i];
-        if (scan.softplus) dstep *= sigmoid(w.raw[i]);
+        if (scan.softplus) dstep *= w.slope[i];
         store_real(out.ddelta.at(b, t) + c.first, dstep, c.lanes);
         dbiases[k] += dstep;
         if (out.partial) store_real(out.partial.at(b, t) + c.first, w.y[i], c.lanes);
@@ -346,22 +351,18 @@ static void scan_backward_task(const Scan& scan, const ScanGradients& out, const
         Vec sum = w.y[i];
         if (scan.other) sum += load_real(scan.other.at(b, t) + c.first, c.lanes);
         sum *= Real(scan.scale);
-        Vec z = load(scan.z.at(b, t) + c.first, c.lanes), gate = sigmoid(z);
+        Vec z = load(scan.z.at(b, t) + c.first, c.lanes), gate = w.gate[i];
         if (out.gated) store(out.gated.at(b, t) + c.first, sum * z * gate, c.lanes);
         Vec grad = load(out.grad.at(b, t) + c.first, c.lanes);
         store(out.dz.at(b, t) + c.first, grad * sum * silu_slope(z, gate), c.lanes);
       }
     }
-    int64_t cells = piece.length * 2 * padded;
     Real* to = out.dBC + ((group * scan.batch + b) * scan.tokens) * 2 * scan.states;
-    for (int64_t cell = 0; cell < cells; cell += LANES) {
-      Vec sum = sum_lanes(dBC + cell);
-      for (int lane = 0; lane < LANES && cell + lane < cells; lane++) {
-        int64_t i = (cell + lane) / (2 * padded), n = (cell + lane) % (2 * padded);
-        int64_t t = piece.first + i * direction;
-        if (n % padded < scan.states) to[t * 2 * scan.states + n / padded * scan.states + n % padded] = sum[lane];
-      }
-    }
+    for (int i = 0; i < piece.length; i++)
+      for (int64_t half = 0; half < 2; half++)
+        for (int64_t n = 0; n < scan.states; n += LANES)
+          store_real(to + ((piece.first + i * direction) * 2 + half) * scan.states + n,
+                     sum_lanes(dBC + (2 * i + half) * padded + n), int(std::min<int64_t>(LANES, scan.states - n)));
   }
 
   for (int64_t k = 0; k < count; k++) {

@@ -148,18 +148,40 @@ static inline Vec silu(Vec x) { return x * sigmoid(x); }
 // d silu / dx, from x and its sigmoid.
 static inline Vec silu_slope(Vec x, Vec gate) { return gate * (Real(1) + x * (Real(1) - gate)); }
 
-// max(x, 0) + log(1 + e) with e = exp(-|x|) in (0, 1]. log(1 + e) = 2 artanh(s) with s = e / (2 + e) <= 1/3, whose series
-// in s^2 <= 1/9 keeps its relative accuracy for the smallest e.
-static inline Vec softplus(Vec x) {
-  constexpr int TERMS = sizeof(Real) == 8 ? 17 : 8;
-  Vec positive = x < Real(0) ? Vec{} : x;
-  Vec e = exp(x - Real(2) * positive);  // -|x|
-  Vec s = e / (Real(2) + e);
-  Vec square = s * s;
+// log(1 + e) for e in [0, 1], of the same relative accuracy down to the smallest.
+static inline Vec log1p(Vec e) {
+#ifdef REAL_DOUBLE
+  // 2 artanh(s) with s = e / (2 + e) <= 1/3, as its series in s^2.
+  constexpr int TERMS = 17;
+  Vec s = e / (Real(2) + e), square = s * s;
   Vec series = splat(Real(1) / (2 * TERMS - 1));
 #pragma GCC unroll 16
   for (int k = TERMS - 2; k >= 0; k--) series = series * square + Real(1) / (2 * k + 1);
-  return positive + Real(2) * s * series;
+  return Real(2) * s * series;
+#else
+  // The polynomial of degree 8 nearest to log(1 + e) / e in its largest relative error, 3.0e-8 (Remez).
+  constexpr Real P[] = {0.9999999699f,  -0.4999949314f, 0.3331909681f,   -0.2484298222f, 0.1910600677f,
+                        -0.1366324581f, 0.07822595212f, -0.02950523893f, 0.005232694303f};
+  Vec p = splat(P[8]);
+#pragma GCC unroll 8
+  for (int k = 7; k >= 0; k--) p = p * e + P[k];
+  return e * p;
+#endif
+}
+
+// max(x, 0) + log(1 + exp(-|x|)), which neither overflows nor loses the small ones.
+static inline Vec softplus(Vec x) {
+  Vec positive = x < Real(0) ? Vec{} : x;
+  return positive + log1p(exp(x - Real(2) * positive));
+}
+
+// And its slope, the sigmoid, from the same exponential.
+static inline Vec softplus(Vec x, Vec& slope) {
+  Vec positive = x < Real(0) ? Vec{} : x;
+  Vec e = exp(x - Real(2) * positive);
+  Vec share = Real(1) / (Real(1) + e);
+  slope = x < Real(0) ? e * share : share;
+  return positive + log1p(e);
 }
 
 // The lanes from `first` on, brought to the front.

@@ -1,6 +1,7 @@
 """The selective scan that models call: checks, the choice of a backend, one node for autograd, compile and export."""
 
 import os
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -61,15 +62,21 @@ def selective_scan(
     _check_shapes(x_BME, delta_BME, A_EN, B_BMN, C_BMN, D_E, z_BME, delta_bias_E)
     if cu_seqlens is not None:
         check_cu_seqlens(cu_seqlens, x_BME)
-    backend = choose_backend(backend, x_BME.device.type, torch.promote_types(x_BME.dtype, delta_BME.dtype))
+    of_tokens = [x_BME, delta_BME, B_BMN, C_BMN] + ([] if z_BME is None else [z_BME])
+    dtype = reduce(torch.promote_types, (t.dtype for t in of_tokens))
+    backend = choose_backend(backend, x_BME.device.type, dtype)
     if backend == "reference":
         return selective_scan_reference(
             x_BME, delta_BME, A_EN, B_BMN, C_BMN, D_E, z_BME, delta_bias_E, delta_softplus, reverse, cu_seqlens
         )
+    asked = x_BME.dtype
+    if backend == "cpu":  # its kernels take one dtype
+        x_BME, delta_BME, B_BMN, C_BMN, *rest = (t.to(dtype) for t in of_tokens)
+        z_BME = rest[0] if rest else None
     y_BME, _ = _selective_scan(
         x_BME, delta_BME, A_EN, B_BMN, C_BMN, D_E, z_BME, delta_bias_E, cu_seqlens, delta_softplus, reverse, backend
     )
-    return y_BME
+    return y_BME.to(asked)
 
 
 def choose_backend(asked: str | None, device: str, dtype: torch.dtype) -> str:

@@ -52,13 +52,14 @@ def selective_scan_reference(
 def step_size(delta_BME: Tensor, bias_E: Tensor | None, softplus: bool, dtype: torch.dtype) -> Tensor:
     """(B, M, E) -> (B, M, E), the bias added and softplus taken in `dtype`: half precision loses the bias.
 
-    `max(x, 0) + log1p(exp(-|x|))` neither overflows nor switches to the identity at a threshold.
+    Softplus is -log(sigmoid(-x)), which torch computes as max(x, 0) + log1p(exp(-|x|)): it neither overflows nor
+    switches to the identity at a threshold, and its slope at 0 is a half.
     """
     delta_BME = delta_BME.to(dtype)
     if bias_E is not None:
         delta_BME = delta_BME + bias_E.to(dtype)
     if softplus:
-        delta_BME = delta_BME.clamp(min=0) + torch.log1p(torch.exp(-delta_BME.abs()))
+        delta_BME = -F.logsigmoid(-delta_BME)
     return delta_BME
 
 
