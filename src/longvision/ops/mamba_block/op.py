@@ -110,9 +110,9 @@ def _setup_context(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, grad, *_grads_of_kept):
-    if grad is None:
-        return (None,) * 10
     xz, projections, states, x, norm_weight, in_proj, out_proj, cu_seqlens, *parameters = ctx.saved_tensors
+    if grad is None:
+        return None, None, [None] * len(parameters), *[None] * 7
     reuse_memory_in_backward()
     projected = parameters, ctx.reverse, in_proj, out_proj, cu_seqlens
     dx, dnorm, *rest = _mamba_block_backward(

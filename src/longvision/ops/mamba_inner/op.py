@@ -105,9 +105,9 @@ def _setup_context(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, grad, *_grads_of_kept):
-    if grad is None:
-        return None, None, None, None, None, None, None
     xz, projections, states, x, in_proj, out_proj, cu_seqlens, *parameters = ctx.saved_tensors
+    if grad is None:
+        return None, [None] * len(parameters), None, None, None, None, None
     reuse_memory_in_backward()
     kept = xz, projections, states
     grads = iter(_mamba_inner_backward(grad, *kept, x, parameters, ctx.reverse, in_proj, out_proj, cu_seqlens))

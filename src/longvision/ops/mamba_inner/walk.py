@@ -43,7 +43,8 @@ def check_walks(walks: Sequence[Walk], x_BMD: Tensor, in_proj_FD: Tensor | None,
         raise ValueError(f"{len(walks)} walks: expected one direction or two")
     if x_BMD.ndim != 3 or x_BMD.shape[1] == 0:
         raise ValueError(f"x of shape {tuple(x_BMD.shape)}: expected (batch, tokens, channels), at least one token")
-    width, states = walks[0].A_log_EN.shape
+    channels = x_BMD.shape[-1]
+    width, states = (channels if in_proj_FD is None else in_proj_FD.shape[0]) // 2, walks[0].A_log_EN.shape[-1]
     taps, rank = walks[0].filter_EK.shape[-1], walks[0].dt_proj_ER.shape[-1]
     shapes = {
         "filter_EK": (width, taps),
@@ -56,9 +57,9 @@ def check_walks(walks: Sequence[Walk], x_BMD: Tensor, in_proj_FD: Tensor | None,
     }
     for walk in walks:
         for (name, shape), tensor in zip(shapes.items(), walk.tensors()):
-            if tuple(tensor.shape) != shape:
-                raise ValueError(f"a walk's {name} has shape {tuple(tensor.shape)}, expected {shape}")
-    channels = x_BMD.shape[-1]
+            if tensor is None or tuple(tensor.shape) != shape:
+                came = "is None" if tensor is None else f"has shape {tuple(tensor.shape)}"
+                raise ValueError(f"a walk's {name} {came}, expected a tensor of shape {shape}")
     if in_proj_FD is None and channels != 2 * width:
         raise ValueError(f"x of {channels} channels without in_proj: expected x and z of {width} each")
     if in_proj_FD is not None and tuple(in_proj_FD.shape) != (2 * width, channels):

@@ -23,8 +23,8 @@ class CompilerError(Exception):
     """No library could be made; the text says why, in one sentence."""
 
 
-def compiled(kind: str, definitions: tuple[str, ...]) -> Path:
-    """The library of that kind, for these preprocessor definitions, from the cache or compiled now (a few seconds).
+def compiled(definitions: tuple[str, ...]) -> Path:
+    """The library for these preprocessor definitions, from the cache or compiled now (a few seconds).
 
     Raises:
         CompilerError: no compiler, or it failed.
@@ -35,7 +35,7 @@ def compiled(kind: str, definitions: tuple[str, ...]) -> Path:
     if path.exists():
         return path
     start = time.perf_counter()
-    LOGGER.warning("longvision: compiling its %s kernels for this CPU, once (a few seconds)", kind)
+    LOGGER.warning("longvision: compiling its CPU kernels for this machine, once (a few seconds)")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
@@ -84,7 +84,7 @@ def _compile(command: list[str], path: Path) -> None:
     except subprocess.TimeoutExpired as error:
         raise CompilerError(f"{command[0]} did not end within {PATIENCE} s") from error
     if done.returncode != 0:
-        reason = next((line for line in done.stderr.splitlines() if "error" in line), f"exit code {done.returncode}")
+        reason = next((line for line in done.stderr.splitlines() if "error" in line), f"exit {done.returncode}")
         raise CompilerError(f"{command[0]} failed: {reason.strip()}")
 
 

@@ -58,7 +58,7 @@ def kernels(dtype: torch.dtype) -> Library | None:
 @functools.cache
 def _load(dtype: torch.dtype) -> Library | None:
     try:
-        return Library(dtype, compiled(str(dtype).removeprefix("torch."), DEFINITIONS[dtype]))
+        return Library(dtype, compiled(DEFINITIONS[dtype]))
     except (CompilerError, OSError) as error:
         _say_once(str(error))
         return None
