@@ -13,16 +13,21 @@ from longvision.ops.rms_norm.reference import rms_norm_reference
 pytestmark = [pytest.mark.usefixtures("poison"), needs_compiler]
 
 EPS = 1e-5
-# Relative norms. float64, float32: tens of roundings, and sums over all tokens that cancel. bfloat16: each matrix
-# product's operands are rounded, by 2**-9 of a value on average, in a chain of five.
-TOLERANCE = {torch.float64: 5e-14, torch.float32: 1e-5, torch.bfloat16: 2e-2}
+# Relative norms. float64, float32: tens of roundings, and sums over all tokens that cancel. bfloat16: what
+# goes into and comes out of each matrix product is rounded by 2**-9 of a value on average, ten times in a chain of five
+# products forward and five back; measured 2.7e-2 at most, at one token.
+TOLERANCE = {torch.float64: 5e-14, torch.float32: 1e-5, torch.bfloat16: 4e-2}
 
 
 def inputs_of(tokens, ways, dtype=torch.float64, batch=2):
     """x (a float32 residual or better), the norm's weight, and a mixer's parameters stored in `dtype`."""
     torch.manual_seed(0)
     mixer = make(batch, tokens, 19, ways, dtype)
-    return mixer.x.to(torch.promote_types(dtype, torch.float32)), torch.rand(5, dtype=torch.float64).to(dtype) + 0.5, mixer
+    return (
+        mixer.x.to(torch.promote_types(dtype, torch.float32)),
+        torch.rand(5, dtype=torch.float64).to(dtype) + 0.5,
+        mixer,
+    )
 
 
 def value_and_grads(function, x, norm_weight, mixer, cu_seqlens=None):
@@ -91,7 +96,7 @@ def test_neither_the_norm_s_output_nor_the_gated_one_is_kept():
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
         mamba_block(x, norm_weight, mixer.walks, mixer.in_proj, mixer.out_proj)
     of_tokens = sorted(tuple(tensor.shape[-2:]) for tensor in kept if 640 in tensor.shape)
-    assert of_tokens == [(640, 3 + 2 * 4), (640, 5), (640, 2 * 19)]  # projections, x, x and z
+    assert of_tokens == [(640, 5), (640, 3 + 2 * 4), (640, 2 * 19)]  # x; projections; x and z
 
 
 def test_without_gradients_nothing_is_kept():

@@ -1,0 +1,41 @@
+"""The rows of `longvision benchmark` that the documentation quotes: results/{models,ops}.csv here, and its pictures.
+
+Run: python benchmarks/collect.py FOLDER..., with the folders that the command made; what they hold replaces the rows.
+"""
+
+import csv
+import sys
+from pathlib import Path
+
+from longvision.benchmark.picture import draw_models
+
+ROOT = Path(__file__).parent.parent
+NUMBERS = ("asked", "batch", "threads", "ms_median", "peak_mb")  # what the picture reads
+SHOWN = ("vim_tiny_patch16_224", "deit_tiny_patch16_224")
+
+
+def main(folders: list[Path]) -> None:
+    for name in ("models.csv", "ops.csv"):
+        rows = [row for folder in folders if (folder / name).exists() for row in read(folder / name)]
+        with (ROOT / "benchmarks/results" / name).open("w", newline="") as file:
+            table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            table.writeheader()
+            table.writerows(rows)
+    models = [with_numbers(row) for row in read(ROOT / "benchmarks/results/models.csv") if row["dtype"] == "float32"]
+    for mode in ("infer", "train"):
+        rows = [row for row in models if row["mode"] == mode and row["model"] in SHOWN]
+        draw_models(rows, ROOT / f"docs/images/benchmark-{mode}.png")
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def with_numbers(row: dict[str, str]) -> dict[str, object]:
+    numbers = {name: float(row[name]) if row[name] else None for name in NUMBERS}
+    return {**row, **numbers, **{name: int(numbers[name] or 0) for name in ("asked", "batch", "threads")}}
+
+
+if __name__ == "__main__":
+    main([Path(folder) for folder in sys.argv[1:]])
