@@ -23,7 +23,7 @@ def main(folders: list[Path]) -> None:
             table.writerows(rows)
     models = [with_numbers(row) for row in read(ROOT / "benchmarks/results/models.csv") if row["dtype"] == "float32"]
     for mode in ("infer", "train"):
-        rows = [row for row in models if row["mode"] == mode and row["model"] in SHOWN]
+        rows = [row for row in models if row["mode"] == mode and row["model"] in SHOWN and row["baseline"] in SHOWN]
         draw_models(rows, ROOT / f"docs/images/benchmark-{mode}.png")
 
 
