@@ -11,6 +11,8 @@ from typing import TypeVar
 
 import torch
 
+from longvision.ops import release_memory
+
 STATUS, CLEAR_REFS, MEMINFO = Path("/proc/self/status"), Path("/proc/self/clear_refs"), Path("/proc/meminfo")
 CGROUPS = (  # what a container may take, and has taken: version 2, version 1
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
@@ -43,6 +45,7 @@ def measure_peak(call: Callable[[], T], device: str) -> tuple[T, int | None]:
 def _reset_high_water_mark() -> int | None:
     """-> the resident set in bytes, which is now the high-water mark too; None where that cannot be had."""
     gc.collect()
+    release_memory()
     _trim_heap()
     try:
         CLEAR_REFS.write_text("5")

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, get_args
 
 import torch
@@ -20,7 +19,6 @@ from torch.utils import checkpoint as recompute
 
 from longvision.layers import ClassToken, ClassTokens, Direction, PatchEmbed, RMSNorm, VimBlock, resample_pos_embed
 from longvision.models.checkpoints import fit_positions, load_weights, locate_weights
-from longvision.ops import reused_memory
 
 Checkpoint = Literal["none", "block"]
 Pool = Literal["token", "mean", "max", "none"]
@@ -142,9 +140,8 @@ class Vim(nn.Module):
     def forward_features(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, M + class tokens, D), normalised, in the order of the scan."""
         x_BMD, backward_B = self._maybe_turn(self._embed(x_BCHW))
-        with _reused_memory():
-            for block in self.layers:
-                x_BMD = self._run(block, x_BMD)
+        for block in self.layers:
+            x_BMD = self._run(block, x_BMD)
         return self.norm_f(_turn(x_BMD, backward_B))
 
     def forward_head(self, x_BMD: Tensor, pre_logits: bool = False) -> Tensor:
@@ -182,14 +179,13 @@ class Vim(nn.Module):
 
         x_BMD, backward_B = self._maybe_turn(self._embed(x))
         maps, prefixes = [], []
-        with _reused_memory():
-            for i, block in enumerate(self.layers[: last + 1] if stop_early else self.layers):
-                x_BMD = self._run(block, x_BMD)
-                if i in take:
-                    taken_BMD = _turn(x_BMD, backward_B)
-                    patches_BMD, prefix_BTD = self.tokens.extract(self.norm_f(taken_BMD) if norm else taken_BMD)
-                    maps.append(_to_map(patches_BMD, grid) if output_fmt == "NCHW" else patches_BMD)
-                    prefixes.append(prefix_BTD)
+        for i, block in enumerate(self.layers[: last + 1] if stop_early else self.layers):
+            x_BMD = self._run(block, x_BMD)
+            if i in take:
+                taken_BMD = _turn(x_BMD, backward_B)
+                patches_BMD, prefix_BTD = self.tokens.extract(self.norm_f(taken_BMD) if norm else taken_BMD)
+                maps.append(_to_map(patches_BMD, grid) if output_fmt == "NCHW" else patches_BMD)
+                prefixes.append(prefix_BTD)
 
         result: dict[str, Any] = {"image_intermediates": maps}
         with_prefix = return_prefix_tokens and self.tokens.count > 0
@@ -312,11 +308,6 @@ def _check_at_least_one(**values: int | tuple[int, int]) -> None:
     for name, value in values.items():
         if min(_pair(value)) < 1:
             raise ValueError(f"{name} {value}: expected at least 1")
-
-
-def _reused_memory() -> AbstractContextManager[None]:
-    """Between the blocks of one pass. A compiler has its own ways."""
-    return nullcontext() if torch.compiler.is_compiling() else reused_memory()
 
 
 def _pair(size: int | Sequence[int]) -> tuple[int, int]:

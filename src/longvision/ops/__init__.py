@@ -4,8 +4,8 @@ from longvision.ops.causal_conv1d.op import causal_conv1d
 from longvision.ops.mamba_block.op import mamba_block
 from longvision.ops.mamba_inner.op import mamba_inner
 from longvision.ops.mamba_inner.walk import Walk
-from longvision.ops.native import reused_memory
+from longvision.ops.native import release_memory
 from longvision.ops.rms_norm.op import rms_norm
 from longvision.ops.selective_scan.op import selective_scan
 
-__all__ = ["Walk", "causal_conv1d", "mamba_block", "mamba_inner", "reused_memory", "rms_norm", "selective_scan"]
+__all__ = ["Walk", "causal_conv1d", "mamba_block", "mamba_inner", "release_memory", "rms_norm", "selective_scan"]

@@ -18,8 +18,8 @@ def forward(
     assert inner.out_proj_DE is not None
     weight_ED = inner.out_proj_DE.to(dtype).t()
     if dtype != x_BMD.dtype:
-        return mixer.product(gated_BME, weight_ED) + x_BMD, kept
-    return mixer.product(gated_BME, weight_ED, add_to=x_BMD), kept
+        return mixer.tokens_times(gated_BME, weight_ED) + x_BMD, kept
+    return mixer.tokens_times(gated_BME, weight_ED, x_BMD), kept
 
 
 def backward(

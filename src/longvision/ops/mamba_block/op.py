@@ -10,7 +10,6 @@ from longvision.ops.mamba_block import cpu
 from longvision.ops.mamba_inner.composed import composed
 from longvision.ops.mamba_inner.cpu import Inner, Kept, kept_shapes
 from longvision.ops.mamba_inner.walk import Walk, check_walks, flat, unflat
-from longvision.ops.native import reuse_memory_in_backward
 from longvision.ops.packing import check_cu_seqlens
 from longvision.ops.precision import mixed_dtype
 from longvision.ops.rms_norm.op import rms_norm
@@ -113,7 +112,6 @@ def _backward(ctx, grad, *_grads_of_kept):
     xz, projections, states, x, norm_weight, in_proj, out_proj, cu_seqlens, *parameters = ctx.saved_tensors
     if grad is None:
         return None, None, [None] * len(parameters), *[None] * 7
-    reuse_memory_in_backward()
     projected = parameters, ctx.reverse, in_proj, out_proj, cu_seqlens
     dx, dnorm, *rest = _mamba_block_backward(
         grad, xz, projections, states, x, norm_weight, *projected, ctx.eps, ctx.dtype

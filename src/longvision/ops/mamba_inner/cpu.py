@@ -14,7 +14,7 @@ from torch import Tensor
 
 from longvision.ops.causal_conv1d import cpu as conv
 from longvision.ops.mamba_inner.walk import Walk
-from longvision.ops.native import Library, address, dense, kernels, pack, room, rows
+from longvision.ops.native import Library, address, dense, kernels, pack, product, room, rows
 from longvision.ops.packing import sequence_borders
 from longvision.ops.selective_scan.cpu import ScanGradients, num_pieces, scan_record
 
@@ -57,14 +57,14 @@ def kept_shapes(x_BMD: Tensor, inner: Inner, keep: bool) -> tuple[tuple[int, ...
 def forward(x_BMD: Tensor, inner: Inner, keep: bool) -> tuple[Tensor, Kept]:
     """-> (B, M, D), and what the backward needs (empty unless `keep`)."""
     gated_BME, kept = forward_between(project_in(x_BMD, inner), inner, keep)
-    out_BMD = gated_BME if inner.out_proj_DE is None else product(gated_BME, inner.out_proj_DE.to(x_BMD.dtype).t())
+    out_BMD = gated_BME if inner.out_proj_DE is None else tokens_times(gated_BME, inner.out_proj_DE.to(x_BMD.dtype).t())
     return out_BMD, kept
 
 
 def project_in(x_BMD: Tensor, inner: Inner) -> Tensor:
     """(B, M, D) -> x and z, (B, M, 2 E)."""
     if inner.in_proj_FD is not None:
-        return product(x_BMD, inner.in_proj_FD.to(x_BMD.dtype).t())
+        return tokens_times(x_BMD, inner.in_proj_FD.to(x_BMD.dtype).t())
     return x_BMD if x_BMD.stride(-1) == 1 else x_BMD.contiguous()
 
 
@@ -118,13 +118,13 @@ def backward(grad_BMD: Tensor, kept: Kept, x_BMD: Tensor, inner: Inner) -> list[
     """Gradients of x, of each walk's parameters, and of the projections that there are, each in its tensor's dtype."""
     xz_BMF = project_in(x_BMD, inner) if inner.in_proj_FD is None else kept.xz_BMF
     grad_BMD = grad_BMD.to(xz_BMF.dtype).contiguous()
-    grad_BME = grad_BMD if inner.out_proj_DE is None else product(grad_BMD, inner.out_proj_DE.to(xz_BMF.dtype))
+    grad_BME = grad_BMD if inner.out_proj_DE is None else tokens_times(grad_BMD, inner.out_proj_DE.to(xz_BMF.dtype))
     dxz_BMF, of_walks, gated_BME = _walks_backward(grad_BME, kept._replace(xz_BMF=xz_BMF), inner)
 
     dx_BMD, of_projections = dxz_BMF, []
     if inner.in_proj_FD is not None:
         of_projections.append(_weight_gradient(dxz_BMF, x_BMD, inner.in_proj_FD))
-        dx_BMD = product(dxz_BMF, inner.in_proj_FD.to(dxz_BMF.dtype))
+        dx_BMD = tokens_times(dxz_BMF, inner.in_proj_FD.to(dxz_BMF.dtype))
     if inner.out_proj_DE is not None:
         of_projections.append(_weight_gradient(grad_BMD, gated_BME, inner.out_proj_DE))
     return [dx_BMD, *of_walks, *of_projections]
@@ -165,27 +165,25 @@ def _projection_gradients(
     ddelta_TE = grads.ddelta.flatten(0, 1)
     dprojection_BMP = grads.dx.new_empty(projection_BMP.shape)
     dprojection_TP = dprojection_BMP.flatten(0, 1)
-    dprojection_TP[:, :rank] = ddelta_TE @ walk.dt_proj_ER.to(real)
+    product(ddelta_TE, walk.dt_proj_ER.to(real), out=dprojection_TP[:, :rank])
     torch.sum(grads.dBC_parts, 0, out=dprojection_BMP[..., rank:])
 
-    ddt_proj_ER = ddelta_TE.t() @ projection_BMP[..., :rank].flatten(0, 1).to(real)
-    dx_proj_PE = dprojection_TP.to(u_BME.dtype).t() @ u_BME.flatten(0, 1)
-    grads.dx.flatten(0, 1).addmm_(dprojection_TP, walk.x_proj_PE.to(real))
+    ddt_proj_ER = product(ddelta_TE.t(), projection_BMP[..., :rank].flatten(0, 1).to(real))
+    dx_proj_PE = product(dprojection_TP.to(u_BME.dtype).t(), u_BME.flatten(0, 1))
+    dx_TE = grads.dx.flatten(0, 1)
+    product(dprojection_TP, walk.x_proj_PE.to(real), dx_TE, out=dx_TE)
     return grads.dx, (dx_proj_PE, ddt_proj_ER, grads.dbias(), grads.dA(), grads.dD())
 
 
 def _weight_gradient(grad_BMO: Tensor, input_BMI: Tensor, weight_OI: Tensor) -> Tensor:
-    return (grad_BMO.flatten(0, 1).t() @ input_BMI.flatten(0, 1)).to(weight_OI.dtype)
+    return product(grad_BMO.flatten(0, 1).t(), input_BMI.flatten(0, 1)).to(weight_OI.dtype)
 
 
-def product(left_BMK: Tensor, right_KN: Tensor, add_to: Tensor | None = None) -> Tensor:
+def tokens_times(left_BMK: Tensor, right_KN: Tensor, add_BMN: Tensor | None = None) -> Tensor:
     """(B, M, K) times (K, N), plus (B, M, N)."""
+    add_TN = None if add_BMN is None else add_BMN.flatten(0, 1)
     out_BMN = room(*left_BMK.shape[:2], right_KN.shape[1], dtype=left_BMK.dtype)
-    left_TK, out_TN = left_BMK.flatten(0, 1), out_BMN.flatten(0, 1)
-    if add_to is None:
-        torch.mm(left_TK, right_KN, out=out_TN)
-    else:
-        torch.addmm(add_to.flatten(0, 1), left_TK, right_KN, out=out_TN)
+    product(left_BMK.flatten(0, 1), right_KN, add_TN, out=out_BMN.flatten(0, 1))
     return out_BMN
 
 

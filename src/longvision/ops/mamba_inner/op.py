@@ -9,7 +9,6 @@ from longvision.ops.causal_conv1d.cpu import MOST_TAPS
 from longvision.ops.mamba_inner import cpu
 from longvision.ops.mamba_inner.composed import composed
 from longvision.ops.mamba_inner.walk import Walk, check_walks, flat, unflat
-from longvision.ops.native import reuse_memory_in_backward
 from longvision.ops.packing import check_cu_seqlens
 from longvision.ops.precision import mixed_dtype
 from longvision.ops.selective_scan.op import choose_backend
@@ -108,7 +107,6 @@ def _backward(ctx, grad, *_grads_of_kept):
     xz, projections, states, x, in_proj, out_proj, cu_seqlens, *parameters = ctx.saved_tensors
     if grad is None:
         return None, [None] * len(parameters), None, None, None, None, None
-    reuse_memory_in_backward()
     kept = xz, projections, states
     grads = iter(_mamba_inner_backward(grad, *kept, x, parameters, ctx.reverse, in_proj, out_proj, cu_seqlens))
     dx, of_parameters = next(grads), [next(grads) for _ in parameters]

@@ -1,7 +1,8 @@
 """Kernels in C++ for the CPU: compiled for this machine at their first use, kept for the next process."""
 
 from longvision.ops.native.library import Library, address, dense, double, kernels, pack, rows
-from longvision.ops.native.memory import reuse_memory_in_backward, reused_memory, room
+from longvision.ops.native.memory import release_memory, room
+from longvision.ops.native.product import product
 
 __all__ = [
     "Library",
@@ -10,8 +11,8 @@ __all__ = [
     "double",
     "kernels",
     "pack",
-    "reuse_memory_in_backward",
-    "reused_memory",
+    "product",
+    "release_memory",
     "room",
     "rows",
 ]

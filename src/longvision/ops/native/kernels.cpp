@@ -3,6 +3,7 @@
 #include "conv.h"
 #include "inner.h"
 #include "norm.h"
+#include "product.h"
 #include "scan.h"
 
 template <class Inputs, class Outputs>
@@ -20,6 +21,7 @@ void call_scan_backward(const Call<Scan, ScanGradients>* call) { scan_backward(c
 void call_conv_forward(const Call<Conv, Rows<IO>>* call) { conv_forward(call->inputs, call->outputs); }
 void call_conv_backward(const Call<Conv, ConvGradients>* call) { conv_backward(call->inputs, call->outputs); }
 void call_inner_forward(const Inner* call) { inner_forward(*call); }
+void call_product(const Product* call) { product(*call); }
 void call_norm_forward(const Call<Norm, NormOutput>* call) { norm_forward(call->inputs, call->outputs); }
 void call_norm_backward(const Call<Norm, NormGradients>* call) { norm_backward(call->inputs, call->outputs); }
 }

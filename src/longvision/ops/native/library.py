@@ -20,7 +20,7 @@ DEFINITIONS: dict[torch.dtype, tuple[str, ...]] = {
 
 KERNELS = (
     *("scan_forward", "scan_backward", "conv_forward", "conv_backward", "norm_forward", "norm_backward"),
-    "inner_forward",
+    *("inner_forward", "product"),
 )
 
 
@@ -48,6 +48,7 @@ class Library:
     norm_forward: Callable[[bytes], None]
     norm_backward: Callable[[bytes], None]
     inner_forward: Callable[[bytes], None]
+    product: Callable[[bytes], None]
 
 
 def kernels(dtype: torch.dtype) -> Library | None:

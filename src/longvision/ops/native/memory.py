@@ -1,4 +1,4 @@
-"""Room for what the kernels write: memory of its own for each large tensor, in large pages, used again.
+"""Room for what the kernels write: memory of its own for each tensor, in large pages, kept for the next of its size.
 
 From the heap, tensors of these sizes cost a page fault for every 4 KiB each time they are made, which at times takes
 longer than what the kernels do with them; and as some go soon and some stay, they leave holes that nothing fits.
@@ -9,95 +9,122 @@ import math
 import mmap
 import threading
 import weakref
-from collections.abc import Iterator
+from collections import deque
 
 import torch
 from torch import Tensor
-from torch.autograd import Variable
 
-LARGE = 2**22  # bytes: below, the heap is as good for a tensor that is made once
-REUSED = 2**16  # bytes: and below that for one that is made again and again
+LEAST = 2**16  # bytes: below, the heap is as good
 SMALL_PAGE, LARGE_PAGE = 2**12, 2**21  # bytes; a mapping of a whole number of large pages begins at one
 ADVICE = getattr(mmap, "MADV_HUGEPAGE", None)  # Linux
+PERIOD = 4096  # tensors made: in a pass over 24 blocks, forward and back, there are about 500
+SLACK = 1.5  # times the most that was in use at once; the sizes of a block's tensors, not all of them needed at once
 
 
 def room(*shape: int, dtype: torch.dtype) -> Tensor:
-    """An uninitialised tensor on the CPU. Its memory goes, with it, to the next one of its size or to the system."""
-    pool = _threads.pool
+    """An uninitialised tensor on the CPU. When it goes, its memory is kept for the next one of its size."""
     size = math.prod(shape) * dtype.itemsize
-    if ADVICE is None or size < (LARGE if pool is None else REUSED):
+    if ADVICE is None or size < LEAST:
         return torch.empty(shape, dtype=dtype)
-    page = SMALL_PAGE if size < LARGE_PAGE else LARGE_PAGE
-    length = -(-size // page) * page
-    pages = _map(length, size) if pool is None else pool.take(length, size)
-    owner = memoryview(pages)  # lives as long as the tensor's storage
-    if pool is not None:
-        pool.watch(owner, pages)
+    owner = _store.take(size)  # the tensor's storage holds it
     return torch.frombuffer(owner, dtype=dtype, count=math.prod(shape)).view(shape)
 
 
-@contextlib.contextmanager
-def reused_memory() -> Iterator[None]:
-    """Within it, this thread's tensors get memory that others had before; at its end what is free is given back."""
-    outer, _threads.pool = _threads.pool, _Pool()
-    try:
-        yield
-    finally:
-        _threads.pool.close()
-        _threads.pool = outer
+def release_memory() -> None:
+    """Give back to the system what the operators keep for later, as `torch.cuda.empty_cache` does on a GPU.
+
+    Without it they hold, used and unused together, at most half as much again as was in use at once not long ago.
+    """
+    _store.release()
 
 
-def reuse_memory_in_backward() -> None:
-    """Called within a backward pass: `reused_memory` until the pass is over."""
-    task = torch._C._current_graph_task_id()
-    if task == _threads.backward:
-        return
-    if _threads.pool is not None:  # of a pass that failed
-        _threads.pool.close()
-    _threads.backward, _threads.pool = task, _Pool()
-    Variable._execution_engine.queue_callback(_end_of_backward)
+class _Store:
+    """Mappings that no tensor uses now, by length.
 
-
-def _end_of_backward() -> None:
-    if _threads.pool is not None:
-        _threads.pool.close()
-    _threads.backward, _threads.pool = -1, None
-
-
-class _Pool:
-    """Mappings that no tensor uses now, by length."""
+    Used and unused ones together take at most SLACK times what the used ones took at once, in this period or the last.
+    """
 
     def __init__(self) -> None:
-        self.free: dict[int, list[mmap.mmap]] = {}
+        self.lock = threading.Lock()
+        self.free: dict[int, list[mmap.mmap]] = {}  # the length used last comes last
         self.watched: dict[int, weakref.ref] = {}  # a reference itself has no hash
-        self.closed = False
+        # A tensor may go at any moment, also while the lock is held: it only leaves word here.
+        self.returned: deque[mmap.mmap] = deque()
+        self.used = self.unused = 0  # bytes
+        self.made = self.most = self.most_before = 0  # tensors in this period; the most bytes used in it and before it
 
-    def take(self, length: int, size: int) -> mmap.mmap:
-        same = self.free.get(length)
-        return same.pop() if same else _map(length, size)
+    def take(self, size: int) -> memoryview:
+        """-> writable bytes, at least so many; when they go, their mapping is free again."""
+        page = SMALL_PAGE if size < LARGE_PAGE else LARGE_PAGE
+        length = -(-size // page) * page
+        with self.lock:
+            self._collect()
+            self._count(length)
+            same = self.free.pop(length, [])
+            if same:
+                pages = same.pop()
+                self.unused -= length
+                self.free[length] = same
+            else:
+                self._shrink(SLACK * max(self.most, self.most_before) - self.used)
+                pages = self._map(length, size)
+        owner = memoryview(pages)
+        self._watch(owner, pages)
+        return owner
 
-    def watch(self, owner: memoryview, pages: mmap.mmap) -> None:
-        """When the owner goes, its pages are free."""
+    def release(self) -> None:
+        with self.lock:
+            self._collect()
+            self._shrink(0)
+            self.most = self.most_before = self.used
 
-        def freed(reference: weakref.ref) -> None:
+    def _map(self, length: int, size: int) -> mmap.mmap:
+        try:
+            return _map(length, size)
+        except OSError:
+            self._shrink(0)
+        try:
+            return _map(length, size)
+        except OSError as error:
+            self.used -= length
+            raise MemoryError(f"can't allocate memory: the system has no {length} bytes more") from error
+
+    def _count(self, length: int) -> None:
+        self.used += length
+        self.most = max(self.most, self.used)
+        self.made += 1
+        if self.made == PERIOD:
+            self.made, self.most_before, self.most = 0, self.most, self.used
+            self._shrink(SLACK * self.most_before - self.used)
+
+    def _collect(self) -> None:
+        while self.returned:
+            pages = self.returned.popleft()
+            self.used -= len(pages)
+            self.unused += len(pages)
+            self.free.setdefault(len(pages), []).append(pages)
+
+    def _shrink(self, most: float) -> None:
+        """Give unused mappings back until they take no more than that."""
+        while self.unused > most:
+            length = next(iter(self.free))
+            mappings = self.free[length]
+            if mappings:
+                mappings.pop()
+                self.unused -= length
+            else:
+                del self.free[length]
+
+    def _watch(self, owner: memoryview, pages: mmap.mmap) -> None:
+        def returned(reference: weakref.ref) -> None:
             del self.watched[id(reference)]
-            if not self.closed:
-                self.free.setdefault(len(pages), []).append(pages)
+            self.returned.append(pages)
 
-        reference = weakref.ref(owner, freed)
+        reference = weakref.ref(owner, returned)
         self.watched[id(reference)] = reference
 
-    def close(self) -> None:
-        self.closed = True
-        self.free.clear()
 
-
-class _Threads(threading.local):
-    pool: _Pool | None = None
-    backward = -1  # the pass that the pool belongs to
-
-
-_threads = _Threads()
+_store = _Store()
 
 
 def _map(length: int, size: int) -> mmap.mmap:

@@ -216,7 +216,30 @@ static inline Vec sum_lanes(const Vec* rows) {
     for (int i = 0; i < half; i++) part[i] = fold(part[i], part[i + half], std::make_integer_sequence<int, LANES>());
   return part[0];
 }
+
+template <int... I>
+static inline void interleave(Vec a, Vec b, Vec* to, std::integer_sequence<int, I...>) {
+  to[0] = __builtin_shufflevector(a, b, (I / 2 + I % 2 * LANES)...);
+  to[1] = __builtin_shufflevector(a, b, (I / 2 + I % 2 * LANES + LANES / 2)...);
+}
+
+// A square of LANES rows, turned: as often as it takes, row i and row i + LANES / 2 become the neighbours 2i, 2i + 1.
+static inline void transpose(Vec* rows) {
+#pragma GCC unroll 8
+  for (int half = LANES; half > 1; half /= 2) {
+    Vec next[LANES];
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES / 2; i++)
+      interleave(rows[i], rows[i + LANES / 2], next + 2 * i, std::make_integer_sequence<int, LANES>());
+    std::memcpy(rows, next, sizeof next);
+  }
+}
 #else
+static inline void transpose(Vec* rows) {
+  for (int i = 0; i < LANES; i++)
+    for (int j = 0; j < i; j++) std::swap(((Real*)&rows[i])[j], ((Real*)&rows[j])[i]);
+}
+
 static inline Vec sum_lanes(const Vec* rows) {
   Vec sums{};
   for (int i = 0; i < LANES; i++)

@@ -1,0 +1,35 @@
+"""Products of two matrices: in C++ (product.h) where they are computed in the dtype they are stored in, else torch's."""
+
+import torch
+from torch import Tensor
+
+from longvision.ops.native.library import kernels, pack
+
+
+def product(left_MK: Tensor, right_KN: Tensor, add_MN: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+    """(M, K) times (K, N), plus (M, N), into `out`, which may be what is added; transposed views cost nothing.
+
+    Torch's is the faster one in bfloat16, where processors have instructions of their own.
+    """
+    rows, columns = left_MK.shape[0], right_KN.shape[1]
+    if out is None:
+        out = left_MK.new_empty(rows, columns)
+    library = kernels(left_MK.dtype)
+    if library is None or library.real != left_MK.dtype:
+        return torch.mm(left_MK, right_KN, out=out) if add_MN is None else torch.addmm(add_MN, left_MK, right_KN, out=out)
+    left, right = _with_unit_stride(left_MK), _with_unit_stride(right_KN)
+    add = (0, 0) if add_MN is None else (add_MN.data_ptr(), add_MN.stride(0))
+    library.product(
+        pack(
+            *(rows, columns, left.shape[1], torch.get_num_threads()),
+            *(left.data_ptr(), *left.stride()),
+            *(right.data_ptr(), *right.stride()),
+            *add,
+            *(out.data_ptr(), out.stride(0)),
+        )
+    )
+    return out
+
+
+def _with_unit_stride(matrix: Tensor) -> Tensor:
+    return matrix if 1 in matrix.stride() else matrix.contiguous()

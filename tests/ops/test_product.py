@@ -1,0 +1,91 @@
+"""Products of matrices against float64: sizes around the tiles, transposed views, sums, one thread and two."""
+
+import pytest
+import torch
+
+from longvision.ops.native import kernels, product
+
+TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-14, torch.bfloat16: 8e-3}  # bfloat16: one rounding, at the end
+SIZES = [
+    (1, 1, 1),
+    (1, 33, 5),
+    (11, 31, 15),
+    (12, 32, 16),
+    (13, 33, 17),
+    (49, 7, 256),
+    (48, 64, 257),
+    (5, 12, 1025),
+    (197, 768, 192),
+    (768, 192, 197),
+    (100, 3, 0),
+]
+
+
+def matrix(rows, columns, dtype, transposed=False, gap=0):
+    """With NaN around it, where a kernel must not look."""
+    shape = (columns, rows + gap) if transposed else (rows, columns + gap)
+    whole = torch.full(shape, torch.nan, dtype=dtype)
+    part = whole[:, :rows].t() if transposed else whole[:, :columns]
+    return part.copy_(torch.randn(rows, columns))
+
+
+def error(result, truth):
+    return ((result.double() - truth).norm() / truth.norm().clamp(min=1e-30)).item()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(("rows", "columns", "depth"), SIZES)
+def test_against_float64(rows, columns, depth, dtype):
+    torch.manual_seed(0)
+    for left_turned, right_turned, gap in [(0, 0, 0), (0, 1, 3), (1, 0, 3), (1, 1, 0)]:
+        left, right = matrix(rows, depth, dtype, left_turned, gap), matrix(depth, columns, dtype, right_turned, gap)
+        add = matrix(rows, columns, dtype, gap=gap)
+        truth = left.double() @ right.double()
+        assert error(product(left, right), truth) <= TOLERANCE[dtype]
+        assert error(product(left, right, add), truth + add.double()) <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_into_what_is_there(dtype):
+    """Beside NaN that must stay, over NaN that must go, and over what is added."""
+    left, right = torch.randn(50, 300, dtype=dtype), torch.randn(300, 45, dtype=dtype)
+    around = torch.full((50, 60), torch.nan, dtype=dtype)
+    out = around[:, 3:48]
+    assert product(left, right, out=out) is out
+    assert error(out, left.double() @ right.double()) <= TOLERANCE[dtype]
+    assert around.isnan().sum() == 50 * 15
+    before = out.double().clone()
+    product(left, right, out, out=out)
+    assert error(out, before + left.double() @ right.double()) <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize(("rows", "columns", "depth"), SIZES)
+def test_the_same_for_every_number_of_threads(rows, columns, depth):
+    left, right = torch.randn(rows, depth), torch.randn(columns, depth).t()
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(product(left, right))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+
+
+def test_neither_stride_is_one():
+    left, right = torch.randn(20, 60)[:, ::3], torch.randn(40, 22)[::2, ::2]
+    assert error(product(left, right), left.double() @ right.double()) <= TOLERANCE[torch.float32]
+
+
+def test_without_kernels(monkeypatch):
+    monkeypatch.setitem(product.__globals__, "kernels", lambda dtype: None)
+    left, right, add = torch.randn(5, 6), torch.randn(6, 7), torch.randn(5, 7)
+    assert torch.equal(product(left, right, add), torch.addmm(add, left, right))
+
+
+def test_infinity_and_nan_stay_in_their_rows():
+    left, right = torch.randn(40, 50), torch.randn(50, 40)
+    left[3, 4], left[30, 5] = torch.inf, torch.nan
+    result, truth = product(left, right), left @ right
+    assert torch.equal(result.isnan(), truth.isnan()) and torch.equal(result.isinf(), truth.isinf())
+    assert kernels(torch.float32) is None or result[[3, 30]].isfinite().sum() == 0
