@@ -1,5 +1,9 @@
 """Products of matrices against float64: sizes around the tiles, transposed views, sums, one thread and two."""
 
+import ctypes
+import mmap
+import sys
+
 import pytest
 import torch
 
@@ -70,6 +74,29 @@ def test_the_same_for_every_number_of_threads(rows, columns, depth):
     finally:
         torch.set_num_threads(before)
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+
+
+def before_a_wall(rows, columns, dtype):
+    """A matrix whose last number is the last that may be read: behind it lies a page that ends the process."""
+    size = rows * columns * dtype.itemsize
+    pages = mmap.mmap(-1, (size // mmap.PAGESIZE + 2) * mmap.PAGESIZE)
+    wall = len(pages) - mmap.PAGESIZE
+    address = ctypes.addressof(ctypes.c_char.from_buffer(pages))
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(address + wall), ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
+    matrix = torch.frombuffer(pages, dtype=dtype, count=rows * columns, offset=wall - size)
+    return matrix.view(rows, columns).copy_(torch.randn(rows, columns))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are protected with mprotect")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("rows", "columns", "depth"), [size for size in SIZES if size[2]])
+def test_nothing_is_read_beyond_the_end(rows, columns, depth, dtype):
+    left, right = before_a_wall(rows, depth, dtype), before_a_wall(depth, columns, dtype)
+    left_turned, right_turned = before_a_wall(depth, rows, dtype).t(), before_a_wall(columns, depth, dtype).t()
+    add = before_a_wall(rows, columns, dtype)
+    for a in (left, left_turned):
+        for b in (right, right_turned):
+            assert error(product(a, b, add), a.double() @ b.double() + add.double()) <= TOLERANCE[dtype]
 
 
 def test_neither_stride_is_one():
