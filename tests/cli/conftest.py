@@ -1,6 +1,7 @@
 """The commands, called in this process, and finished runs that many tests read."""
 
 import contextlib
+import functools
 import io
 import signal
 import warnings
@@ -48,6 +49,12 @@ def command(*words: object) -> Answer:
 
 def tiny_train(*words: object) -> Answer:
     return command("train", *TINY, *words)
+
+
+@pytest.fixture(scope="session")
+def hear_ctrl_c() -> Callable[[], object]:
+    """For Popen's `preexec_fn`: what a shell starts in the background is deaf to Ctrl-C, and so is what it starts."""
+    return functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -122,11 +122,11 @@ def test_an_interruption_keeps_what_is_measured(longvision, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
-def test_ctrl_c_ends_the_worker_too(tmp_path):
+def test_ctrl_c_ends_the_worker_too(tmp_path, hear_ctrl_c):
     """Sent to the command alone: a terminal would send it to both."""
     words = ["--models", "vit_large_patch16_224", "--sizes", "512", "--batch", "8", "--out", "own"]
     program = [sys.executable, "-m", "longvision", "benchmark", "models", *words]
-    command = subprocess.Popen(program, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    command = subprocess.Popen(program, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c)
     deadline = time.monotonic() + 60
     while not (workers := _children(command.pid)) and time.monotonic() < deadline:
         time.sleep(0.2)

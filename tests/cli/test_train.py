@@ -329,7 +329,7 @@ def test_interrupted_while_it_validates(train, longvision, stop):
 
 
 @pytest.mark.slow
-def test_ctrl_c(tmp_path):
+def test_ctrl_c(tmp_path, hear_ctrl_c):
     """The signal itself, in a process of its own."""
     words = ["--trainer.limit_train_batches", "10", "--model.args.depth", "1", "--model.args.embed_dim", "32"]
     program = [sys.executable, "-u", "-m", "longvision", "train", "--trainer.max_epochs", "100", *words]
@@ -340,6 +340,7 @@ def test_ctrl_c(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=hear_ctrl_c,
     )
     try:
         for line in process.stdout:

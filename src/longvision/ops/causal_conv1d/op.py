@@ -5,6 +5,7 @@ from torch import Tensor
 
 from longvision.ops.causal_conv1d import cpu, shifted
 from longvision.ops.packing import check_cu_seqlens
+from longvision.ops.tangents import refuse_tangents
 
 
 def causal_conv1d(
@@ -40,6 +41,7 @@ def causal_conv1d(
         raise ValueError(f"causal_conv1d got bias of shape {tuple(bias_E.shape)}, expected ({width},)")
     if cu_seqlens is not None:
         check_cu_seqlens(cu_seqlens, x_BME)
+    refuse_tangents("causal_conv1d", x_BME, weight_EK, bias_E)
     return _causal_conv1d(x_BME, weight_EK, bias_E, silu, reverse, cu_seqlens)
 
 

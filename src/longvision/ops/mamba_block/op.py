@@ -11,9 +11,11 @@ from longvision.ops.mamba_inner.composed import composed
 from longvision.ops.mamba_inner.cpu import Inner, Kept, kept_shapes
 from longvision.ops.mamba_inner.walk import Walk, check_walks, flat, unflat
 from longvision.ops.packing import check_cu_seqlens
+from longvision.ops.plain import is_plain_call
 from longvision.ops.precision import mixed_dtype
 from longvision.ops.rms_norm.op import rms_norm
 from longvision.ops.selective_scan.op import choose_backend
+from longvision.ops.tangents import refuse_tangents
 
 
 def mamba_block(
@@ -41,14 +43,13 @@ def mamba_block(
         return x_BMD + composed(normed_BMD, walks, in_proj_FD, out_proj_DE, cu_seqlens).to(x_BMD.dtype)
     parameters, directions = flat(walks)
     tensors = (x_BMD, norm_weight_D, in_proj_FD, out_proj_DE, *parameters)
+    refuse_tangents("mamba_block", *tensors)
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    return _mamba_block(
-        x_BMD, norm_weight_D, parameters, directions, in_proj_FD, out_proj_DE, cu_seqlens, eps, dtype, keep
-    )[0]
+    call = _forward if not keep and is_plain_call(tensors) else _mamba_block
+    return call(x_BMD, norm_weight_D, parameters, directions, in_proj_FD, out_proj_DE, cu_seqlens, eps, dtype, keep)[0]
 
 
-@torch.library.custom_op("longvision::mamba_block", mutates_args=())
-def _mamba_block(
+def _forward(
     x: Tensor,
     norm_weight: Tensor,
     parameters: Sequence[Tensor],
@@ -65,6 +66,9 @@ def _mamba_block(
     with torch.autocast("cpu", enabled=False):
         out, kept = cpu.forward(x, norm_weight, eps, dtype, inner, keep)
     return out, *kept
+
+
+_mamba_block = torch.library.custom_op("longvision::mamba_block", _forward, mutates_args=())
 
 
 @_mamba_block.register_fake

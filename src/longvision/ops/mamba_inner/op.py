@@ -10,8 +10,10 @@ from longvision.ops.mamba_inner import cpu
 from longvision.ops.mamba_inner.composed import composed
 from longvision.ops.mamba_inner.walk import Walk, check_walks, flat, unflat
 from longvision.ops.packing import check_cu_seqlens
+from longvision.ops.plain import is_plain_call
 from longvision.ops.precision import mixed_dtype
 from longvision.ops.selective_scan.op import choose_backend
+from longvision.ops.tangents import refuse_tangents
 
 
 def mamba_inner(
@@ -42,12 +44,14 @@ def mamba_inner(
         return composed(x_BMD, walks, in_proj_FD, out_proj_DE, cu_seqlens)
     weights = [weight for weight in (in_proj_FD, out_proj_DE) if weight is not None]
     parameters, directions = flat(walks)
-    keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x_BMD, *weights, *parameters))
-    return _mamba_inner(x_BMD, parameters, directions, in_proj_FD, out_proj_DE, cu_seqlens, keep)[0]
+    tensors = (x_BMD, *weights, *parameters)
+    refuse_tangents("mamba_inner", *tensors)
+    keep = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    call = _forward if not keep and is_plain_call(tensors) else _mamba_inner
+    return call(x_BMD, parameters, directions, in_proj_FD, out_proj_DE, cu_seqlens, keep)[0]
 
 
-@torch.library.custom_op("longvision::mamba_inner", mutates_args=())
-def _mamba_inner(
+def _forward(
     x: Tensor,
     parameters: Sequence[Tensor],
     reverse: Sequence[bool],
@@ -61,6 +65,9 @@ def _mamba_inner(
     with torch.autocast("cpu", enabled=False):
         out, kept = cpu.forward(x, inner, keep)
     return out, *kept
+
+
+_mamba_inner = torch.library.custom_op("longvision::mamba_inner", _forward, mutates_args=())
 
 
 @_mamba_inner.register_fake

@@ -1,4 +1,4 @@
-"""Products of two matrices: in C++ (product.h) where they are computed in the dtype they are stored in, else torch's."""
+"""Products of two matrices: in C++ (product.h) where the dtype of storage is that of arithmetic, else torch's."""
 
 import torch
 from torch import Tensor
@@ -16,7 +16,9 @@ def product(left_MK: Tensor, right_KN: Tensor, add_MN: Tensor | None = None, out
         out = left_MK.new_empty(rows, columns)
     library = kernels(left_MK.dtype)
     if library is None or library.real != left_MK.dtype:
-        return torch.mm(left_MK, right_KN, out=out) if add_MN is None else torch.addmm(add_MN, left_MK, right_KN, out=out)
+        if add_MN is None:
+            return torch.mm(left_MK, right_KN, out=out)
+        return torch.addmm(add_MN, left_MK, right_KN, out=out)
     left, right = _with_unit_stride(left_MK), _with_unit_stride(right_KN)
     add = (0, 0) if add_MN is None else (add_MN.data_ptr(), add_MN.stride(0))
     library.product(

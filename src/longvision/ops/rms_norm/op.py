@@ -5,6 +5,7 @@ from torch import Tensor
 
 from longvision.ops.rms_norm import cpu
 from longvision.ops.rms_norm.reference import rms_norm_reference
+from longvision.ops.tangents import refuse_tangents
 
 
 def rms_norm(x_BMD: Tensor, weight_D: Tensor, eps: float = 1e-5) -> Tensor:
@@ -22,6 +23,7 @@ def rms_norm(x_BMD: Tensor, weight_D: Tensor, eps: float = 1e-5) -> Tensor:
             "expected (..., channels) and (channels,)"
         )
     if cpu.available(x_BMD.device.type, x_BMD.dtype, weight_D.dtype):
+        refuse_tangents("rms_norm", x_BMD, weight_D)
         return _rms_norm(x_BMD, weight_D, eps)[0]
     return rms_norm_reference(x_BMD, weight_D, eps)
 

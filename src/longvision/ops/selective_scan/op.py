@@ -10,6 +10,7 @@ from longvision.ops.packing import check_cu_seqlens
 from longvision.ops.selective_scan import chunked, cpu
 from longvision.ops.selective_scan.inputs import ScanInputs
 from longvision.ops.selective_scan.reference import selective_scan_reference
+from longvision.ops.tangents import refuse_tangents
 
 BACKENDS = ("cpu", "chunked", "reference")
 MODULES = {"cpu": cpu, "chunked": chunked}
@@ -69,6 +70,7 @@ def selective_scan(
         return selective_scan_reference(
             x_BME, delta_BME, A_EN, B_BMN, C_BMN, D_E, z_BME, delta_bias_E, delta_softplus, reverse, cu_seqlens
         )
+    refuse_tangents("selective_scan", x_BME, delta_BME, A_EN, B_BMN, C_BMN, D_E, z_BME, delta_bias_E)
     asked = x_BME.dtype
     if backend == "cpu":  # its kernels take one dtype
         x_BME, delta_BME, B_BMN, C_BMN, *rest = (t.to(dtype) for t in of_tokens)

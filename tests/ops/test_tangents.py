@@ -1,0 +1,48 @@
+"""Forward-mode derivatives: none, and none that is silently zero."""
+
+import pytest
+import torch
+from test_mamba_inner import make
+from torch.autograd import forward_ad
+
+from longvision.ops import causal_conv1d, mamba_block, mamba_inner, rms_norm, selective_scan
+
+MIXER = make(2, 5, 4, (False, True), torch.float64)
+OPS = {
+    "rms_norm": lambda x: rms_norm(x, torch.ones(5, dtype=torch.float64)),
+    "causal_conv1d": lambda x: causal_conv1d(x, torch.ones(5, 4, dtype=torch.float64)),
+    "selective_scan": lambda x: selective_scan(x, x, -torch.ones(5, 3, dtype=torch.float64), x[..., :3], x[..., 2:]),
+    "mamba_inner": lambda x: mamba_inner(x, MIXER.walks, MIXER.in_proj, MIXER.out_proj),
+    "mamba_block": lambda x: mamba_block(
+        x, torch.ones(5, dtype=torch.float64), MIXER.walks, MIXER.in_proj, MIXER.out_proj
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_a_tangent_is_not_lost(name):
+    x = MIXER.x
+    try:
+        _, of_func = torch.func.jvp(OPS[name], (x,), (torch.ones_like(x),))
+        with forward_ad.dual_level():
+            of_dual = forward_ad.unpack_dual(OPS[name](forward_ad.make_dual(x, torch.ones_like(x)))).tangent
+    except NotImplementedError as error:
+        assert "no forward-mode derivative" in str(error)
+    else:  # without kernels there is plain torch
+        step = 1e-6
+        central = (OPS[name](x + step) - OPS[name](x - step)) / (2 * step)
+        torch.testing.assert_close(of_func, central, rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(of_dual, of_func)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_beside_a_tangent_all_is_as_ever(name):
+    with forward_ad.dual_level():
+        forward_ad.make_dual(MIXER.x.clone(), torch.ones_like(MIXER.x))
+        assert torch.isfinite(OPS[name](MIXER.x)).all()
+
+
+def test_the_reference_has_them(monkeypatch):
+    monkeypatch.setenv("LONGVISION_SCAN_BACKEND", "reference")
+    _, tangent = torch.func.jvp(OPS["selective_scan"], (MIXER.x,), (torch.ones_like(MIXER.x),))
+    assert tangent.abs().sum() > 0
