@@ -7,6 +7,7 @@ import torch
 
 from longvision.layers import VimBlock
 from longvision.layers.mixer import DIRECTIONS
+from longvision.ops.rms_norm.reference import rms_norm_reference
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -57,3 +58,44 @@ def test_in_place_of_a_transformer_block():
     plain = vit(image)
     vit.set_grad_checkpointing()
     assert plain.shape == (2, 3) and torch.equal(vit(image), plain)
+
+
+def by_its_parts(block, x, cu_seqlens=None):
+    return x + block.mixer(block.norm(x), cu_seqlens)
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+def test_a_block_hands_on_eps_and_borders(hooked):
+    block, x = VimBlock(32, eps=0.7).double(), torch.randn(1, 30, 32, dtype=torch.float64)
+    for borders in (None, torch.tensor([0, 11, 30])):
+        expected = x + block.mixer(rms_norm_reference(x, block.norm.weight, eps=0.7), borders)
+        handle = block.norm.register_forward_hook(lambda *_: None) if hooked else None
+        torch.testing.assert_close(block(x, borders), expected, rtol=0, atol=1e-12)  # float64
+        if handle is not None:
+            handle.remove()
+
+
+@pytest.mark.parametrize("name", ["in_proj", "out_proj"])
+def test_a_projection_with_a_bias_is_called(name):
+    block, x = VimBlock(32).double(), torch.randn(2, 9, 32, dtype=torch.float64)
+    old = getattr(block.mixer, name)
+    setattr(block.mixer, name, torch.nn.Linear(old.in_features, old.out_features, dtype=torch.float64))
+    torch.testing.assert_close(block(x), by_its_parts(block, x), rtol=0, atol=1e-12)  # float64
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+@pytest.mark.parametrize("weights", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("residual", [torch.bfloat16, torch.float32], ids=str)
+def test_a_block_gives_the_dtype_of_its_input(hooked, weights, residual):
+    block = VimBlock(32).to(weights)
+    if hooked:
+        block.mixer.register_forward_hook(lambda *_: None)
+    assert block(torch.randn(2, 9, 32, dtype=residual)).dtype == residual
+
+
+def test_a_block_with_drop_path_is_one_node_but_in_training():
+    block, x = VimBlock(32, drop_path=0.5), torch.randn(2, 9, 32)
+    for training, nodes in ((False, ["longvision.mamba_block.default"]), (True, None)):
+        program = torch.export.export(block.train(training), (x,))
+        names = [str(node.target) for node in program.graph.nodes if "longvision" in str(node.target)]
+        assert names == nodes or (nodes is None and "longvision.mamba_block.default" not in names)

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shlex
 import shutil
 import stat
@@ -13,7 +14,10 @@ import pytest
 import torch
 from scan_cases import needs_compiler
 
+from longvision.ops.causal_conv1d import cpu as conv_cpu
 from longvision.ops.native import compiler, library
+from longvision.ops.rms_norm import cpu as norm_cpu
+from longvision.ops.selective_scan import cpu as scan_cpu
 
 SECONDS = 10  # that a compilation may take; measured: about two
 
@@ -465,3 +469,19 @@ def test_a_command_with_options_is_a_compiler(monkeypatch):
     command = compiler.find_compiler()
     monkeypatch.setenv("CXX", shlex.join([*command, "-DHELLO=1"]))
     assert compiler.find_compiler() == [*command, "-DHELLO=1"]
+
+
+@pytest.mark.parametrize(
+    ("header", "name", "here"),
+    [
+        ("sequences.h", "CHUNK", scan_cpu.CHUNK),
+        ("scan.h", "GROUP", scan_cpu.GROUP),
+        ("conv.h", "TILE", conv_cpu.TILE),
+        ("conv.h", "MOST_TAPS", conv_cpu.MOST_TAPS),
+        ("norm.h", "ROWS", norm_cpu.ROWS),
+    ],
+)
+def test_both_sides_know_the_same_numbers(header, name, here):
+    """Python makes the room that C++ writes to."""
+    (there,) = re.findall(rf"constexpr int64_t {name} = (\d+);", (compiler.SOURCES / header).read_text())
+    assert int(there) == here

@@ -47,6 +47,8 @@ def test_against_float64(rows, columns, depth, dtype):
         truth = left.double() @ right.double()
         assert error(product(left, right), truth) <= TOLERANCE[dtype]
         assert error(product(left, right, add), truth + add.double()) <= TOLERANCE[dtype]
+        turned = matrix(rows, columns, dtype, transposed=True, gap=gap)
+        assert error(product(left, right, turned), truth + turned.double()) <= TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

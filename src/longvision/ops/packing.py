@@ -8,7 +8,9 @@ from torch import Tensor
 
 
 def check_cu_seqlens(cu_seqlens: Tensor, x_BME: Tensor) -> None:
-    """Raises ValueError unless `cu_seqlens` packs sequences into x's one row of tokens."""
+    """Raises TypeError or ValueError unless `cu_seqlens` packs sequences into x's one row of tokens."""
+    if not isinstance(cu_seqlens, Tensor):
+        raise TypeError(f"cu_seqlens of type {type(cu_seqlens).__name__}, expected a torch.Tensor of integers")
     if cu_seqlens.ndim != 1 or cu_seqlens.is_floating_point() or len(cu_seqlens) < 2 or x_BME.shape[0] != 1:
         raise ValueError(
             f"cu_seqlens of shape {tuple(cu_seqlens.shape)} and type {cu_seqlens.dtype} with x of shape "

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from longvision.ops.native import Library, address, kernels, pack, room, rows
+from longvision.ops.native import Library, address, dense, dense_rows, kernels, pack, room, rows
 from longvision.ops.packing import sequence_borders
 
 MOST_TAPS = 8  # as in native/conv.h
@@ -68,10 +68,9 @@ def _prepare(
     """-> the kernels, `Conv` of native/conv.h, and what has to stay alive during the call."""
     library = kernels(x_BME.dtype)
     assert library is not None, "available() was not asked"
-    if x_BME.stride(-1) != 1 and x_BME.shape[-1] != 1:
-        x_BME = x_BME.contiguous()
-    weight = weight_EK.to(library.real).contiguous()
-    bias = None if bias_E is None else bias_E.to(library.real).contiguous()
+    x_BME = dense_rows(x_BME)
+    weight = dense(weight_EK, library.real)
+    bias = None if bias_E is None else dense(bias_E, library.real)
     borders = sequence_borders(cu_seqlens, x_BME.shape[1])
     record = pack(
         *(*x_BME.shape, weight.shape[1], torch.get_num_threads(), reverse, silu),

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from longvision.ops.causal_conv1d import cpu, shifted
+from longvision.ops.checks import check_fits, check_tokens, columns
 from longvision.ops.packing import check_cu_seqlens
 from longvision.ops.tangents import refuse_tangents
 
@@ -29,16 +30,13 @@ def causal_conv1d(
         cu_seqlens: borders of packed sequences, as in `selective_scan`; none looks into its neighbour.
 
     Raises:
-        ValueError: shapes that do not fit.
+        TypeError, ValueError: tensors that are none, or do not fit.
     """
-    width = x_BME.shape[-1]
-    if x_BME.ndim != 3 or weight_EK.ndim != 2 or weight_EK.shape[0] != width:
-        raise ValueError(
-            f"causal_conv1d got x of shape {tuple(x_BME.shape)} and weight of shape {tuple(weight_EK.shape)}, "
-            "expected (batch, tokens, channels) and (channels, taps)"
-        )
-    if bias_E is not None and tuple(bias_E.shape) != (width,):
-        raise ValueError(f"causal_conv1d got bias of shape {tuple(bias_E.shape)}, expected ({width},)")
+    check_tokens("causal_conv1d", x_BME)
+    width, taps = x_BME.shape[-1], columns("causal_conv1d", "weight", weight_EK)
+    check_fits("causal_conv1d", "weight", weight_EK, (width, taps), x_BME)
+    if bias_E is not None:
+        check_fits("causal_conv1d", "bias", bias_E, (width,), x_BME)
     if cu_seqlens is not None:
         check_cu_seqlens(cu_seqlens, x_BME)
     refuse_tangents("causal_conv1d", x_BME, weight_EK, bias_E)

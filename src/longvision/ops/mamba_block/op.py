@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from longvision.ops.causal_conv1d.cpu import MOST_TAPS
+from longvision.ops.checks import check_fits
 from longvision.ops.mamba_block import cpu
 from longvision.ops.mamba_inner.composed import composed
 from longvision.ops.mamba_inner.cpu import Inner, Kept, kept_shapes
@@ -30,11 +31,25 @@ def mamba_block(
     """(B, M, D) -> (B, M, D). x + mamba_inner(rms_norm(x)): lines 2-21 of Algorithm 1 of arXiv 2401.09417.
 
     Computed in x's precision, float32 or better, where the mixer's matrix products may be in a lower one: in that of
-    autocast, or of the norm's weight. Arguments as in `rms_norm` and `mamba_inner`.
+    autocast, or of the norm's weight.
+
+    Args:
+        x_BMD: tokens.
+        norm_weight_D: of the normalisation; eps is added to the mean square.
+        walks: one direction or two, with their parameters; see `Walk`.
+        in_proj_FD: weight of the input projection, F = 2 E.
+        out_proj_DE: weight of the output projection.
+        cu_seqlens: borders of packed sequences, as in `selective_scan`.
+
+    Raises:
+        TypeError, ValueError: tensors that are none, or do not fit.
     """
+    check_walks("mamba_block", walks, x_BMD, in_proj_FD, out_proj_DE)
+    channels = x_BMD.shape[-1]
+    check_fits("mamba_block", "norm_weight", norm_weight_D, (channels,), x_BMD)
+    check_fits("mamba_block", "out_proj", out_proj_DE, (channels, in_proj_FD.shape[0] // 2), x_BMD)
     if cu_seqlens is not None:
         check_cu_seqlens(cu_seqlens, x_BMD)
-    check_walks(walks, x_BMD, in_proj_FD, out_proj_DE)
     dtype = mixed_dtype(norm_weight_D)
     real = torch.promote_types(dtype, torch.float32)
     fits = x_BMD.dtype == real and walks[0].filter_EK.shape[1] <= MOST_TAPS

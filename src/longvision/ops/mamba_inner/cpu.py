@@ -14,7 +14,7 @@ from torch import Tensor
 
 from longvision.ops.causal_conv1d import cpu as conv
 from longvision.ops.mamba_inner.walk import Walk
-from longvision.ops.native import Library, address, dense, kernels, pack, product, room, rows
+from longvision.ops.native import Library, address, dense, dense_rows, kernels, pack, product, room, rows
 from longvision.ops.packing import sequence_borders
 from longvision.ops.selective_scan.cpu import ScanGradients, num_pieces, scan_record
 
@@ -65,7 +65,7 @@ def project_in(x_BMD: Tensor, inner: Inner) -> Tensor:
     """(B, M, D) -> x and z, (B, M, 2 E)."""
     if inner.in_proj_FD is not None:
         return tokens_times(x_BMD, inner.in_proj_FD.to(x_BMD.dtype).t())
-    return x_BMD if x_BMD.stride(-1) == 1 else x_BMD.contiguous()
+    return dense_rows(x_BMD)
 
 
 def forward_between(xz_BMF: Tensor, inner: Inner, keep: bool) -> tuple[Tensor, Kept]:
@@ -225,7 +225,7 @@ class _Call:
         rank, states = walk.dt_proj_ER.shape[1], walk.A_log_EN.shape[1]
         low, B, C = projection_BMP.split([rank, states, states], dim=-1)
         weight, bias, A_log, D = (
-            t.to(self.library.real).contiguous() for t in (walk.dt_proj_ER, walk.dt_bias_E, walk.A_log_EN, walk.D_E)
+            dense(t, self.library.real) for t in (walk.dt_proj_ER, walk.dt_bias_E, walk.A_log_EN, walk.D_E)
         )
         self._alive = weight, bias, A_log, D  # until the next record: this one holds no more than their addresses
         record = scan_record(

@@ -34,10 +34,13 @@ def mamba_inner(
         in_proj_FD: weight of the input projection, F = 2 E; None leaves it to the caller.
         out_proj_DE: weight of the output projection; None leaves it to the caller, who gets (B, M, E).
         cu_seqlens: borders of packed sequences, as in `selective_scan`.
+
+    Raises:
+        TypeError, ValueError: tensors that are none, or do not fit.
     """
+    check_walks("mamba_inner", walks, x_BMD, in_proj_FD, out_proj_DE)
     if cu_seqlens is not None:
         check_cu_seqlens(cu_seqlens, x_BMD)
-    check_walks(walks, x_BMD, in_proj_FD, out_proj_DE)
     x_BMD = x_BMD.to(mixed_dtype(x_BMD))
     long_filter = walks[0].filter_EK.shape[1] > MOST_TAPS
     if long_filter or choose_backend(None, x_BMD.device.type, x_BMD.dtype) != "cpu":

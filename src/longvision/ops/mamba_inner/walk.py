@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from longvision.ops.checks import check_fits, check_tokens, columns
+
 
 class Walk(NamedTuple):
     """R is the rank of the step's projection, K the filter's taps.
@@ -37,32 +39,28 @@ def unflat(tensors: Sequence[Tensor], reverse: Sequence[bool]) -> list[Walk]:
     return [Walk._make([*tensors[i * TENSORS :][:TENSORS], way]) for i, way in enumerate(reverse)]
 
 
-def check_walks(walks: Sequence[Walk], x_BMD: Tensor, in_proj_FD: Tensor | None, out_proj_DE: Tensor | None) -> None:
-    """Raises ValueError for shapes that do not fit: kernels would read beyond a tensor's end."""
+def check_walks(
+    op: str, walks: Sequence[Walk], x_BMD: Tensor, in_proj_FD: Tensor | None, out_proj_DE: Tensor | None
+) -> None:
+    """Raises TypeError or ValueError for what is not a mixer's, or does not fit."""
+    check_tokens(op, x_BMD)
     if len(walks) not in (1, 2):
-        raise ValueError(f"{len(walks)} walks: expected one direction or two")
-    if x_BMD.ndim != 3 or x_BMD.shape[1] == 0:
-        raise ValueError(f"x of shape {tuple(x_BMD.shape)}: expected (batch, tokens, channels), at least one token")
-    channels = x_BMD.shape[-1]
-    width, states = (channels if in_proj_FD is None else in_proj_FD.shape[0]) // 2, walks[0].A_log_EN.shape[-1]
-    taps, rank = walks[0].filter_EK.shape[-1], walks[0].dt_proj_ER.shape[-1]
-    shapes = {
-        "filter_EK": (width, taps),
-        "filter_bias_E": (width,),
-        "x_proj_PE": (rank + 2 * states, width),
-        "dt_proj_ER": (width, rank),
-        "dt_bias_E": (width,),
-        "A_log_EN": (width, states),
-        "D_E": (width,),
-    }
+        raise ValueError(f"{op} got {len(walks)} walks, expected one direction or two")
+    channels, (first, *_) = x_BMD.shape[-1], walks
+    if in_proj_FD is not None and columns(op, "in_proj", in_proj_FD) != channels:
+        shape = tuple(in_proj_FD.shape)
+        raise ValueError(f"{op} got x of {channels} channels and in_proj of shape {shape}, expected (2 E, {channels})")
+    if in_proj_FD is None and channels % 2:
+        raise ValueError(f"{op} got x of {channels} channels without in_proj, expected x and z of the same number each")
+    matrices = {"filter_EK": first.filter_EK, "dt_proj_ER": first.dt_proj_ER, "A_log_EN": first.A_log_EN}
+    width = (channels if in_proj_FD is None else in_proj_FD.shape[0]) // 2
+    taps, rank, states = (columns(op, f"a walk's {name}", matrix) for name, matrix in matrices.items())
+    shapes = (width, taps), (width,), (rank + 2 * states, width), (width, rank), (width,), (width, states), (width,)
     for walk in walks:
-        for (name, shape), tensor in zip(shapes.items(), walk.tensors()):
-            if tensor is None or tuple(tensor.shape) != shape:
-                came = "is None" if tensor is None else f"has shape {tuple(tensor.shape)}"
-                raise ValueError(f"a walk's {name} {came}, expected a tensor of shape {shape}")
-    if in_proj_FD is None and channels != 2 * width:
-        raise ValueError(f"x of {channels} channels without in_proj: expected x and z of {width} each")
-    if in_proj_FD is not None and tuple(in_proj_FD.shape) != (2 * width, channels):
-        raise ValueError(f"in_proj has shape {tuple(in_proj_FD.shape)}, expected {(2 * width, channels)}")
-    if out_proj_DE is not None and (out_proj_DE.ndim != 2 or out_proj_DE.shape[1] != width):
-        raise ValueError(f"out_proj has shape {tuple(out_proj_DE.shape)}, expected (channels, {width})")
+        for name, tensor, shape in zip(Walk._fields, walk.tensors(), shapes):
+            check_fits(op, f"a walk's {name}", tensor, shape, x_BMD)
+    if in_proj_FD is not None:
+        check_fits(op, "in_proj", in_proj_FD, (2 * width, channels), x_BMD)
+    if out_proj_DE is not None:
+        columns(op, "out_proj", out_proj_DE)
+        check_fits(op, "out_proj", out_proj_DE, (len(out_proj_DE), width), x_BMD)

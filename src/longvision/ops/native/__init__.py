@@ -1,6 +1,6 @@
 """Kernels in C++ for the CPU: compiled for this machine at their first use, kept for the next process."""
 
-from longvision.ops.native.library import Library, address, dense, double, kernels, pack, rows
+from longvision.ops.native.library import Library, address, dense, dense_rows, double, kernels, pack, rows
 from longvision.ops.native.memory import release_memory, room
 from longvision.ops.native.product import product
 
@@ -8,6 +8,7 @@ __all__ = [
     "Library",
     "address",
     "dense",
+    "dense_rows",
     "double",
     "kernels",
     "pack",

@@ -43,7 +43,9 @@ def compiled(definitions: tuple[str, ...]) -> Path:
             _compile(command, made)
             os.replace(made, path)  # another process may be doing the same: it sees all of the library or none
     except OSError as error:
-        raise CompilerError(f"{path.parent} cannot be written ({error.strerror}): set {CACHE_VARIABLE}") from error
+        raise CompilerError(
+            f"{path.parent} cannot be written ({error.strerror or error}): set {CACHE_VARIABLE}"
+        ) from error
     LOGGER.info("longvision: compiled in %.1f s: %s", time.perf_counter() - start, path)
     return path
 
@@ -77,10 +79,14 @@ def cache_folder() -> Path:
 def _compile(command: list[str], path: Path) -> None:
     try:
         done = subprocess.run(
-            [*command, str(SOURCES / "kernels.cpp"), "-o", str(path)], capture_output=True, text=True, timeout=PATIENCE
+            [*command, str(SOURCES / "kernels.cpp"), "-o", str(path)],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=PATIENCE,
         )
     except OSError as error:
-        raise CompilerError(f"{command[0]} cannot be run: {error.strerror}") from error
+        raise CompilerError(f"{command[0]} cannot be run: {error.strerror or error}") from error
     except subprocess.TimeoutExpired as error:
         raise CompilerError(f"{command[0]} did not end within {PATIENCE} s") from error
     if done.returncode != 0:

@@ -112,6 +112,11 @@ def dense(parameter: Tensor, dtype: torch.dtype) -> Tensor:
     return parameter.to(dtype).contiguous()
 
 
+def dense_rows(tensor: Tensor) -> Tensor:
+    """With a contiguous last dimension: itself where it has one."""
+    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
+
+
 def rows(tensor: Tensor | None) -> tuple[int, int, int]:
     """Address and strides of a (B, M, n) tensor whose last dimension is contiguous; zeros for none."""
     return (0, 0, 0) if tensor is None else (tensor.data_ptr(), tensor.stride(0), tensor.stride(1))

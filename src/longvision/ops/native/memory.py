@@ -7,6 +7,7 @@ longer than what the kernels do with them; and as some go soon and some stay, th
 import contextlib
 import math
 import mmap
+import os
 import threading
 import weakref
 from collections import deque
@@ -22,11 +23,13 @@ SLACK = 1.5  # times the most that was in use at once; the sizes of a block's te
 
 
 def room(*shape: int, dtype: torch.dtype) -> Tensor:
-    """An uninitialised tensor on the CPU. When it goes, its memory is kept for the next one of its size."""
+    """An uninitialised tensor on the CPU, not to be resized. Its memory then waits for the next tensor of its size."""
     size = math.prod(shape) * dtype.itemsize
     if ADVICE is None or size < LEAST:
         return torch.empty(shape, dtype=dtype)
     owner = _store.take(size)  # the tensor's storage holds it
+    if owner is None:
+        return torch.empty(shape, dtype=dtype)  # torch says it, if there is no memory
     return torch.frombuffer(owner, dtype=dtype, count=math.prod(shape)).view(shape)
 
 
@@ -53,21 +56,25 @@ class _Store:
         self.used = self.unused = 0  # bytes
         self.made = self.most = self.most_before = 0  # tensors in this period; the most bytes used in it and before it
 
-    def take(self, size: int) -> memoryview:
-        """-> writable bytes, at least so many; when they go, their mapping is free again."""
+    def take(self, size: int) -> memoryview | None:
+        """-> writable bytes, at least so many; when they go, their mapping is free again. None: there are none."""
         page = SMALL_PAGE if size < LARGE_PAGE else LARGE_PAGE
         length = -(-size // page) * page
         with self.lock:
             self._collect()
-            self._count(length)
             same = self.free.pop(length, [])
             if same:
                 pages = same.pop()
                 self.unused -= length
                 self.free[length] = same
             else:
-                self._shrink(SLACK * max(self.most, self.most_before) - self.used)
-                pages = self._map(length, size)
+                used = self.used + length
+                self._shrink(SLACK * max(self.most, self.most_before, used) - used)
+                mapped = self._map(length, size)
+                if mapped is None:
+                    return None
+                pages = mapped
+            self._count(length)
         owner = memoryview(pages)
         self._watch(owner, pages)
         return owner
@@ -78,16 +85,14 @@ class _Store:
             self._shrink(0)
             self.most = self.most_before = self.used
 
-    def _map(self, length: int, size: int) -> mmap.mmap:
-        try:
+    def _map(self, length: int, size: int) -> mmap.mmap | None:
+        """None where there is no memory left, or no mapping (Linux gives a process 65530)."""
+        with contextlib.suppress(OSError):
             return _map(length, size)
-        except OSError:
-            self._shrink(0)
-        try:
+        self._shrink(0)
+        with contextlib.suppress(OSError):
             return _map(length, size)
-        except OSError as error:
-            self.used -= length
-            raise MemoryError(f"can't allocate memory: the system has no {length} bytes more") from error
+        return None
 
     def _count(self, length: int) -> None:
         self.used += length
@@ -125,6 +130,8 @@ class _Store:
 
 
 _store = _Store()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: setattr(_store, "lock", threading.Lock()))  # its holder is not there
 
 
 def _map(length: int, size: int) -> mmap.mmap:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from longvision.ops.checks import check_fits
 from longvision.ops.rms_norm import cpu
 from longvision.ops.rms_norm.reference import rms_norm_reference
 from longvision.ops.tangents import refuse_tangents
@@ -15,13 +16,14 @@ def rms_norm(x_BMD: Tensor, weight_D: Tensor, eps: float = 1e-5) -> Tensor:
     projections of a lower precision.
 
     Raises:
-        ValueError: shapes that do not fit.
+        TypeError, ValueError: tensors that are none, or do not fit.
     """
-    if weight_D.ndim != 1 or x_BMD.shape[-1:] != weight_D.shape:
-        raise ValueError(
-            f"rms_norm got x of shape {tuple(x_BMD.shape)} and weight of shape {tuple(weight_D.shape)}, "
-            "expected (..., channels) and (channels,)"
-        )
+    if not isinstance(x_BMD, Tensor):
+        raise TypeError(f"rms_norm got x of type {type(x_BMD).__name__}, expected a torch.Tensor")
+    if x_BMD.ndim == 0 or x_BMD.shape[-1] == 0:
+        raise ValueError(f"rms_norm got x of shape {tuple(x_BMD.shape)}, expected (..., channels), at least one")
+    check_fits("rms_norm", "x", x_BMD, tuple(x_BMD.shape), x_BMD)
+    check_fits("rms_norm", "weight", weight_D, tuple(x_BMD.shape[-1:]), x_BMD)
     if cpu.available(x_BMD.device.type, x_BMD.dtype, weight_D.dtype):
         refuse_tangents("rms_norm", x_BMD, weight_D)
         return _rms_norm(x_BMD, weight_D, eps)[0]

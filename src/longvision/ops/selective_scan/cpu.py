@@ -10,7 +10,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from longvision.ops.native import Library, address, double, kernels, pack, room, rows
+from longvision.ops.native import Library, address, dense, dense_rows, double, kernels, pack, room, rows
 from longvision.ops.packing import sequence_borders
 from longvision.ops.selective_scan.inputs import ScanInputs
 
@@ -144,10 +144,9 @@ def _prepare(inputs: ScanInputs) -> tuple[Library, "_Record", Tensor]:
     of_tokens = (inputs.x_BME, inputs.delta_BME, inputs.B_BMN, inputs.C_BMN, inputs.z_BME)
     library = kernels(_stored_dtype(*(t for t in of_tokens if t is not None)))
     assert library is not None, "available() was not asked"
-    x, delta, B, C, z = (_dense_rows(t, library.dtype) for t in of_tokens)
-    A, D, bias = (
-        None if t is None else t.to(library.real).contiguous() for t in (inputs.A_EN, inputs.D_E, inputs.delta_bias_E)
-    )
+    x, delta, B, C, z = (None if t is None else dense_rows(t.to(library.dtype)) for t in of_tokens)
+    parameters = inputs.A_EN, inputs.D_E, inputs.delta_bias_E
+    A, D, bias = (None if t is None else dense(t, library.real) for t in parameters)
     assert x is not None and delta is not None and B is not None and C is not None and A is not None
     borders = sequence_borders(inputs.cu_seqlens, x.shape[1])
     record = scan_record(x, delta, A, B, C, D, z, bias, borders, inputs.delta_softplus, inputs.reverse)
@@ -166,10 +165,3 @@ class _Record:
 
 def _stored_dtype(*tensors: Tensor) -> torch.dtype:
     return reduce(torch.promote_types, (t.dtype for t in tensors))
-
-
-def _dense_rows(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    if tensor is None:
-        return None
-    tensor = tensor.to(dtype)
-    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()

@@ -6,6 +6,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from longvision.ops.checks import check_fits, check_tokens, columns
 from longvision.ops.packing import check_cu_seqlens
 from longvision.ops.selective_scan import chunked, cpu
 from longvision.ops.selective_scan.inputs import ScanInputs
@@ -43,7 +44,7 @@ def selective_scan(
     Args:
         x_BME: input, batch x tokens x channels.
         delta_BME: step size, one per token and channel.
-        A_EN: decay rates, negative; N states a channel.
+        A_EN: decay rates, N states a channel; negative, which is not checked: positive ones grow without bound.
         B_BMN: how the input enters the state, one vector per token.
         C_BMN: how the output reads the state.
         D_E: skip connection; None for none.
@@ -58,7 +59,7 @@ def selective_scan(
             machine has for x.
 
     Raises:
-        ValueError: shapes that do not fit, or a backend that does not exist or cannot run here.
+        TypeError, ValueError: tensors that are none, or do not fit; a backend that does not exist or cannot run here.
     """
     _check_shapes(x_BME, delta_BME, A_EN, B_BMN, C_BMN, D_E, z_BME, delta_bias_E)
     if cu_seqlens is not None:
@@ -100,30 +101,15 @@ def choose_backend(asked: str | None, device: str, dtype: torch.dtype) -> str:
 def _check_shapes(
     x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None, bias: Tensor | None
 ) -> None:
-    if x.ndim != 3 or A.ndim != 2:
-        raise ValueError(
-            f"selective_scan got x of shape {tuple(x.shape)} and A of shape {tuple(A.shape)}, "
-            "expected (batch, tokens, channels) and (channels, states): channels come last, do not transpose"
-        )
-    batch, tokens, width = x.shape
-    states = A.shape[1]
-    if tokens == 0:
-        raise ValueError("selective_scan got no tokens: x needs at least one")
-    expected = {
-        "delta": (delta, (batch, tokens, width)),
-        "A": (A, (width, states)),
-        "B": (B, (batch, tokens, states)),
-        "C": (C, (batch, tokens, states)),
-        "D": (D, (width,)),
-        "z": (z, (batch, tokens, width)),
-        "delta_bias": (bias, (width,)),
-    }
-    for name, (tensor, shape) in expected.items():
-        if tensor is not None and tuple(tensor.shape) != shape:
-            raise ValueError(
-                f"selective_scan got {name} of shape {tuple(tensor.shape)}, expected {shape}, "
-                f"since x is {tuple(x.shape)} and A has {states} states a channel"
-            )
+    check_tokens("selective_scan", x)
+    (batch, tokens, width), states = x.shape, columns("selective_scan", "A", A)
+    check_fits("selective_scan", "delta", delta, (batch, tokens, width), x)
+    check_fits("selective_scan", "A", A, (width, states), x)
+    check_fits("selective_scan", "B", B, (batch, tokens, states), x)
+    check_fits("selective_scan", "C", C, (batch, tokens, states), x)
+    for name, tensor, shape in (("D", D, (width,)), ("z", z, (batch, tokens, width)), ("delta_bias", bias, (width,))):
+        if tensor is not None:
+            check_fits("selective_scan", name, tensor, shape, x)
 
 
 @torch.library.custom_op("longvision::selective_scan", mutates_args=())
