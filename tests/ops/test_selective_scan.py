@@ -403,7 +403,7 @@ def test_backward_inside_autocast_stays_float32(backend):
 
 
 def op_arguments(tensors, backend, borders=None, reverse=False):
-    return (*(tensors[name] for name in NAMES), borders, True, reverse, backend)
+    return (*(tensors[name] for name in NAMES), borders, True, reverse, backend, True)
 
 
 @pytest.mark.parametrize("backend", FASTER)
@@ -424,7 +424,7 @@ def test_opcheck(backend, options):
 
     arguments = [a.detach() if isinstance(a, torch.Tensor) else a for a in arguments]
     y, states = torch.ops.longvision.selective_scan(*arguments)
-    torch.library.opcheck(torch.ops.longvision.selective_scan_backward, (torch.ones_like(y), states, *arguments))
+    torch.library.opcheck(torch.ops.longvision.selective_scan_backward, (torch.ones_like(y), states, *arguments[:-1]))
 
 
 def nodes_named(graph, name):
@@ -502,6 +502,27 @@ def test_the_states_kept_have_the_shape_that_the_fake_says(backend, dtype, token
     fake = op._selective_scan(*op_arguments({name: t.to("meta") for name, t in tensors.items()}, backend, borders))
     assert [(t.shape, t.dtype) for t in real] == [(t.shape, t.dtype) for t in fake]
     assert torch.isfinite(real[1]).all()  # room that was left over is not left as it was found
+
+
+@pytest.mark.parametrize("backend", FASTER)
+@pytest.mark.parametrize("borders", [None, [0, 1, 33]])
+def test_no_states_where_there_is_no_backward(monkeypatch, backend, borders):
+    tensors = make(1, 33, 5, 4, torch.float32)
+    borders = None if borders is None else torch.tensor(borders)
+    y, states = op._selective_scan(*op_arguments(tensors, backend, borders)[:-1], False)
+    with_states, _ = op._selective_scan(*op_arguments(tensors, backend, borders))
+    assert states.numel() == 0 and torch.equal(y, with_states)
+    torch.library.opcheck(torch.ops.longvision.selective_scan, (*op_arguments(tensors, backend, borders)[:-1], False))
+
+    asked, original = [], op.MODULES[backend].forward
+    noted = lambda inputs, keep: (asked.append(keep), original(inputs, keep))[1]  # noqa: E731
+    monkeypatch.setattr(op.MODULES[backend], "forward", noted)
+    arguments = tensors["x"], tensors["delta"], tensors["A"], tensors["B"], tensors["C"]
+    selective_scan(*arguments, backend=backend)
+    selective_scan(*arguments[:4], arguments[4].clone().requires_grad_(), backend=backend)
+    with torch.no_grad():
+        selective_scan(*arguments[:4], arguments[4].clone().requires_grad_(), backend=backend)
+    assert asked == [False, True, False]
 
 
 # The choice of a backend
@@ -611,7 +632,7 @@ def test_gradients_of_permuted_inputs_are_contiguous_as_the_fake_says(backend):
     tensors = {name: t.transpose(1, 2).contiguous().transpose(1, 2) if t.ndim == 3 else t
                for name, t in make(2, 9, 4, 3, torch.float32).items()}  # fmt: skip
     y, states = torch.ops.longvision.selective_scan(*op_arguments(tensors, backend))
-    arguments = (torch.ones_like(y), states, *op_arguments(tensors, backend))
+    arguments = (torch.ones_like(y), states, *op_arguments(tensors, backend)[:-1])
     torch.library.opcheck(torch.ops.longvision.selective_scan_backward, arguments)
     assert all(g.is_contiguous() for g in torch.ops.longvision.selective_scan_backward(*arguments))
     permuted = torch.randn(2, 4, 9).transpose(1, 2)

@@ -25,20 +25,21 @@ CACHE = 2**20  # elements of a (rows, CHUNK, E, N) tensor: rows of the batch are
 Scratch = dict[str, Tensor]
 
 
-def forward(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
-    """-> y (B, M, E) and the state before each chunk (B, chunks, E, N), float32 or better."""
+def forward(inputs: ScanInputs, keep: bool) -> tuple[Tensor, Tensor | None]:
+    """-> y (B, M, E) and the state before each chunk (B, chunks, E, N), float32 or better (None unless `keep`)."""
     y_BME = inputs.x_BME.new_empty(inputs.x_BME.shape)
-    states_BKEN = new_states(inputs.x_BME, inputs.A_EN, inputs.cu_seqlens)
+    states_BKEN = new_states(inputs.x_BME, inputs.A_EN, inputs.cu_seqlens) if keep else None
     scratch: Scratch = {}
     for rows in _row_groups(inputs):
-        _forward_rows(_Scan(inputs, rows, scratch), y_BME[rows], states_BKEN[rows])
+        _forward_rows(_Scan(inputs, rows, scratch), y_BME[rows], None if states_BKEN is None else states_BKEN[rows])
     return y_BME, states_BKEN
 
 
-def _forward_rows(scan: "_Scan", y_BME: Tensor, states_BKEN: Tensor) -> None:
-    h_BEN = torch.zeros_like(states_BKEN[:, 0])
+def _forward_rows(scan: "_Scan", y_BME: Tensor, states_BKEN: Tensor | None) -> None:
+    h_BEN = scan.A.new_zeros(len(y_BME), *scan.A.shape)
     for k, chunk in scan.chunks():
-        states_BKEN[:, k] = h_BEN
+        if states_BKEN is not None:
+            states_BKEN[:, k] = h_BEN
         h_BLEN, _ = scan.run(chunk, h_BEN)
         h_BEN = h_BLEN[:, scan.last(h_BLEN)].clone()  # the next chunk reuses the memory
         y_BLE = scan.output(h_BLEN, chunk)

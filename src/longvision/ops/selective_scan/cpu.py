@@ -24,13 +24,14 @@ def available(device: str, dtype: torch.dtype) -> bool:
     return device == "cpu" and kernels(dtype) is not None
 
 
-def forward(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
-    """-> y (B, M, E) and the state before each piece (B, pieces, N, E), float32 or better."""
+def forward(inputs: ScanInputs, keep: bool) -> tuple[Tensor, Tensor | None]:
+    """-> y (B, M, E) and the state before each piece (B, pieces, N, E), float32 or better (None unless `keep`)."""
     library, scan, A_EN = _prepare(inputs)
     batch, tokens, width = inputs.x_BME.shape
     y_BME = room(batch, tokens, width, dtype=library.dtype)
-    states_BKNE = new_states(inputs.x_BME, A_EN, inputs.cu_seqlens)
-    library.scan_forward(scan + pack(*rows(y_BME), *rows(None), states_BKNE.data_ptr(), states_BKNE.shape[1]))
+    states_BKNE = new_states(inputs.x_BME, A_EN, inputs.cu_seqlens) if keep else None
+    slots = num_pieces(tokens, inputs.cu_seqlens)
+    library.scan_forward(scan + pack(*rows(y_BME), *rows(None), address(states_BKNE), slots))
     return y_BME.to(inputs.x_BME.dtype), states_BKNE
 
 

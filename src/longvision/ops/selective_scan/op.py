@@ -8,6 +8,7 @@ from torch import Tensor
 
 from longvision.ops.checks import check_fits, check_tokens, columns
 from longvision.ops.packing import check_cu_seqlens
+from longvision.ops.plain import is_plain_call
 from longvision.ops.selective_scan import chunked, cpu
 from longvision.ops.selective_scan.inputs import ScanInputs
 from longvision.ops.selective_scan.reference import selective_scan_reference
@@ -71,14 +72,18 @@ def selective_scan(
         return selective_scan_reference(
             x_BME, delta_BME, A_EN, B_BMN, C_BMN, D_E, z_BME, delta_bias_E, delta_softplus, reverse, cu_seqlens
         )
-    refuse_tangents("selective_scan", x_BME, delta_BME, A_EN, B_BMN, C_BMN, D_E, z_BME, delta_bias_E)
+    tensors = [t for t in (*of_tokens, A_EN, D_E, delta_bias_E) if t is not None]
+    refuse_tangents("selective_scan", *tensors)
+    keep = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     asked = x_BME.dtype
     if backend == "cpu":  # its kernels take one dtype
         x_BME, delta_BME, B_BMN, C_BMN, *rest = (t.to(dtype) for t in of_tokens)
         z_BME = rest[0] if rest else None
-    y_BME, _ = _selective_scan(
-        x_BME, delta_BME, A_EN, B_BMN, C_BMN, D_E, z_BME, delta_bias_E, cu_seqlens, delta_softplus, reverse, backend
+    inputs = ScanInputs(
+        x_BME, delta_BME, A_EN, B_BMN, C_BMN, D_E, z_BME, delta_bias_E, cu_seqlens, delta_softplus, reverse
     )
+    call = _forward if not keep and is_plain_call(tensors) else _selective_scan
+    y_BME, _ = call(*inputs, backend, keep)
     return y_BME.to(asked)
 
 
@@ -112,8 +117,7 @@ def _check_shapes(
             check_fits("selective_scan", name, tensor, shape, x)
 
 
-@torch.library.custom_op("longvision::selective_scan", mutates_args=())
-def _selective_scan(
+def _forward(
     x: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -126,15 +130,21 @@ def _selective_scan(
     delta_softplus: bool,
     reverse: bool,
     backend: str,
+    keep: bool,
 ) -> tuple[Tensor, Tensor]:
-    """-> y (B, M, E), and the states from which the backward recomputes, in the backend's layout."""
+    """-> y (B, M, E), and states from which the backward recomputes, in the backend's layout (empty unless `keep`)."""
     inputs = ScanInputs(x, delta, A, B, C, D, z, delta_bias, cu_seqlens, delta_softplus, reverse)
-    return MODULES[backend].forward(inputs)
+    y_BME, states = MODULES[backend].forward(inputs, keep)
+    return y_BME, x.new_empty(0) if states is None else states
+
+
+_selective_scan = torch.library.custom_op("longvision::selective_scan", _forward, mutates_args=())
 
 
 @_selective_scan.register_fake
-def _(x, delta, A, B, C, D, z, delta_bias, cu_seqlens, delta_softplus, reverse, backend):
-    return x.new_empty(x.shape), MODULES[backend].new_states(x, A, cu_seqlens)
+def _(x, delta, A, B, C, D, z, delta_bias, cu_seqlens, delta_softplus, reverse, backend, keep):
+    states = MODULES[backend].new_states(x, A, cu_seqlens) if keep else x.new_empty(0)
+    return x.new_empty(x.shape), states
 
 
 @torch.library.custom_op("longvision::selective_scan_backward", mutates_args=())
@@ -168,18 +178,18 @@ def _(grad, states, x, delta, A, B, C, D, z, delta_bias, cu_seqlens, delta_softp
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    *tensors, ctx.delta_softplus, ctx.reverse, ctx.backend = inputs
+    *tensors, ctx.delta_softplus, ctx.reverse, ctx.backend, _ = inputs
     ctx.set_materialize_grads(False)  # the states get none
     ctx.save_for_backward(output[1], *tensors)
 
 
 def _backward(ctx, grad, _grad_states):
     if grad is None:
-        return (None,) * 12
+        return (None,) * 13
     states, *tensors = ctx.saved_tensors
     grads = _selective_scan_backward(grad.contiguous(), states, *tensors, ctx.delta_softplus, ctx.reverse, ctx.backend)
     present = [None if tensor is None else g for g, tensor in zip(grads, tensors[:8])]
-    return *present, None, None, None, None  # none for cu_seqlens, delta_softplus, reverse, backend
+    return *present, None, None, None, None, None  # none for cu_seqlens, delta_softplus, reverse, backend, keep
 
 
 _selective_scan.register_autograd(_backward, setup_context=_setup_context)
