@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 from longvision.benchmark.picture import draw_models
+from longvision.benchmark.table import label
 
 ROOT = Path(__file__).parent.parent
-NUMBERS = ("asked", "batch", "threads", "ms_median", "peak_mb")  # what the picture reads
+NUMBERS = ("asked", "batch", "threads", "ms_median", "ms_q1", "ms_q3", "peak_mb")  # what the picture reads
 SHOWN = ("vim_tiny_patch16_224", "deit_tiny_patch16_224")
 
 
@@ -22,9 +23,10 @@ def main(folders: list[Path]) -> None:
             table.writeheader()
             table.writerows(rows)
     models = [with_numbers(row) for row in read(ROOT / "benchmarks/results/models.csv") if row["dtype"] == "float32"]
+    names = list(dict.fromkeys(label(row) for row in models if row["model"] in SHOWN))
     for mode in ("infer", "train"):
         rows = [row for row in models if row["mode"] == mode and row["model"] in SHOWN and row["baseline"] in SHOWN]
-        draw_models(rows, ROOT / f"docs/images/benchmark-{mode}.png")
+        draw_models(rows, ROOT / f"docs/images/benchmark-{mode}.png", names)
 
 
 def read(path: Path) -> list[dict[str, str]]:

@@ -25,5 +25,6 @@ def unknown_option(given: str, options: list[str]) -> str:
     name = given.split("=")[0]
     if not name.startswith("-"):
         return f"{name!r} is one argument too many"
-    near = get_close_matches(name, options, n=3, cutoff=0.5)
+    by_name = {option.lstrip("-"): option for option in options}  # the dashes are what all share
+    near = [by_name[match] for match in get_close_matches(name.lstrip("-"), by_name, n=3, cutoff=0.6)]
     return f"unknown option {name}: " + (f"did you mean {' or '.join(near)}?" if near else "see --help")

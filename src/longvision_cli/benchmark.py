@@ -1,6 +1,7 @@
 """`longvision benchmark`: speed and memory of models, or of the operator that Vim is made of."""
 
 import argparse
+import math
 import shutil
 import sys
 import time
@@ -8,9 +9,13 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from longvision_cli.arguments import ArgumentParser
+
+if TYPE_CHECKING:
+    from longvision.benchmark.models import ModelBenchmark
+    from longvision.benchmark.ops import OpsBenchmark
 
 PARTS = ("models", "ops")
 MODELS = "vim_tiny_patch16_224,deit_tiny_patch16_224,deit_tiny_patch16_224+materialised"
@@ -53,23 +58,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _models(arguments: list[str]) -> int:
-    parser = _parser("models", MODELS_HELP)
-    parser.add_argument(
-        "--models",
-        default=MODELS,
-        metavar="NAMES",
-        help="any of timm's, separated by commas; NAME+materialised computes whole attention matrices, "
-        "NAME+checkpoint recomputes activations in training (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--sizes", default="224:2048", metavar="PIXELS", help="224,512,1248 or a range (default: %(default)s)"
-    )
-    parser.add_argument("--mode", default="infer", help="infer, or train: forward, loss, backward (default: infer)")
-    parser.add_argument("--batch", type=_whole_number, default=1, metavar="N", help="images a call (default: 1)")
-    parser.add_argument("--dtype", default="float32", help="float32, or bfloat16 by autocast (default: float32)")
-    parser.add_argument("--baseline", metavar="NAME", help="the others are multiples of it (default: the first peer)")
-    _common_options(parser, budget=60)
-    options = parser.parse_args(arguments)
+    options = _models_parser().parse_args(arguments)
 
     from longvision.benchmark.folder import check_folder
     from longvision.benchmark.models import ModelBenchmark, Plan
@@ -89,22 +78,46 @@ def _models(arguments: list[str]) -> int:
         baseline=options.baseline,
     )
     benchmark = ModelBenchmark(plan)
-    print(f"{plan.mode}, batch {plan.batch}, {plan.dtype}, {benchmark.device}; × is a multiple of {plan.yardstick()}")
-    folder = _measure(benchmark, options.out, "models.csv", models_table)
-    _draw(benchmark.rows(), folder / "models.png")
-    print(folder)
-    return 0
+    opening = [
+        f"{plan.mode}, batch {plan.batch}, {plan.dtype}, {benchmark.device}; × is a multiple of {plan.yardstick()}",
+        _cost(benchmark, f"{benchmark.steps} process starts of a few seconds each"),
+    ]
+    folder = _measure(benchmark, options.out, "models.csv", models_table, opening)
+    if _is_measured(benchmark):
+        _draw(benchmark.rows(), folder / "models.png")
+    return _finish(benchmark, folder)
+
+
+def _models_parser() -> ArgumentParser:
+    # The default of --models stands below the options: there argparse does not break a line in the middle of a name.
+    parser = _parser("models", MODELS_HELP, epilog=f"default models:\n  --models {MODELS}")
+    parser.add_argument(
+        "--models",
+        default=MODELS,
+        metavar="NAMES",
+        help="any of timm's, separated by commas; NAME+materialised computes whole attention matrices, "
+        "NAME+checkpoint recomputes activations in training (default: see below)",
+    )
+    parser.add_argument(
+        "--sizes",
+        default="224:2048",
+        metavar="PIXELS",
+        help="image sides separated by commas, or a range between two multiples of 16, which is filled with those of "
+        "256, 384, 512, 768, 1024, 1248, 1536 and so on that are not close to an end: 224:1024 is 224,384,512,768,1024 "
+        "(default: %(default)s)",
+    )
+    parser.add_argument("--mode", default="infer", help="infer, or train: forward, loss, backward (default: infer)")
+    parser.add_argument("--batch", type=_whole_number, default=1, metavar="N", help="images a call (default: 1)")
+    parser.add_argument(
+        "--dtype", default="float32", help="float32, float64, or bfloat16 by autocast (default: float32)"
+    )
+    parser.add_argument("--baseline", metavar="NAME", help="the others are multiples of it (default: the first peer)")
+    _common_options(parser, 60, "for each case, a model at a size; process starts, a few seconds each, come on top")
+    return parser
 
 
 def _ops(arguments: list[str]) -> int:
-    parser = _parser("ops", OPS_HELP)
-    parser.add_argument("--tokens", default="197,1025,6085", metavar="NUMBERS", help="(default: %(default)s)")
-    for name, default in {"channels": 384, "states": 16, "batch": 1}.items():
-        parser.add_argument(f"--{name}", type=_whole_number, default=default, metavar="N", help=f"(default: {default})")
-    parser.add_argument("--dtype", default="float32", help="float32, float64 or bfloat16 (default: float32)")
-    parser.add_argument("--mode", default="infer", help="infer, or train: forward and backward (default: infer)")
-    _common_options(parser, budget=20)
-    options = parser.parse_args(arguments)
+    options = _ops_parser().parse_args(arguments)
     tokens = _numbers("--tokens", options.tokens)
 
     from longvision.benchmark.folder import check_folder
@@ -123,32 +136,72 @@ def _ops(arguments: list[str]) -> int:
         budget=options.budget,
     )
     benchmark = OpsBenchmark(plan)
-    print(f"{plan.mode}, batch {plan.batch}, {plan.channels} channels, {plan.dtype}, {benchmark.device}")
-    folder = _measure(benchmark, options.out, "ops.csv", ops_table)
-    print(folder)
-    return 1 if benchmark.wrong else 0
+    opening = [
+        f"{plan.mode}, batch {plan.batch}, {plan.channels} channels, {plan.dtype}, {benchmark.device}",
+        _cost(benchmark, "the checks of the backends"),
+    ]
+    folder = _measure(benchmark, options.out, "ops.csv", ops_table, opening)
+    return _finish(benchmark, folder) or int(benchmark.wrong)
 
 
-def _parser(part: str, description: str) -> ArgumentParser:
+def _ops_parser() -> ArgumentParser:
+    parser = _parser("ops", OPS_HELP)
+    parser.add_argument(
+        "--tokens",
+        default="197,1025,6085",
+        metavar="NUMBERS",
+        help="lengths of the sequence, separated by commas; Vim-Ti has 197 at 224 pixels, 1025 at 512, 6085 at 1248 "
+        "(default: %(default)s)",
+    )
+    for name, default, meaning in (
+        ("channels", 384, "width of the scan, an even number; Vim-Ti's is 384"),
+        ("states", 16, "states of each channel; Vim's are 16"),
+        ("batch", 1, "sequences a call"),
+    ):
+        parser.add_argument(
+            f"--{name}", type=_whole_number, default=default, metavar="N", help=f"{meaning} (default: {default})"
+        )
+    parser.add_argument("--dtype", default="float32", help="float32, float64 or bfloat16 (default: float32)")
+    parser.add_argument("--mode", default="infer", help="infer, or train: forward and backward (default: infer)")
+    _common_options(parser, 20, "for each case, a backend at a number of tokens; a check of each backend comes on top")
+    return parser
+
+
+def _parser(part: str, description: str, epilog: str | None = None) -> ArgumentParser:
     return ArgumentParser(
         prog=f"longvision benchmark {part}",
         description=description,
+        epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
 
-def _common_options(parser: ArgumentParser, budget: float) -> None:
+def _common_options(parser: ArgumentParser, budget: int, meaning: str) -> None:
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument(
-        "--budget", type=float, default=budget, metavar="SECONDS", help=f"for each case (default: {budget})"
+        "--budget", type=_seconds, default=budget, metavar="SECONDS", help=f"{meaning} (default: {budget})"
     )
     parser.add_argument("--out", metavar="FOLDER", help="a new one for the results (default: benchmarks-DATE-TIME)")
 
 
 def _whole_number(text: str) -> int:
-    if not text.removeprefix("-").isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    if not _is_count(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit() and int(text) > 0  # "²" is a digit, but not for int()
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0, such as 60")
+    return seconds
 
 
 def _words(text: str) -> list[str]:
@@ -156,9 +209,9 @@ def _words(text: str) -> list[str]:
 
 
 def _numbers(option: str, text: str) -> list[int]:
-    words = text.split(",")
-    if not all(word.strip().isdigit() for word in words):
-        raise ValueError(f"{option} {text!r}: expected whole numbers separated by commas, such as 197,1025")
+    words = [word.strip() for word in text.split(",")]
+    if not all(map(_is_count, words)):
+        raise ValueError(f"{option} {text!r}: expected whole numbers above 0, separated by commas, such as 197,1025")
     return sorted({int(word) for word in words})
 
 
@@ -168,7 +221,26 @@ def _default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _measure(benchmark: Any, out: str | None, name: str, table: Callable[[list[dict[str, Any]]], str]) -> Path:
+def _cost(benchmark: "ModelBenchmark | OpsBenchmark", on_top: str) -> str:
+    """How many cases there are, and what they take if each uses its budget up."""
+    cases, budget = benchmark.cases, benchmark.plan.budget
+    return (
+        f"{cases} case{'s' * (cases > 1)} × {budget:g} s (--budget): at most {_duration(cases * budget)}; "
+        f"on top come {on_top}, and calls that alone take longer than a budget"
+    )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds < 120 else f"{math.ceil(seconds / 60)} min"
+
+
+def _measure(
+    benchmark: "ModelBenchmark | OpsBenchmark",
+    out: str | None,
+    name: str,
+    table: Callable[[list[dict[str, Any]]], str],
+    opening: list[str],
+) -> Path:
     """-> the folder with the rows, written anew after each step; the table of what there is comes in any case."""
     from longvision.benchmark.folder import make_folder, write_csv
 
@@ -176,6 +248,8 @@ def _measure(benchmark: Any, out: str | None, name: str, table: Callable[[list[d
     folder = make_folder(out)
     start, terminal = time.monotonic(), sys.stderr.isatty()
     try:
+        # At once: whoever kills the process still wants to find the rows.
+        print(*opening, f"results: {folder / name}", sep="\n", flush=True)
         for done, news in benchmark.run():
             write_csv(folder / name, benchmark.rows())
             minutes, seconds = divmod(int(time.monotonic() - start), 60)
@@ -195,6 +269,19 @@ def _say(line: str, terminal: bool) -> None:
     if terminal:
         line = f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}"
     print(line, end="" if terminal else "\n", file=sys.stderr, flush=True)
+
+
+def _is_measured(benchmark: "ModelBenchmark | OpsBenchmark") -> bool:
+    return any(result.measured for result in benchmark.results)
+
+
+def _finish(benchmark: "ModelBenchmark | OpsBenchmark", folder: Path) -> int:
+    """-> the exit code, 1 where there is not a single time."""
+    print(folder)
+    if _is_measured(benchmark):
+        return 0
+    print("nothing was measured, the table says why: raise --budget, or measure something smaller", file=sys.stderr)
+    return 1
 
 
 def _draw(rows: list[dict[str, Any]], path: Path) -> None:

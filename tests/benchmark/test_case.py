@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from longvision.benchmark.case import Result, Round, milliseconds, quantile, sample_count, significant
+from longvision.benchmark.case import Result, Round, milliseconds, quantile, sample_count, sentence, significant
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 10, 37])
@@ -42,6 +42,13 @@ def test_a_round_that_fails_fails_the_case(case, status, ends):
     result.add(Round(status))
     assert not result.measured
     assert result.ended_the_model == ends
+
+
+def test_an_error_fits_on_one_line():
+    assert sentence(ValueError("two\n  lines")) == "two lines"
+    assert sentence(ValueError()) == "ValueError"
+    assert sentence(ValueError("x" * 200)) == "x" * 200
+    assert sentence(ValueError("x" * 201)) == "x" * 199 + "…"
 
 
 def test_numbers_as_people_read_them():

@@ -1,12 +1,13 @@
 """Plans, turns, budgets, skipping and ratios; the processes are imagined here."""
 
 import csv
+from pathlib import Path
 
 import pytest
 
 from longvision.benchmark import models
 from longvision.benchmark.case import Round
-from longvision.benchmark.folder import make_folder, write_csv
+from longvision.benchmark.folder import check_folder, make_folder, write_csv
 from longvision.benchmark.models import ModelBenchmark, Plan, fitting_size
 
 VIM, VIT, PLAIN = "vim_nano_patch4_32", "test_vit", "test_vit+materialised"
@@ -26,7 +27,7 @@ def imagined(monkeypatch):
         monkeypatch.setattr(models, "launch", launch)
         benchmark = ModelBenchmark(plan)
         news = list(benchmark.run())
-        assert all(done <= benchmark.steps for done, _ in news)
+        assert [done for done, _ in news] == list(range(1, benchmark.steps + 1))  # no number is skipped
         return benchmark, launched
 
     return run
@@ -57,6 +58,7 @@ def test_a_case_that_used_its_budget_up_is_left(imagined):
         Plan([VIT], [32], budget=9.0), lambda case: Round(seconds=[10.0], first_call=True, spent=10.0)
     )
     assert len(launched) == 1
+    assert (benchmark.cases, benchmark.steps) == (1, 1)
     (row,) = benchmark.rows()
     assert (row["status"], row["samples"], row["ms_median"]) == ("ok", "1 (first call)", 10_000)
 
@@ -159,7 +161,7 @@ def test_the_size_that_ran_is_in_the_row(imagined):
         ({"budget": 0}, "--budget 0: expected a number of seconds above 0"),
         ({"budget": float("nan")}, "--budget nan: expected"),
         ({"mode": "run"}, "--mode 'run' is unknown: expected one of infer, train"),
-        ({"dtype": "float16"}, "--dtype 'float16' is unknown: expected one of float32, bfloat16"),
+        ({"dtype": "float16"}, "--dtype 'float16' is unknown: expected one of float32, float64, bfloat16"),
         ({"device": "tpu"}, "--device 'tpu' is unknown: expected one of cpu, cuda"),
         ({"baseline": "resnet18"}, "--baseline resnet18 is not measured: choose one of test_vit"),
     ],
@@ -196,5 +198,15 @@ def test_a_new_folder_each_time(tmp_path, monkeypatch):
     (tmp_path / "own/one/file").write_text("x")
     with pytest.raises(ValueError, match="--out own/one is not empty"):
         make_folder("own/one")
-    with pytest.raises(ValueError, match="--out own/one/file is a file"):
-        make_folder("own/one/file")
+    for out in ("own/one/file", "own/one/file/new"):
+        with pytest.raises(ValueError, match=f"--out {out}: own/one/file is a file, not a folder: give a new folder"):
+            check_folder(out)
+
+
+def test_a_folder_that_may_not_be_made(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied", "elsewhere")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(ValueError, match=r"--out .*/new cannot be made \(Permission denied\): give a new folder"):
+        make_folder(str(tmp_path / "new"))

@@ -50,6 +50,9 @@ def test_a_call_that_takes_too_long_is_ended(case):
         ("import os; os.kill(os.getpid(), 15)", "killed (signal 15)"),
         ("print(3); raise ValueError('three')", "failed: ValueError: three"),
         ("import os; os._exit(3)", "failed: exit code 3"),
+        ("pass", "failed: the worker ended without an answer"),
+        ("print('Bye.')", "failed: the worker ended without an answer"),
+        ("print(3)", "failed: the worker ended without an answer"),
     ],
 )
 def test_a_process_that_dies_is_a_row(case, monkeypatch, program, status):
@@ -98,6 +101,16 @@ def test_bfloat16_is_taken_by_autocast(case):
     step.model.register_forward_hook(lambda module, inputs, output: seen.append(output))
     step()
     assert seen[0].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", ["test_vit", "vim_nano_patch4_32", "test_resnet"])
+def test_float64_is_of_the_whole_model(case, name):
+    step = Step(case(model=name, mode="train", dtype="float64"))
+    seen = []
+    step.model.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    step()
+    assert seen[0].dtype == torch.float64
+    assert all(p.dtype == p.grad.dtype == torch.float64 for p in step.model.parameters())
 
 
 def test_forms_of_attention(case, monkeypatch):

@@ -1,8 +1,10 @@
 """`longvision benchmark`: two whole measurements, an interruption, and every mistake of a user."""
 
+import contextlib
 import csv
 import functools
 import importlib.util
+import io
 import os
 import signal
 import subprocess
@@ -13,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from longvision.benchmark import models, ops
+from longvision_cli import benchmark
+from longvision_cli.main import main
 
 HELP_PROGRAM = """
 import sys
@@ -120,6 +124,57 @@ def test_an_interruption_keeps_what_is_measured(longvision, monkeypatch):
     assert Path("mine").is_dir()
 
 
+def test_the_opening_says_what_it_takes_and_where_results_go(longvision, monkeypatch):
+    monkeypatch.setattr(models, "launch", lambda *_, **__: models.Round(seconds=[1.0], spent=1.0))
+    words = ["--models", "test_vit,test_resnet", "--sizes", "32,64", "--budget", 90, "--out", "own/new"]
+    answer = longvision("benchmark", "models", *words)
+    assert answer.out.splitlines()[1:3] == [
+        "4 cases × 90 s (--budget): at most 6 min; on top come 12 process starts of a few seconds each, and calls that "
+        "alone take longer than a budget",
+        "results: own/new/models.csv",
+    ]
+    assert answer.out.splitlines()[-1] == "own/new"
+    answer = longvision("benchmark", "ops", "--tokens", 5, "--channels", 8, "--budget", 0.05, "--out", "ops")
+    cases = 1 + len(ops.scans())
+    assert (
+        f"\n{cases} cases × 0.05 s (--budget): at most {0.05 * cases:.3g} s; on top come the checks of the backends"
+        in answer.out
+    )
+    assert "\nresults: ops/ops.csv\n" in answer.out
+
+
+def test_the_opening_is_there_before_the_first_row(longvision, monkeypatch):
+    """Also where the output is no terminal, which is written late: a process that is killed has said it."""
+
+    class Output(io.StringIO):
+        def flush(self):
+            flushed.append(self.getvalue())
+
+    flushed = []
+
+    def launch(*_, **__):
+        assert "results: own/models.csv\n" in flushed[-1]
+        return models.Round(seconds=[1.0], spent=1.0)
+
+    monkeypatch.setattr(models, "launch", launch)
+    with contextlib.redirect_stdout(Output()):
+        assert main(["benchmark", "models", "--models", "test_vit", "--sizes", "32", "--out", "own"]) == 0
+
+
+def test_nothing_measured_is_a_failure(longvision, monkeypatch):
+    monkeypatch.setattr(models, "launch", lambda *_, **__: models.Round("over budget: no call in 5 s", spent=5.0))
+    words = ["--models", "test_vit", "--sizes", "32", "--budget", 1, "--out", "own"]
+    answer = longvision("benchmark", "models", *words)
+    assert answer.code == 1
+    assert answer.out.splitlines()[1].startswith("1 case × 1 s (--budget): at most 1 s; ")
+    assert answer.out.splitlines()[-1] == "own"
+    assert answer.err.splitlines()[1:] == [
+        "nothing was measured, the table says why: raise --budget, or measure something smaller"
+    ]
+    assert [path.name for path in Path("own").iterdir()] == ["models.csv"]  # no picture of nothing
+    assert [row["status"][:11] for row in read(Path("own/models.csv"))] == ["over budget"]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 def test_ctrl_c_ends_the_worker_too(tmp_path, hear_ctrl_c):
@@ -165,28 +220,61 @@ def test_help_is_quick_and_shows_examples(words):
         assert "longvision benchmark ops --tokens 197,6085" in done.stdout
 
 
+@pytest.mark.parametrize("columns", ["40", "80", "200"])
+def test_the_default_models_can_be_copied_from_the_help(longvision, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    answer = longvision("benchmark", "models", "--help")
+    assert f"\n  --models {benchmark.MODELS}\n" in answer.out
+
+
+@pytest.mark.parametrize(
+    "part, phrases",
+    [
+        ("models", ["multiples of 16", "224:1024 is 224,384,512,768,1024", "for each case", "on top (default: 60)"]),
+        ("ops", ["197 at 224 pixels", "Vim-Ti's is 384", "Vim's are 16", "sequences a call", "on top (default: 20)"]),
+    ],
+)
+def test_the_help_says_what_numbers_mean(longvision, part, phrases):
+    text = " ".join(longvision("benchmark", part, "--help").out.split())
+    assert [phrase for phrase in phrases if phrase not in text] == []
+
+
+@pytest.mark.parametrize("words", ["models --batch 0", "models --budget 0", "ops --tokens x", "ops --states ²"])
+def test_numbers_are_refused_before_anything_heavy_is_imported(words):
+    program = [sys.executable, "-c", HELP_PROGRAM.format(words=["benchmark", *words.split()])]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2, done.stderr
+
+
 @pytest.mark.parametrize(
     "words, expected",
     [
         ("modles", "there is no benchmark 'modles': did you mean models?"),
         ("zzz", "there is no benchmark 'zzz': choose one of models, ops"),
         ("models --size 3", "unknown option --size: did you mean --sizes"),
-        ("models --sizes 0", "--sizes '0' are no image sides"),
-        ("models --sizes=", "--sizes '' are no image sides"),
+        ("models --sizes 0", "--sizes '0': expected image sides in pixels, above 0, such as 224,512,1248, or a range"),
+        ("models --sizes=", "--sizes '': expected image sides in pixels"),
         ("models --models vim_tinny_patch16_224", "did you mean vim_tiny_patch16_224"),
         ("models --models test_vit+fast", "unknown variant 'fast' of test_vit"),
         ("models --models ,", "--models is empty"),
-        ("models --batch 0", "--batch 0: expected at least 1"),
-        ("models --batch x", "argument --batch: 'x' is not a whole number"),
-        ("models --budget x", "argument --budget: invalid float value: 'x'"),
+        ("models --batch 0", "argument --batch: '0' is not a whole number above 0"),
+        ("models --batch -3", "argument --batch: '-3' is not a whole number above 0"),
+        ("models --batch x", "argument --batch: 'x' is not a whole number above 0"),
+        ("models --batch ²", "argument --batch: '²' is not a whole number above 0"),
+        ("models --budget x", "argument --budget: 'x' is not a number of seconds above 0, such as 60"),
+        ("models --budget 0", "argument --budget: '0' is not a number of seconds above 0"),
+        ("models --budget nan", "argument --budget: 'nan' is not a number of seconds above 0"),
+        ("models --budget inf", "argument --budget: 'inf' is not a number of seconds above 0"),
         ("models --mode x", "--mode 'x' is unknown"),
         ("models --dtype x", "--dtype 'x' is unknown"),
         ("models --device x", "--device 'x' is unknown"),
         ("models --out full", "--out full is not empty"),
-        ("models --out file", "--out file is a file"),
+        ("models --out file", "--out file: file is a file, not a folder: give a new folder"),
+        ("models --out file/x/y", "--out file/x/y: file is a file, not a folder: give a new folder"),
         ("models 3", "'3' is one argument too many"),
-        ("ops --tokens x", "--tokens 'x': expected whole numbers separated by commas"),
-        ("ops --tokens 0", "--tokens 0: expected numbers above 0"),
+        ("ops --tokens x", "--tokens 'x': expected whole numbers above 0, separated by commas, such as 197,1025"),
+        ("ops --tokens ²", "--tokens '²': expected whole numbers above 0"),
+        ("ops --tokens 5,0", "--tokens '5,0': expected whole numbers above 0"),
         ("ops --channels 7", "--channels 7: expected an even number"),
         ("ops --out full", "--out full is not empty"),
     ],

@@ -64,9 +64,10 @@ class Step:
         if case.variant:
             VARIANTS[case.variant](model)
         self.attention = attention(model, case)
-        self.model = model.to(case.device).train(case.mode == "train")
+        dtype = torch.float64 if case.dtype == "float64" else torch.float32  # bfloat16 is left to autocast
+        self.model = model.to(case.device, dtype).train(case.mode == "train")
         channels = int(getattr(model, "in_chans", 3))
-        self.images_BCHW = torch.randn(case.batch, channels, case.size, case.size, device=case.device)
+        self.images_BCHW = torch.randn(case.batch, channels, case.size, case.size, dtype=dtype, device=case.device)
 
     def __call__(self) -> None:
         if self.case.mode == "infer":

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 MODES = ("infer", "train")
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "float64", "bfloat16")
 OK, OUT_OF_MEMORY, OVER_BUDGET = "ok", "out of memory", "over budget"
 
 
@@ -71,6 +71,12 @@ class Result:
     def ended_the_model(self) -> bool:
         """Whether a larger size can only fail too."""
         return self.status.startswith((OUT_OF_MEMORY, OVER_BUDGET, "killed"))
+
+
+def sentence(error: Exception) -> str:
+    """Its words on one line that a table can hold."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:199] + "…"
 
 
 def quantile(values: Sequence[float], share: float) -> float:

@@ -13,8 +13,9 @@ def check_folder(out: str | None) -> None:
     if out is None:
         return
     path = Path(out)
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"--out {out} is a file: give a new folder")
+    for place in (path, *path.parents):
+        if place.exists() and not place.is_dir():
+            raise ValueError(f"--out {out}: {place} is a file, not a folder: give a new folder elsewhere")
     if path.is_dir() and any(path.iterdir()):
         raise ValueError(f"--out {out} is not empty, and nothing in it is overwritten: give a new folder")
 
@@ -23,7 +24,10 @@ def make_folder(out: str | None) -> Path:
     """The one named, or a new one here by the time; a second one of the same second gets a number."""
     if out is not None:
         check_folder(out)
-        Path(out).mkdir(parents=True, exist_ok=True)
+        try:
+            Path(out).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"--out {out} cannot be made ({error.strerror}): give a new folder elsewhere") from error
         return Path(out)
     base = Path(f"benchmarks-{datetime.datetime.now():%Y%m%d-%H%M%S}")
     number, path = 1, base

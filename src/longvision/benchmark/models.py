@@ -114,12 +114,18 @@ class ModelBenchmark:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.results: list[Result] = []
+        self._left_out = 0
         self.origin = provenance()
         self.device = device_name(plan.device)
 
     @property
+    def cases(self) -> int:
+        return len(self.plan.sizes) * len(self.plan.labels)
+
+    @property
     def steps(self) -> int:
-        return len(self.plan.sizes) * self.plan.rounds * len(self.plan.labels)
+        """Rounds, done and to come: fewer once a case has failed or used its budget up."""
+        return self.cases * self.plan.rounds - self._left_out
 
     def run(self) -> Iterator[tuple[int, str]]:
         """Measure; yields the number of steps done, and the news. Stopping in between loses nothing.
@@ -132,9 +138,13 @@ class ModelBenchmark:
             self.results += results
             for number in range(self.plan.rounds):
                 for result in results:
+                    if number > 0 and self._ended(result):
+                        continue
                     done += 1
-                    if news := self._round(result, number):
-                        yield done, f"{size} px  {result.case.label}  round {number + 1} of {self.plan.rounds}: {news}"
+                    news = self._round(result, number)
+                    if self._ended(result):
+                        self._left_out += self.plan.rounds - number - 1
+                    yield done, f"{size} px  {result.case.label}  round {number + 1} of {self.plan.rounds}: {news}"
 
     def _start(self, label: str, asked: int) -> Result:
         plan = self.plan
@@ -148,14 +158,14 @@ class ModelBenchmark:
                 break
         return result
 
+    def _ended(self, result: Result) -> bool:
+        return result.status != OK or result.spent >= self.plan.budget
+
     def _round(self, result: Result, number: int) -> str:
-        """-> what came out; "" where there was nothing to do."""
-        left = self.plan.budget - result.spent
+        """-> what came out, or why the case is skipped."""
         if result.status != OK:
-            return result.status if number == 0 else ""
-        if left <= 0:
-            return ""
-        share = left / (self.plan.rounds - number)
+            return result.status
+        share = (self.plan.budget - result.spent) / (self.plan.rounds - number)
         done = launch(result.case, share, PATIENCE * self.plan.budget, measure_memory=number == 0)
         result.add(done)
         return f"{1e3 * quantile(done.seconds, 0.5):.4g} ms" if done.seconds else done.status
@@ -234,7 +244,10 @@ def _answer(code: int, out: str, err: str, patience: float) -> Round:
     if code != 0:
         lines = err.strip().splitlines()
         return Round(f"failed: {lines[-1] if lines else f'exit code {code}'}")
-    return Round(**json.loads(out.strip().splitlines()[-1]))
+    try:
+        return Round(**json.loads(out.strip().splitlines()[-1]))
+    except (IndexError, TypeError, ValueError):  # it printed nothing, or something else
+        return Round("failed: the worker ended without an answer")
 
 
 def _figures(result: Result, device: str) -> dict[str, Any]:

@@ -11,7 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from longvision.benchmark.case import MODES, OK, OUT_OF_MEMORY, milliseconds, quantile, sample_count, significant
+from longvision.benchmark.case import (
+    MODES,
+    OK,
+    OUT_OF_MEMORY,
+    milliseconds,
+    quantile,
+    sample_count,
+    sentence,
+    significant,
+)
 from longvision.benchmark.memory import is_out_of_memory
 from longvision.benchmark.models import ROUNDS, check_choice, check_device
 from longvision.benchmark.provenance import device_name, provenance
@@ -111,6 +120,8 @@ class OpsBenchmark:
     def __init__(self, plan: OpsPlan) -> None:
         self.plan = plan
         self.results: list[OpResult] = []
+        self.statuses = {PRODUCTS: OK}  # of every backend, once it was checked
+        self._left_out = 0
         self.origin = provenance()
         self.device = device_name(plan.device)
 
@@ -120,8 +131,14 @@ class OpsBenchmark:
         return any(result.status.startswith(("wrong", "failed")) for result in self.results)
 
     @property
+    def cases(self) -> int:
+        return len(self.plan.tokens) * (len(scans()) + 1)
+
+    @property
     def steps(self) -> int:
-        return len(scans()) + len(self.plan.tokens) * self.plan.rounds * (len(scans()) + 1)
+        """Checks and rounds, done and to come: fewer once a backend is not right, or has used its budget up."""
+        timed = sum(self.statuses.get(name, OK) == OK for name in (PRODUCTS, *scans()))
+        return len(scans()) + len(self.plan.tokens) * self.plan.rounds * timed - self._left_out
 
     def run(self) -> Iterator[tuple[int, str]]:
         """Check every backend, then measure those that are right; they take turns.
@@ -129,20 +146,23 @@ class OpsBenchmark:
         Yields the number of steps done, and the news.
         """
         done = 0
-        statuses = {PRODUCTS: OK}
         for name, scan in scans().items():
-            statuses[name] = check(scan, self.plan)
+            status = self.statuses[name] = check(scan, self.plan)
             done += 1
-            yield done, f"{name}: {'right' if statuses[name] == OK else statuses[name]}"
+            yield done, f"{name}: {'right' if status == OK else status}"
         for tokens in self.plan.tokens:
-            results = {name: OpResult(name, tokens, status) for name, status in statuses.items()}
+            results = {name: OpResult(name, tokens, status) for name, status in self.statuses.items()}
             self.results += results.values()
-            calls = self._calls(tokens, [name for name in results if statuses[name] == OK])
+            calls = self._calls(tokens, [name for name in results if self.statuses[name] == OK])
             for number in range(self.plan.rounds):
                 for name, result in results.items():
+                    if self._ended(result):
+                        continue
                     done += 1
-                    if news := self._round(result, calls.get(name), number):
-                        yield done, f"{tokens} tokens  {name}  round {number + 1} of {self.plan.rounds}: {news}"
+                    news = self._round(result, calls[name], number)
+                    if self._ended(result):
+                        self._left_out += self.plan.rounds - number - 1
+                    yield done, f"{tokens} tokens  {name}  round {number + 1} of {self.plan.rounds}: {news}"
 
     def _calls(self, tokens: int, names: Sequence[str]) -> dict[str, Callable[[], None]]:
         plan, known = self.plan, scans()
@@ -153,11 +173,12 @@ class OpsBenchmark:
                 calls[name] = _scan_call(known[name], inputs, plan.mode)
         return calls
 
-    def _round(self, result: OpResult, call: Callable[[], None] | None, number: int) -> str:
-        """-> what came out; "" where there was nothing to do."""
+    def _ended(self, result: OpResult) -> bool:
+        return result.status != OK or result.spent >= self.plan.budget
+
+    def _round(self, result: OpResult, call: Callable[[], None], number: int) -> str:
+        """-> what came out."""
         left = self.plan.budget - result.spent
-        if call is None or result.status != OK or left <= 0:
-            return ""
 
         def timed() -> float:
             start = time.perf_counter()
@@ -169,7 +190,7 @@ class OpsBenchmark:
         try:
             timing = time_round(timed, timed(), left / (self.plan.rounds - number))
         except Exception as error:
-            result.status = OUT_OF_MEMORY if is_out_of_memory(error) else f"failed: {_sentence(error)}"
+            result.status = OUT_OF_MEMORY if is_out_of_memory(error) else f"failed: {sentence(error)}"
             return result.status
         result.seconds += timing.seconds
         result.first_calls += timing.first_call
@@ -283,9 +304,9 @@ def check(scan: Scan, plan: OpsPlan) -> str:
         try:
             got = value_and_gradients(scan, inputs, case.reverse, borders)
         except (ImportError, NotImplementedError, OSError, ValueError) as error:
-            return f"not available: {_sentence(error)}"
+            return f"not available: {sentence(error)}"
         except Exception as error:
-            return f"failed: {_sentence(error)}"
+            return f"failed: {sentence(error)}"
         double = {name: tensor.double() for name, tensor in inputs.items()}
         truth = value_and_gradients(Scan(_backend(REFERENCE)), double, case.reverse, borders)
         for name, expected in truth.items():
@@ -380,8 +401,3 @@ def _training_call(forward: Callable[[], Tensor | list[Tensor]], leaves: list[Te
         torch.autograd.backward(y if isinstance(y, list) else [y], gradients)
 
     return train
-
-
-def _sentence(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:199] + "…"

@@ -4,46 +4,66 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from longvision.benchmark.table import Row
+from longvision.benchmark.table import Row, label
 
-# Okabe and Ito's colours, which the colour-blind tell apart too; markers for print without colour.
+# Okabe and Ito's colours, which the colour-blind tell apart too; markers for print without colour. One marker fewer
+# than colours: 42 lines pass before a pair of them comes back.
 COLOURS = ("#0072b2", "#d55e00", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#000000")
-MARKERS = "osD^vPX"
+MARKERS = "osD^vP"
 ENDS = {"out of memory": "OOM", "over budget": "over budget", "killed": "killed"}  # a status begins so, shown as
 
 
-def draw_models(rows: Sequence[Row], path: Path) -> None:
-    """Two panels, both axes logarithmic; a cross where a model could go no further."""
+def draw_models(rows: Sequence[Row], path: Path, names: Sequence[str] = ()) -> None:
+    """Two panels, both axes logarithmic; quartiles as thin bars, a cross where a model could go no further.
+
+    `names` are all models of a run: their order gives each its colour, the same in every picture of some of them.
+    """
     from matplotlib.figure import Figure  # not pyplot: no window, no global state
 
     first = rows[0]
+    styles = _styles([*names, *map(label, rows)])
     work = "training step" if first["mode"] == "train" else "inference"
     figure = Figure(figsize=(11, 5), layout="constrained")
     conditions = [work, f"batch {first['batch']}", first["dtype"], first["device"], _threads(rows)]
     figure.suptitle(", ".join(filter(None, conditions)), fontsize=10)
-    for axes, column, label in zip(
+    for axes, column, quantity in zip(
         figure.subplots(1, 2), ("ms_median", "peak_mb"), ("time an image, ms", "peak memory of a call, MB"), strict=True
     ):
-        _panel(axes, rows, column, label)
+        for name, style in styles.items():
+            if mine := [row for row in rows if label(row) == name]:
+                _line(axes, mine, column, style)
+        _finish(axes, rows, column, quantity)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), frameon=False, fontsize=9)
     figure.savefig(path, dpi=130)
 
 
-def _panel(axes: Any, rows: Sequence[Row], column: str, label: str) -> None:
+def _styles(names: Sequence[str]) -> dict[str, dict[str, str]]:
+    return {
+        name: {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+        for number, name in enumerate(dict.fromkeys(names))
+    }
+
+
+def _line(axes: Any, rows: Sequence[Row], column: str, style: dict[str, str]) -> None:
+    """Of one model. Where nothing of it was measured, the legend alone says why."""
+    shown = [row for row in rows if row[column]]
+    sides = [row["asked"] for row in shown]
+    values = [row[column] / (row["batch"] if column == "ms_median" else 1) for row in shown]
+    name, end = label(rows[0]), _end(rows)
+    cross = "× " if shown else ""
+    axes.plot(sides, values, **style, markersize=5, label=f"{name} ({cross}{end})" if end else name)
+    if column == "ms_median":
+        lower, upper = ([row[quartile] / row["batch"] for row in shown] for quartile in ("ms_q1", "ms_q3"))
+        axes.vlines(sides, lower, upper, color=style["color"], linewidth=1)
+    if end and shown:
+        axes.plot(sides[-1:], values[-1:], color=style["color"], marker="x", markersize=13, markeredgewidth=2.5)
+
+
+def _finish(axes: Any, rows: Sequence[Row], column: str, quantity: str) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    for number, name in enumerate(_names(rows)):
-        mine = [row for row in rows if _name(row) == name]
-        shown = [row for row in mine if row[column]]
-        sides = [row["asked"] for row in shown]
-        values = [row[column] / (row["batch"] if column == "ms_median" else 1) for row in shown]
-        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-        end = _end(mine)
-        axes.plot(sides, values, color=colour, marker=marker, markersize=5, label=f"{name} (× {end})" if end else name)
-        if end and shown:
-            axes.plot(sides[-1:], values[-1:], color=colour, marker="x", markersize=13, markeredgewidth=2.5)
-    axes.set(xscale="log", xlabel="image side, pixels", ylabel=label)
+    axes.set(xscale="log", xlabel="image side, pixels", ylabel=quantity)
     sides = sorted({row["asked"] for row in rows})
     axes.set_xticks(sides, [str(side) for side in sides], fontsize=8)
     axes.xaxis.set_minor_formatter(NullFormatter())
@@ -66,14 +86,6 @@ def _end(rows: Sequence[Row]) -> str:
             if row["status"].startswith(status):
                 return f"{shown} at {row['asked']}"
     return ""
-
-
-def _names(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(_name(row) for row in rows))
-
-
-def _name(row: Row) -> str:
-    return f"{row['model']}+{row['variant']}" if row["variant"] else row["model"]
 
 
 def _threads(rows: Sequence[Row]) -> str:

@@ -9,8 +9,7 @@ def parse_sizes(text: str) -> list[int]:
     """-> sides in pixels, ascending, each once. Raises ValueError for what is no list and no range."""
     if ":" in text:
         return _range(text)
-    sides = sorted({_side(word, text) for word in text.split(",")})
-    return sides
+    return sorted({_side(word, text) for word in text.split(",")})
 
 
 def _range(text: str) -> list[int]:
@@ -38,5 +37,5 @@ def _side(word: str, text: str) -> int:
 
 def _no_sizes(text: str) -> ValueError:
     return ValueError(
-        f"--sizes {text!r} are no image sides: expected pixels such as 224,512,1248 or a range such as 224:2048"
+        f"--sizes {text!r}: expected image sides in pixels, above 0, such as 224,512,1248, or a range such as 224:2048"
     )

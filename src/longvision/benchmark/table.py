@@ -3,7 +3,76 @@
 from collections.abc import Sequence
 from typing import Any
 
+from longvision.benchmark.ops import PRODUCTS, REFERENCE
+
 Row = dict[str, Any]
+
+COLD = "~"
+COLD_NOTE = f"{COLD}: rests on a first call, which is not warm; raise --budget for more samples"
+
+
+def models_table(rows: Sequence[Row]) -> str:
+    """A group of lines for each size that was asked for."""
+    header = ("size", "model", "ms", "quartiles", "images/s", "MB", "GMACs", "time ×", "memory ×", "")
+    cold = {(label(row), row["asked"]) for row in rows if _is_cold(row)}
+    cells = [_model_cells(row, cold) for row in rows]
+    first, *lines = align(header, cells, left=2)
+    out, group = [first], None
+    for row, line in zip(rows, lines):
+        if row["asked"] != group:
+            out.append("")
+            group = row["asked"]
+        out.append(line)
+    return "\n".join([*out, *_below(_cold_note(cells) + _no_baseline_note(rows))])
+
+
+def label(row: Row) -> str:
+    """The model as the user writes it."""
+    return f"{row['model']}+{row['variant']}" if row["variant"] else row["model"]
+
+
+def _model_cells(row: Row, cold: set[tuple[str, int]]) -> list[str]:
+    notes = [] if row["status"] == "ok" else [row["status"]]
+    if row["size"] != row["asked"]:
+        notes.append(f"it does not take {row['asked']}, which was asked for")
+    if _is_cold(row):
+        notes.append(f"samples: {row['samples']}")
+    doubtful = not cold.isdisjoint({(label(row), row["asked"]), (row["baseline"], row["asked"])})
+    return [
+        str(row["size"]),
+        label(row),
+        _number(row["ms_median"]),
+        _quartiles(row),
+        _number(row["images_per_s"]),
+        _number(row["peak_mb"]),
+        _number(row["gmacs"]),
+        _ratio(row["time_ratio"], doubtful),
+        _ratio(row["memory_ratio"], doubtful),
+        "; ".join(notes),
+    ]
+
+
+def ops_table(rows: Sequence[Row]) -> str:
+    header = ("tokens", "backend", "ms", "quartiles", "products ×", "reference ×", "samples", "")
+    cold = {(row["backend"], row["tokens"]) for row in rows if _is_cold(row)}
+    cells = [_op_cells(row, cold) for row in rows]
+    return "\n".join([*align(header, cells, left=2), *_below(_cold_note(cells))])
+
+
+def _op_cells(row: Row, cold: set[tuple[str, int]]) -> list[str]:
+    def doubtful(yardstick: str) -> bool:
+        return not cold.isdisjoint({(row["backend"], row["tokens"]), (yardstick, row["tokens"])})
+
+    return [
+        str(row["tokens"]),
+        row["backend"],
+        _number(row["ms_median"]),
+        _quartiles(row),
+        _ratio(row["products_ratio"], doubtful(PRODUCTS)),
+        _ratio(row["reference_ratio"], doubtful(REFERENCE)),
+        row["samples"],
+        "" if row["status"] == "ok" else row["status"],
+    ]
 
 
 def align(header: Sequence[str], lines: Sequence[Sequence[str]], left: int) -> list[str]:
@@ -21,54 +90,30 @@ def align(header: Sequence[str], lines: Sequence[Sequence[str]], left: int) -> l
     return [one(header), *map(one, lines)]
 
 
-def models_table(rows: Sequence[Row]) -> str:
-    """A group of lines for each size."""
-    header = ("size", "model", "ms", "quartiles", "images/s", "MB", "GMACs", "time ×", "memory ×", "")
-    lines = align(header, [_model_cells(row) for row in rows], left=2)
-    out, sizes = lines[:1], [row["asked"] for row in rows]
-    for number, line in enumerate(lines[1:]):
-        if number == 0 or sizes[number] != sizes[number - 1]:
-            out.append("")
-        out.append(line)
-    return "\n".join(out)
+def _is_cold(row: Row) -> bool:
+    """Whether a call without a warm-up is among the samples, which are few then."""
+    return "first" in row["samples"]
 
 
-def _model_cells(row: Row) -> list[str]:
-    notes = [] if row["status"] == "ok" else [row["status"]]
-    if row["size"] != row["asked"]:
-        notes.append(f"at {row['size']}, it does not take {row['asked']}")
-    if "first" in row["samples"]:
-        notes.append(f"samples: {row['samples']}")
-    return [
-        str(row["asked"]),
-        f"{row['model']}+{row['variant']}" if row["variant"] else row["model"],
-        _number(row["ms_median"]),
-        _quartiles(row),
-        _number(row["images_per_s"]),
-        _number(row["peak_mb"]),
-        _number(row["gmacs"]),
-        _number(row["time_ratio"], 3),
-        _number(row["memory_ratio"], 3),
-        "; ".join(notes),
-    ]
+def _cold_note(lines: Sequence[Sequence[str]]) -> list[str]:
+    return [COLD_NOTE] if any(cell.startswith(COLD) for cells in lines for cell in cells) else []
 
 
-def ops_table(rows: Sequence[Row]) -> str:
-    header = ("tokens", "backend", "ms", "quartiles", "products ×", "reference ×", "samples", "")
-    return "\n".join(align(header, [_op_cells(row) for row in rows], left=2))
+def _no_baseline_note(rows: Sequence[Row]) -> list[str]:
+    """Which sizes have times but no ratios, and why."""
+    lone = dict.fromkeys(row["asked"] for row in rows if row["ms_median"] is not None and row["time_ratio"] is None)
+    if not lone:
+        return []
+    sizes = ", ".join(map(str, lone))
+    return [f"no × at {sizes}: the baseline {rows[0]['baseline']} has no time there; name another with --baseline"]
 
 
-def _op_cells(row: Row) -> list[str]:
-    return [
-        str(row["tokens"]),
-        row["backend"],
-        _number(row["ms_median"]),
-        _quartiles(row),
-        _number(row["products_ratio"], 3),
-        _number(row["reference_ratio"], 3),
-        row["samples"],
-        "" if row["status"] == "ok" else row["status"],
-    ]
+def _below(notes: Sequence[str]) -> list[str]:
+    return ["", *notes] if notes else []
+
+
+def _ratio(value: float | None, doubtful: bool) -> str:
+    return f"{COLD if doubtful and value is not None else ''}{_number(value, 3)}"
 
 
 def _quartiles(row: Row) -> str:

@@ -16,7 +16,7 @@ from dataclasses import asdict
 import torch
 
 from longvision.benchmark.build import Step
-from longvision.benchmark.case import OUT_OF_MEMORY, Case, Round
+from longvision.benchmark.case import OUT_OF_MEMORY, Case, Round, sentence
 from longvision.benchmark.memory import is_out_of_memory, limit_memory, measure_peak
 from longvision.benchmark.timing import time_round
 
@@ -48,7 +48,7 @@ def run_round(case: Case, share: float, patience: float, measure_memory: bool) -
             spent += seconds
     except Exception as error:
         # A model may refuse a size with any error; the table says which.
-        return Round(OUT_OF_MEMORY if is_out_of_memory(error) else f"refused: {_sentence(error)}", threads=threads)
+        return Round(OUT_OF_MEMORY if is_out_of_memory(error) else f"refused: {sentence(error)}", threads=threads)
     return Round(
         seconds=timing.seconds,
         first_call=timing.first_call,
@@ -77,11 +77,6 @@ def _ended_after(seconds: float) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-
-
-def _sentence(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:199] + "…"
 
 
 if __name__ == "__main__":

@@ -36,7 +36,9 @@ def room(*shape: int, dtype: torch.dtype) -> Tensor:
 def release_memory() -> None:
     """Give back to the system what the operators keep for later, as `torch.cuda.empty_cache` does on a GPU.
 
-    Without it they hold, used and unused together, at most half as much again as was in use at once not long ago.
+    Memory of results that were freed waits for the next call of the same size, so that a loop over images runs at full
+    speed. All in all, results included, it is never more than 1.5 times what results lately took at once. To be called
+    where a process has seen its last image and goes on with something else.
     """
     _store.release()
 
