@@ -154,7 +154,7 @@ def test_the_picture_shows_quartiles(tmp_path, monkeypatch):
 
     bars = []
     monkeypatch.setattr(Axes, "vlines", lambda self, *ends, **_: bars.append(ends))
-    draw_models([row("vim", 224, ms=10.0, ms_q3="11.0"), row("vim", 512, "out of memory")], tmp_path / "models.png")
+    draw_models([row("vim", 224, ms=10.0, ms_q3=11.0), row("vim", 512, "out of memory")], tmp_path / "models.png")
     assert bars == [([224], [4.5], [5.5])]  # of an image, in the panel of times only
 
 
