@@ -37,8 +37,13 @@ class ClassTokens(nn.Module):
             return x_BMD, x_BMD[:, :0]
         patches = x_BMD.shape[1] - self.count
         at = self._split(patches)
-        patches_BMD = torch.cat([x_BMD[:, :at], x_BMD[:, at + 1 : patches + 1]], dim=1)
-        return patches_BMD, torch.cat([x_BMD[:, at : at + 1], x_BMD[:, patches + 1 :]], dim=1)
+        return torch.cat([x_BMD[:, :at], x_BMD[:, at + 1 : patches + 1]], dim=1), self.alone(x_BMD)
+
+    def alone(self, x_BMD: Tensor) -> Tensor:
+        """(B, M + count, D) -> class tokens (B, count, D), without a copy of the patches."""
+        patches = x_BMD.shape[1] - self.count
+        at = self._split(patches)
+        return torch.cat([x_BMD[:, at : at + min(1, self.count)], x_BMD[:, patches + 1 :]], dim=1)
 
     def _split(self, patches: int) -> int:
         """Patches before the first class token."""

@@ -203,7 +203,9 @@ class Vim(nn.Module):
         x_BMD = self.tokens.insert(self.patch_embed(x_BCHW), self._class_tokens(x_BCHW.shape[0]))
         grid = self.patch_embed.grid_size(*x_BCHW.shape[2:])
         x_BMD = x_BMD.to(torch.promote_types(x_BMD.dtype, torch.float32))
-        return x_BMD + resample_pos_embed(self.pos_embed, self.grid, grid, self.tokens)
+        positions_1MD = resample_pos_embed(self.pos_embed, self.grid, grid, self.tokens)
+        # Where class tokens were put in, x is a copy, and nobody else's.
+        return x_BMD.add_(positions_1MD) if self.tokens.count else x_BMD + positions_1MD
 
     def _class_tokens(self, batch: int) -> Tensor | None:
         names = self._token_names()
@@ -228,9 +230,9 @@ class Vim(nn.Module):
     def _pool(self, x_BMD: Tensor) -> Tensor:
         if self.pool == "none":
             return x_BMD
-        patches_BMD, class_BTD = self.tokens.extract(x_BMD)
         if self.pool == "token":
-            return class_BTD.mean(dim=1)
+            return self.tokens.alone(x_BMD).mean(dim=1)
+        patches_BMD, _ = self.tokens.extract(x_BMD)
         return patches_BMD.mean(dim=1) if self.pool == "mean" else patches_BMD.amax(dim=1)
 
     def _checked_pool(self, pool: str) -> Pool:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from longvision.ops.mamba_inner import cpu as mixer
+from longvision.ops.mamba_inner import slabs
 from longvision.ops.mamba_inner.cpu import Inner, Kept
 from longvision.ops.rms_norm import cpu as norm
 
@@ -13,7 +14,13 @@ def forward(
 ) -> tuple[Tensor, Kept]:
     """-> x + mixer(norm(x)), in x's precision, and what the backward needs (empty unless `keep`); the mixer's tensors
     are stored in `dtype`."""
-    xz_BMF = mixer.project_in(norm.forward(x_BMD, norm_weight_D, eps, dtype)[0], inner)
+
+    def normed(x_BMD: Tensor) -> Tensor:
+        return norm.forward(x_BMD, norm_weight_D, eps, dtype)[0]
+
+    if slabs.pay(x_BMD.shape[1], inner, keep):
+        return slabs.forward(x_BMD, inner, dtype, normed, add=True), mixer.nothing_kept(dtype)
+    xz_BMF = mixer.project_in(normed(x_BMD), inner)
     gated_BME, kept = mixer.forward_between(xz_BMF, inner, keep)
     assert inner.out_proj_DE is not None
     weight_ED = inner.out_proj_DE.to(dtype).t()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from longvision.ops.causal_conv1d import cpu as conv
 from longvision.ops.mamba_inner.walk import Walk
-from longvision.ops.native import Library, address, dense, dense_rows, kernels, pack, product, room, rows
+from longvision.ops.native import Library, address, dense, dense_rows, double, kernels, pack, product, room, rows
 from longvision.ops.packing import sequence_borders
 from longvision.ops.selective_scan.cpu import ScanGradients, num_pieces, scan_record
 
@@ -54,6 +54,11 @@ def kept_shapes(x_BMD: Tensor, inner: Inner, keep: bool) -> tuple[tuple[int, ...
     )
 
 
+def nothing_kept(dtype: torch.dtype) -> Kept:
+    empty = torch.empty(0, dtype=dtype)
+    return Kept(empty, empty.clone(), torch.empty(0, dtype=torch.promote_types(dtype, torch.float32)))
+
+
 def forward(x_BMD: Tensor, inner: Inner, keep: bool) -> tuple[Tensor, Kept]:
     """-> (B, M, D), and what the backward needs (empty unless `keep`)."""
     gated_BME, kept = forward_between(project_in(x_BMD, inner), inner, keep)
@@ -77,41 +82,76 @@ def forward_between(xz_BMF: Tensor, inner: Inner, keep: bool) -> tuple[Tensor, K
     states_WBKNE = room(*states, dtype=library.real) if keep else None
     gated_BME = _inner_forward(library, xz_BMF, inner, projections_WBMP, states_WBKNE)
     if states_WBKNE is None:
-        return gated_BME, Kept(xz_BMF.new_empty(0), xz_BMF.new_empty(0), xz_BMF.new_empty(0, dtype=library.real))
+        return gated_BME, nothing_kept(library.dtype)
     return gated_BME, Kept(xz_BMF.new_empty(0) if inner.in_proj_FD is None else xz_BMF, projections_WBMP, states_WBKNE)
 
 
 def _inner_forward(
     library: Library, xz_BMF: Tensor, inner: Inner, projections_WBMP: Tensor, states_WBKNE: Tensor | None
 ) -> Tensor:
-    """-> (B, M, E), gated: `Inner` of native/inner.h, where each field is explained."""
+    """-> (B, M, E), gated."""
     x_BME, z_BME = xz_BMF.chunk(2, dim=-1)
-    batch, tokens, width = x_BME.shape
-    first = inner.walks[0]
-    borders = sequence_borders(inner.cu_seqlens, tokens)
-    alive, of_walks, u_BME, partial_BME = [], [], x_BME, None
+    parts, partial_BME = [], None
     for i, walk in enumerate(inner.walks):
-        u_BME = room(batch, tokens, width, dtype=library.dtype)
-        if i + 1 < len(inner.walks):  # over u, if it has the precision that is summed in
-            partial_BME = u_BME if library.dtype == library.real else room(batch, tokens, width, dtype=library.real)
-        parameters = [dense(t, library.real) for t in walk.tensors()]
-        alive += [u_BME, *parameters]
-        of_walks += [
-            *(t.data_ptr() for t in parameters),
-            *(walk.reverse, u_BME.data_ptr(), projections_WBMP[i].data_ptr(), address(partial_BME)),
-            0 if states_WBKNE is None else states_WBKNE[i].data_ptr(),
-        ]
-    of_walks += [0] * (len(of_walks) // len(inner.walks)) * (2 - len(inner.walks))
-    record = pack(
-        *(batch, tokens, width, first.A_log_EN.shape[1], first.dt_proj_ER.shape[1], first.filter_EK.shape[1]),
-        *(torch.get_num_threads(), borders.data_ptr(), len(borders) - 1),
-        *(num_pieces(tokens, inner.cu_seqlens), len(inner.walks)),
-        *rows(x_BME),
-        *rows(z_BME),
-        *of_walks,
-    )
-    library.inner_forward(record)
+        u_BME = room(*x_BME.shape, dtype=library.dtype)
+        last = i + 1 == len(inner.walks)
+        states_BKNE = None if states_WBKNE is None else states_WBKNE[i]
+        if not last:  # over u, if it has the precision that is summed in
+            partial_BME = u_BME if library.dtype == library.real else room(*x_BME.shape, dtype=library.real)
+        parts.append(Part(walk, u_BME, projections_WBMP[i], None if last else partial_BME, states_BKNE))
+    borders = sequence_borders(inner.cu_seqlens, x_BME.shape[1])
+    slots = num_pieces(x_BME.shape[1], inner.cu_seqlens)
+    run(library, x_BME, z_BME, parts, partial_BME, 1 / len(inner.walks), borders, borders, slots)
     return u_BME
+
+
+class Part(NamedTuple):
+    """A direction in `run`: `Walk` of native/inner.h, where each field is explained."""
+
+    walk: Walk
+    u_BME: Tensor
+    projection_BMP: Tensor
+    partial_BME: Tensor | None
+    states_BKNE: Tensor | None = None
+    carry_BNE: Tensor | None = None
+
+    def record(self, parameters: Sequence[Tensor]) -> tuple[int, ...]:
+        return (
+            *(t.data_ptr() for t in parameters),
+            *(self.walk.reverse, self.u_BME.data_ptr(), self.projection_BMP.data_ptr()),
+            *rows(self.partial_BME),
+            *(address(self.states_BKNE), address(self.carry_BNE)),
+        )
+
+
+def run(
+    library: Library,
+    x_BME: Tensor,
+    z_BME: Tensor | None,
+    parts: Sequence[Part],
+    other_BME: Tensor | None,
+    scale: float,
+    borders: Tensor,
+    visible: Tensor,
+    slots: int = 0,
+) -> None:
+    """Convolution, SiLU, projections and scan of one direction or two: `Inner` of native/inner.h."""
+    first = parts[0].walk
+    alive = [[dense(t, library.real) for t in part.walk.tensors()] for part in parts]
+    records = [part.record(parameters) for part, parameters in zip(parts, alive)]
+    records += [(0,) * len(records[0])] * (2 - len(parts))
+    library.inner_forward(
+        pack(
+            *(*x_BME.shape, first.A_log_EN.shape[1], first.dt_proj_ER.shape[1], first.filter_EK.shape[1]),
+            *(torch.get_num_threads(), borders.data_ptr(), visible.data_ptr(), len(borders) - 1, slots, len(parts)),
+            *rows(x_BME),
+            *rows(z_BME),
+            *rows(other_BME),
+            double(scale),
+            *records[0],
+            *records[1],
+        )
+    )
 
 
 def backward(grad_BMD: Tensor, kept: Kept, x_BMD: Tensor, inner: Inner) -> list[Tensor]:

@@ -7,22 +7,26 @@
 struct Walk {
   const Real *filter, *filter_bias, *x_proj, *dt_proj, *dt_bias, *A_log, *D;
   int64_t reverse;
-  IO* u;           // (B, M, E): convolved, and then what the scan writes, where that is of the same type
-  IO* projection;  // (B, M, P): low-rank step, B, C
-  Real* partial;   // (B, M, E): of the direction that is not the last
-  Real* states;    // (B, slots, N, E), or null
+  IO* u;               // (B, M, E): convolved, and then, in the last direction, what the scan writes
+  IO* projection;      // (B, M, P): low-rank step, B, C
+  Rows<Real> partial;  // what the scan writes in a direction that is not the last, over u where the types are the same
+  Real* states;        // (B, slots, N, E), or null
+  Real* carry;         // as in scan.h
 };
 
 struct Inner {
   int64_t batch, tokens, width, states, rank, taps, threads;
   const int64_t* borders;
+  const int64_t* visible;  // the same, or for tokens that are part of an image, how far the convolution may look
   int64_t sequences, slots, walks;
   Rows<const IO> x, z;
+  Rows<const Real> other;  // what the last direction adds to its own before it applies the gate
+  double scale;            // of the sum
   Walk walk[2];
 
   int64_t projected() const { return rank + 2 * states; }
   Conv conv(const Walk& w) const {
-    return {batch, tokens, width, taps, threads, w.reverse, 1, borders, sequences, x, w.filter, w.filter_bias};
+    return {batch, tokens, width, taps, threads, w.reverse, 1, visible, sequences, x, w.filter, w.filter_bias};
   }
   Rows<IO> rows(IO* data, int64_t columns) const { return {data, tokens * columns, columns}; }
 };
@@ -84,9 +88,8 @@ static Scan scan_of(const Inner& inner, int64_t i) {
   scan.x = {w.u, row, inner.width}, scan.delta = part(0);
   scan.weight = w.dt_proj, scan.bias = w.dt_bias, scan.A = w.A_log, scan.D = w.D;
   scan.B = part(inner.rank), scan.C = part(inner.rank + inner.states);
-  scan.z = inner.z;
-  scan.scale = 1.0 / double(inner.walks);
-  if (i == 1) scan.other = {inner.walk[0].partial, row, inner.width};
+  scan.z = inner.z, scan.other = inner.other, scan.scale = inner.scale;
+  scan.carry = w.carry;
   return scan;
 }
 
@@ -94,10 +97,7 @@ static void inner_forward(const Inner& inner) {
   convolve_and_project(inner);
   for (int64_t i = 0; i < inner.walks; i++) {
     const Walk& w = inner.walk[i];
-    ScanOutput out{{}, {}, w.states, inner.slots};
-    int64_t row = inner.tokens * inner.width;
-    if (i + 1 < inner.walks) out.partial = {w.partial, row, inner.width};
-    else out.y = {w.u, row, inner.width};  // a piece of u is read before the same piece is written
-    scan_forward(scan_of(inner, i), out);
+    // A piece of u is read before the same piece is written.
+    scan_forward(scan_of(inner, i), {inner.rows(w.u, inner.width), w.partial, w.states, inner.slots});
   }
 }

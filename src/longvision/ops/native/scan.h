@@ -31,6 +31,7 @@ struct Scan {
   Rows<const IO> z;             // gate
   Rows<const Real> other;       // what the other direction gave, to be added before the gate
   double scale;                 // of the sum
+  Real* carry;                  // (B, N, E): state before the first token, and then behind the last; null: zero
 
   int64_t blocks() const { return (width + LANES - 1) / LANES; }
   int64_t groups() const { return (blocks() + GROUP - 1) / GROUP; }
@@ -158,6 +159,13 @@ static void keep(const Scan& scan, const Channels& c, const Vec* state, Real* to
   for (int64_t n = 0; n < scan.states; n++) store_real(to + n * scan.width + c.first, state[n], c.lanes);
 }
 
+// The state with which a sequence begins.
+static void start(const Scan& scan, const Channels& c, int64_t b, Vec* state) {
+  std::fill(state, state + scan.padded(), Vec{});
+  const Real* from = scan.carry + b * scan.states * scan.width + c.first;
+  for (int64_t n = 0; scan.carry && n < scan.states; n++) state[n] = load_real(from + n * scan.width, c.lanes);
+}
+
 static void scan_forward_task(const Scan& scan, const ScanOutput& out, const std::vector<Piece>& pieces, int64_t b,
                               int64_t first_block) {
   int64_t padded = scan.padded(), count = std::min(GROUP, scan.blocks() - first_block);
@@ -176,7 +184,7 @@ static void scan_forward_task(const Scan& scan, const ScanOutput& out, const std
     for (int64_t k = 0; k < count; k++) {
       const Channels& c = blocks[k];
       Vec* h = states + k * padded;
-      if (piece.fresh) std::fill(h, h + padded, Vec{});
+      if (piece.fresh) start(scan, c, b, h);
       if (out.before) keep(scan, c, h, out.before + (b * out.slots + int64_t(p)) * scan.states * scan.width);
 
       raw_steps(scan, c, b, piece, step);
@@ -208,6 +216,7 @@ static void scan_forward_task(const Scan& scan, const ScanOutput& out, const std
         if (scan.z) sum *= silu(load(scan.z.at(b, t) + c.first, c.lanes));
         store(out.y.at(b, t) + c.first, sum, c.lanes);
       }
+      if (scan.carry && p + 1 == pieces.size()) keep(scan, c, h, scan.carry + b * scan.states * scan.width);
     }
   }
 }

@@ -100,7 +100,7 @@ def scan_record(
         address(D_E),
         *rows(z_BME),
         *rows(other_BME),
-        double(scale),
+        *(double(scale), 0),
     )
 
 
