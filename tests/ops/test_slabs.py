@@ -1,6 +1,5 @@
 """A mixer in slabs against the same in one: over every border between slabs, and how little memory it takes."""
 
-
 import pytest
 import torch
 from scan_cases import needs_compiler
