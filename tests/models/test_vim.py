@@ -585,3 +585,17 @@ def test_a_frozen_position_stays_frozen_at_another_size():
     model.pos_embed.requires_grad_(False)
     model.set_input_size((16, 24))
     assert model.pos_embed.shape[1] == 25 and not model.pos_embed.requires_grad
+
+
+def test_positions_of_several_models_at_once(monkeypatch):
+    """vmap over the positions alone: the tokens that they are added to are those of one model."""
+    monkeypatch.setenv("LONGVISION_SCAN_BACKEND", "chunked")
+    model = Vim(img_size=16, patch_size=4, embed_dim=16, depth=1, num_classes=3).eval()
+    image, positions = torch.randn(2, 3, 16, 16), torch.randn(3, *model.pos_embed.shape)
+
+    def call(pos_embed):
+        return torch.func.functional_call(model, {"pos_embed": pos_embed}, image)
+
+    with torch.no_grad():
+        together = torch.func.vmap(call)(positions)
+        torch.testing.assert_close(together, torch.stack([call(each) for each in positions]))

@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from longvision.ops import mamba_block, mamba_inner
+from longvision.ops import mamba_block, mamba_inner, selective_scan
 from longvision.ops.plain import is_plain_call
 
 pytestmark = [pytest.mark.usefixtures("poison"), needs_compiler]
@@ -99,3 +99,44 @@ def test_who_watches():
     torch.func.vmap(lambda x: seen.append(is_plain_call([torch.ones(1)])) or x)(x)
     torch.jit.trace(lambda x: seen.append(is_plain_call([torch.ones(1)])) or x + 1, x, check_trace=False)
     assert seen and not any(seen)
+
+
+@pytest.mark.parametrize("op", [block, inner])
+def test_a_tensor_of_no_memory(op):
+    """Zeros that torch has not written: there is no address to read at."""
+    mixer = make(2, 65, 19, (False, True), torch.float32)
+    zeros = torch._efficientzerotensor(tuple(mixer.x.shape))
+    assert torch.equal(op(zeros, mixer), op(torch.zeros_like(mixer.x), mixer))
+
+
+def scan(x, backend):
+    A, B = -torch.ones(3, 2), torch.ones(*x.shape[:2], 2)
+    return selective_scan(x, torch.ones_like(x), A, B, B, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "chunked"])
+def test_a_backward_behind_vmap(backend):
+    x = torch.randn(4, 1, 7, 3, requires_grad=True)
+    torch.func.vmap(lambda x: scan(x, backend), randomness="same")(x).square().sum().backward()
+    alone = x.detach().requires_grad_()
+    torch.stack([scan(x, backend) for x in alone]).square().sum().backward()
+    torch.testing.assert_close(x.grad, alone.grad)
+
+
+def test_a_backward_of_what_kept_nothing():
+    """As in a graph that was exported under no_grad, and then is called with gradients."""
+    mixer = make(1, 65, 19, (False, True), torch.float32)
+    x, ops = mixer.x.requires_grad_(), torch.ops.longvision
+    of_inner = mixer.of_the_op(None, keep=False)
+    parameters, directions, in_proj, out_proj = of_inner[1:5]
+    of_block = x, torch.ones(5), parameters, directions, in_proj, out_proj, None, 1e-5, torch.float32, False
+    A, B = -torch.ones(5, 2), torch.ones(1, 65, 2)
+    of_scan = x, x, A, B, B, None, None, None, None, False, False, "cpu", False
+    for op, arguments in (
+        (ops.mamba_inner, of_inner),
+        (ops.mamba_block, of_block),
+        (ops.selective_scan, of_scan),
+    ):
+        y, *_ = op(*arguments)
+        with pytest.raises(RuntimeError, match=f"{op.__name__} kept nothing for a backward, since it was exported"):
+            y.sum().backward()

@@ -8,6 +8,7 @@ from torch.autograd import forward_ad
 from longvision.ops import causal_conv1d, mamba_block, mamba_inner, rms_norm, selective_scan
 
 MIXER = make(2, 5, 4, (False, True), torch.float64)
+OTHERS = -torch.ones(5, 3, dtype=torch.float64), torch.ones(2, 5, 3).double(), torch.ones(2, 5, 3).double()
 OPS = {
     "rms_norm": lambda x: rms_norm(x, torch.ones(5, dtype=torch.float64)),
     "causal_conv1d": lambda x: causal_conv1d(x, torch.ones(5, 4, dtype=torch.float64)),
@@ -40,6 +41,13 @@ def test_beside_a_tangent_all_is_as_ever(name):
     with forward_ad.dual_level():
         forward_ad.make_dual(MIXER.x.clone(), torch.ones_like(MIXER.x))
         assert torch.isfinite(OPS[name](MIXER.x)).all()
+
+
+def test_a_tangent_elsewhere_behind_vmap():
+    batch = torch.stack([MIXER.x, MIXER.x])
+    scan = torch.func.vmap(lambda x: selective_scan(x, x, *OTHERS, backend="chunked"))
+    _, tangent = torch.func.jvp(lambda t: t * scan(batch).sum(), (torch.tensor(2.0),), (torch.tensor(1.0),))
+    torch.testing.assert_close(tangent, scan(batch).sum())
 
 
 def test_the_reference_has_them(monkeypatch):

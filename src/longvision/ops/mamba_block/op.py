@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from longvision.ops.causal_conv1d.cpu import MOST_TAPS
-from longvision.ops.checks import check_fits
+from longvision.ops.checks import check_fits, columns
 from longvision.ops.mamba_block import cpu
 from longvision.ops.mamba_inner.composed import composed
 from longvision.ops.mamba_inner.cpu import Inner, Kept, kept_shapes
 from longvision.ops.mamba_inner.walk import Walk, check_walks, flat, unflat
 from longvision.ops.packing import check_cu_seqlens
-from longvision.ops.plain import is_plain_call
+from longvision.ops.plain import check_kept, is_plain_call, may_need_backward
 from longvision.ops.precision import mixed_dtype
 from longvision.ops.rms_norm.op import rms_norm
 from longvision.ops.selective_scan.op import choose_backend
@@ -44,6 +44,7 @@ def mamba_block(
     Raises:
         TypeError, ValueError: tensors that are none, or do not fit.
     """
+    columns("mamba_block", "in_proj", in_proj_FD)  # which is no option here
     check_walks("mamba_block", walks, x_BMD, in_proj_FD, out_proj_DE)
     channels = x_BMD.shape[-1]
     check_fits("mamba_block", "norm_weight", norm_weight_D, (channels,), x_BMD)
@@ -59,7 +60,7 @@ def mamba_block(
     parameters, directions = flat(walks)
     tensors = (x_BMD, norm_weight_D, in_proj_FD, out_proj_DE, *parameters)
     refuse_tangents("mamba_block", *tensors)
-    keep = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    keep = may_need_backward(tensors)
     call = _forward if not keep and is_plain_call(tensors) else _mamba_block
     return call(x_BMD, norm_weight_D, parameters, directions, in_proj_FD, out_proj_DE, cu_seqlens, eps, dtype, keep)[0]
 
@@ -131,6 +132,7 @@ def _backward(ctx, grad, *_grads_of_kept):
     xz, projections, states, x, norm_weight, in_proj, out_proj, cu_seqlens, *parameters = ctx.saved_tensors
     if grad is None:
         return None, None, [None] * len(parameters), *[None] * 7
+    check_kept("mamba_block", states)
     projected = parameters, ctx.reverse, in_proj, out_proj, cu_seqlens
     dx, dnorm, *rest = _mamba_block_backward(
         grad, xz, projections, states, x, norm_weight, *projected, ctx.eps, ctx.dtype

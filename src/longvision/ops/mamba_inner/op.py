@@ -10,7 +10,7 @@ from longvision.ops.mamba_inner import cpu, slabs
 from longvision.ops.mamba_inner.composed import composed
 from longvision.ops.mamba_inner.walk import Walk, check_walks, flat, unflat
 from longvision.ops.packing import check_cu_seqlens
-from longvision.ops.plain import is_plain_call
+from longvision.ops.plain import check_kept, is_plain_call, may_need_backward
 from longvision.ops.precision import mixed_dtype
 from longvision.ops.selective_scan.op import choose_backend
 from longvision.ops.tangents import refuse_tangents
@@ -49,7 +49,7 @@ def mamba_inner(
     parameters, directions = flat(walks)
     tensors = (x_BMD, *weights, *parameters)
     refuse_tangents("mamba_inner", *tensors)
-    keep = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    keep = may_need_backward(tensors)
     call = _forward if not keep and is_plain_call(tensors) else _mamba_inner
     return call(x_BMD, parameters, directions, in_proj_FD, out_proj_DE, cu_seqlens, keep)[0]
 
@@ -119,6 +119,7 @@ def _backward(ctx, grad, *_grads_of_kept):
     xz, projections, states, x, in_proj, out_proj, cu_seqlens, *parameters = ctx.saved_tensors
     if grad is None:
         return None, [None] * len(parameters), None, None, None, None, None
+    check_kept("mamba_inner", states)
     kept = xz, projections, states
     grads = iter(_mamba_inner_backward(grad, *kept, x, parameters, ctx.reverse, in_proj, out_proj, cu_seqlens))
     dx, of_parameters = next(grads), [next(grads) for _ in parameters]

@@ -41,7 +41,7 @@ def forward(x_BMD: Tensor, inner: Inner, dtype: torch.dtype, before: Callable[[T
             if dtype == x_BMD.dtype:
                 product(gated_SE, weight_ED, x_SD if add else None, out=out_SD)
             else:
-                torch.add(x_SD, product(gated_SE, weight_ED), out=out_SD)
+                out_SD.copy_(product(gated_SE, weight_ED) + (x_SD if add else 0))
     return out_BMD
 
 

@@ -47,20 +47,17 @@ def check_walks(
     if len(walks) not in (1, 2):
         raise ValueError(f"{op} got {len(walks)} walks, expected one direction or two")
     channels, (first, *_) = x_BMD.shape[-1], walks
-    if in_proj_FD is not None and columns(op, "in_proj", in_proj_FD) != channels:
-        shape = tuple(in_proj_FD.shape)
-        raise ValueError(f"{op} got x of {channels} channels and in_proj of shape {shape}, expected (2 E, {channels})")
+    matrices = {"filter_EK": first.filter_EK, "dt_proj_ER": first.dt_proj_ER, "A_log_EN": first.A_log_EN}
+    taps, rank, states = (columns(op, f"a walk's {name}", matrix) for name, matrix in matrices.items())
+    width = channels // 2 if in_proj_FD is None else len(first.filter_EK)
     if in_proj_FD is None and channels % 2:
         raise ValueError(f"{op} got x of {channels} channels without in_proj, expected x and z of the same number each")
-    matrices = {"filter_EK": first.filter_EK, "dt_proj_ER": first.dt_proj_ER, "A_log_EN": first.A_log_EN}
-    width = (channels if in_proj_FD is None else in_proj_FD.shape[0]) // 2
-    taps, rank, states = (columns(op, f"a walk's {name}", matrix) for name, matrix in matrices.items())
     shapes = (width, taps), (width,), (rank + 2 * states, width), (width, rank), (width,), (width, states), (width,)
+    if in_proj_FD is not None:
+        check_fits(op, "in_proj", in_proj_FD, (2 * width, channels), x_BMD)
     for walk in walks:
         for name, tensor, shape in zip(Walk._fields, walk.tensors(), shapes):
             check_fits(op, f"a walk's {name}", tensor, shape, x_BMD)
-    if in_proj_FD is not None:
-        check_fits(op, "in_proj", in_proj_FD, (2 * width, channels), x_BMD)
     if out_proj_DE is not None:
         columns(op, "out_proj", out_proj_DE)
         check_fits(op, "out_proj", out_proj_DE, (len(out_proj_DE), width), x_BMD)

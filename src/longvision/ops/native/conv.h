@@ -13,7 +13,7 @@ constexpr int64_t MOST_TAPS = 8;
 
 struct Conv {
   int64_t batch, tokens, width, taps, threads, reverse, silu;
-  const int64_t* borders;
+  const int64_t* borders;  // in the forward they may lie beyond the tokens, whose neighbours are then read, too
   int64_t sequences;
   Rows<const IO> x;
   const Real* weight;  // (E, K)

@@ -9,7 +9,7 @@ struct Walk {
   int64_t reverse;
   IO* u;               // (B, M, E): convolved, and then, in the last direction, what the scan writes
   IO* projection;      // (B, M, P): low-rank step, B, C
-  Rows<Real> partial;  // what the scan writes in a direction that is not the last, over u where the types are the same
+  Rows<Real> partial;  // what the scan writes in a direction that is not the last; may lie over u
   Real* states;        // (B, slots, N, E), or null
   Real* carry;         // as in scan.h
 };

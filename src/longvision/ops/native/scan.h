@@ -162,8 +162,9 @@ static void keep(const Scan& scan, const Channels& c, const Vec* state, Real* to
 // The state with which a sequence begins.
 static void start(const Scan& scan, const Channels& c, int64_t b, Vec* state) {
   std::fill(state, state + scan.padded(), Vec{});
+  if (!scan.carry) return;
   const Real* from = scan.carry + b * scan.states * scan.width + c.first;
-  for (int64_t n = 0; scan.carry && n < scan.states; n++) state[n] = load_real(from + n * scan.width, c.lanes);
+  for (int64_t n = 0; n < scan.states; n++) state[n] = load_real(from + n * scan.width, c.lanes);
 }
 
 static void scan_forward_task(const Scan& scan, const ScanOutput& out, const std::vector<Piece>& pieces, int64_t b,

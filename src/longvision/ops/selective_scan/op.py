@@ -8,7 +8,7 @@ from torch import Tensor
 
 from longvision.ops.checks import check_fits, check_tokens, columns
 from longvision.ops.packing import check_cu_seqlens
-from longvision.ops.plain import is_plain_call
+from longvision.ops.plain import check_kept, is_plain_call, may_need_backward
 from longvision.ops.selective_scan import chunked, cpu
 from longvision.ops.selective_scan.inputs import ScanInputs
 from longvision.ops.selective_scan.reference import selective_scan_reference
@@ -74,7 +74,7 @@ def selective_scan(
         )
     tensors = [t for t in (*of_tokens, A_EN, D_E, delta_bias_E) if t is not None]
     refuse_tangents("selective_scan", *tensors)
-    keep = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    keep = may_need_backward(tensors)
     asked = x_BME.dtype
     if backend == "cpu":  # its kernels take one dtype
         x_BME, delta_BME, B_BMN, C_BMN, *rest = (t.to(dtype) for t in of_tokens)
@@ -187,6 +187,7 @@ def _backward(ctx, grad, _grad_states):
     if grad is None:
         return (None,) * 13
     states, *tensors = ctx.saved_tensors
+    check_kept("selective_scan", states)
     grads = _selective_scan_backward(grad.contiguous(), states, *tensors, ctx.delta_softplus, ctx.reverse, ctx.backend)
     present = [None if tensor is None else g for g, tensor in zip(grads, tensors[:8])]
     return *present, None, None, None, None, None  # none for cu_seqlens, delta_softplus, reverse, backend, keep
