@@ -88,6 +88,12 @@ def test_no_tensor(op, parts, name):
         call(op, parts | {name: parts[name].tolist()})
 
 
+def test_a_block_has_both_projections():
+    for name in ("in_proj", "out_proj"):
+        with pytest.raises(TypeError, match=f"mamba_block got {name} of type NoneType, expected a"):
+            call(mamba_block, BLOCK | {name: None})
+
+
 def test_borders_that_are_a_list():
     with pytest.raises(TypeError, match=r"cu_seqlens of type list, expected a torch\.Tensor of integers"):
         selective_scan(*SCAN.values(), cu_seqlens=[0, 6])
