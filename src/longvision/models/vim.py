@@ -19,7 +19,6 @@ from torch.utils import checkpoint as recompute
 
 from longvision.layers import ClassToken, ClassTokens, Direction, PatchEmbed, RMSNorm, VimBlock, resample_pos_embed
 from longvision.models.checkpoints import fit_positions, load_weights, locate_weights
-from longvision.ops.plain import is_plain_call
 
 Checkpoint = Literal["none", "block"]
 Pool = Literal["token", "mean", "max", "none"]
@@ -204,10 +203,7 @@ class Vim(nn.Module):
         x_BMD = self.tokens.insert(self.patch_embed(x_BCHW), self._class_tokens(x_BCHW.shape[0]))
         grid = self.patch_embed.grid_size(*x_BCHW.shape[2:])
         x_BMD = x_BMD.to(torch.promote_types(x_BMD.dtype, torch.float32))
-        positions_1MD = resample_pos_embed(self.pos_embed, self.grid, grid, self.tokens)
-        # Where class tokens were put in, x is a copy, and nobody else's: one tensor of an image's length less.
-        own = self.tokens.count > 0 and is_plain_call((x_BMD, positions_1MD))
-        return x_BMD.add_(positions_1MD) if own else x_BMD + positions_1MD
+        return x_BMD + resample_pos_embed(self.pos_embed, self.grid, grid, self.tokens)
 
     def _class_tokens(self, batch: int) -> Tensor | None:
         names = self._token_names()

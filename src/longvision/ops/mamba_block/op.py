@@ -7,12 +7,12 @@ from torch import Tensor
 
 from longvision.ops.causal_conv1d.cpu import MOST_TAPS
 from longvision.ops.checks import check_fits, columns
+from longvision.ops.kept import check_kept, may_need_backward
 from longvision.ops.mamba_block import cpu
 from longvision.ops.mamba_inner.composed import composed
 from longvision.ops.mamba_inner.cpu import Inner, Kept, kept_shapes
 from longvision.ops.mamba_inner.walk import Walk, check_walks, flat, unflat
 from longvision.ops.packing import check_cu_seqlens
-from longvision.ops.plain import check_kept, is_plain_call, may_need_backward
 from longvision.ops.precision import mixed_dtype
 from longvision.ops.rms_norm.op import rms_norm
 from longvision.ops.selective_scan.op import choose_backend
@@ -61,11 +61,12 @@ def mamba_block(
     tensors = (x_BMD, norm_weight_D, in_proj_FD, out_proj_DE, *parameters)
     refuse_tangents("mamba_block", *tensors)
     keep = may_need_backward(tensors)
-    call = _forward if not keep and is_plain_call(tensors) else _mamba_block
-    return call(x_BMD, norm_weight_D, parameters, directions, in_proj_FD, out_proj_DE, cu_seqlens, eps, dtype, keep)[0]
+    projected = parameters, directions, in_proj_FD, out_proj_DE, cu_seqlens
+    return _mamba_block(x_BMD, norm_weight_D, *projected, eps, dtype, keep)[0]
 
 
-def _forward(
+@torch.library.custom_op("longvision::mamba_block", mutates_args=())
+def _mamba_block(
     x: Tensor,
     norm_weight: Tensor,
     parameters: Sequence[Tensor],
@@ -82,9 +83,6 @@ def _forward(
     with torch.autocast("cpu", enabled=False):
         out, kept = cpu.forward(x, norm_weight, eps, dtype, inner, keep)
     return out, *kept
-
-
-_mamba_block = torch.library.custom_op("longvision::mamba_block", _forward, mutates_args=())
 
 
 @_mamba_block.register_fake

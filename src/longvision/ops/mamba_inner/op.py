@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from longvision.ops.causal_conv1d.cpu import MOST_TAPS
+from longvision.ops.kept import check_kept, may_need_backward
 from longvision.ops.mamba_inner import cpu, slabs
 from longvision.ops.mamba_inner.composed import composed
 from longvision.ops.mamba_inner.walk import Walk, check_walks, flat, unflat
 from longvision.ops.packing import check_cu_seqlens
-from longvision.ops.plain import check_kept, is_plain_call, may_need_backward
 from longvision.ops.precision import mixed_dtype
 from longvision.ops.selective_scan.op import choose_backend
 from longvision.ops.tangents import refuse_tangents
@@ -50,11 +50,11 @@ def mamba_inner(
     tensors = (x_BMD, *weights, *parameters)
     refuse_tangents("mamba_inner", *tensors)
     keep = may_need_backward(tensors)
-    call = _forward if not keep and is_plain_call(tensors) else _mamba_inner
-    return call(x_BMD, parameters, directions, in_proj_FD, out_proj_DE, cu_seqlens, keep)[0]
+    return _mamba_inner(x_BMD, parameters, directions, in_proj_FD, out_proj_DE, cu_seqlens, keep)[0]
 
 
-def _forward(
+@torch.library.custom_op("longvision::mamba_inner", mutates_args=())
+def _mamba_inner(
     x: Tensor,
     parameters: Sequence[Tensor],
     reverse: Sequence[bool],
@@ -70,9 +70,6 @@ def _forward(
             return slabs.forward(x, inner, x.dtype, lambda slab: slab, add=False), *cpu.nothing_kept(x.dtype)
         out, kept = cpu.forward(x, inner, keep)
     return out, *kept
-
-
-_mamba_inner = torch.library.custom_op("longvision::mamba_inner", _forward, mutates_args=())
 
 
 @_mamba_inner.register_fake

@@ -24,7 +24,7 @@ struct Product {
   int64_t to_row;
 };
 
-// A tile is UP rows by ACROSS_VECTORS vectors: most registers hold sums, one a number of the left, two of the right.
+// A tile is UP rows by two vectors: most registers hold sums, one a number of the left, two the right.
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int UP = 12;
 #else

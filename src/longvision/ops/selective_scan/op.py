@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from longvision.ops.checks import check_fits, check_tokens, columns
+from longvision.ops.kept import check_kept, may_need_backward
 from longvision.ops.packing import check_cu_seqlens
-from longvision.ops.plain import check_kept, is_plain_call, may_need_backward
 from longvision.ops.selective_scan import chunked, cpu
 from longvision.ops.selective_scan.inputs import ScanInputs
 from longvision.ops.selective_scan.reference import selective_scan_reference
@@ -82,8 +82,7 @@ def selective_scan(
     inputs = ScanInputs(
         x_BME, delta_BME, A_EN, B_BMN, C_BMN, D_E, z_BME, delta_bias_E, cu_seqlens, delta_softplus, reverse
     )
-    call = _forward if not keep and is_plain_call(tensors) else _selective_scan
-    y_BME, _ = call(*inputs, backend, keep)
+    y_BME, _ = _selective_scan(*inputs, backend, keep)
     return y_BME.to(asked)
 
 
@@ -117,7 +116,8 @@ def _check_shapes(
             check_fits("selective_scan", name, tensor, shape, x)
 
 
-def _forward(
+@torch.library.custom_op("longvision::selective_scan", mutates_args=())
+def _selective_scan(
     x: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -136,9 +136,6 @@ def _forward(
     inputs = ScanInputs(x, delta, A, B, C, D, z, delta_bias, cu_seqlens, delta_softplus, reverse)
     y_BME, states = MODULES[backend].forward(inputs, keep)
     return y_BME, x.new_empty(0) if states is None else states
-
-
-_selective_scan = torch.library.custom_op("longvision::selective_scan", _forward, mutates_args=())
 
 
 @_selective_scan.register_fake
