@@ -1,9 +1,11 @@
 """The convolution that models call: checks, and one node for autograd, compile and export."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from longvision.ops.causal_conv1d import cpu, shifted
+from longvision.ops.causal_conv1d import cpu, shifted, triton
 from longvision.ops.checks import check_fits, check_tokens, columns
 from longvision.ops.packing import check_cu_seqlens
 from longvision.ops.tangents import refuse_tangents
@@ -43,11 +45,15 @@ def causal_conv1d(
     return _causal_conv1d(x_BME, weight_EK, bias_E, silu, reverse, cu_seqlens)
 
 
+def _backend(x: Tensor, taps: int) -> Any:
+    return next((backend for backend in (cpu, triton) if backend.available(x, taps)), shifted)
+
+
 @torch.library.custom_op("longvision::causal_conv1d", mutates_args=())
 def _causal_conv1d(
     x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, reverse: bool, cu_seqlens: Tensor | None
 ) -> Tensor:
-    backend = cpu if cpu.available(x, weight.shape[1]) else shifted
+    backend = _backend(x, weight.shape[1])
     return backend.forward(x, weight, bias, silu, reverse, cu_seqlens)
 
 
@@ -66,7 +72,7 @@ def _causal_conv1d_backward(
     reverse: bool,
     cu_seqlens: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    backend = cpu if cpu.available(x, weight.shape[1]) else shifted
+    backend = _backend(x, weight.shape[1])
     return backend.backward(grad, x, weight, bias, silu, reverse, cu_seqlens)
 
 

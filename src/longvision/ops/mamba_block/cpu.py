@@ -5,7 +5,8 @@ from torch import Tensor
 
 from longvision.ops.mamba_inner import cpu as mixer
 from longvision.ops.mamba_inner import slabs
-from longvision.ops.mamba_inner.cpu import Inner, Kept
+from longvision.ops.mamba_inner.cpu import Kept
+from longvision.ops.mamba_inner.walk import Inner
 from longvision.ops.rms_norm import cpu as norm
 
 

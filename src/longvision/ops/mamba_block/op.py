@@ -1,6 +1,7 @@
 """What a residual block calls: one fused node where there are kernels, else the ops that it is made of."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,15 +9,17 @@ from torch import Tensor
 from longvision.ops.causal_conv1d.cpu import MOST_TAPS
 from longvision.ops.checks import check_fits, columns
 from longvision.ops.kept import check_kept, may_need_backward
-from longvision.ops.mamba_block import cpu
+from longvision.ops.mamba_block import cpu, triton
 from longvision.ops.mamba_inner.composed import composed
-from longvision.ops.mamba_inner.cpu import Inner, Kept, kept_shapes
-from longvision.ops.mamba_inner.walk import Walk, check_walks, flat, unflat
+from longvision.ops.mamba_inner.op import FUSED
+from longvision.ops.mamba_inner.walk import Inner, Walk, check_walks, flat, unflat
 from longvision.ops.packing import check_cu_seqlens
 from longvision.ops.precision import mixed_dtype
 from longvision.ops.rms_norm.op import rms_norm
 from longvision.ops.selective_scan.op import choose_backend
 from longvision.ops.tangents import refuse_tangents
+
+BLOCKS: dict[str, Any] = {"cpu": cpu, "triton": triton}  # the block around each of `FUSED`
 
 
 def mamba_block(
@@ -54,7 +57,8 @@ def mamba_block(
     dtype = mixed_dtype(norm_weight_D)
     real = torch.promote_types(dtype, torch.float32)
     fits = x_BMD.dtype == real and walks[0].filter_EK.shape[1] <= MOST_TAPS
-    if not fits or choose_backend(None, x_BMD.device.type, dtype) != "cpu":
+    backend = choose_backend(None, x_BMD.device.type, dtype)
+    if not fits or backend not in BLOCKS:
         normed_BMD = rms_norm(x_BMD, norm_weight_D, eps)
         return x_BMD + composed(normed_BMD, walks, in_proj_FD, out_proj_DE, cu_seqlens).to(x_BMD.dtype)
     parameters, directions = flat(walks)
@@ -62,7 +66,7 @@ def mamba_block(
     refuse_tangents("mamba_block", *tensors)
     keep = may_need_backward(tensors)
     projected = parameters, directions, in_proj_FD, out_proj_DE, cu_seqlens
-    return _mamba_block(x_BMD, norm_weight_D, *projected, eps, dtype, keep)[0]
+    return _mamba_block(x_BMD, norm_weight_D, *projected, eps, dtype, backend, keep)[0]
 
 
 @torch.library.custom_op("longvision::mamba_block", mutates_args=())
@@ -76,29 +80,27 @@ def _mamba_block(
     cu_seqlens: Tensor | None,
     eps: float,
     dtype: torch.dtype,
+    backend: str,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """-> the output, and what the backward needs: x and z, each walk's projections and states (empty unless `keep`)."""
+    """-> the output, and what the mixer's backward needs: its backend's `Kept` (empty unless `keep`)."""
     inner = Inner(unflat(parameters, reverse), in_proj, out_proj, cu_seqlens)
-    with torch.autocast("cpu", enabled=False):
-        out, kept = cpu.forward(x, norm_weight, eps, dtype, inner, keep)
+    with torch.autocast(x.device.type, enabled=False):
+        out, kept = BLOCKS[backend].forward(x, norm_weight, eps, dtype, inner, keep)
     return out, *kept
 
 
 @_mamba_block.register_fake
-def _(x, norm_weight, parameters, reverse, in_proj, out_proj, cu_seqlens, eps, dtype, keep):
+def _(x, norm_weight, parameters, reverse, in_proj, out_proj, cu_seqlens, eps, dtype, backend, keep):
     inner = Inner(unflat(parameters, reverse), in_proj, out_proj, cu_seqlens)
-    xz, projections, states = kept_shapes(x, inner, keep)
-    kept = x.new_empty(xz, dtype=dtype), x.new_empty(projections, dtype=dtype), x.new_empty(states)
-    return x.new_empty(x.shape), *kept
+    *shapes, states = FUSED[backend].kept_shapes(x, inner, keep)
+    return x.new_empty(x.shape), *(x.new_empty(shape, dtype=dtype) for shape in shapes), x.new_empty(states)
 
 
 @torch.library.custom_op("longvision::mamba_block_backward", mutates_args=())
 def _mamba_block_backward(
     grad: Tensor,
-    xz: Tensor,
-    projections: Tensor,
-    states: Tensor,
+    kept: Sequence[Tensor],
     x: Tensor,
     norm_weight: Tensor,
     parameters: Sequence[Tensor],
@@ -108,34 +110,35 @@ def _mamba_block_backward(
     cu_seqlens: Tensor | None,
     eps: float,
     dtype: torch.dtype,
+    backend: str,
 ) -> list[Tensor]:
     """-> gradients of x, norm_weight, each parameter, in_proj, out_proj."""
     inner = Inner(unflat(parameters, reverse), in_proj, out_proj, cu_seqlens)
-    with torch.autocast("cpu", enabled=False):
-        return cpu.backward(grad, Kept(xz, projections, states), x, norm_weight, eps, dtype, inner)
+    kept_of_mixer = FUSED[backend].Kept(*kept)
+    with torch.autocast(x.device.type, enabled=False):
+        return BLOCKS[backend].backward(grad, kept_of_mixer, x, norm_weight, eps, dtype, inner)
 
 
 @_mamba_block_backward.register_fake
-def _(grad, xz, projections, states, x, norm_weight, parameters, reverse, in_proj, out_proj, cu_seqlens, eps, dtype):
+def _(grad, kept, x, norm_weight, parameters, reverse, in_proj, out_proj, cu_seqlens, eps, dtype, backend):
     return [tensor.new_empty(tensor.shape) for tensor in (x, norm_weight, *parameters, in_proj, out_proj)]
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    x, norm_weight, parameters, ctx.reverse, in_proj, out_proj, cu_seqlens, ctx.eps, ctx.dtype, _ = inputs
+    x, norm_weight, parameters, ctx.reverse, in_proj, out_proj, cu_seqlens, *ctx.options, _ = inputs
     ctx.set_materialize_grads(False)  # what is kept gets none: zeros of its size would be made for it
     ctx.save_for_backward(*output[1:], x, norm_weight, in_proj, out_proj, cu_seqlens, *parameters)
 
 
 def _backward(ctx, grad, *_grads_of_kept):
-    xz, projections, states, x, norm_weight, in_proj, out_proj, cu_seqlens, *parameters = ctx.saved_tensors
+    *kept, x, norm_weight, in_proj, out_proj, cu_seqlens = ctx.saved_tensors[:8]
+    parameters = ctx.saved_tensors[8:]
     if grad is None:
-        return None, None, [None] * len(parameters), *[None] * 7
-    check_kept("mamba_block", states)
+        return None, None, [None] * len(parameters), *[None] * 8
+    check_kept("mamba_block", kept[-1])
     projected = parameters, ctx.reverse, in_proj, out_proj, cu_seqlens
-    dx, dnorm, *rest = _mamba_block_backward(
-        grad, xz, projections, states, x, norm_weight, *projected, ctx.eps, ctx.dtype
-    )
-    return dx, dnorm, rest[: len(parameters)], None, *rest[len(parameters) :], None, None, None, None
+    dx, dnorm, *rest = _mamba_block_backward(grad, kept, x, norm_weight, *projected, *ctx.options)
+    return dx, dnorm, rest[: len(parameters)], None, *rest[len(parameters) :], *[None] * 5
 
 
 _mamba_block.register_autograd(_backward, setup_context=_setup_context)

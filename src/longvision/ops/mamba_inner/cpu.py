@@ -13,23 +13,10 @@ import torch
 from torch import Tensor
 
 from longvision.ops.causal_conv1d import cpu as conv
-from longvision.ops.mamba_inner.walk import Walk
+from longvision.ops.mamba_inner.walk import Inner, Walk
 from longvision.ops.native import Library, address, dense, dense_rows, double, kernels, pack, product, room, rows
 from longvision.ops.packing import sequence_borders
 from longvision.ops.selective_scan.cpu import ScanGradients, num_pieces, scan_record
-
-
-class Inner(NamedTuple):
-    """What the input meets: parameters and borders, as in `mamba_inner`."""
-
-    walks: Sequence[Walk]
-    in_proj_FD: Tensor | None
-    out_proj_DE: Tensor | None
-    cu_seqlens: Tensor | None
-
-    def output_shape(self, x_BMD: Tensor) -> tuple[int, ...]:
-        width = len(self.walks[0].D_E) if self.out_proj_DE is None else self.out_proj_DE.shape[0]
-        return *x_BMD.shape[:2], width
 
 
 class Kept(NamedTuple):

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from longvision.ops.mamba_inner.cpu import Inner, Part, run
-from longvision.ops.mamba_inner.walk import Walk
+from longvision.ops.mamba_inner.cpu import Part, run
+from longvision.ops.mamba_inner.walk import Inner, Walk
 from longvision.ops.native import kernels, product, room
 
 SLAB = 512  # tokens

@@ -30,6 +30,19 @@ class Walk(NamedTuple):
 TENSORS = len(Walk._fields) - 1
 
 
+class Inner(NamedTuple):
+    """What the input meets: parameters and borders, as in `mamba_inner`."""
+
+    walks: Sequence[Walk]
+    in_proj_FD: Tensor | None
+    out_proj_DE: Tensor | None
+    cu_seqlens: Tensor | None
+
+    def output_shape(self, x_BMD: Tensor) -> tuple[int, ...]:
+        width = len(self.walks[0].D_E) if self.out_proj_DE is None else self.out_proj_DE.shape[0]
+        return *x_BMD.shape[:2], width
+
+
 def flat(walks: Sequence[Walk]) -> tuple[list[Tensor], list[bool]]:
     """The walks' tensors one after the other, and their directions, as an op's schema has them."""
     return [tensor for walk in walks for tensor in walk.tensors()], [walk.reverse for walk in walks]

@@ -1,0 +1,24 @@
+"""How tensors lie for the kernels, without any of Triton: also for shapes that are asked for before a kernel runs."""
+
+import torch
+from torch import Tensor
+
+CHUNK = 64  # tokens between the states that are kept for the backward pass
+
+
+def kept_shape(batch: int, tokens: int, width: int, states: int) -> tuple[int, ...]:
+    """(B, chunks, E, N) of the states kept for the backward pass."""
+    return batch, -(-tokens // CHUNK), width, states
+
+
+def dense_rows(x_BME: Tensor) -> Tensor:
+    """With contiguous channels; batches and tokens may lie anywhere."""
+    return x_BME if x_BME.stride(-1) == 1 else x_BME.contiguous()
+
+
+def sequence_numbers(cu_seqlens: Tensor | None, x_BME: Tensor) -> Tensor | None:
+    """(M,) int32: which packed sequence each token is of."""
+    if cu_seqlens is None:
+        return None
+    tokens = torch.arange(x_BME.shape[1], device=x_BME.device)
+    return torch.searchsorted(cu_seqlens.to(x_BME.device)[1:-1].contiguous(), tokens, right=True).to(torch.int32)

@@ -1,0 +1,134 @@
+"""The selective scan, forward: lanes are channels, time is a loop, the states of a channel stay in registers.
+
+h is a tuple of N vectors of CHANNELS, not a tile: so the compiler keeps all states of a channel in the lane that has the
+channel, and the time loop needs no shuffle, no shared memory and no barrier.
+"""
+
+import triton
+import triton.language as tl
+
+from longvision.ops.triton.arithmetic import LOG2E, load_pair, sigmoid, softplus
+from longvision.ops.triton.walks import starts_at, token_at
+
+
+@triton.jit
+def decay_rates(A, e, inside, N: tl.constexpr, LOG_DECAY: tl.constexpr):
+    """A times log2(e), for exp2, as a tuple of N vectors; `A` is (E, N), or with LOG_DECAY log(-A)."""
+    rates = ()
+    for n in tl.static_range(N):
+        a = tl.load(A + e * N + n, mask=inside, other=0.0).to(tl.float32)
+        if LOG_DECAY:
+            a = -tl.exp(a)
+        rates = rates + (a * LOG2E,)
+    return rates
+
+
+@triton.jit
+def reset_at(sequence, p, tokens, REVERSE: tl.constexpr):
+    """-inf where a packed sequence begins (its decay is then zero), else 0."""
+    return tl.where(starts_at(sequence, p, tokens, REVERSE), float("-inf"), 0.0)
+
+
+@triton.jit
+def step_of(pointer, bias, inside, BIAS: tl.constexpr, TAKE_SOFTPLUS: tl.constexpr):
+    """The step sizes of a token, and what softplus was taken of; a masked token has the step 0."""
+    raw = tl.load(pointer, mask=inside, other=0.0).to(tl.float32)
+    if BIAS:
+        raw += bias
+    step = raw
+    if TAKE_SOFTPLUS:
+        step = softplus(raw)
+    return tl.where(inside, step, 0.0), raw
+
+
+@triton.jit
+def scan_forward(
+    x,
+    x_batch,
+    x_row,
+    step,
+    step_batch,
+    step_row,
+    BC,
+    A,
+    D,
+    bias,
+    z,
+    z_batch,
+    z_row,
+    other,
+    sequence,
+    starts,
+    states,
+    y,
+    out,
+    tokens,
+    width,
+    group,
+    scale,
+    N: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    REVERSE: tl.constexpr,
+    LOG_DECAY: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+):
+    """Program (tile of channels, group of tokens, batch): y = (scale (h C + D x) + other) silu(z), kept states, y.
+
+    A tensor that is None is left out. `p` counts tokens in the order of the walk, `t` in memory.
+    """
+    e = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    g = tl.program_id(1)
+    b = tl.program_id(2).to(tl.int64)
+    inside = e < width
+    rates = decay_rates(A, e, inside, N, LOG_DECAY)
+
+    skip = tl.zeros([CHANNELS], tl.float32)
+    if D is not None:
+        skip = tl.load(D + e, mask=inside, other=0.0).to(tl.float32)
+    bias_E = tl.zeros([CHANNELS], tl.float32)
+    if bias is not None:
+        bias_E = tl.load(bias + e, mask=inside, other=0.0).to(tl.float32)
+    h = ()
+    for n in tl.static_range(N):
+        if starts is not None:
+            h = h + (tl.load(starts + ((b * tl.num_programs(1) + g) * width + e) * N + n, mask=inside, other=0.0),)
+        else:
+            h = h + (tl.zeros([CHANNELS], tl.float32),)
+
+    first = g * group
+    last = tl.minimum(first + group, tokens)
+    chunks = tl.cdiv(tokens, CHUNK)
+    x += b * x_batch + e
+    step += b * step_batch + e
+    BC += b * tokens * N
+    row = b * tokens * width + e
+    for chunk in range(first // CHUNK, tl.cdiv(last, CHUNK)):
+        if states is not None:
+            for n in tl.static_range(N):
+                tl.store(states + ((b * chunks + chunk) * width + e) * N + n, h[n], mask=inside)
+        for p in range(chunk * CHUNK, tl.minimum((chunk + 1) * CHUNK, last)):
+            t = token_at(p, tokens, REVERSE)
+            u = tl.load(x + t * x_row, mask=inside, other=0.0).to(tl.float32)
+            d, raw = step_of(step + t * step_row, bias_E, inside, bias is not None, SOFTPLUS == "take")
+            du = d * u
+            y_E = skip * u
+            border = 0.0
+            if sequence is not None:
+                border = reset_at(sequence, p, tokens, REVERSE)
+            new = ()
+            for n in tl.static_range(N):
+                B, C = load_pair(BC + t * N + n)
+                decay = tl.exp2(d * rates[n] + border) if sequence is not None else tl.exp2(d * rates[n])
+                new = new + (decay * h[n] + du * B,)
+                y_E += new[n] * C
+            h = new
+            y_E *= scale
+            if other is not None:
+                y_E += tl.load(other + row + t * width, mask=inside, other=0.0).to(tl.float32)
+            if y is not None:
+                tl.store(y + row + t * width, y_E, mask=inside)
+            if z is not None:
+                z_E = tl.load(z + b * z_batch + t * z_row + e, mask=inside, other=0.0).to(tl.float32)
+                y_E *= z_E * sigmoid(z_E)
+            tl.store(out + row + t * width, y_E, mask=inside)

@@ -1,0 +1,95 @@
+"""Small batches of long sequences: groups of tokens are walked side by side, once they know what they start from.
+
+First every group is walked from zero: how far it takes a state (`ends`), and what of a state before it is left behind it
+(`decays`). Both are small, so a short kernel then goes from group to group. The adjoint state of the backward pass obeys
+the same recurrence, walked the other way.
+"""
+
+import triton
+import triton.language as tl
+
+from longvision.ops.triton.arithmetic import load_pair
+from longvision.ops.triton.scan_forward import decay_rates, reset_at, step_of
+from longvision.ops.triton.walks import token_at
+
+
+@triton.jit
+def scan_ends(
+    x,
+    x_batch,
+    x_row,
+    step,
+    step_batch,
+    step_row,
+    BC,
+    A,
+    bias,
+    sequence,
+    ends,
+    decays,
+    tokens,
+    width,
+    group,
+    N: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    REVERSE: tl.constexpr,
+    LOG_DECAY: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+    ADJOINT: tl.constexpr,
+):
+    """Program (tile of channels, group, batch). With ADJOINT `x` is the gradient of y, and the walk goes backward."""
+    e = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    g = tl.program_id(1)
+    b = tl.program_id(2).to(tl.int64)
+    inside = e < width
+    rates = decay_rates(A, e, inside, N, LOG_DECAY)
+    bias_E = tl.zeros([CHANNELS], tl.float32)
+    if bias is not None:
+        bias_E = tl.load(bias + e, mask=inside, other=0.0).to(tl.float32)
+    h = ()
+    for n in tl.static_range(N):
+        h = h + (tl.zeros([CHANNELS], tl.float32),)
+    elapsed = tl.zeros([CHANNELS], tl.float32)
+    crossed = 0.0
+
+    first = g * group
+    last = tl.minimum(first + group, tokens)
+    x += b * x_batch + e
+    step += b * step_batch + e
+    BC += b * tokens * N
+    for i in range(0, last - first):
+        p = last - 1 - i if ADJOINT else first + i
+        t = token_at(p, tokens, REVERSE)
+        u = tl.load(x + t * x_row, mask=inside, other=0.0).to(tl.float32)
+        d, raw = step_of(step + t * step_row, bias_E, inside, bias is not None, SOFTPLUS == "take")
+        elapsed += d
+        border = 0.0
+        if sequence is not None:
+            border = reset_at(sequence, p, tokens, REVERSE)
+            crossed += border
+        new = ()
+        for n in tl.static_range(N):
+            B, C = load_pair(BC + t * N + n)
+            decay = tl.exp2(d * rates[n] + border) if sequence is not None else tl.exp2(d * rates[n])
+            new = new + (decay * (h[n] + u * C) if ADJOINT else decay * h[n] + d * u * B,)
+        h = new
+    for n in tl.static_range(N):
+        place = ((b * tl.num_programs(1) + g) * width + e) * N + n
+        tl.store(ends + place, h[n], mask=inside)
+        tl.store(decays + place, tl.exp2(elapsed * rates[n] + crossed), mask=inside)
+
+
+@triton.jit
+def scan_starts(ends, decays, groups, size, BLOCK: tl.constexpr, ADJOINT: tl.constexpr):
+    """Program (block of the N E states, batch): what each group starts from, written over `ends`."""
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    b = tl.program_id(1).to(tl.int64)
+    inside = i < size
+    h = tl.zeros([BLOCK], tl.float32)
+    for k in range(0, groups):
+        g = groups - 1 - k if ADJOINT else k
+        place = (b * groups + g) * size + i
+        end = tl.load(ends + place, mask=inside, other=0.0)
+        decay = tl.load(decays + place, mask=inside, other=0.0)
+        tl.store(ends + place, h, mask=inside)
+        h = decay * h + end
