@@ -5,7 +5,7 @@ import torch
 
 from longvision.benchmark import ops
 from longvision.benchmark.ops import OpsBenchmark, OpsPlan, Scan, check
-from longvision.ops.selective_scan import op
+from longvision.ops.backends import BACKENDS
 
 NAMES = ("x", "delta", "A", "B", "C", "D", "z", "delta_bias")
 SMALL = dict(tokens=[5, 20], channels=8, states=4, budget=0.05, rounds=2)
@@ -57,7 +57,7 @@ def wrong_nan(inputs, reverse, cu_seqlens):
     return reference(inputs, reverse, cu_seqlens) * float("nan")
 
 
-@pytest.mark.parametrize("name", op.BACKENDS)
+@pytest.mark.parametrize("name", BACKENDS)
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 def test_the_backends_pass(name, dtype):
     status = check(ops.scans()[name], OpsPlan(**SMALL, dtype=dtype))

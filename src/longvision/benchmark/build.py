@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from longvision import models  # noqa: F401 registers them
 from longvision.benchmark.case import Case
 from longvision.layers.mixer import VimMixer
-from longvision.ops.selective_scan.op import choose_backend
+from longvision.ops.backends import choose_backend
 
 
 def create(name: str, size: int) -> nn.Module:

@@ -26,7 +26,7 @@ from longvision.benchmark.models import ROUNDS, check_choice, check_device
 from longvision.benchmark.provenance import device_name, provenance
 from longvision.benchmark.timing import time_round
 from longvision.ops import selective_scan
-from longvision.ops.selective_scan import op
+from longvision.ops.backends import BACKENDS
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 # Largest error that passes, as a part of the largest true value: some roundings of float64 and float32; bfloat16
@@ -238,7 +238,7 @@ def _ratio(result: OpResult, other: OpResult | None) -> float | None:
 
 def scans() -> dict[str, Scan]:
     """Our backends, and peers that are installed."""
-    ours = {name: Scan(_backend(name)) for name in op.BACKENDS}
+    ours = {name: Scan(_backend(name)) for name in BACKENDS}
     peers = {"mambapy": Scan(_mambapy, backward_direction=False, packed=False)}
     return ours | {name: scan for name, scan in peers.items() if importlib.util.find_spec(name)}
 

@@ -10,11 +10,6 @@ MOST_TAPS = 8  # as in native/conv.h
 TILE = 32  # tokens of a task
 
 
-def available(x_BME: Tensor, taps: int) -> bool:
-    """Whether the kernels take such tensors, on this machine."""
-    return x_BME.device.type == "cpu" and taps <= MOST_TAPS and kernels(x_BME.dtype) is not None
-
-
 def forward(
     x_BME: Tensor, weight_EK: Tensor, bias_E: Tensor | None, silu: bool, reverse: bool, cu_seqlens: Tensor | None
 ) -> Tensor:

@@ -3,14 +3,7 @@
 import torch
 from torch import Tensor
 
-from longvision.ops.causal_conv1d.cpu import MOST_TAPS
-from longvision.ops.triton import available as has_kernels
 from longvision.ops.triton.layout import dense_rows, sequence_numbers
-
-
-def available(x_BME: Tensor, taps: int) -> bool:
-    """Whether the kernels take such tensors, on this machine."""
-    return taps <= MOST_TAPS and has_kernels(x_BME.device.type, x_BME.dtype)
 
 
 def forward(

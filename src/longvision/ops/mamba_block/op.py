@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from longvision.ops.backends import choose_backend
 from longvision.ops.causal_conv1d.cpu import MOST_TAPS
 from longvision.ops.checks import check_fits, columns
 from longvision.ops.kept import check_kept, may_need_backward
@@ -16,7 +17,6 @@ from longvision.ops.mamba_inner.walk import Inner, Walk, check_walks, flat, unfl
 from longvision.ops.packing import check_cu_seqlens
 from longvision.ops.precision import mixed_dtype
 from longvision.ops.rms_norm.op import rms_norm
-from longvision.ops.selective_scan.op import choose_backend
 from longvision.ops.tangents import refuse_tangents
 
 BLOCKS: dict[str, Any] = {"cpu": cpu, "triton": triton}  # the block around each of `FUSED`

@@ -1,7 +1,6 @@
 """A residual Mamba block on a GPU. The normalised input is made again in the backward, not kept."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from longvision.ops.mamba_inner import triton as mixer

@@ -1,12 +1,12 @@
 """A Mamba mixer on a GPU, by Triton kernels (ops/triton/) and torch's matrix products.
 
-Forward: the input projection. Then in each direction one kernel for convolution, SiLU, projections and softplus, and one
-for the scan, which in the last direction adds what the other gave, in float32, and applies the gate. Then the output
-projection. Kept are what came before the gate, and the states between chunks of tokens; all else is computed again from
-the input, since it is products of matrices, which a GPU has time for.
+Forward: the input projection. Then in each direction one kernel for convolution, SiLU, projections and softplus, and
+one for the scan, which in the last direction adds what the other gave, in float32, and applies the gate. Then the
+output projection. Kept are what came before the gate, and the states between chunks of tokens; all else is computed
+again from the input: it is products of matrices, which a GPU has time for.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -52,9 +52,7 @@ def forward_between(xz_BMF: Tensor, inner: Inner, keep: bool) -> tuple[Tensor, K
     from longvision.ops.triton import scan
 
     ungated, nothing, states = kept_shapes(xz_BMF, inner, keep)
-    kept = Kept(
-        xz_BMF.new_empty(ungated), xz_BMF.new_empty(nothing), xz_BMF.new_empty(states, dtype=torch.float32)
-    )
+    kept = Kept(xz_BMF.new_empty(ungated), xz_BMF.new_empty(nothing), xz_BMF.new_empty(states, dtype=torch.float32))
     x_BME, z_BME = xz_BMF.chunk(2, dim=-1)
     sequence_M = sequence_numbers(inner.cu_seqlens, x_BME)
     y_BME = None
@@ -104,7 +102,7 @@ def backward(grad_BMD: Tensor, kept: Kept, x_BMD: Tensor, inner: Inner) -> list[
     return [dx_BMD, *of_walks, *of_projections]
 
 
-def _scan(x_BME: Tensor, walk: Walk, sequence_M: Tensor | None, keep_low: bool = False):  # type: ignore[no-untyped-def]
+def _scan(x_BME: Tensor, walk: Walk, sequence_M: Tensor | None, keep_low: bool = False) -> Any:
     """-> what the direction's scan reads, and if asked the low-rank step (B, M, R)."""
     from longvision.ops.triton.project import projected
     from longvision.ops.triton.scan import Scan

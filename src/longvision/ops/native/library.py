@@ -56,6 +56,12 @@ def kernels(dtype: torch.dtype) -> Library | None:
     return _load(dtype) if dtype in DEFINITIONS else None
 
 
+@torch.compiler.assume_constant_result
+def available(device: str, dtype: torch.dtype) -> bool:
+    """Whether there are kernels for such tensors, on this machine."""
+    return device == "cpu" and kernels(dtype) is not None
+
+
 @functools.cache
 def _load(dtype: torch.dtype) -> Library | None:
     try:

@@ -8,11 +8,9 @@ from longvision.ops.native import dense, double, kernels, pack, room
 ROWS = 64  # tokens of a task, as in native/norm.h
 
 
-@torch.compiler.assume_constant_result
-def available(device: str, x_dtype: torch.dtype, weight_dtype: torch.dtype) -> bool:
-    """Whether the kernels take such tensors, on this machine: x in the precision that the weight computes in."""
-    real = torch.promote_types(weight_dtype, torch.float32)
-    return device == "cpu" and x_dtype == real and kernels(weight_dtype) is not None
+def takes(x_BMD: Tensor, weight_dtype: torch.dtype) -> bool:
+    """Whether x has the precision that the weight computes in."""
+    return x_BMD.dtype == torch.promote_types(weight_dtype, torch.float32)
 
 
 def forward(x_BMD: Tensor, weight_D: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -18,12 +18,6 @@ CHUNK = 64  # tokens, as in native/sequences.h
 GROUP = 4  # vectors of channels in a task, as in native/scan.h
 
 
-@torch.compiler.assume_constant_result
-def available(device: str, dtype: torch.dtype) -> bool:
-    """Whether the kernels take such tensors, on this machine."""
-    return device == "cpu" and kernels(dtype) is not None
-
-
 def forward(inputs: ScanInputs, keep: bool) -> tuple[Tensor, Tensor | None]:
     """-> y (B, M, E) and the state before each piece (B, pieces, N, E), float32 or better (None unless `keep`)."""
     library, scan, A_EN = _prepare(inputs)

@@ -1,12 +1,12 @@
 """The selective scan that models call: checks, the choice of a backend, one node for autograd, compile and export."""
 
-import os
 from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from longvision.ops.backends import choose_backend
 from longvision.ops.checks import check_fits, check_tokens, columns
 from longvision.ops.kept import check_kept, may_need_backward
 from longvision.ops.packing import check_cu_seqlens
@@ -14,11 +14,8 @@ from longvision.ops.selective_scan import chunked, cpu, triton
 from longvision.ops.selective_scan.inputs import ScanInputs
 from longvision.ops.selective_scan.reference import selective_scan_reference
 from longvision.ops.tangents import refuse_tangents
-from longvision.ops.triton import available
 
-BACKENDS = ("cpu", "triton", "chunked", "reference")
 MODULES: dict[str, Any] = {"cpu": cpu, "triton": triton, "chunked": chunked}
-BACKEND_VARIABLE = "LONGVISION_SCAN_BACKEND"
 
 
 def selective_scan(
@@ -57,9 +54,9 @@ def selective_scan(
         reverse: walk from the last token to the first.
         cu_seqlens: (S + 1,) integers 0 = c_0 < c_1 < ... < c_S = M, the borders of S sequences packed one behind the
             other (batch 1): the state starts from zero in each.
-        backend: "cpu" (kernels in C++), "triton" (kernels for a GPU), "chunked" (plain torch, any device) or
-            "reference" (the equations, slow); None takes the environment variable LONGVISION_SCAN_BACKEND, and without it the fastest one that this
-            machine has for x.
+        backend: "cpu" (kernels in C++), "triton" (kernels for an NVIDIA GPU), "chunked" (plain torch, any device) or
+            "reference" (the equations, slow); None takes the environment variable LONGVISION_SCAN_BACKEND, and without
+            it the fastest one that this machine has for x.
 
     Raises:
         TypeError, ValueError: tensors that are none, or do not fit; a backend that does not exist or cannot run here.
@@ -86,29 +83,6 @@ def selective_scan(
     )
     y_BME, _ = _selective_scan(*inputs, backend, keep)
     return y_BME.to(asked)
-
-
-def choose_backend(asked: str | None, device: str, dtype: torch.dtype) -> str:
-    """The backend asked for by argument or environment variable, or the fastest for tensors of that kind."""
-    name = asked or os.environ.get(BACKEND_VARIABLE)
-    if not name:
-        if cpu.available(device, dtype):
-            return "cpu"
-        return "triton" if device == "cuda" and available(device, dtype) else "chunked"
-    origin = "backend" if asked else BACKEND_VARIABLE
-    if name not in BACKENDS:
-        raise ValueError(f"{origin}={name!r} is not a selective-scan backend: choose one of {', '.join(BACKENDS)}")
-    if name == "cpu" and not cpu.available(device, dtype):
-        raise ValueError(
-            f"{origin}='cpu' cannot take {dtype} on {device}: it needs a CPU, float32, float64 or bfloat16, and a C++ "
-            "compiler; choose chunked"
-        )
-    if name == "triton" and not available(device, dtype):
-        raise ValueError(
-            f"{origin}='triton' cannot take {dtype} on {device}: it needs an NVIDIA GPU, float32, bfloat16 or float16, "
-            "and the package triton; choose chunked"
-        )
-    return name
 
 
 def _check_shapes(

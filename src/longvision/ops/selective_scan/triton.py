@@ -1,5 +1,7 @@
 """The selective scan on a GPU, by Triton kernels (ops/triton/)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -39,10 +41,11 @@ def backward(grad_BME: Tensor, states_BKEN: Tensor, inputs: ScanInputs) -> tuple
 
 def new_states(x_BME: Tensor, A_EN: Tensor, cu_seqlens: Tensor | None) -> Tensor:
     """(B, chunks, E, N)."""
-    return x_BME.new_empty(kept_shape(*x_BME.shape, A_EN.shape[1]), dtype=torch.float32)
+    batch, tokens, width = x_BME.shape
+    return x_BME.new_empty(kept_shape(batch, tokens, width, A_EN.shape[1]), dtype=torch.float32)
 
 
-def _scan(inputs: ScanInputs):  # type: ignore[no-untyped-def]
+def _scan(inputs: ScanInputs) -> Any:
     from longvision.ops.triton.scan import Scan
 
     return Scan(

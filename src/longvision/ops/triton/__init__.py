@@ -7,7 +7,6 @@ import os
 import torch
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # stored; inside all is float32
-MOST_STATES = 64
 
 
 @torch.compiler.assume_constant_result

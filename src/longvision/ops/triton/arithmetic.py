@@ -1,8 +1,12 @@
 """What the kernels compute with: float32 throughout, written so that nothing small is lost and nothing overflows."""
 
+import os
+
 import triton
 import triton.language as tl
 
+# Triton's interpreter takes bfloat16 in a product of matrices for integers.
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 
@@ -11,9 +15,9 @@ LN2 = tl.constexpr(0.6931471805599453)
 def sigmoid(x):
     """1 / (1 + exp(-x)), from an exponential that is at most 1.
 
-    The reciprocal of d = 1 + e, between 1 and 2, by Newton's iteration: special functions are what a scan waits for, and
-    a division is another one. It starts from the polynomial (1 + T3(2 d - 3) / 99) / d, off by 1/99 at most, so that two
-    steps give 1e-8.
+    The reciprocal of d = 1 + e, between 1 and 2, by Newton's iteration: special functions are what a scan waits for,
+    and a division is another one. It starts from the polynomial (1 + T3(2 d - 3) / 99) / d, off by 1/99 at most, so
+    that two steps give 1e-8.
     """
     e = tl.exp2(tl.abs(x) * -LOG2E)
     d = 1.0 + e
@@ -86,3 +90,12 @@ def lane_sums(values, COUNT: tl.constexpr):
                 new = new + (kept + tl.gather(given, lane ^ (1 << level), axis=0),)
             folded = new
     return tl.sum(tl.reshape(folded[0], [32 // COUNT, COUNT]), axis=0)
+
+
+@triton.jit
+def product(left, right, total):
+    """total + left times right; of float32 factors no digit is dropped."""
+    if INTERPRETED:
+        left = left.to(tl.float32)
+        right = right.to(tl.float32)
+    return tl.dot(left, right, total, input_precision="ieee")

@@ -1,4 +1,4 @@
-"""The short depthwise convolution with SiLU: lanes are channels, a run of tokens is walked with a window of the last few.
+"""The short depthwise convolution with SiLU: lanes are channels; a run of tokens is walked, the last few in a window.
 
 So every token is read once, and the backward pass needs no second look at its neighbours.
 """
@@ -54,7 +54,9 @@ def convolution_forward(
         taps = taps + (tl.load(weight + e * TAPS + (TAPS - 1 - k), mask=inside, other=0.0).to(tl.float32),)
         if k > 0:
             here = e < tl.where(first >= k, width, 0)
-            window = window + (tl.load(x + token_at(first - k, tokens, REVERSE) * x_row, mask=here, other=0.0).to(tl.float32),)
+            window = window + (
+                tl.load(x + token_at(first - k, tokens, REVERSE) * x_row, mask=here, other=0.0).to(tl.float32),
+            )
     bias_E = tl.zeros([CHANNELS], tl.float32)
     if bias is not None:
         bias_E = tl.load(bias + e, mask=inside, other=0.0).to(tl.float32)
@@ -96,8 +98,8 @@ def convolution_backward(
     SILU: tl.constexpr,
     ADD: tl.constexpr,
 ):
-    """Program (tile of channels, run of tokens, batch): its run of dx (added to what is there with ADD), and its parts of
-    the sums for weight and bias.
+    """Program (tile of channels, run of tokens, batch): its run of dx (added to what is there with ADD), and its parts
+    of the sums for weight and bias.
 
     A token's gradient comes from itself and the TAPS - 1 behind it: so many are walked beyond the run.
     """
@@ -118,7 +120,9 @@ def convolution_backward(
         sums = sums + (tl.zeros([CHANNELS], tl.float32),)
         if k > 0:
             here = e < tl.where(first >= k, width, 0)
-            window = window + (tl.load(x + token_at(first - k, tokens, REVERSE) * x_row, mask=here, other=0.0).to(tl.float32),)
+            window = window + (
+                tl.load(x + token_at(first - k, tokens, REVERSE) * x_row, mask=here, other=0.0).to(tl.float32),
+            )
             pending = pending + (tl.zeros([CHANNELS], tl.float32),)
     bias_E = tl.zeros([CHANNELS], tl.float32)
     if bias is not None:

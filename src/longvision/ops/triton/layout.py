@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+MOST_CHANNELS = 16384  # of the normalisation: a row has to fit into the registers of a program
 CHUNK = 64  # tokens between the states that are kept for the backward pass
 
 

@@ -7,13 +7,12 @@ from torch import Tensor
 
 from longvision.ops.triton.launch import launch
 
-MOST_CHANNELS = 16384  # a row has to fit into the registers of a program
 ROWS = 64  # of a program in the backward pass, which adds up their parts of the weight's gradient
 
 
 @triton.jit
 def norm_forward(x, branch, weight, y, total, inverse, rows, width, eps, BLOCK: tl.constexpr):
-    """Program (row): y = s / rms(s) weight with s = x + branch, or x alone; writes s to `total` if there is a branch."""
+    """Program (row): y = s / rms(s) weight with s = x + branch, or x alone; with a branch s goes to `total`."""
     i = tl.arange(0, BLOCK)
     row = tl.program_id(0).to(tl.int64)
     inside = i < width
@@ -29,7 +28,7 @@ def norm_forward(x, branch, weight, y, total, inverse, rows, width, eps, BLOCK: 
 
 @triton.jit
 def norm_backward(grad, passed, x, inverse, weight, dx, dweight, rows, width, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    """Program (ROWS rows): dx = inverse (w grad - n mean(w grad n)) with n = x inverse, plus `passed` if there is any."""
+    """Program (ROWS rows): dx = inverse (w grad - n mean(w grad n)) with n = x inverse, plus `passed` if any."""
     i = tl.arange(0, BLOCK)
     inside = i < width
     weight_D = tl.load(weight + i, mask=inside, other=0.0).to(tl.float32)

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from longvision.ops.triton.arithmetic import sigmoid, softplus
+from longvision.ops.triton.arithmetic import product, sigmoid, softplus
 from longvision.ops.triton.launch import launch
 
 TOKENS = 64  # of a program
@@ -72,10 +72,14 @@ def project(
             y_TE += seen.to(tl.float32) * tap[None, :]
         u_TE = (y_TE * sigmoid(y_TE)).to(u.dtype.element_ty)
         tl.store(u + out + e[None, :], u_TE, mask=here_T[:, None] & inside[None, :])
-        low_ER = tl.load(x_proj + r_R[None, :] * width + e[:, None], mask=inside[:, None] & (r_R < rank)[None, :], other=0.0)
-        BC_EC = tl.load(x_proj + row_C[None, :] * width + e[:, None], mask=inside[:, None] & (c_C < 2 * N)[None, :], other=0.0)
-        low_TR = tl.dot(u_TE, low_ER.to(u_TE.dtype), low_TR, input_precision="ieee")
-        BC_TC = tl.dot(u_TE, BC_EC.to(u_TE.dtype), BC_TC, input_precision="ieee")
+        low_ER = tl.load(
+            x_proj + r_R[None, :] * width + e[:, None], mask=inside[:, None] & (r_R < rank)[None, :], other=0.0
+        )
+        BC_EC = tl.load(
+            x_proj + row_C[None, :] * width + e[:, None], mask=inside[:, None] & (c_C < 2 * N)[None, :], other=0.0
+        )
+        low_TR = product(u_TE, low_ER.to(u_TE.dtype), low_TR)
+        BC_TC = product(u_TE, BC_EC.to(u_TE.dtype), BC_TC)
     BC_place = (b * tokens + t_T[:, None]) * (2 * N) + c_C[None, :]
     tl.store(BC + BC_place, BC_TC, mask=here_T[:, None] & (c_C < 2 * N)[None, :])
     low_half = low_TR.to(u.dtype.element_ty)
@@ -85,10 +89,13 @@ def project(
     for start in range(0, width, CHANNELS):
         e = start + tl.arange(0, CHANNELS)
         inside = e < width
-        dt_RE = tl.load(dt_proj + e[None, :] * rank + r_R[:, None], mask=inside[None, :] & (r_R < rank)[:, None], other=0.0)
-        raw_TE = tl.dot(low_half, dt_RE.to(low_half.dtype), input_precision="ieee")
+        dt_RE = tl.load(
+            dt_proj + e[None, :] * rank + r_R[:, None], mask=inside[None, :] & (r_R < rank)[:, None], other=0.0
+        )
         # The bias meets the step in float32: beside -7, half precision has no place for the step's last digits.
+        raw_TE = tl.zeros([TOKENS, CHANNELS], tl.float32)
         raw_TE += tl.load(dt_bias + e, mask=inside, other=0.0).to(tl.float32)[None, :]
+        raw_TE = product(low_half, dt_RE.to(low_half.dtype), raw_TE)
         tl.store(step + out + e[None, :], softplus(raw_TE), mask=here_T[:, None] & inside[None, :])
 
 
@@ -103,8 +110,8 @@ def projected(
     sequence_M: Tensor | None,
     keep_low: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """-> u = silu(convolution) and step (B, M, E) in x's dtype, B and C side by side (B, M, N, 2) in float32, and if asked
-    the low-rank step (B, M, R). x has contiguous channels."""
+    """-> u = silu(convolution) and step (B, M, E) in x's dtype, B and C side by side (B, M, N, 2) in float32, and if
+    asked the low-rank step (B, M, R). x has contiguous channels."""
     (batch, tokens, width), (rank, taps) = x_BME.shape, (dt_proj_ER.shape[1], filter_EK.shape[1])
     states = (x_proj_PE.shape[0] - rank) // 2
     u_BME = torch.empty_like(x_BME, memory_format=torch.contiguous_format)

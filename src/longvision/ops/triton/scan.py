@@ -18,8 +18,8 @@ BLOCK = 256  # of `scan_starts`
 class Scan(NamedTuple):
     """What a direction reads; a tensor that is None is left out.
 
-    `x_BME` and `step_BME` have contiguous channels; `BC_BMN2` is float32, B and C side by side; `A_EN` is contiguous, or
-    with `log_decay` log(-A). `sequence_M` numbers the packed sequence of each token, int32. The step is
+    `x_BME` and `step_BME` have contiguous channels; `BC_BMN2` is float32, B and C side by side; `A_EN` is contiguous,
+    or with `log_decay` log(-A). `sequence_M` numbers the packed sequence of each token, int32. The step is
     `step_BME` plus bias, or softplus of that, which the kernels "take" or somebody has "taken": it is of interest for
     the gradients, which are then of what softplus was taken of.
     """

@@ -1,7 +1,7 @@
 """The selective scan, forward: lanes are channels, time is a loop, the states of a channel stay in registers.
 
-h is a tuple of N vectors of CHANNELS, not a tile: so the compiler keeps all states of a channel in the lane that has the
-channel, and the time loop needs no shuffle, no shared memory and no barrier.
+h is a tuple of N vectors of CHANNELS, not a tile: so the compiler keeps all states of a channel in the lane that has
+the channel, and the time loop needs no shuffle, no shared memory and no barrier.
 """
 
 import triton

@@ -1,8 +1,8 @@
 """Small batches of long sequences: groups of tokens are walked side by side, once they know what they start from.
 
-First every group is walked from zero: how far it takes a state (`ends`), and what of a state before it is left behind it
-(`decays`). Both are small, so a short kernel then goes from group to group. The adjoint state of the backward pass obeys
-the same recurrence, walked the other way.
+First every group is walked from zero: how far it takes a state (`ends`), and what of a state before it is left behind
+it (`decays`). Both are small, so a short kernel then goes from group to group. The adjoint state of the backward pass
+obeys the same recurrence, walked the other way.
 """
 
 import triton
