@@ -28,6 +28,7 @@ def run(arguments: list[str]) -> int:
     try:
         trainer = make_trainer(configuration.trainer, run_folder)
         if leads_run():
+            configuration.values.trainer.precision = trainer.precision  # the default depends on the machine
             configuration.save(run_folder.new_config())
             _announce(task, data, run_folder, checkpoint is not None)
         outcome = train(trainer, task, data, run_folder, checkpoint)

@@ -89,6 +89,8 @@ class LastCheckpoint(RunCheckpoint):
 def make_trainer(options: dict[str, Any], run: Run | None = None) -> Trainer:
     """Lightning's Trainer with this project's callbacks, and quiet. Without a run it writes nothing.
 
+    Where no precision is asked for it is bfloat16 autocast on a CUDA GPU, float32 elsewhere.
+
     Raises:
         ValueError: options that Lightning refuses.
     """
@@ -116,9 +118,9 @@ def _trainer(**options: Any) -> Trainer:
 
 
 def _precision(accelerator: str) -> str:
-    """bf16 where the processor computes in it natively; float16 is never chosen for somebody."""
+    """bf16 on a CUDA GPU that computes in it natively; float16 is never chosen for somebody."""
     on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
+    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
 
 
 def fit_or_interrupt(trainer: Trainer, task: Classification, data: ClassificationData, resume: Path | None) -> None:

@@ -7,10 +7,12 @@ from torch import Tensor
 
 from longvision.ops.triton.configurations import configuration
 from longvision.ops.triton.launch import launch
-from longvision.ops.triton.layout import CHUNK
+from longvision.ops.triton.layout import CHUNK, kept_shape
 from longvision.ops.triton.scan_backward import scan_backward
 from longvision.ops.triton.scan_forward import scan_forward
 from longvision.ops.triton.scan_groups import scan_ends, scan_starts
+
+__all__ = ["Gradients", "Scan", "backward", "forward", "kept_shape"]
 
 BLOCK = 256  # of `scan_starts`
 
@@ -63,8 +65,8 @@ def forward(
     ungated: Tensor | None = None,
     states: Tensor | None = None,
 ) -> Tensor:
-    """-> (scale (h C + D x) + other) silu(z), in `out` if given; `ungated` gets it without the gate, `states` the states
-    with which chunks begin."""
+    """-> (scale (h C + D x) + other) silu(z), in `out` if given; `ungated` gets it without the gate, `states` the
+    states with which chunks begin."""
     batch, tokens, width = scan.x_BME.shape
     chosen = configuration("scan_forward", scan.x_BME, scan.states)
     out = torch.empty_like(scan.x_BME, memory_format=torch.contiguous_format) if out is None else out

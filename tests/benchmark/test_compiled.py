@@ -1,0 +1,68 @@
+"""The Triton kernels compiled ahead of time for two architectures: nothing spilled, few instructions a state."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+KERNELS = {
+    *("norm_forward", "project", "scan_forward", "gate_backward", "scan_backward", "convolution_backward"),
+    "norm_backward",
+}
+SPLIT = {"scan_ends", "scan_starts"}
+
+
+def compiled(part, out):
+    """-> rows of the cases with `part` in their names, by a process that does not interpret kernels."""
+    command = [sys.executable, ROOT / "benchmarks/compiled.py", "--out", out, "--case", part]
+    variables = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-2000:]
+    with out.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def main_rows(tmp_path_factory):
+    pytest.importorskip("triton")
+    return compiled("Vim-Ti, 224 px, batch 128, training", tmp_path_factory.mktemp("main") / "compiled.csv")
+
+
+def of(rows, kernel, architecture="sm_90"):
+    found = [row for row in rows if row["kernel"] == kernel and row["architecture"] == architecture]
+    assert found, f"no {kernel} for {architecture}"
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["sm_90", "sm_80"])
+def test_every_kernel_compiles_without_spilling(main_rows, architecture):
+    assert {row["kernel"] for row in main_rows if row["architecture"] == architecture} >= KERNELS
+    assert {row["kernel"]: row["spills"] for row in main_rows if row["spills"] != "0"} == {}
+
+
+@pytest.mark.slow
+def test_instructions_of_the_forward(main_rows):
+    """An exponential, and some seven instructions beside it; no lane waits for another in the time loop."""
+    for row in of(main_rows, "scan_forward"):
+        assert 5 < float(row["per_state"]) <= 8.5 and 1 <= float(row["mufu"]) <= 1.1
+        assert row["waits"] == "0" and row["shared_bytes"] == "0"
+
+
+@pytest.mark.slow
+def test_instructions_of_the_backward(main_rows):
+    for row in of(main_rows, "scan_backward"):
+        assert 15 < float(row["per_state"]) <= 32 and 2 <= float(row["mufu"]) <= 2.2
+
+
+@pytest.mark.slow
+def test_a_long_image_alone_is_split(tmp_path):
+    rows = compiled("1248 px, batch 1, inference", tmp_path / "compiled.csv")
+    assert {row["kernel"] for row in rows} >= SPLIT
+    assert {row["kernel"]: row["spills"] for row in rows if row["spills"] != "0"} == {}
+    for row in of(rows, "scan_ends"):
+        assert float(row["per_state"]) <= 8 and row["waits"] == "0"
