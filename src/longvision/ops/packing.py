@@ -16,7 +16,8 @@ def check_cu_seqlens(cu_seqlens: Tensor, x_BME: Tensor) -> None:
             f"cu_seqlens of shape {tuple(cu_seqlens.shape)} and type {cu_seqlens.dtype} with x of shape "
             f"{tuple(x_BME.shape)}: expected at least two integers, and all sequences packed in a batch of one"
         )
-    if torch.compiler.is_compiling():  # the values are not known yet
+    # The values are not known yet, or cannot be asked for.
+    if torch.compiler.is_compiling() or (cu_seqlens.is_cuda and torch.cuda.is_current_stream_capturing()):
         return
     _check_borders(cu_seqlens, x_BME.shape[1])
 

@@ -23,17 +23,40 @@ def rms_norm(x_BMD: Tensor, weight_D: Tensor, eps: float = 1e-5) -> Tensor:
     Raises:
         TypeError, ValueError: tensors that are none, or do not fit.
     """
+    _check(x_BMD, weight_D)
+    backend = choose_backend(None, x_BMD.device.type, weight_D.dtype)
+    if backend not in FUSED or not FUSED[backend].takes(x_BMD, weight_D.dtype):
+        return rms_norm_reference(x_BMD, weight_D, eps)
+    refuse_tangents("rms_norm", x_BMD, weight_D)
+    return _rms_norm(x_BMD, weight_D, eps, backend)[0]
+
+
+def add_rms_norm(x_BMD: Tensor, branch_BMD: Tensor, weight_D: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
+    """-> x + branch in x's dtype, and its `rms_norm`, both (..., D): a residual sum and the normalisation behind it.
+
+    On a GPU they are one kernel, which reads each tensor once.
+
+    Raises:
+        TypeError, ValueError: tensors that are none, or do not fit.
+    """
+    _check(x_BMD, weight_D)
+    check_fits("rms_norm", "branch", branch_BMD, tuple(x_BMD.shape), x_BMD)
+    backend = choose_backend(None, x_BMD.device.type, weight_D.dtype)
+    if backend != "triton" or not triton.takes(x_BMD, weight_D.dtype):
+        total_BMD = x_BMD + branch_BMD.to(x_BMD.dtype)
+        return total_BMD, rms_norm(total_BMD, weight_D, eps)
+    refuse_tangents("rms_norm", x_BMD, branch_BMD, weight_D)
+    total_BMD, normed_BMD, _ = _add_rms_norm(x_BMD, branch_BMD, weight_D, eps)
+    return total_BMD, normed_BMD
+
+
+def _check(x_BMD: Tensor, weight_D: Tensor) -> None:
     if not isinstance(x_BMD, Tensor):
         raise TypeError(f"rms_norm got x of type {type(x_BMD).__name__}, expected a torch.Tensor")
     if x_BMD.ndim == 0 or x_BMD.shape[-1] == 0:
         raise ValueError(f"rms_norm got x of shape {tuple(x_BMD.shape)}, expected (..., channels), at least one")
     check_fits("rms_norm", "x", x_BMD, tuple(x_BMD.shape), x_BMD)
     check_fits("rms_norm", "weight", weight_D, tuple(x_BMD.shape[-1:]), x_BMD)
-    backend = choose_backend(None, x_BMD.device.type, weight_D.dtype)
-    if backend not in FUSED or not FUSED[backend].takes(x_BMD, weight_D.dtype):
-        return rms_norm_reference(x_BMD, weight_D, eps)
-    refuse_tangents("rms_norm", x_BMD, weight_D)
-    return _rms_norm(x_BMD, weight_D, eps, backend)[0]
 
 
 @torch.library.custom_op("longvision::rms_norm", mutates_args=())
@@ -72,3 +95,44 @@ def _backward(ctx, grad, _grad_inverse):
 
 
 _rms_norm.register_autograd(_backward, setup_context=_setup_context)
+
+
+@torch.library.custom_op("longvision::add_rms_norm", mutates_args=())
+def _add_rms_norm(x: Tensor, branch: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """-> x + branch, its norm, and 1 / rms."""
+    return triton.add_forward(x, branch, weight, eps)
+
+
+@_add_rms_norm.register_fake
+def _(x, branch, weight, eps):
+    return x.new_empty(x.shape), weight.new_empty(x.shape), x.new_empty(x.shape[:-1], dtype=torch.float32)
+
+
+@torch.library.custom_op("longvision::add_rms_norm_backward", mutates_args=())
+def _add_rms_norm_backward(
+    grad_total: Tensor | None, grad: Tensor, inverse: Tensor, total: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """-> gradients of the sum, which is that of both its parts, and of the weight."""
+    return triton.add_backward(grad_total, grad, inverse, total, weight)
+
+
+@_add_rms_norm_backward.register_fake
+def _(grad_total, grad, inverse, total, weight):
+    return total.new_empty(total.shape), weight.new_empty(weight.shape)
+
+
+def _setup_context_of_add(ctx, inputs, output) -> None:
+    _, branch, weight, _ = inputs
+    ctx.set_materialize_grads(False)  # 1 / rms gets none
+    ctx.branch_dtype = branch.dtype
+    ctx.save_for_backward(output[2], output[0], weight)
+
+
+def _backward_of_add(ctx, grad_total, grad, _grad_inverse):
+    if grad is None:  # the norm was not used
+        return grad_total, None if grad_total is None else grad_total.to(ctx.branch_dtype), None, None
+    dtotal, dweight = _add_rms_norm_backward(grad_total, grad, *ctx.saved_tensors)
+    return dtotal, dtotal.to(ctx.branch_dtype), dweight, None
+
+
+_add_rms_norm.register_autograd(_backward_of_add, setup_context=_setup_context_of_add)

@@ -33,9 +33,9 @@ def norm_backward(grad, passed, x, inverse, weight, dx, dweight, rows, width, RO
     inside = i < width
     weight_D = tl.load(weight + i, mask=inside, other=0.0).to(tl.float32)
     dweight_D = tl.zeros([BLOCK], tl.float32)
-    first = tl.program_id(0) * ROWS
+    first = tl.program_id(0).to(tl.int64) * ROWS
     for r in range(first, tl.minimum(first + ROWS, rows)):
-        row = r.to(tl.int64) * width + i
+        row = r * width + i
         scale = tl.load(inverse + r)
         normed = tl.load(x + row, mask=inside, other=0.0).to(tl.float32) * scale
         grad_D = tl.load(grad + row, mask=inside, other=0.0).to(tl.float32)

@@ -12,8 +12,8 @@ from torch import Tensor
 from longvision.ops.triton.arithmetic import product, sigmoid, softplus
 from longvision.ops.triton.launch import launch
 
-TOKENS = 64  # of a program
-CHANNELS = 32  # at a time
+TOKENS, CHANNELS = 64, 32  # of a program; of them at a time
+WARPS = 8  # with 4, registers are spilled at Vim-S's rank
 
 
 @triton.jit
@@ -124,7 +124,7 @@ def projected(
         (-(-tokens // TOKENS), batch),
         *(x_BME, x_BME.stride(0), x_BME.stride(1), *parameters, sequence_M),
         *(u_BME, step_BME, low_BMR, BC_BMN2, tokens, width, rank),
-        warps=4,
+        warps=WARPS,
         N=states,
         TAPS=taps,
         RANK=max(16, triton.next_power_of_2(rank)),
