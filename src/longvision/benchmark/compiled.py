@@ -141,7 +141,7 @@ def _specialised(launch: Launch) -> tuple[dict[str, str], dict[str, Any], dict[A
     for i, (name, value) in enumerate(zip(launch.kernel.arg_names, launch.arguments)):
         if isinstance(value, Tensor):
             signature[name], attributes[(i,)] = f"*{TYPES[value.dtype]}", aligned
-        elif value is None or value == 1:
+        elif value is None or (isinstance(value, int) and value == 1):
             signature[name], constants[name] = "constexpr", value
         elif isinstance(value, int):
             signature[name] = "i32"

@@ -112,7 +112,7 @@ def _scan(x_BME: Tensor, walk: Walk, sequence_M: Tensor | None, keep_low: bool =
         x_BME, walk.filter_EK, walk.filter_bias_E, *of_step, walk.reverse, sequence_M, keep_low
     )
     scan = Scan(
-        *(u_BME, step_BME, BC_BMN2, walk.A_log_EN.contiguous(), walk.D_E, None, sequence_M),
+        *(u_BME, step_BME, BC_BMN2, walk.A_log_EN.contiguous(), walk.D_E.contiguous(), None, sequence_M),
         softplus="taken",
         log_decay=True,
         reverse=walk.reverse,

@@ -25,8 +25,9 @@ def backward(grad_BME: Tensor, states_BKEN: Tensor, inputs: ScanInputs) -> tuple
     call, dz_BME = _scan(inputs), None
     grad_BME = grad_BME.contiguous()
     if inputs.z_BME is not None:
-        dz_BME = torch.empty_like(grad_BME)
-        ungated_BME = scan.forward(call)  # computed again rather than kept
+        dz_BME = torch.empty_like(inputs.z_BME, memory_format=torch.contiguous_format)
+        # Computed again rather than kept; in float32, so that each gradient is rounded once.
+        ungated_BME = scan.forward(call, out=torch.empty_like(grad_BME, dtype=torch.float32))
         grad_BME = gate.backward(grad_BME, ungated_BME, dense_rows(inputs.z_BME), dz_BME)
     grads = scan.backward(call, grad_BME, states_BKEN)
     in_order = (
@@ -53,8 +54,8 @@ def _scan(inputs: ScanInputs) -> Any:
         dense_rows(inputs.delta_BME),
         torch.stack((inputs.B_BMN.float(), inputs.C_BMN.float()), dim=-1),
         inputs.A_EN.contiguous(),
-        inputs.D_E,
-        inputs.delta_bias_E,
+        None if inputs.D_E is None else inputs.D_E.contiguous(),
+        None if inputs.delta_bias_E is None else inputs.delta_bias_E.contiguous(),
         sequence_numbers(inputs.cu_seqlens, inputs.x_BME),
         softplus="take" if inputs.delta_softplus else "none",
         log_decay=False,

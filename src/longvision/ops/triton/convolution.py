@@ -181,7 +181,17 @@ def forward(
     launch(
         convolution_forward,
         (-(-width // CHANNELS), -(-tokens // RUN), batch),
-        *(x_BME, x_BME.stride(0), x_BME.stride(1), weight_EK.contiguous(), bias_E, sequence_M, y_BME, tokens, width),
+        *(
+            x_BME,
+            x_BME.stride(0),
+            x_BME.stride(1),
+            weight_EK.contiguous(),
+            _dense(bias_E),
+            sequence_M,
+            y_BME,
+            tokens,
+            width,
+        ),
         TAPS=taps,
         CHANNELS=CHANNELS,
         RUN=RUN,
@@ -210,7 +220,7 @@ def backward(
     launch(
         convolution_backward,
         (-(-width // CHANNELS), runs, batch),
-        *(x_BME, x_BME.stride(0), x_BME.stride(1), weight_EK.contiguous(), bias_E, sequence_M, grad_BME),
+        *(x_BME, x_BME.stride(0), x_BME.stride(1), weight_EK.contiguous(), _dense(bias_E), sequence_M, grad_BME),
         *(dx_BME, dx_BME.stride(0), dx_BME.stride(1), dweight, dbias, tokens, width),
         TAPS=taps,
         CHANNELS=CHANNELS,
@@ -220,3 +230,7 @@ def backward(
         ADD=add,
     )
     return dweight.sum(0), dbias.sum(0)
+
+
+def _dense(bias_E: Tensor | None) -> Tensor | None:
+    return None if bias_E is None else bias_E.contiguous()

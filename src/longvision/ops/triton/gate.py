@@ -28,9 +28,9 @@ def gate_backward(
     scale,
     BLOCK: tl.constexpr,
 ):
-    """Program (block of channels, token, batch): dy = scale grad silu(z), dz, and out again if asked."""
-    e = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    t = tl.program_id(1)
+    """Program (token, block of channels, batch): dy = scale grad silu(z), dz, and out again if asked."""
+    t = tl.program_id(0)  # the one axis of a grid that takes more than 65,535 programs
+    e = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     b = tl.program_id(2).to(tl.int64)
     inside = e < width
     row = (b * tokens + t) * width + e
@@ -48,12 +48,13 @@ def gate_backward(
 def backward(
     grad_BME: Tensor, y_BME: Tensor, z_BME: Tensor, dz_BME: Tensor, out: Tensor | None = None, scale: float = 1.0
 ) -> Tensor:
-    """-> `scale` times the gradient of y; writes that of z, and if asked y silu(z). `grad` and y are contiguous."""
+    """-> `scale` times the gradient of y, in y's dtype; writes that of z, and if asked y silu(z). `grad` and y are
+    contiguous."""
     batch, tokens, width = y_BME.shape
     dy_BME = torch.empty_like(y_BME)
     launch(
         gate_backward,
-        (-(-width // BLOCK), tokens, batch),
+        (tokens, -(-width // BLOCK), batch),
         *(grad_BME, y_BME, z_BME, z_BME.stride(0), z_BME.stride(1)),
         *(dy_BME, dz_BME, dz_BME.stride(0), dz_BME.stride(1)),
         *(out, tokens, width, scale),

@@ -46,7 +46,7 @@ class Scan(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """float32 but for those of x and step, which have the dtype of x; `dA_EN` is of A, whatever `log_decay` says."""
+    """float32 but for those of x and step, which have their dtypes; `dA_EN` is of A, whatever `log_decay` says."""
 
     dx_BME: Tensor
     dstep_BME: Tensor
@@ -100,7 +100,7 @@ def backward(scan: Scan, grad_BME: Tensor, states_BKEN: Tensor) -> Gradients:
     starts = None if groups == 1 else _group_starts(scan, group, groups, grad_BME)
     programs = batch * groups
     dx_BME = torch.empty_like(x_BME, memory_format=torch.contiguous_format)
-    dstep_BME = torch.empty_like(dx_BME)
+    dstep_BME = torch.empty_like(scan.step_BME, memory_format=torch.contiguous_format)
 
     def room(*shape: int) -> Tensor:
         return x_BME.new_empty(shape, dtype=torch.float32)
