@@ -10,6 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+# A kernel is compiled or interpreted as this says when it is defined, in the first import of its module: so it is said
+# before any.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 # Two threads that wait for each other at every small operation are a hundred times slower than one where a second
 # process takes their cores.
 torch.set_num_threads(1)

@@ -10,7 +10,6 @@ import longvision
 
 SOURCE = Path(longvision.__file__).parent
 ORDER = ["ops", "layers", "models", "heads", "data", "tasks", "export", "explain", "benchmark", "app", "cli"]
-KERNEL = ("triton",)  # files whose names begin so import what they need beside torch
 HEAVY = ("lightning", "torchmetrics", "jsonargparse", "sklearn", "matplotlib", "pyarrow", "tensorboard", "triton")
 
 
@@ -69,12 +68,17 @@ def test_every_room_is_in_the_order():
 
 
 def test_ops_import_torch_only():
+    """And the kernels in Triton, in a folder of their own, Triton."""
     allowed = {"torch", "longvision", *sys.stdlib_module_names}
+    kernels = SOURCE / "ops" / "triton"
+    with_triton = set()
     for path in sorted((SOURCE / "ops").rglob("*.py")):
-        if path.name.startswith(KERNEL):
-            continue
         for module, line in imports(path):
-            assert module.split(".")[0] in allowed, f"{path.relative_to(SOURCE)}:{line} imports {module}"
+            package = module.split(".")[0]
+            with_triton |= {path.parent} if package == "triton" else set()
+            here = allowed | {"triton"} if path.parent == kernels else allowed
+            assert package in here, f"{path.relative_to(SOURCE)}:{line} imports {module}"
+    assert with_triton == {kernels}  # or this reads nothing
 
 
 def in_fresh_python(code: str) -> str:

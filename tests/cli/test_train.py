@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from longvision.models.checkpoints import read_weights
+from longvision.tasks import training
 from longvision.tasks.classification import Classification
 from longvision.tasks.runs import Run
 from longvision.tasks.training import RunCheckpoint
@@ -100,6 +101,17 @@ def test_the_configuration_parses_to_the_same_values(digits_run):
     assert saved["model"]["args"] == {"depth": 1, "embed_dim": 32}
     assert (saved["trainer"]["max_epochs"], saved["data"]["size"], saved["seed"]) == (2, 16, 0)
     assert "classes" not in saved["model"]
+
+
+def test_the_configuration_says_the_precision(train, digits_run, monkeypatch):
+    def saved(run):
+        return yaml.safe_load((run / "config.yaml").read_text())["trainer"]["precision"]
+
+    assert saved(digits_run) == "32-true"
+    assert saved(train("--trainer.precision", "bf16").run) == "bf16-mixed"
+    monkeypatch.setattr(training, "_precision", lambda accelerator: "bf16-mixed")  # as on a GPU
+    assert saved(train().run) == "bf16-mixed"
+    assert saved(train("--trainer.precision", "32-true").run) == "32-true"
 
 
 def test_the_weights_say_all_that_prediction_needs(digits_run):

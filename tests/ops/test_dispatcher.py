@@ -105,7 +105,7 @@ def test_a_backward_of_what_kept_nothing():
     x, ops = mixer.x.requires_grad_(), torch.ops.longvision
     of_inner = mixer.of_the_op(None, keep=False)
     parameters, directions, in_proj, out_proj = of_inner[1:5]
-    of_block = x, torch.ones(5), parameters, directions, in_proj, out_proj, None, 1e-5, torch.float32, False
+    of_block = x, torch.ones(5), parameters, directions, in_proj, out_proj, None, 1e-5, torch.float32, "cpu", False
     A, B = -torch.ones(5, 2), torch.ones(1, 65, 2)
     of_scan = x, x, A, B, B, None, None, None, None, False, False, "cpu", False
     for op, arguments in (

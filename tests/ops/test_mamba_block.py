@@ -88,7 +88,7 @@ def test_opcheck():
     x, norm_weight, mixer = inputs_of(17, (False, True))
     tensors = [tensor.detach().requires_grad_() for walk in mixer.walks for tensor in walk.tensors()]
     ins = x.requires_grad_(), norm_weight.requires_grad_(), tensors, [False, True]
-    rest = mixer.in_proj.requires_grad_(), mixer.out_proj.requires_grad_(), None, EPS, torch.float64, True
+    rest = mixer.in_proj.requires_grad_(), mixer.out_proj.requires_grad_(), None, EPS, torch.float64, "cpu", True
     torch.library.opcheck(torch.ops.longvision.mamba_block.default, (*ins, *rest))
 
 
@@ -105,7 +105,7 @@ def test_neither_the_norm_s_output_nor_the_gated_one_is_kept():
 def test_without_gradients_nothing_is_kept():
     x, norm_weight, mixer = inputs_of(17, (False, True))
     tensors = [tensor for walk in mixer.walks for tensor in walk.tensors()]
-    arguments = (tensors, [False, True], mixer.in_proj, mixer.out_proj, None, EPS, torch.float64, False)
+    arguments = (tensors, [False, True], mixer.in_proj, mixer.out_proj, None, EPS, torch.float64, "cpu", False)
     _, *kept = torch.ops.longvision.mamba_block(x, norm_weight, *arguments)
     assert [tensor.numel() for tensor in kept] == [0, 0, 0]
 
@@ -142,11 +142,12 @@ def test_is_the_sum_of_its_parts():
     torch.testing.assert_close(fused, parts, rtol=0, atol=1e-13)  # float64, another order of one sum
 
 
-def of_the_op(x, norm_weight, mixer, borders=None, keep=True):
+def of_the_op(x, norm_weight, mixer, borders=None, keep=True, backend="cpu"):
     """As `torch.ops.longvision.mamba_block` takes them."""
     tensors = [tensor for walk in mixer.walks for tensor in walk.tensors()]
     ways = [walk.reverse for walk in mixer.walks]
-    return x, norm_weight, tensors, ways, mixer.in_proj, mixer.out_proj, borders, EPS, norm_weight.dtype, keep
+    parameters = tensors, ways, mixer.in_proj, mixer.out_proj
+    return x, norm_weight, *parameters, borders, EPS, norm_weight.dtype, backend, keep
 
 
 def parts(x, norm_weight, walks, in_proj, out_proj, cu_seqlens=None, eps=EPS):
@@ -233,7 +234,7 @@ def test_opcheck_of_both_passes(dtype, keep, borders):
     torch.library.opcheck(torch.ops.longvision.mamba_block.default, arguments)
     if keep:
         y, *kept = torch.ops.longvision.mamba_block(*arguments)
-        arguments = torch.ones_like(y), *kept, *arguments[:-1]
+        arguments = torch.ones_like(y), kept, *arguments[:-1]
         torch.library.opcheck(torch.ops.longvision.mamba_block_backward.default, arguments)
 
 

@@ -54,11 +54,11 @@ class Inputs(NamedTuple):
         in_proj, out_proj = (None if t is None else function(t) for t in (self.in_proj, self.out_proj))
         return Inputs(function(self.x), walks, in_proj, out_proj)
 
-    def of_the_op(self, borders, keep):
+    def of_the_op(self, borders, keep, backend="cpu"):
         """As `torch.ops.longvision.mamba_inner` takes them."""
         parameters = [tensor for walk in self.walks for tensor in walk.tensors()]
         directions = [walk.reverse for walk in self.walks]
-        return self.x, parameters, directions, self.in_proj, self.out_proj, borders, keep
+        return self.x, parameters, directions, self.in_proj, self.out_proj, borders, backend, keep
 
 
 def make(batch, tokens, width, ways=(False, True), dtype=torch.float64, projections=True, **options):
@@ -313,7 +313,7 @@ def test_opcheck(options):
         torch.library.opcheck(torch.ops.longvision.mamba_inner, leaves_of(inputs).of_the_op(borders, True))
         arguments = inputs.of_the_op(borders, True)
         y, *kept = torch.ops.longvision.mamba_inner(*arguments)
-        torch.library.opcheck(torch.ops.longvision.mamba_inner_backward, (torch.ones_like(y), *kept, *arguments[:-1]))
+        torch.library.opcheck(torch.ops.longvision.mamba_inner_backward, (torch.ones_like(y), kept, *arguments[:-1]))
 
 
 class Inner(torch.nn.Module):

@@ -151,9 +151,10 @@ def test_opcheck(weight_dtype, permuted):
     x = x.transpose(0, 1) if permuted else x
     weight = torch.randn(5).to(weight_dtype)
     leaves = x.detach().requires_grad_(), weight.clone().requires_grad_()
-    torch.library.opcheck(torch.ops.longvision.rms_norm, (*leaves, 1e-5))
-    y, inverse = torch.ops.longvision.rms_norm(x, weight, 1e-5)
-    torch.library.opcheck(torch.ops.longvision.rms_norm_backward, (torch.ones_like(y), inverse, x, weight, 1e-5))
+    torch.library.opcheck(torch.ops.longvision.rms_norm, (*leaves, 1e-5, "cpu"))
+    y, inverse = torch.ops.longvision.rms_norm(x, weight, 1e-5, "cpu")
+    arguments = torch.ones_like(y), inverse, x, weight, 1e-5, "cpu"
+    torch.library.opcheck(torch.ops.longvision.rms_norm_backward, arguments)
 
 
 class Norm(torch.nn.Module):

@@ -131,8 +131,9 @@ def _setup_context(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, grad, *_grads_of_kept):
-    *kept, x, norm_weight, in_proj, out_proj, cu_seqlens = ctx.saved_tensors[:8]
-    parameters = ctx.saved_tensors[8:]
+    saved = ctx.saved_tensors  # asked for once: what a checkpoint computes again, it hands out once
+    *kept, x, norm_weight, in_proj, out_proj, cu_seqlens = saved[:8]
+    parameters = saved[8:]
     if grad is None:
         return None, None, [None] * len(parameters), *[None] * 8
     check_kept("mamba_block", kept[-1])

@@ -34,10 +34,10 @@ def _walked(x_BME: Tensor, walk: Walk, cu_seqlens: Tensor | None) -> Tensor:
     """(B, M, E) -> (B, M, E): convolution, then the scan with step, B and C made from its output."""
     rank, states = walk.dt_proj_ER.shape[1], walk.A_log_EN.shape[1]
     x_BME = causal_conv1d(x_BME, walk.filter_EK, walk.filter_bias_E, True, walk.reverse, cu_seqlens)
-    low_BMR, B_BMN, C_BMN = F.linear(x_BME, walk.x_proj_PE).split([rank, states, states], dim=-1)
+    low_BMR, B_BMN, C_BMN = _projected(x_BME, walk.x_proj_PE).split([rank, states, states], dim=-1)
     return selective_scan(
         x_BME,
-        F.linear(low_BMR, walk.dt_proj_ER),  # its bias is added in float32, inside the scan
+        F.linear(low_BMR.to(x_BME.dtype), walk.dt_proj_ER),  # its bias is added in float32, inside the scan
         -torch.exp(walk.A_log_EN.to(torch.promote_types(walk.A_log_EN.dtype, torch.float32))),
         B_BMN,
         C_BMN,
@@ -47,3 +47,12 @@ def _walked(x_BME: Tensor, walk: Walk, cu_seqlens: Tensor | None) -> Tensor:
         reverse=walk.reverse,
         cu_seqlens=cu_seqlens,
     )
+
+
+def _projected(x_BME: Tensor, x_proj_PE: Tensor) -> Tensor:
+    """(B, M, E) -> (B, M, P). In float32 where x is float16: the gradients of B and C are sums over all channels, which
+    overflow where nothing else does."""
+    if x_BME.dtype != torch.float16:
+        return F.linear(x_BME, x_proj_PE)
+    with torch.autocast(x_BME.device.type, enabled=False):
+        return F.linear(x_BME.float(), x_proj_PE.float())

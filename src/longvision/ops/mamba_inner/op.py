@@ -117,8 +117,9 @@ def _setup_context(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, grad, *_grads_of_kept):
-    *kept, x, in_proj, out_proj, cu_seqlens = ctx.saved_tensors[:7]
-    parameters = ctx.saved_tensors[7:]
+    saved = ctx.saved_tensors  # asked for once: what a checkpoint computes again, it hands out once
+    *kept, x, in_proj, out_proj, cu_seqlens = saved[:7]
+    parameters = saved[7:]
     if grad is None:
         return None, [None] * len(parameters), None, None, None, None, None, None
     check_kept("mamba_inner", kept[-1])

@@ -10,8 +10,8 @@ import triton
 import triton.language as tl
 
 from longvision.ops.triton.arithmetic import LN2, lane_sums, load_pair, sigmoid, slope_of_softplus
-from longvision.ops.triton.scan_forward import decay_rates, reset_at, step_of
-from longvision.ops.triton.walks import token_at
+from longvision.ops.triton.scan_forward import decay_rate, step_of, unless
+from longvision.ops.triton.walks import starts_at, token_at
 
 
 @triton.jit
@@ -86,10 +86,9 @@ def scan_backward(
     # Decay rates and the sums for A live in memory, too: with them in registers, others would be spilled.
     rates = scratch + (CHUNK // PIECE) * N * CHANNELS
     sums = rates + N * CHANNELS
-    of_A = decay_rates(A, e, inside, N, LOG_DECAY)
-    for n in tl.static_range(N):
-        tl.store(rates + n * CHANNELS, of_A[n])
-        tl.store(sums + n * CHANNELS, tl.zeros([CHANNELS], tl.float32))
+    for k in range(0, N):
+        tl.store(rates + k * CHANNELS, decay_rate(A, e, k, inside, N, LOG_DECAY))
+        tl.store(sums + k * CHANNELS, tl.zeros([CHANNELS], tl.float32))
     tl.debug_barrier()
 
     for i in range(0, tl.cdiv(last - first, CHUNK)):
@@ -111,14 +110,13 @@ def scan_backward(
                 u = tl.load(x + t * x_row, mask=inside, other=0.0).to(tl.float32)
                 d, raw = step_of(step + t * step_row, bias_E, inside, bias is not None, SOFTPLUS == "take")
                 du = d * u
-                border = 0.0
+                begins = False
                 if sequence is not None:
-                    border = reset_at(sequence, p, tokens, REVERSE)
+                    begins = starts_at(sequence, p, tokens, REVERSE)
                 new = ()
                 for n in tl.static_range(N):
                     B, C = load_pair(BC + t * N + n)
-                    decay = tl.exp2(d * rates_N[n] + border) if sequence is not None else tl.exp2(d * rates_N[n])
-                    new = new + (decay * h[n] + du * B,)
+                    new = new + (tl.exp2(d * rates_N[n]) * unless(begins, h[n], sequence is not None) + du * B,)
                 h = new
         tl.debug_barrier()  # what is read from scratch below was written above
 
@@ -143,7 +141,9 @@ def scan_backward(
                 grads = grads + (tl.load(grad + row + t * width, mask=here, other=0.0).to(tl.float32),)
                 pairs = pairs + (BC + t * N,)
                 if sequence is not None:
-                    borders = borders + (reset_at(sequence, tl.minimum(p, last - 1), tokens, REVERSE),)
+                    borders = borders + (starts_at(sequence, tl.minimum(p, last - 1), tokens, REVERSE),)
+                else:
+                    borders = borders + (False,)
                 over_B = over_B + (tl.zeros([CHANNELS], tl.float32),)
                 over_A = over_A + (tl.zeros([CHANNELS], tl.float32),)
 
@@ -153,34 +153,35 @@ def scan_backward(
             places = token_at(p_P2, tokens, REVERSE) * (2 * N) + i_P2 % 2
             new_dh = ()
             for n in tl.static_range(N):
-                h_n = (tl.load(scratch + (piece * N + n) * CHANNELS),)  # h_n[s] is before token s of the piece
+                h_n = tl.load(scratch + (piece * N + n) * CHANNELS)
                 rate = tl.load(rates + n * CHANNELS)
                 Bs = ()
                 Cs = ()
                 decays = ()
+                befores = ()  # the states before each token of the piece, and behind each
+                behinds = ()
                 for s in tl.static_range(PIECE):
                     B, C = load_pair(pairs[s] + n)
                     Bs = Bs + (B,)
                     Cs = Cs + (C,)
-                    if sequence is not None:
-                        decays = decays + (tl.exp2(steps[s] * rate + borders[s]),)
-                    else:
-                        decays = decays + (tl.exp2(steps[s] * rate),)
-                    h_n = h_n + (decays[s] * h_n[s] + inputs[s] * B,)
+                    decays = decays + (tl.exp2(steps[s] * rate),)
+                    befores = befores + (unless(borders[s], h_n, sequence is not None),)
+                    h_n = decays[s] * befores[s] + inputs[s] * B
+                    behinds = behinds + (h_n,)
 
                 dh_n = dh[n]
                 dA_n = tl.load(sums + n * CHANNELS)
                 of_BC = ()
                 new_over_B = ()
                 new_over_A = ()
-                for k in tl.static_range(1, PIECE + 1):
-                    dh_n += grads[PIECE - k] * Cs[PIECE - k]
-                    of_BC = (dh_n * inputs[PIECE - k], grads[PIECE - k] * h_n[PIECE - k + 1]) + of_BC
-                    new_over_B = (over_B[PIECE - k] + dh_n * Bs[PIECE - k],) + new_over_B
-                    dh_n *= decays[PIECE - k]
-                    of_exponent = dh_n * h_n[PIECE - k]
-                    dA_n += of_exponent * steps[PIECE - k]
-                    new_over_A = (over_A[PIECE - k] + of_exponent * rate,) + new_over_A
+                for back in tl.static_range(1, PIECE + 1):
+                    dh_n += grads[PIECE - back] * Cs[PIECE - back]
+                    of_BC = (dh_n * inputs[PIECE - back], grads[PIECE - back] * behinds[PIECE - back]) + of_BC
+                    new_over_B = (over_B[PIECE - back] + dh_n * Bs[PIECE - back],) + new_over_B
+                    dh_n = unless(borders[PIECE - back], dh_n * decays[PIECE - back], sequence is not None)
+                    of_exponent = dh_n * befores[PIECE - back]
+                    dA_n += of_exponent * steps[PIECE - back]
+                    new_over_A = (over_A[PIECE - back] + of_exponent * rate,) + new_over_A
                 tl.store(dBC + places + 2 * n, lane_sums(of_BC, 2 * PIECE), mask=p_P2 < last)
                 over_B = new_over_B
                 over_A = new_over_A
@@ -204,8 +205,8 @@ def scan_backward(
                 dbias_E += tl.where(here, dstep_E, 0.0)
                 tl.store(dstep + row + t * width, dstep_E, mask=here)
 
-    for n in tl.static_range(N):
-        tl.store(dA + (program * width + e) * N + n, tl.load(sums + n * CHANNELS), mask=inside)
+    for k in range(0, N):
+        tl.store(dA + (program * width + e) * N + k, tl.load(sums + k * CHANNELS), mask=inside)
     if dD is not None:
         tl.store(dD + program * width + e, dD_E, mask=inside)
     if dbias is not None:

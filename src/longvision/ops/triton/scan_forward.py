@@ -12,21 +12,29 @@ from longvision.ops.triton.walks import starts_at, token_at
 
 
 @triton.jit
+def decay_rate(A, e, n, inside, N: tl.constexpr, LOG_DECAY: tl.constexpr):
+    """Of the n-th states: A times log2(e), for exp2; `A` is (E, N), or with LOG_DECAY log(-A)."""
+    a = tl.load(A + e * N + n, mask=inside, other=0.0).to(tl.float32)
+    if LOG_DECAY:
+        a = -tl.exp(a)
+    return a * LOG2E
+
+
+@triton.jit
 def decay_rates(A, e, inside, N: tl.constexpr, LOG_DECAY: tl.constexpr):
-    """A times log2(e), for exp2, as a tuple of N vectors; `A` is (E, N), or with LOG_DECAY log(-A)."""
+    """Of all states, as a tuple of N vectors."""
     rates = ()
     for n in tl.static_range(N):
-        a = tl.load(A + e * N + n, mask=inside, other=0.0).to(tl.float32)
-        if LOG_DECAY:
-            a = -tl.exp(a)
-        rates = rates + (a * LOG2E,)
+        rates = rates + (decay_rate(A, e, n, inside, N, LOG_DECAY),)
     return rates
 
 
 @triton.jit
-def reset_at(sequence, p, tokens, REVERSE: tl.constexpr):
-    """-inf where a packed sequence begins (its decay is then zero), else 0."""
-    return tl.where(starts_at(sequence, p, tokens, REVERSE), float("-inf"), 0.0)
+def unless(begins, h, PACKED: tl.constexpr):
+    """h, or zero where a packed sequence begins, whatever h is: no NaN goes from one image to the next."""
+    if PACKED:
+        h = tl.where(begins, 0.0, h)
+    return h
 
 
 @triton.jit
@@ -113,14 +121,14 @@ def scan_forward(
             d, raw = step_of(step + t * step_row, bias_E, inside, bias is not None, SOFTPLUS == "take")
             du = d * u
             y_E = skip * u
-            border = 0.0
+            begins = False
             if sequence is not None:
-                border = reset_at(sequence, p, tokens, REVERSE)
+                begins = starts_at(sequence, p, tokens, REVERSE)
             new = ()
             for n in tl.static_range(N):
                 B, C = load_pair(BC + t * N + n)
-                decay = tl.exp2(d * rates[n] + border) if sequence is not None else tl.exp2(d * rates[n])
-                new = new + (decay * h[n] + du * B,)
+                before = unless(begins, h[n], sequence is not None)
+                new = new + (tl.exp2(d * rates[n]) * before + du * B,)
                 y_E += new[n] * C
             h = new
             y_E *= scale

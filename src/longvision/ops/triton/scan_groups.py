@@ -9,8 +9,8 @@ import triton
 import triton.language as tl
 
 from longvision.ops.triton.arithmetic import load_pair
-from longvision.ops.triton.scan_forward import decay_rates, reset_at, step_of
-from longvision.ops.triton.walks import token_at
+from longvision.ops.triton.scan_forward import decay_rates, step_of, unless
+from longvision.ops.triton.walks import starts_at, token_at
 
 
 @triton.jit
@@ -50,7 +50,7 @@ def scan_ends(
     for n in tl.static_range(N):
         h = h + (tl.zeros([CHANNELS], tl.float32),)
     elapsed = tl.zeros([CHANNELS], tl.float32)
-    crossed = 0.0
+    crossed = 0
 
     first = g * group
     last = tl.minimum(first + group, tokens)
@@ -63,20 +63,23 @@ def scan_ends(
         u = tl.load(x + t * x_row, mask=inside, other=0.0).to(tl.float32)
         d, raw = step_of(step + t * step_row, bias_E, inside, bias is not None, SOFTPLUS == "take")
         elapsed += d
-        border = 0.0
+        begins = False
         if sequence is not None:
-            border = reset_at(sequence, p, tokens, REVERSE)
-            crossed += border
+            begins = starts_at(sequence, p, tokens, REVERSE)
+            crossed += tl.where(begins, 1, 0)
         new = ()
         for n in tl.static_range(N):
             B, C = load_pair(BC + t * N + n)
-            decay = tl.exp2(d * rates[n] + border) if sequence is not None else tl.exp2(d * rates[n])
-            new = new + (decay * (h[n] + u * C) if ADJOINT else decay * h[n] + d * u * B,)
+            decay = tl.exp2(d * rates[n])
+            if ADJOINT:
+                new = new + (unless(begins, decay * (h[n] + u * C), sequence is not None),)
+            else:
+                new = new + (decay * unless(begins, h[n], sequence is not None) + d * u * B,)
         h = new
     for n in tl.static_range(N):
         place = ((b * tl.num_programs(1) + g) * width + e) * N + n
         tl.store(ends + place, h[n], mask=inside)
-        tl.store(decays + place, tl.exp2(elapsed * rates[n] + crossed), mask=inside)
+        tl.store(decays + place, unless(crossed > 0, tl.exp2(elapsed * rates[n]), sequence is not None), mask=inside)
 
 
 @triton.jit
@@ -92,4 +95,4 @@ def scan_starts(ends, decays, groups, size, BLOCK: tl.constexpr, ADJOINT: tl.con
         end = tl.load(ends + place, mask=inside, other=0.0)
         decay = tl.load(decays + place, mask=inside, other=0.0)
         tl.store(ends + place, h, mask=inside)
-        h = decay * h + end
+        h = tl.where(decay == 0.0, 0.0, decay * h) + end  # behind a border no NaN is left of what was before it

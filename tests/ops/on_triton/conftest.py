@@ -1,0 +1,50 @@
+"""What the tests of the kernels in Triton share: they run on a GPU, or in Triton's interpreter on the CPU."""
+
+import importlib.util
+from collections.abc import Callable
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _triton() -> None:
+    # Not "triton": that is also what a folder without a module in it is called here.
+    if not importlib.util.find_spec("triton") or not importlib.util.find_spec("triton.language"):
+        pytest.skip("no package triton")
+
+
+@pytest.fixture(autouse=True)
+def _shipped_configurations(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Not those that somebody measured here."""
+    monkeypatch.setenv("LONGVISION_LAUNCH", str(tmp_path_factory.getbasetemp() / "none.json"))
+
+
+@pytest.fixture
+def device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture
+def cuda() -> str:
+    """For what is too large for the interpreter."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return "cuda"
+
+
+@pytest.fixture
+def chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton, for whatever op."""
+    monkeypatch.setenv("LONGVISION_SCAN_BACKEND", "triton")
+
+
+@pytest.fixture
+def chunk(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Sets the tokens between kept states, to have many chunks of few tokens."""
+
+    def set_chunk(tokens: int) -> None:
+        monkeypatch.setattr("longvision.ops.triton.layout.CHUNK", tokens)
+        monkeypatch.setattr("longvision.ops.triton.scan.CHUNK", tokens)
+
+    return set_chunk

@@ -1,0 +1,40 @@
+"""What the tests of the kernels in Triton compare with what, and how near it has to come."""
+
+from contextlib import ExitStack, contextmanager
+
+import torch
+
+# |got - truth| / |truth|. float32: some tens of roundings of 6e-8. Half precision: what is stored is rounded once, by
+# 2**-8 or 2**-11 of a value at most; to bfloat16 the interpreter cuts off instead.
+INTERPRETED = not torch.cuda.is_available()
+TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 2**-7 if INTERPRETED else 2**-8, torch.float16: 2**-11}
+SUMS = 4  # times as far: sums over all tokens, which cancel
+
+
+def assert_norms(got, truth, tolerance, sums=()):
+    """`tolerance` by dtype; those named in `sums` may be farther away, where they are float32."""
+    assert got.keys() == truth.keys()
+    far = {}
+    for name, expected in truth.items():
+        assert got[name].shape == expected.shape and torch.isfinite(got[name]).all(), name
+        # 1e-30: what is so small that float32 has no digits left for it
+        error = ((got[name].double() - expected).norm() / (expected.norm() + 1e-30)).item()
+        factor = SUMS if name in sums and got[name].dtype == torch.float32 else 1
+        if not error <= factor * tolerance[got[name].dtype]:
+            far[name] = f"{error:.1e}"
+    assert not far, far
+
+
+@contextmanager
+def launched(**options):
+    """The scan's kernels so, whatever the shape."""
+    from longvision.ops.triton.configurations import Configuration, forced
+
+    with ExitStack() as stack:
+        for kernel in ("scan_forward", "scan_ends", "scan_backward"):
+            stack.enter_context(forced(kernel, Configuration(**{"channels": 32, **options})))
+        yield
+
+
+def moved(tensors, device):
+    return {name: None if t is None else t.to(device) for name, t in tensors.items()}
