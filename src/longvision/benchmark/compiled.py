@@ -123,7 +123,7 @@ def compiled(launch: Launch, architecture: int) -> Compiled:
     """For CUDA of that compute capability, as 90."""
     signature, constants, attributes = _specialised(launch)
     source = ASTSource(fn=launch.kernel, signature=signature, constexprs=constants, attrs=attributes)
-    options = {"num_warps": launch.warps, "enable_fp_fusion": True}
+    options = {"num_warps": launch.warps, **launching.OPTIONS}
     binary = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options).asm["cubin"]
     usage, code = _disassembled(binary)
     instructions, labels = _parsed(code)

@@ -8,6 +8,11 @@ import torch
 from torch import Tensor
 
 
+# The next Triton fuses multiply-adds no more unless told. Loops are not pipelined: it takes registers that the kernels
+# need, and the scans have nothing that Triton pipelines.
+OPTIONS = {"enable_fp_fusion": True, "num_stages": 1}
+
+
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, warps: int = 1, **constants: Any) -> None:
     """Starts `kernel`, a Triton function, with a program for each cell of `grid`."""
     run(kernel, grid, arguments, warps, constants)
@@ -17,8 +22,7 @@ def _run(kernel: Any, grid: tuple[int, ...], arguments: Sequence[Any], warps: in
     device = next(a.device for a in arguments if isinstance(a, Tensor))
     # Triton starts kernels on the current device, wherever the tensors are.
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        # The next Triton fuses multiply-adds no more unless told.
-        kernel[grid](*arguments, **constants, num_warps=warps, enable_fp_fusion=True)
+        kernel[grid](*arguments, **constants, num_warps=warps, **OPTIONS)
 
 
 run = _run  # replaced where kernels are compiled without a device
