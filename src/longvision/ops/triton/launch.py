@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-
 # The next Triton fuses multiply-adds no more unless told. Loops are not pipelined: it takes registers that the kernels
 # need, and the scans have nothing that Triton pipelines.
 OPTIONS = {"enable_fp_fusion": True, "num_stages": 1}
