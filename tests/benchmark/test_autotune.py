@@ -49,6 +49,13 @@ def test_the_row_measured_nearest_to_the_shape_is_taken(measured):
     assert chosen_for(8, 100, 64, states=64).programs == 1056  # states weigh more than all else
 
 
+def test_the_number_of_states_weighs_more_than_the_device(measured):
+    write_rows(measured, [a_row(device="this one", channels=128)])
+    shapes_of = {"this one": (16, 64, 100, 8), "any": (64, 64, 100, 8)}
+    found = [configurations._nearest("scan_forward", "this one", shape, str(measured)) for shape in shapes_of.values()]
+    assert [chosen.channels for chosen in found] == [128, 32]
+
+
 def test_a_row_of_another_device_is_not_taken(measured):
     write_rows(measured, [a_row(device="another")])
     assert chosen_for(8, 100, 64).programs == 1056
@@ -101,10 +108,9 @@ def test_the_fastest_right_one_is_taken(monkeypatch):
         return 1 / forced_now.channels
 
     rows = tune(shape, torch.float32, "cpu", 1e-5, time)
-    assert [(row["kernel"], row["channels"]) for row in rows] == [
-        *(("scan_ends", 128), ("scan_forward", 128), ("scan_backward", 64)),
-    ]
-    assert rows[0]["states"] == 2 and rows[0]["tokens"] == 5 and len(calls) >= 5
+    # Five tokens are never split: nothing is said of what runs only where a sequence is.
+    assert [(row["kernel"], row["channels"]) for row in rows] == [("scan_forward", 128), ("scan_backward", 64)]
+    assert rows[0]["states"] == 2 and rows[0]["tokens"] == 5 and len(calls) >= 4
 
 
 @interpreted

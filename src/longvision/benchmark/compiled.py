@@ -80,6 +80,7 @@ CASES = (
     Case("Vim-Ti, 1248 px, batch 1, training", 192, 6085, 1),
     Case("Vim-Ti, packed, 6085 tokens, training", 192, 6085, 1, packed=True),
     Case("Vim-Ti, 224 px, batch 128, training, float32", 192, 197, 128, torch.float32),
+    Case("Vim-Ti with 64 states, 224 px, batch 128, training", 192, 197, 128, states=64),
 )
 
 
@@ -124,12 +125,13 @@ def compiled(launch: Launch, architecture: int) -> Compiled:
     signature, constants, attributes = _specialised(launch)
     source = ASTSource(fn=launch.kernel, signature=signature, constexprs=constants, attrs=attributes)
     options = {"num_warps": launch.warps, **launching.OPTIONS}
-    binary = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options).asm["cubin"]
-    usage, code = _disassembled(binary)
+    kernel = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    usage, code = _disassembled(kernel.asm["cubin"])
     instructions, labels = _parsed(code)
     spills = sum(op.startswith(("STL", "LDL")) for op, _ in instructions)
-    found = {name: int(value) for name, value in re.findall(r"(REG|SHARED):(\d+)", usage)}
-    return Compiled(found["REG"], found["SHARED"], spills, _loops(instructions, labels))
+    registers = re.search(r"REG:(\d+)", usage)
+    assert registers is not None, usage
+    return Compiled(int(registers[1]), kernel.metadata.shared, spills, _loops(instructions, labels))
 
 
 def _specialised(launch: Launch) -> tuple[dict[str, str], dict[str, Any], dict[Any, list]]:

@@ -17,7 +17,9 @@ def forward(
 
     normed_BMD, _, _ = norm.forward(x_BMD, norm_weight_D, eps, dtype)
     out_BMD, kept = mixer.forward(normed_BMD, inner, keep)
-    return x_BMD + out_BMD, kept
+    # However the tokens lie: an op's output is contiguous, as its fake one is.
+    total_BMD = torch.empty_like(x_BMD, memory_format=torch.contiguous_format)
+    return torch.add(x_BMD, out_BMD, out=total_BMD), kept
 
 
 def backward(

@@ -1,8 +1,8 @@
 """How kernels are launched: tiles, warps, when to split a sequence. Data, chosen by shape.
 
 Rows come from configurations.json beside this file, which suits every GPU, and from the file that `longvision autotune`
-writes for the one it measured. A row of this device beats one of any; then the one measured nearest to the shape is
-taken.
+writes for the one it measured. Of those with the nearest number of states, one of this device is taken, the
+one measured nearest to the shape.
 """
 
 import functools
@@ -64,14 +64,15 @@ def measured_file() -> Path:
 @functools.lru_cache(maxsize=4096)
 def _nearest(kernel: str, device: str, shape: tuple[int, ...], measured: str) -> Configuration:
     rows = [row for row in _rows(measured) if row["kernel"] == kernel and row["device"] in ("any", device)]
-    best = min(rows, key=lambda row: (row["device"] == "any", *_distance(row, shape)))
+    best = min(rows, key=lambda row: _distance(row, shape))
     return Configuration(**{name: best[name] for name in Configuration._fields if name in best})
 
 
-def _distance(row: dict, shape: tuple[int, ...]) -> tuple[float, float]:
-    """Of states, then of the rest, in factors of two. A row that says nothing of a shape is the farthest."""
-    of_states, *others = (abs(math.log2(row.get(name, math.inf) / size)) for name, size in zip(SHAPE, shape))
-    return of_states, sum(others)
+def _distance(row: dict, shape: tuple[int, ...]) -> tuple[float, bool, float]:
+    """Of states, which decide what fits into registers; of the device; of the rest. In factors of two; a row that says
+    nothing of a shape is the farthest."""
+    of_states, *others = (abs(math.log2(row.get(name, math.inf) / max(1, size))) for name, size in zip(SHAPE, shape))
+    return of_states, row["device"] == "any", sum(others)
 
 
 @functools.lru_cache(maxsize=8)
@@ -90,11 +91,17 @@ def read_rows(path: Path) -> list[dict]:
     try:
         rows = json.loads(path.read_text())
         for row in rows:
-            Configuration(**{name: int(row[name]) for name in Configuration._fields if name in row})
+            _check(Configuration(**{name: int(row[name]) for name in Configuration._fields if name in row}))
             row["kernel"], row["device"]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} holds no launch configurations ({error}): run `longvision autotune` again") from error
     return rows
+
+
+def _check(row: Configuration) -> None:
+    """Raises ValueError for what the kernels are not written for: lanes that exchange nothing are those of one warp."""
+    if row.warps != 1 or row.channels not in (32, 64, 128) or row.piece not in (1, 2, 4, 8):
+        raise ValueError(f"{row}: expected 1 warp, 32, 64 or 128 channels, pieces of 1, 2, 4 or 8")
 
 
 def write_rows(path: Path, rows: Sequence[dict]) -> None:

@@ -9,11 +9,23 @@ from torch import Tensor
 
 # The next Triton fuses multiply-adds no more unless told. Loops are not pipelined: it takes registers that the kernels
 # need, and the scans have nothing that Triton pipelines.
+MOST_IN_A_ROW = 65_535  # programs along every axis of a grid but the first
 OPTIONS = {"enable_fp_fusion": True, "num_stages": 1}
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, warps: int = 1, **constants: Any) -> None:
     """Starts `kernel`, a Triton function, with a program for each cell of `grid`."""
+    if max(grid[1:], default=0) > MOST_IN_A_ROW:
+        raise ValueError(
+            f"a batch of {max(grid[1:])} is more than a GPU starts at once, {MOST_IN_A_ROW}: split it into smaller ones"
+        )
+    # Offsets inside an image are numbers of 32 bits: with 64, a scan takes 8 % more instructions.
+    for tensor in arguments:
+        if isinstance(tensor, Tensor) and tensor.ndim == 3 and tensor.shape[1] * tensor.stride(1) >= 2**31:
+            raise ValueError(
+                f"{tensor.shape[1]} tokens in a row, {tensor.stride(1)} numbers each, are more than the kernels reach, "
+                "2**31 numbers: split the row"
+            )
     run(kernel, grid, arguments, warps, constants)
 
 

@@ -19,6 +19,7 @@ def norm_forward(x, branch, weight, y, total, inverse, rows, width, eps, BLOCK: 
     x_D = tl.load(x + row * width + i, mask=inside, other=0.0).to(tl.float32)
     if branch is not None:
         x_D += tl.load(branch + row * width + i, mask=inside, other=0.0).to(tl.float32)
+        x_D = x_D.to(total.dtype.element_ty).to(tl.float32)  # what is normalised is what is handed on
         tl.store(total + row * width + i, x_D, mask=inside)
     scale = 1.0 / tl.sqrt(tl.sum(x_D * x_D, axis=0) / width + eps)
     weight_D = tl.load(weight + i, mask=inside, other=0.0).to(tl.float32)

@@ -14,6 +14,7 @@ from longvision.ops.triton.scan_groups import scan_ends, scan_starts
 
 __all__ = ["Gradients", "Scan", "backward", "forward", "kept_shape"]
 
+MOST_STATES = 16  # in a backward kernel: with more it takes minutes to compile, as all n are written out
 BLOCK = 256  # of `scan_starts`
 
 
@@ -93,14 +94,40 @@ def forward(
 
 def backward(scan: Scan, grad_BME: Tensor, states_BKEN: Tensor) -> Gradients:
     """Of y = h C + D x, from a contiguous gradient."""
+    if scan.states <= MOST_STATES:
+        return _backward(scan, grad_BME, states_BKEN, scan.x_BME.dtype, scan.step_BME.dtype)
+    # States do not see each other: gradients are sums over them, taken in float32.
+    parts = []
+    for first in range(0, scan.states, MOST_STATES):
+        some = slice(first, first + MOST_STATES)
+        part = scan._replace(
+            BC_BMN2=scan.BC_BMN2[:, :, some].contiguous(),
+            A_EN=scan.A_EN[:, some].contiguous(),
+            D_E=scan.D_E if first == 0 else None,
+        )
+        parts.append(_backward(part, grad_BME, states_BKEN[..., some].contiguous(), torch.float32, torch.float32))
+    dx_BME, dstep_BME = (torch.stack(grads).sum(0) for grads in list(zip(*parts))[:2])
+    return Gradients(
+        dx_BME.to(scan.x_BME.dtype),
+        dstep_BME.to(scan.step_BME.dtype),
+        torch.cat([part.dBC_BMN2 for part in parts], dim=2),
+        torch.cat([part.dA_EN for part in parts], dim=1),
+        parts[0].dD_E,
+        None if parts[0].dbias_E is None else torch.stack([part.dbias_E for part in parts]).sum(0),
+    )
+
+
+def _backward(
+    scan: Scan, grad_BME: Tensor, states_BKEN: Tensor, x_dtype: torch.dtype, step_dtype: torch.dtype
+) -> Gradients:
+    """Of at most MOST_STATES states; gradients of x and step are stored in these dtypes."""
     x_BME, (batch, tokens, width), N = scan.x_BME, scan.x_BME.shape, scan.states
     chosen = configuration("scan_backward", x_BME, N)
     tiles = -(-width // chosen.channels)
     group, groups = _groups(tokens, batch * tiles, chosen.programs)
     starts = None if groups == 1 else _group_starts(scan, group, groups, grad_BME)
     programs = batch * groups
-    dx_BME = torch.empty_like(x_BME, memory_format=torch.contiguous_format)
-    dstep_BME = torch.empty_like(scan.step_BME, memory_format=torch.contiguous_format)
+    dx_BME, dstep_BME = (x_BME.new_empty(x_BME.shape, dtype=dtype) for dtype in (x_dtype, step_dtype))
 
     def room(*shape: int) -> Tensor:
         return x_BME.new_empty(shape, dtype=torch.float32)
@@ -130,10 +157,17 @@ def backward(scan: Scan, grad_BME: Tensor, states_BKEN: Tensor) -> Gradients:
     return Gradients(dx_BME, dstep_BME, dBC_parts.sum(0), dA_parts.sum(0), dD_E, dbias_E)
 
 
+def is_split(scan: Scan) -> bool:
+    """Whether the forward walks groups of tokens side by side."""
+    batch, tokens, width = scan.x_BME.shape
+    chosen = configuration("scan_forward", scan.x_BME, scan.states)
+    return _groups(tokens, batch * -(-width // chosen.channels), chosen.programs)[1] > 1
+
+
 def _groups(tokens: int, programs: int, wanted: int) -> tuple[int, int]:
     """-> tokens a group, and how many groups: one, if there are programs enough without."""
     chunks = -(-tokens // CHUNK)
-    groups = min(chunks, max(1, wanted // programs))
+    groups = min(chunks, max(1, wanted // max(1, programs)))
     if groups < 3:  # two groups take twice the exponentials to halve the walk: nothing won
         return chunks * CHUNK, 1
     group = -(-chunks // groups) * CHUNK
