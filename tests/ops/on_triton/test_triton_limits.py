@@ -103,5 +103,7 @@ def test_a_gpu_without_what_starts_kernels_falls_back(monkeypatch, caplog):
 
 
 def test_another_maker_s_gpu_gets_plain_torch(monkeypatch):
-    monkeypatch.setattr("torch.version.cuda", None)
-    assert not kernels.available("cuda", torch.float32)
+    monkeypatch.setattr(kernels, "_starts_kernels", lambda: True)
+    for version, available in (("13.0", True), (None, False)):  # torch calls them all "cuda"
+        monkeypatch.setattr("torch.version.cuda", version)
+        assert kernels.available("cuda", torch.float32) == available
