@@ -10,6 +10,7 @@ from torch import Tensor
 
 from longvision.ops.triton import scan
 from longvision.ops.triton.configurations import Configuration, configuration, forced
+from longvision.ops.triton.layout import kept_shape
 
 CHANNELS, PIECES, PROGRAMS = (32, 64, 128), (2, 4, 8), (1, 528, 1056, 2112)
 MOST_IN_REGISTERS = 2048  # channels times states of a warp: more spills
@@ -102,7 +103,7 @@ def _call(shape: Shape, dtype: torch.dtype, device: str) -> tuple[scan.Scan, Ten
     pairs = normal(batch, tokens, states, 2)
     inputs = normal(batch, tokens, width).to(dtype), step_BME, pairs, rates, normal(width), None, None
     call = scan.Scan(*inputs, softplus="taken", log_decay=True, reverse=False)
-    states_BKEN = torch.empty(scan.kept_shape(*shape), device=device)
+    states_BKEN = torch.empty(kept_shape(*shape), device=device)
     scan.forward(call, states=states_BKEN)
     return call, normal(batch, tokens, width).to(dtype), states_BKEN
 

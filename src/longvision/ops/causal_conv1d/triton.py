@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from longvision.ops.triton.layout import dense_rows, sequence_numbers
+from longvision.ops.native import dense_rows
+from longvision.ops.triton.layout import sequence_numbers
 
 
 def forward(

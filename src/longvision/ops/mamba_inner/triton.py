@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from longvision.ops.mamba_inner.walk import Inner, Walk
-from longvision.ops.triton.layout import dense_rows, kept_shape, sequence_numbers
+from longvision.ops.native import dense_rows
+from longvision.ops.triton.layout import kept_shape, sequence_numbers
 
 
 class Kept(NamedTuple):

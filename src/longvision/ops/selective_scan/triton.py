@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from longvision.ops.native import dense_rows
 from longvision.ops.selective_scan.inputs import ScanInputs
-from longvision.ops.triton.layout import dense_rows, kept_shape, sequence_numbers
+from longvision.ops.triton.layout import kept_shape, sequence_numbers
 
 
 def forward(inputs: ScanInputs, keep: bool) -> tuple[Tensor, Tensor | None]:

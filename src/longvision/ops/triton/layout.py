@@ -12,11 +12,6 @@ def kept_shape(batch: int, tokens: int, width: int, states: int) -> tuple[int, .
     return batch, -(-tokens // CHUNK), width, states
 
 
-def dense_rows(x_BME: Tensor) -> Tensor:
-    """With contiguous channels; batches and tokens may lie anywhere."""
-    return x_BME if x_BME.stride(-1) == 1 else x_BME.contiguous()
-
-
 def sequence_numbers(cu_seqlens: Tensor | None, x_BME: Tensor) -> Tensor | None:
     """(M,) int32: which packed sequence each token is of."""
     if cu_seqlens is None:

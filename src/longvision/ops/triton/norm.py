@@ -11,7 +11,7 @@ ROWS = 64  # of a program in the backward pass, which adds up their parts of the
 
 
 @triton.jit
-def norm_forward(x, branch, weight, y, total, inverse, rows, width, eps, BLOCK: tl.constexpr):
+def norm_forward(x, branch, weight, y, total, inverse, width, eps, BLOCK: tl.constexpr):
     """Program (row): y = s / rms(s) weight with s = x + branch, or x alone; with a branch s goes to `total`."""
     i = tl.arange(0, BLOCK)
     row = tl.program_id(0).to(tl.int64)
@@ -61,7 +61,7 @@ def forward(
     branch_BMD = None if branch_BMD is None else branch_BMD.contiguous()
     block = triton.next_power_of_2(width)
     tensors = x_BMD, branch_BMD, weight_D.contiguous(), y_BMD, total_BMD, inverse_BM
-    launch(norm_forward, (rows,), *tensors, rows, width, eps, warps=_warps(block), BLOCK=block)
+    launch(norm_forward, (rows,), *tensors, width, eps, warps=_warps(block), BLOCK=block)
     return y_BMD, inverse_BM, total_BMD
 
 

@@ -7,12 +7,10 @@ from torch import Tensor
 
 from longvision.ops.triton.configurations import configuration
 from longvision.ops.triton.launch import launch
-from longvision.ops.triton.layout import CHUNK, kept_shape
+from longvision.ops.triton.layout import CHUNK
 from longvision.ops.triton.scan_backward import scan_backward
 from longvision.ops.triton.scan_forward import scan_forward
 from longvision.ops.triton.scan_groups import scan_ends, scan_starts
-
-__all__ = ["Gradients", "Scan", "backward", "forward", "kept_shape"]
 
 MOST_STATES = 16  # in a backward kernel: with more it takes minutes to compile, as all n are written out
 BLOCK = 256  # of `scan_starts`
