@@ -20,6 +20,14 @@ def _shipped_configurations(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: p
     monkeypatch.setenv("LONGVISION_LAUNCH", str(tmp_path_factory.getbasetemp() / "none.json"))
 
 
+@pytest.fixture(autouse=True)
+def _within_bounds(_triton: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not torch.cuda.is_available():
+        from triton_bounds import watch
+
+        watch(monkeypatch)
+
+
 @pytest.fixture
 def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -45,6 +53,5 @@ def chunk(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
     def set_chunk(tokens: int) -> None:
         monkeypatch.setattr("longvision.ops.triton.layout.CHUNK", tokens)
-        monkeypatch.setattr("longvision.ops.triton.scan.CHUNK", tokens)
 
     return set_chunk

@@ -5,9 +5,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from longvision.ops.triton import layout
 from longvision.ops.triton.configurations import configuration
 from longvision.ops.triton.launch import launch
-from longvision.ops.triton.layout import CHUNK
 from longvision.ops.triton.scan_backward import scan_backward
 from longvision.ops.triton.scan_forward import scan_forward
 from longvision.ops.triton.scan_groups import scan_ends, scan_starts
@@ -84,7 +84,7 @@ def forward(
         warps=chosen.warps,
         N=scan.states,
         CHANNELS=chosen.channels,
-        CHUNK=CHUNK,
+        CHUNK=layout.CHUNK,
         **scan.flags(),
     )
     return out
@@ -134,7 +134,7 @@ def _backward(
     dD_parts = None if scan.D_E is None else room(programs, width)
     no_bias = scan.bias_E is None and scan.softplus != "taken"
     dbias_parts = None if no_bias else room(programs, width)
-    scratch = room(programs, tiles, CHUNK // chosen.piece + 2, N, chosen.channels)
+    scratch = room(programs, tiles, layout.CHUNK // chosen.piece + 2, N, chosen.channels)
     launch(
         scan_backward,
         (tiles, groups, batch),
@@ -147,7 +147,7 @@ def _backward(
         warps=chosen.warps,
         N=N,
         CHANNELS=chosen.channels,
-        CHUNK=CHUNK,
+        CHUNK=layout.CHUNK,
         PIECE=chosen.piece,
         **scan.flags(),
     )
@@ -164,11 +164,11 @@ def is_split(scan: Scan) -> bool:
 
 def _groups(tokens: int, programs: int, wanted: int) -> tuple[int, int]:
     """-> tokens a group, and how many groups: one, if there are programs enough without."""
-    chunks = -(-tokens // CHUNK)
+    chunks = -(-tokens // layout.CHUNK)
     groups = min(chunks, max(1, wanted // max(1, programs)))
     if groups < 3:  # two groups take twice the exponentials to halve the walk: nothing won
-        return chunks * CHUNK, 1
-    group = -(-chunks // groups) * CHUNK
+        return chunks * layout.CHUNK, 1
+    group = -(-chunks // groups) * layout.CHUNK
     return group, -(-tokens // group)
 
 
