@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from layouts import LAYOUTS, laid_out
 from scan_cases import needs_compiler
 
 from longvision.ops import Walk, mamba_inner
@@ -150,19 +151,11 @@ def test_bf16(truth, tokens, ways):
     assert_near(value_and_grads(mamba_inner, inputs), expected, 3e-2)
 
 
-@pytest.mark.parametrize("layout", ["slice", "permuted", "expanded"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("projections", [True, False])
 def test_input_of_any_strides(layout, projections):
     inputs = make(2, 37, 8, projections=projections)
-    x = inputs.x
-    if layout == "slice":
-        strided = torch.cat([torch.full_like(x, torch.nan), x, torch.full_like(x, torch.nan)], -1)
-        strided = strided[..., x.shape[-1] : -x.shape[-1]]
-    elif layout == "permuted":
-        strided = x.transpose(1, 2).contiguous().transpose(1, 2)
-    else:
-        strided = x[:1].expand(2, -1, -1)
-    assert not strided.is_contiguous()
+    strided = laid_out(inputs.x, layout)
     expected = value_and_grads(mamba_inner, inputs._replace(x=strided.contiguous()))
     # The same sums, but in the matrix products in another order: float64.
     assert_near(value_and_grads(mamba_inner, inputs._replace(x=strided)), expected, 1e-14)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from layouts import LAYOUTS, laid_out
 from scan_cases import needs_compiler
 
 from longvision.ops import rms_norm
@@ -105,16 +106,12 @@ def test_zeros_stay_zeros(backend):
     torch.testing.assert_close(dx, torch.full((2, 5), 1e-5**-0.5), rtol=1e-6, atol=0)  # float32
 
 
-@pytest.mark.parametrize("layout", ["slice", "permuted", "expanded", "strided weight"])
+@pytest.mark.parametrize("layout", [*LAYOUTS, "strided weight"])
 def test_any_strides_give_the_same_bits(backend, layout):
     x, weight, grad = torch.randn(2, 70, 12), torch.randn(12), torch.randn(2, 70, 12)
     strided, strided_weight = x, weight
-    if layout == "slice":
-        strided = torch.cat([torch.full_like(x, torch.nan), x, torch.full_like(x, torch.nan)], -1)[..., 12:24]
-    elif layout == "permuted":
-        strided, grad = (t.transpose(1, 2).contiguous().transpose(1, 2) for t in (x, grad))
-    elif layout == "expanded":
-        strided, grad = x[:1].expand(2, -1, -1), torch.ones(1, 1, 1).expand(2, 70, 12)
+    if layout in LAYOUTS:
+        strided, grad = laid_out(x, layout), laid_out(grad, layout)
     else:
         strided_weight = torch.stack([weight, weight + 1], 1)[:, 0]
     truth = value_and_grads(rms_norm, strided.contiguous(), weight, grad.contiguous())

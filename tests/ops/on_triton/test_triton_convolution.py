@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from layouts import LAYOUTS, laid_out
 from test_causal_conv1d import make
 from triton_cases import TOLERANCE, assert_norms
 
@@ -90,19 +91,13 @@ def test_half_precision_rounds_once(device, dtype):
     check(device, make(1, 20, 5, 4, dtype), silu=True)
 
 
-@pytest.mark.parametrize("layout", ["slice", "permuted", "expanded"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_strides(device, layout):
     x, weight, bias = make(2, 9, 4, 3, torch.float32)
     grad = torch.randn(2, 4, 9).transpose(1, 2)
-    if layout == "slice":
-        x = torch.cat([torch.full_like(x, torch.nan), x, torch.full_like(x, torch.nan)], -1)[..., 4:8]
-    elif layout == "permuted":
-        x = x.transpose(1, 2).contiguous().transpose(1, 2)
-    else:
-        x = x[:1].expand(2, -1, -1)
     strided = weight.t().contiguous().t(), torch.stack([bias, bias + 1], 1)[:, 0]
-    assert not any(t.is_contiguous() for t in (x, *strided))
-    check(device, [x, *strided], grad=grad, silu=True)
+    assert not any(t.is_contiguous() for t in strided)
+    check(device, [laid_out(x, layout), *strided], grad=grad, silu=True)
 
 
 @each_way

@@ -5,9 +5,11 @@ from functools import partial
 import pytest
 import timm
 import torch
+from layouts import LAYOUTS, laid_out
 from test_mamba_block import inputs_of, of_the_op, parts
 from test_mamba_block import value_and_grads as of_block
 from test_mamba_inner import assert_near, leaves_of, make, make_walk, operators, value_and_grads
+from triton_cases import assert_a_graph_repeats
 
 import longvision  # noqa: F401  # registers the models
 from longvision.layers import VimBlock
@@ -122,19 +124,11 @@ def test_half_precision(check, dtype, ways):
     check(make(1, 20, 16, ways, dtype, states=2))
 
 
-@pytest.mark.parametrize("layout", ["slice", "permuted", "expanded"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("projections", [True, False])
 def test_input_of_any_strides(device, layout, projections):
     inputs = on(device, make(2, 5, 4, (False,), torch.float32, projections, states=1))
-    x = inputs.x
-    if layout == "slice":
-        strided = torch.cat([torch.full_like(x, torch.nan), x, torch.full_like(x, torch.nan)], -1)
-        strided = strided[..., x.shape[-1] : -x.shape[-1]]
-    elif layout == "permuted":
-        strided = x.transpose(1, 2).contiguous().transpose(1, 2)
-    else:
-        strided = x[:1].expand(2, -1, -1)
-    assert not strided.is_contiguous()
+    strided = laid_out(inputs.x, layout)
     expected = value_and_grads(mamba_inner, inputs._replace(x=strided.contiguous()))
     expected = {name: t.double() for name, t in expected.items()}
     assert_near(value_and_grads(mamba_inner, inputs._replace(x=strided)), expected, 2e-6)  # float32, another order
@@ -320,19 +314,7 @@ def test_a_cuda_graph_gives_what_eager_gives(cuda, tokens):
         y = block(x)
         return y, *torch.autograd.grad(y, [x, *block.parameters()], grad)
 
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
-    with torch.no_grad():
-        x.copy_(torch.randn_like(x))
-    graph.replay()
-    assert all(torch.equal(a, b) for a, b in zip(captured, step()))
+    assert_a_graph_repeats(step, x)
 
 
 @pytest.mark.gpu

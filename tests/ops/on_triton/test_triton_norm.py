@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from layouts import LAYOUTS, laid_out
 from triton_cases import TOLERANCE, assert_norms
 
 from longvision.ops import add_rms_norm, rms_norm
@@ -108,16 +109,12 @@ def test_what_came_around_the_norm_is_added(device):
     assert torch.equal(dweight, same)
 
 
-@pytest.mark.parametrize("layout", ["slice", "permuted", "expanded", "strided weight"])
+@pytest.mark.parametrize("layout", [*LAYOUTS, "strided weight"])
 def test_any_strides_give_the_same_bits(device, layout):
     x, weight, grad = torch.randn(2, 9, 12), torch.randn(12), torch.randn(2, 9, 12)
     strided, strided_weight = x, weight
-    if layout == "slice":
-        strided = torch.cat([torch.full_like(x, torch.nan), x, torch.full_like(x, torch.nan)], -1)[..., 12:24]
-    elif layout == "permuted":
-        strided, grad = (t.transpose(1, 2).contiguous().transpose(1, 2) for t in (x, grad))
-    elif layout == "expanded":
-        strided, grad = x[:1].expand(2, -1, -1), torch.ones(1, 1, 1).expand(2, 9, 12)
+    if layout in LAYOUTS:
+        strided, grad = laid_out(x, layout), laid_out(grad, layout)
     else:
         strided_weight = torch.stack([weight, weight + 1], 1)[:, 0]
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from scan_cases import NAMES, PER_TOKEN, assert_identical, in_double, make, scan, value_and_grads
-from triton_cases import SUMS, TOLERANCE, assert_norms, launched, moved
+from triton_cases import SUMS, TOLERANCE, assert_a_graph_repeats, assert_norms, launched, moved
 
 from longvision.ops import selective_scan
 from longvision.ops.backends import choose_backend
@@ -443,19 +443,7 @@ def test_a_cuda_graph_gives_what_eager_gives(cuda, tokens):
         y = scan(leaves, "triton", delta_softplus=True)
         return y, *torch.autograd.grad(y, list(leaves.values()), grad)
 
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
-    with torch.no_grad():
-        leaves["x"].copy_(torch.randn_like(leaves["x"]))
-    graph.replay()
-    assert all(torch.equal(a, b) for a, b in zip(captured, step()))
+    assert_a_graph_repeats(step, leaves["x"])
 
 
 @pytest.mark.gpu

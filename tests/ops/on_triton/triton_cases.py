@@ -38,3 +38,20 @@ def launched(**options):
 
 def moved(tensors, device):
     return {name: None if t is None else t.to(device) for name, t in tensors.items()}
+
+
+def assert_a_graph_repeats(step, x):
+    """A CUDA graph of `step`, replayed with other numbers in x, gives what `step` then gives."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    with torch.no_grad():
+        x.copy_(torch.randn_like(x))
+    graph.replay()
+    assert all(torch.equal(a, b) for a, b in zip(captured, step()))

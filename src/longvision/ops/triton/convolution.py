@@ -10,7 +10,7 @@ from torch import Tensor
 
 from longvision.ops.triton.arithmetic import sigmoid
 from longvision.ops.triton.launch import launch
-from longvision.ops.triton.walks import token_at
+from longvision.ops.triton.walks import of_channels, token_at
 
 RUN = 64  # tokens of a program
 CHANNELS = 64
@@ -57,9 +57,7 @@ def convolution_forward(
             window = window + (
                 tl.load(x + token_at(first - k, tokens, REVERSE) * x_row, mask=here, other=0.0).to(tl.float32),
             )
-    bias_E = tl.zeros([CHANNELS], tl.float32)
-    if bias is not None:
-        bias_E = tl.load(bias + e, mask=inside, other=0.0).to(tl.float32)
+    bias_E = of_channels(bias, e, inside)
     for p in range(first, tl.minimum(first + RUN, tokens)):
         t = token_at(p, tokens, REVERSE)
         window = (tl.load(x + t * x_row, mask=inside, other=0.0).to(tl.float32),) + window
@@ -124,9 +122,7 @@ def convolution_backward(
                 tl.load(x + token_at(first - k, tokens, REVERSE) * x_row, mask=here, other=0.0).to(tl.float32),
             )
             pending = pending + (tl.zeros([CHANNELS], tl.float32),)
-    bias_E = tl.zeros([CHANNELS], tl.float32)
-    if bias is not None:
-        bias_E = tl.load(bias + e, mask=inside, other=0.0).to(tl.float32)
+    bias_E = of_channels(bias, e, inside)
     dbias_E = tl.zeros([CHANNELS], tl.float32)
 
     for p in range(first, last + TAPS - 1):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from longvision.ops.triton.arithmetic import product, sigmoid, softplus
 from longvision.ops.triton.launch import launch
+from longvision.ops.triton.walks import of_channels
 
 TOKENS, CHANNELS = 64, 32  # of a program; of them at a time
 WARPS = 8  # with 4, registers are spilled at Vim-S's rank
@@ -59,9 +60,7 @@ def project(
     for start in range(0, width, CHANNELS):
         e = start + tl.arange(0, CHANNELS)
         inside = e < width
-        y_TE = tl.zeros([TOKENS, CHANNELS], tl.float32)
-        if bias is not None:
-            y_TE += tl.load(bias + e, mask=inside, other=0.0).to(tl.float32)[None, :]
+        y_TE = tl.zeros([TOKENS, CHANNELS], tl.float32) + of_channels(bias, e, inside)[None, :]
         for k in tl.static_range(TAPS):
             s_T = t_T + k if REVERSE else t_T - k
             seen_T = here_T & (s_T >= 0) & (s_T < tokens)
@@ -93,8 +92,7 @@ def project(
             dt_proj + e[None, :] * rank + r_R[:, None], mask=inside[None, :] & (r_R < rank)[:, None], other=0.0
         )
         # The bias meets the step in float32: beside -7, half precision has no place for the step's last digits.
-        raw_TE = tl.zeros([TOKENS, CHANNELS], tl.float32)
-        raw_TE += tl.load(dt_bias + e, mask=inside, other=0.0).to(tl.float32)[None, :]
+        raw_TE = tl.zeros([TOKENS, CHANNELS], tl.float32) + of_channels(dt_bias, e, inside)[None, :]
         raw_TE = product(low_half, dt_RE.to(low_half.dtype), raw_TE)
         tl.store(step + out + e[None, :], softplus(raw_TE), mask=here_T[:, None] & inside[None, :])
 

@@ -11,7 +11,7 @@ import triton.language as tl
 
 from longvision.ops.triton.arithmetic import LN2, lane_sums, load_pair, sigmoid, slope_of_softplus
 from longvision.ops.triton.scan_forward import decay_rate, step_of, unless
-from longvision.ops.triton.walks import starts_at, token_at
+from longvision.ops.triton.walks import of_channels, starts_at, token_at
 
 
 @triton.jit
@@ -59,12 +59,8 @@ def scan_backward(
     b = tl.program_id(2).to(tl.int64)
     program = b * tl.num_programs(1) + g
     inside = e < width
-    skip = tl.zeros([CHANNELS], tl.float32)
-    if D is not None:
-        skip = tl.load(D + e, mask=inside, other=0.0).to(tl.float32)
-    bias_E = tl.zeros([CHANNELS], tl.float32)
-    if bias is not None:
-        bias_E = tl.load(bias + e, mask=inside, other=0.0).to(tl.float32)
+    skip = of_channels(D, e, inside)
+    bias_E = of_channels(bias, e, inside)
     dh = ()
     for n in tl.static_range(N):
         if starts is not None:
@@ -188,6 +184,7 @@ def scan_backward(
                 new_dh = new_dh + (dh_n,)
                 tl.store(sums + n * CHANNELS, dA_n)
             dh = new_dh
+            tl.debug_barrier()  # nothing says that a lane gets from `sums` only what it put there
 
             for s in tl.static_range(PIECE):
                 p = begin + piece * PIECE + s

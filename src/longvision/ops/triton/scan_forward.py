@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from longvision.ops.triton.arithmetic import LOG2E, load_pair, sigmoid, softplus
-from longvision.ops.triton.walks import starts_at, token_at
+from longvision.ops.triton.walks import of_channels, starts_at, token_at
 
 
 @triton.jit
@@ -91,12 +91,8 @@ def scan_forward(
     inside = e < width
     rates = decay_rates(A, e, inside, N, LOG_DECAY)
 
-    skip = tl.zeros([CHANNELS], tl.float32)
-    if D is not None:
-        skip = tl.load(D + e, mask=inside, other=0.0).to(tl.float32)
-    bias_E = tl.zeros([CHANNELS], tl.float32)
-    if bias is not None:
-        bias_E = tl.load(bias + e, mask=inside, other=0.0).to(tl.float32)
+    skip = of_channels(D, e, inside)
+    bias_E = of_channels(bias, e, inside)
     h = ()
     for n in tl.static_range(N):
         if starts is not None:

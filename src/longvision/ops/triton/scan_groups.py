@@ -10,7 +10,7 @@ import triton.language as tl
 
 from longvision.ops.triton.arithmetic import load_pair
 from longvision.ops.triton.scan_forward import decay_rates, step_of, unless
-from longvision.ops.triton.walks import starts_at, token_at
+from longvision.ops.triton.walks import of_channels, starts_at, token_at
 
 
 @triton.jit
@@ -43,9 +43,7 @@ def scan_ends(
     b = tl.program_id(2).to(tl.int64)
     inside = e < width
     rates = decay_rates(A, e, inside, N, LOG_DECAY)
-    bias_E = tl.zeros([CHANNELS], tl.float32)
-    if bias is not None:
-        bias_E = tl.load(bias + e, mask=inside, other=0.0).to(tl.float32)
+    bias_E = of_channels(bias, e, inside)
     h = ()
     for n in tl.static_range(N):
         h = h + (tl.zeros([CHANNELS], tl.float32),)

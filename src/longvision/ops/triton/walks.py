@@ -1,4 +1,4 @@
-"""What every kernel that walks along the tokens asks: where the p-th token lies, and where sequences begin."""
+"""What the kernels that walk along the tokens ask: where a token lies, where sequences begin, a number a channel."""
 
 import triton
 import triton.language as tl
@@ -15,3 +15,12 @@ def starts_at(sequence, p, tokens, REVERSE: tl.constexpr):
     """Whether a packed sequence begins with the p-th token of the walk."""
     own = tl.load(sequence + token_at(p, tokens, REVERSE))
     return own != tl.load(sequence + token_at(p - 1, tokens, REVERSE), mask=p > 0, other=-1)
+
+
+@triton.jit
+def of_channels(vector, e, inside):
+    """Its numbers for the channels e; zeros, if it is None."""
+    if vector is None:
+        return tl.zeros(e.shape, tl.float32)
+    else:
+        return tl.load(vector + e, mask=inside, other=0.0).to(tl.float32)

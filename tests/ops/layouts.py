@@ -1,0 +1,18 @@
+"""The same numbers (B, M, C), laid out in memory as callers lay them: shared by the tests of the ops."""
+
+import torch
+
+LAYOUTS = ("slice", "permuted", "expanded")
+
+
+def laid_out(x, layout):
+    """x as a slice of more channels (NaN beside it) or with tokens contiguous; "expanded": its first image for all."""
+    if layout == "slice":
+        beside = torch.full_like(x, torch.nan)
+        out = torch.cat([beside, x, beside], -1)[..., x.shape[-1] : -x.shape[-1]]
+    elif layout == "permuted":
+        out = x.transpose(1, 2).contiguous().transpose(1, 2)
+    else:
+        out = x[:1].expand(x.shape)
+    assert not out.is_contiguous()
+    return out
