@@ -20,8 +20,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from longvision.ops.mamba_block import triton as block
-from longvision.ops.mamba_inner.walk import Inner, Walk
+from longvision.benchmark.compiled_cases import Case
 from longvision.ops.triton import launch as launching
 from longvision.ops.triton.layout import CHUNK
 
@@ -59,52 +58,10 @@ class Compiled(NamedTuple):
     loops: list[Loop]
 
 
-class Case(NamedTuple):
-    """A Vim block: width D, tokens, batch; `train` adds the backward pass."""
-
-    name: str
-    width: int
-    tokens: int
-    batch: int
-    dtype: torch.dtype = torch.bfloat16
-    train: bool = True
-    packed: bool = False
-    states: int = 16
-
-
-CASES = (
-    Case("Vim-Ti, 224 px, batch 128, training", 192, 197, 128),
-    Case("Vim-Ti, 224 px, batch 128, inference", 192, 197, 128, train=False),
-    Case("Vim-S, 224 px, batch 128, training", 384, 197, 128),
-    Case("Vim-Ti, 1248 px, batch 1, inference", 192, 6085, 1, train=False),
-    Case("Vim-Ti, 1248 px, batch 1, training", 192, 6085, 1),
-    Case("Vim-Ti, packed, 6085 tokens, training", 192, 6085, 1, packed=True),
-    Case("Vim-Ti, 224 px, batch 128, training, float32", 192, 197, 128, torch.float32),
-    Case("Vim-Ti with 64 states, 224 px, batch 128, training", 192, 197, 128, states=64),
-)
-
-
 def launches(case: Case) -> list[Launch]:
-    """Of the block's forward, and of its backward where it is trained."""
-    inner_width, rank = 2 * case.width, -(-case.width // 16)
-
-    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.empty(*shape, dtype=dtype, device="meta")
-
-    def walk(reverse: bool) -> Walk:
-        taps, states = empty(inner_width, 4), empty(inner_width, case.states)
-        x_proj, dt_proj = empty(rank + 2 * case.states, inner_width), empty(inner_width, rank)
-        bias, dt_bias, skip = empty(inner_width), empty(inner_width), empty(inner_width)
-        return Walk(taps, bias, x_proj, dt_proj, dt_bias, states, skip, reverse)
-
-    borders = torch.empty(9, dtype=torch.int64, device="meta") if case.packed else None
-    projections = empty(2 * inner_width, case.width), empty(case.width, inner_width)
-    inner = Inner([walk(False), walk(True)], *projections, borders)
-    x_BMD, weight_D = empty(case.batch, case.tokens, case.width), empty(case.width)
+    """In the order in which they are started."""
     with recorded() as found:
-        y_BMD, kept = block.forward(x_BMD, weight_D, 1e-5, case.dtype, inner, case.train)
-        if case.train:
-            block.backward(y_BMD, kept, x_BMD, weight_D, 1e-5, case.dtype, inner)
+        case.call()
     return found
 
 
@@ -255,7 +212,7 @@ def row(case: Case, launch: Launch, architecture: int) -> dict[str, object]:
     }
 
 
-def rows(architectures: tuple[int, ...], cases: tuple[Case, ...] = CASES, say: Callable[[str], None] = print) -> list:
+def rows(architectures: tuple[int, ...], cases: tuple[Case, ...], say: Callable[[str], None] = print) -> list:
     """Of every kernel of every case, each once a case."""
     found = []
     for case in cases:

@@ -54,7 +54,7 @@ def test_more_images_than_a_grid_takes():
     x = torch.empty(65_536, 1, 1, device="meta")
     with (
         recorded(),
-        pytest.raises(ValueError, match="a batch of 65536 is more than a GPU starts at once, 65535"),
+        pytest.raises(ValueError, match="65536 images, or pieces of a row, are more than a GPU starts at once, 65535"),
     ):
         scan.forward(of_a_scan(x))
 
@@ -63,6 +63,21 @@ def test_a_row_longer_than_an_offset_of_32_bits():
     x = torch.empty(1, 2**21, 1024, device="meta")
     with recorded(), pytest.raises(ValueError, match=r"2097152 tokens in a row, 1024 numbers each, are more than the"):
         scan.forward(of_a_scan(x))
+
+
+def test_a_row_is_as_long_as_it_lies_in_memory():
+    """x is the half of x and z: its tokens are twice its width apart."""
+    x, _ = torch.empty(1, 2**21, 1024, device="meta").chunk(2, dim=-1)
+    with recorded(), pytest.raises(ValueError, match=r"2097152 tokens in a row, 1024 numbers each, are more than the"):
+        scan.forward(of_a_scan(x))
+
+
+def test_images_are_as_far_apart_as_they_like():
+    """Offsets of images are numbers of 64 bits: the longest rows that there may be, seven of them."""
+    x, _ = torch.empty(7, 2**21 - 1, 1024, device="meta").chunk(2, dim=-1)
+    with recorded() as found:
+        scan.forward(of_a_scan(x))
+    assert found[-1].name == "scan_forward" and found[-1].grid[-1] == 7
 
 
 def of_a_scan(x):

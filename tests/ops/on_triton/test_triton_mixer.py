@@ -124,6 +124,19 @@ def test_half_precision(check, dtype, ways):
     check(make(1, 20, 16, ways, dtype, states=2))
 
 
+def test_the_sum_of_the_directions_is_taken_in_float32(device, in_float64):
+    """Without neighbours in the filter both directions have the same u, and D u cancels: were the first one's y
+    rounded to float16, what is left would be off by ten times the tolerance."""
+    inputs = make(2, 9, 16, dtype=torch.float16, states=2, taps=1)
+    one, other = inputs.walks
+    filters = {"filter_EK": one.filter_EK, "filter_bias_E": one.filter_bias_E}
+    skip_E = torch.full_like(one.D_E, 2048)
+    inputs = inputs._replace(walks=[one._replace(D_E=skip_E), other._replace(D_E=-skip_E, **filters)])
+    got = mamba_inner(*on(device, inputs)).cpu()
+    truth = in_float64(composed, *inputs.changed(torch.Tensor.double), None)
+    assert_near({"y": got}, {"y": truth}, TOLERANCE[torch.float16])
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("projections", [True, False])
 def test_input_of_any_strides(device, layout, projections):

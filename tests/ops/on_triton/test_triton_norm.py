@@ -97,6 +97,16 @@ def test_a_half_precision_branch(device):
     check(device, tensors, [torch.randn(9, 48), torch.randn(9, 48).bfloat16()], add_rms_norm, added)
 
 
+def test_what_is_normalised_is_what_is_handed_on(device):
+    """A bfloat16 sum is rounded first: its norm, in float32, is that of the rounded sum."""
+    x, branch = (torch.randn(9, 48).bfloat16().to(device) for _ in range(2))
+    weight = torch.randn(48, device=device)
+    total, y = add_rms_norm(x, branch, weight, EPS)
+    assert total.dtype == torch.bfloat16 and y.dtype == torch.float32
+    truth = rms_norm_reference(total.cpu().double(), weight.cpu().double(), EPS)
+    assert_norms({"y": y.cpu()}, {"y": truth}, TOLERANCE)
+
+
 def test_what_came_around_the_norm_is_added(device):
     from longvision.ops.triton import norm
 

@@ -177,11 +177,22 @@ def test_groups_without_the_optional_arguments(device, chunk, absent, softplus):
     (6085, 12, 12, (6144, 1)),
     (6085, 512, 1056, (6144, 1)),
     (320, 2, 6, (128, 3)),
+    (197, 264, 1056, (64, 4)),
+    (197, 288, 1056, (256, 1)),  # three would be asked for, but whole chunks make two
 ])  # fmt: skip
 def test_how_many_groups(tokens, programs, wanted, expected):
     from longvision.ops.triton import scan as kernels
 
     assert kernels._groups(tokens, programs, wanted) == expected
+
+
+def test_there_are_never_two_groups():
+    from longvision.ops.triton import scan as kernels
+
+    for tokens in range(1, 1000, 7):
+        for programs in range(1, 600, 13):
+            group, groups = kernels._groups(tokens, programs, 1056)
+            assert groups != 2 and (groups - 1) * group < tokens <= groups * group
 
 
 # Extremes
@@ -357,7 +368,7 @@ def test_autocast_changes_nothing_inside(device):
 def test_what_is_refused(monkeypatch):
     """Without a GPU and without the interpreter."""
     monkeypatch.setenv("TRITON_INTERPRET", "0")
-    end = "it needs an NVIDIA GPU, float32, bfloat16 or float16, and the package triton; choose chunked"
+    end = "it needs an NVIDIA GPU; without this choice the fastest that fits is taken"
     with pytest.raises(ValueError) as error:
         scan(make(1, 3, 2, 2, torch.float32), "triton")
     assert str(error.value) == f"backend='triton' cannot take torch.float32 on cpu: {end}"

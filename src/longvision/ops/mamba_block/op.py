@@ -11,8 +11,7 @@ from longvision.ops.causal_conv1d.cpu import MOST_TAPS
 from longvision.ops.checks import check_fits, columns
 from longvision.ops.kept import check_kept, may_need_backward
 from longvision.ops.mamba_block import cpu, triton
-from longvision.ops.mamba_inner.composed import composed
-from longvision.ops.mamba_inner.op import FUSED
+from longvision.ops.mamba_inner.op import FUSED, mamba_inner
 from longvision.ops.mamba_inner.walk import Inner, Walk, check_walks, flat, unflat
 from longvision.ops.packing import check_cu_seqlens
 from longvision.ops.precision import mixed_dtype
@@ -60,7 +59,7 @@ def mamba_block(
     backend = choose_backend(None, x_BMD.device.type, dtype)
     if not fits or backend not in BLOCKS:
         normed_BMD = rms_norm(x_BMD, norm_weight_D, eps)
-        return x_BMD + composed(normed_BMD, walks, in_proj_FD, out_proj_DE, cu_seqlens).to(x_BMD.dtype)
+        return x_BMD + mamba_inner(normed_BMD, walks, in_proj_FD, out_proj_DE, cu_seqlens).to(x_BMD.dtype)
     parameters, directions = flat(walks)
     tensors = (x_BMD, norm_weight_D, in_proj_FD, out_proj_DE, *parameters)
     refuse_tangents("mamba_block", *tensors)

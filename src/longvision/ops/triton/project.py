@@ -108,12 +108,13 @@ def projected(
     sequence_M: Tensor | None,
     keep_low: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """-> u = silu(convolution) and step (B, M, E) in x's dtype, B and C side by side (B, M, N, 2) in float32, and if
-    asked the low-rank step (B, M, R). x has contiguous channels."""
+    """-> u = silu(convolution) (B, M, E) in x's dtype, the step in it or, for float16, in float32, B and C side by side
+    (B, M, N, 2) in float32, and if asked the low-rank step (B, M, R). x has contiguous channels."""
     (batch, tokens, width), (rank, taps) = x_BME.shape, (dt_proj_ER.shape[1], filter_EK.shape[1])
     states = (x_proj_PE.shape[0] - rank) // 2
     u_BME = torch.empty_like(x_BME, memory_format=torch.contiguous_format)
-    step_BME = torch.empty_like(u_BME)
+    # A small step has no digits in float16, which ends at 6e-8, and its slope has none either.
+    step_BME = torch.empty_like(u_BME, dtype=torch.float32 if x_BME.dtype == torch.float16 else x_BME.dtype)
     BC_BMN2 = x_BME.new_empty((batch, tokens, states, 2), dtype=torch.float32)
     low_BMR = x_BME.new_empty((batch, tokens, rank)) if keep_low else None
     parameters = (t.contiguous() for t in (filter_EK, filter_bias_E, x_proj_PE, dt_proj_ER, dt_bias_E))

@@ -166,10 +166,10 @@ def _groups(tokens: int, programs: int, wanted: int) -> tuple[int, int]:
     """-> tokens a group, and how many groups: one, if there are programs enough without."""
     chunks = -(-tokens // layout.CHUNK)
     groups = min(chunks, max(1, wanted // max(1, programs)))
-    if groups < 3:  # two groups take twice the exponentials to halve the walk: nothing won
+    group = -(-chunks // groups)
+    if -(-chunks // group) < 3:  # two groups take twice the exponentials to halve the walk: nothing won
         return chunks * layout.CHUNK, 1
-    group = -(-chunks // groups) * layout.CHUNK
-    return group, -(-tokens // group)
+    return group * layout.CHUNK, -(-chunks // group)
 
 
 def _group_starts(scan: Scan, group: int, groups: int, grad_BME: Tensor | None = None) -> Tensor:

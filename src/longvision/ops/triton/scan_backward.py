@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from longvision.ops.triton.arithmetic import LN2, lane_sums, load_pair, sigmoid, slope_of_softplus
-from longvision.ops.triton.scan_forward import decay_rate, step_of, unless
+from longvision.ops.triton.scan_forward import decay_rate, row_of, step_of, unless
 from longvision.ops.triton.walks import of_channels, starts_at, token_at
 
 
@@ -97,14 +97,19 @@ def scan_backward(
         for n in tl.static_range(N):
             rates_N = rates_N + (tl.load(rates + n * CHANNELS),)
             h = h + (tl.load(states + ((b * chunks + chunk) * width + e) * N + n, mask=inside, other=0.0),)
+        next_t = token_at(begin, tokens, REVERSE)
+        next_x, next_step = row_of(x, x_row, step, step_row, next_t, inside)
         for piece in range(0, pieces):
             for n in tl.static_range(N):
                 tl.store(scratch + (piece * N + n) * CHANNELS, h[n])
             of_piece = begin + piece * PIECE
             for p in range(of_piece, tl.minimum(of_piece + PIECE, last)):
-                t = token_at(p, tokens, REVERSE)
-                u = tl.load(x + t * x_row, mask=inside, other=0.0).to(tl.float32)
-                d, raw = step_of(step + t * step_row, bias_E, inside, bias is not None, SOFTPLUS == "take")
+                t = next_t
+                u = next_x.to(tl.float32)
+                stored = next_step
+                next_t = token_at(tl.minimum(p + 1, last - 1), tokens, REVERSE)
+                next_x, next_step = row_of(x, x_row, step, step_row, next_t, inside)
+                d, raw = step_of(stored, bias_E, inside, bias is not None, SOFTPLUS == "take")
                 du = d * u
                 begins = False
                 if sequence is not None:
@@ -131,7 +136,8 @@ def scan_backward(
                 t = token_at(tl.minimum(p, last - 1), tokens, REVERSE)
                 here = e < tl.where(p < last, width, 0)
                 u = tl.load(x + t * x_row, mask=inside, other=0.0).to(tl.float32)
-                d, raw = step_of(step + t * step_row, bias_E, here, bias is not None, SOFTPLUS == "take")
+                stored = tl.load(step + t * step_row, mask=here, other=0.0)
+                d, raw = step_of(stored, bias_E, here, bias is not None, SOFTPLUS == "take")
                 steps = steps + (d,)
                 inputs = inputs + (d * u,)
                 grads = grads + (tl.load(grad + row + t * width, mask=here, other=0.0).to(tl.float32),)
@@ -197,7 +203,8 @@ def scan_backward(
                 if SOFTPLUS == "taken":
                     dstep_E *= slope_of_softplus(steps[s])
                 if SOFTPLUS == "take":
-                    d, raw = step_of(step + t * step_row, bias_E, inside, bias is not None, SOFTPLUS == "take")
+                    stored = tl.load(step + t * step_row, mask=inside, other=0.0)
+                    d, raw = step_of(stored, bias_E, inside, bias is not None, SOFTPLUS == "take")
                     dstep_E *= sigmoid(raw)
                 dbias_E += tl.where(here, dstep_E, 0.0)
                 tl.store(dstep + row + t * width, dstep_E, mask=here)

@@ -38,15 +38,27 @@ def unless(begins, h, PACKED: tl.constexpr):
 
 
 @triton.jit
-def step_of(pointer, bias, inside, BIAS: tl.constexpr, TAKE_SOFTPLUS: tl.constexpr):
+def row_of(x, x_row, step, step_row, t, inside):
+    """x and the step of the token at t, as they are stored.
+
+    The kernels ask for a token's row while they work on the one before it: a scheduler has one warp or two, and nothing
+    else to do while a row comes from memory.
+    """
+    return tl.load(x + t * x_row, mask=inside, other=0.0), tl.load(step + t * step_row, mask=inside, other=0.0)
+
+
+@triton.jit
+def step_of(stored, bias, inside, BIAS: tl.constexpr, TAKE_SOFTPLUS: tl.constexpr):
     """The step sizes of a token, and what softplus was taken of; a masked token has the step 0."""
-    raw = tl.load(pointer, mask=inside, other=0.0).to(tl.float32)
+    raw = stored.to(tl.float32)
     if BIAS:
         raw += bias
     step = raw
     if TAKE_SOFTPLUS:
         step = softplus(raw)
-    return tl.where(inside, step, 0.0), raw
+    if BIAS or TAKE_SOFTPLUS:  # else it was 0 as it was loaded
+        step = tl.where(inside, step, 0.0)
+    return step, raw
 
 
 @triton.jit
@@ -107,14 +119,19 @@ def scan_forward(
     step += b * step_batch + e
     BC += b * tokens * N
     row = b * tokens * width + e
+    next_t = token_at(first, tokens, REVERSE)
+    next_x, next_step = row_of(x, x_row, step, step_row, next_t, inside)
     for chunk in range(first // CHUNK, tl.cdiv(last, CHUNK)):
         if states is not None:
             for n in tl.static_range(N):
                 tl.store(states + ((b * chunks + chunk) * width + e) * N + n, h[n], mask=inside)
         for p in range(chunk * CHUNK, tl.minimum((chunk + 1) * CHUNK, last)):
-            t = token_at(p, tokens, REVERSE)
-            u = tl.load(x + t * x_row, mask=inside, other=0.0).to(tl.float32)
-            d, raw = step_of(step + t * step_row, bias_E, inside, bias is not None, SOFTPLUS == "take")
+            t = next_t
+            u = next_x.to(tl.float32)
+            stored = next_step
+            next_t = token_at(tl.minimum(p + 1, last - 1), tokens, REVERSE)
+            next_x, next_step = row_of(x, x_row, step, step_row, next_t, inside)
+            d, raw = step_of(stored, bias_E, inside, bias is not None, SOFTPLUS == "take")
             du = d * u
             y_E = skip * u
             begins = False

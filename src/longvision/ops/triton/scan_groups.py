@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from longvision.ops.triton.arithmetic import load_pair
-from longvision.ops.triton.scan_forward import decay_rates, step_of, unless
+from longvision.ops.triton.scan_forward import decay_rates, row_of, step_of, unless
 from longvision.ops.triton.walks import of_channels, starts_at, token_at
 
 
@@ -55,11 +55,16 @@ def scan_ends(
     x += b * x_batch + e
     step += b * step_batch + e
     BC += b * tokens * N
+    next_t = token_at(last - 1 if ADJOINT else first, tokens, REVERSE)
+    next_x, next_step = row_of(x, x_row, step, step_row, next_t, inside)
     for i in range(0, last - first):
         p = last - 1 - i if ADJOINT else first + i
-        t = token_at(p, tokens, REVERSE)
-        u = tl.load(x + t * x_row, mask=inside, other=0.0).to(tl.float32)
-        d, raw = step_of(step + t * step_row, bias_E, inside, bias is not None, SOFTPLUS == "take")
+        t = next_t
+        u = next_x.to(tl.float32)
+        stored = next_step
+        next_t = token_at(tl.maximum(p - 1, first) if ADJOINT else tl.minimum(p + 1, last - 1), tokens, REVERSE)
+        next_x, next_step = row_of(x, x_row, step, step_row, next_t, inside)
+        d, raw = step_of(stored, bias_E, inside, bias is not None, SOFTPLUS == "take")
         elapsed += d
         begins = False
         if sequence is not None:
