@@ -161,7 +161,11 @@ def _ops_parser() -> ArgumentParser:
         parser.add_argument(
             f"--{name}", type=_whole_number, default=default, metavar="N", help=f"{meaning} (default: {default})"
         )
-    parser.add_argument("--dtype", default="float32", help="float32, float64 or bfloat16 (default: float32)")
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        help="float32, float64, bfloat16, or float16 where a backend takes it (default: float32)",
+    )
     parser.add_argument("--mode", default="infer", help="infer, or train: forward and backward (default: infer)")
     _common_options(parser, 20, "for each case, a backend at a number of tokens; a check of each backend comes on top")
     return parser

@@ -58,7 +58,7 @@ def wrong_nan(inputs, reverse, cu_seqlens):
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
 def test_the_backends_pass(monkeypatch, name, dtype):
     if name == "triton":  # its interpreter cuts bfloat16 off instead of rounding it
         monkeypatch.delenv("TRITON_INTERPRET", raising=False)

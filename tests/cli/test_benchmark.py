@@ -79,6 +79,16 @@ def test_operators_against_each_other(longvision):
     assert all(row["status"] == "ok" or row["status"].startswith("not available") for row in rows)
 
 
+def test_operators_in_float16(longvision):
+    """Those that take it: the kernels for the CPU do not."""
+    words = ["--tokens", "5", "--channels", 8, "--dtype", "float16", "--budget", 0.05, "--out", "own"]
+    answer = longvision("benchmark", "ops", *words)
+    assert answer.code == 0, answer.err
+    statuses = {row["backend"]: row["status"] for row in read(Path("own/ops.csv"))}
+    assert statuses["chunked"] == statuses["reference"] == statuses["matrix products"] == "ok"
+    assert "torch.float16 on cpu: it needs float32, float64 or bfloat16" in statuses["cpu"]
+
+
 def test_a_wrong_operator_ends_with_1(longvision, monkeypatch):
     def wrong(inputs, reverse, cu_seqlens):
         return inputs["x"] * 2
@@ -276,6 +286,7 @@ def test_numbers_are_refused_before_anything_heavy_is_imported(words):
         ("ops --tokens ²", "--tokens '²': expected whole numbers above 0"),
         ("ops --tokens 5,0", "--tokens '5,0': expected whole numbers above 0"),
         ("ops --channels 7", "--channels 7: expected an even number"),
+        ("ops --dtype x", "--dtype 'x' is unknown: expected one of float32, float64, bfloat16, float16"),
         ("ops --out full", "--out full is not empty"),
     ],
 )

@@ -140,7 +140,9 @@ def test_float32_is_near_float64(backend, reverse, tokens):
 def test_half_precision_rounds_once(backend, dtype, unit, reverse):
     """Inputs, output and gradients are half precision, all between is float32: each result is a rounded truth."""
     if (backend, dtype) == ("cpu", torch.float16):
-        with pytest.raises(ValueError, match=r"cannot take torch.float16 on cpu: .* choose chunked"):
+        with pytest.raises(
+            ValueError, match=r"cannot take torch.float16 on cpu: it needs float32, float64 or bfloat16;"
+        ):
             scan(make(1, 3, 2, 2, dtype), backend)
         return
     tensors, grad = make(2, 63, 4, 4, dtype), torch.randn(2, 63, 4).to(dtype)
@@ -565,11 +567,34 @@ def test_backend_by_argument_then_by_environment(monkeypatch, calls, variable, a
 def test_the_kernels_are_not_chosen_for_what_they_cannot_take(monkeypatch, dtype, device):
     monkeypatch.delenv("LONGVISION_SCAN_BACKEND", raising=False)
     assert backends.choose_backend(None, device, dtype) == "chunked"
-    with pytest.raises(ValueError, match=f"^backend='cpu' cannot take {dtype} on {device}: it needs a CPU, float32, "):
-        backends.choose_backend("cpu", device, dtype)
-    monkeypatch.setenv("LONGVISION_SCAN_BACKEND", "cpu")
-    with pytest.raises(ValueError, match=r"^LONGVISION_SCAN_BACKEND='cpu' cannot take"):
-        backends.choose_backend(None, device, dtype)
+
+
+@pytest.mark.parametrize("interpret, cuda, name, device, dtype, needs", [
+    ("0", "13.0", "cpu", "cuda", torch.float32, "a CPU"),
+    ("0", "13.0", "cpu", "cpu", torch.float16, "float32, float64 or bfloat16"),
+    ("0", "13.0", "cpu", "meta", torch.float16, "a CPU and float32, float64 or bfloat16"),
+    ("0", "13.0", "cpu", "cpu", torch.float32, "a C++ compiler"),
+    ("0", "13.0", "triton", "cpu", torch.float32, "an NVIDIA GPU"),
+    ("0", None, "triton", "cuda", torch.float32, "an NVIDIA GPU"),
+    ("0", "13.0", "triton", "cuda", torch.float64, "float32, bfloat16 or float16"),
+    ("0", "13.0", "triton", "cpu", torch.float64, "an NVIDIA GPU and float32, bfloat16 or float16"),
+    ("0", "13.0", "triton", "cuda", torch.float32, "the package triton, able to start kernels here"),
+    ("1", None, "triton", "cpu", torch.float32, "the package triton, able to start kernels here"),
+])  # fmt: skip
+def test_a_refusal_says_what_lacks_and_that_nobody_has_to_choose(
+    monkeypatch, interpret, cuda, name, device, dtype, needs
+):
+    for which in ("cpu", "triton"):
+        monkeypatch.setattr(f"longvision.ops.backends.has_{which}_kernels", lambda *_: False)
+    monkeypatch.setattr("torch.version.cuda", cuda)
+    monkeypatch.setenv("TRITON_INTERPRET", interpret)
+    end = f"={name!r} cannot take {dtype} on {device}: it needs {needs}; without this choice the fastest that fits is "
+    end += "taken"
+    monkeypatch.setenv("LONGVISION_SCAN_BACKEND", name)
+    for asked, origin in ((name, "backend"), (None, "LONGVISION_SCAN_BACKEND")):
+        with pytest.raises(ValueError) as error:
+            backends.choose_backend(asked, device, dtype)
+        assert str(error.value) == origin + end
 
 
 def test_without_kernels_plain_torch_is_the_default(monkeypatch):

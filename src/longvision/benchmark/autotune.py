@@ -2,20 +2,27 @@
 
 import datetime
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from triton.errors import TritonError
 
+from longvision.benchmark.case import OUT_OF_MEMORY, sentence
+from longvision.benchmark.memory import is_out_of_memory
 from longvision.ops.triton import scan
-from longvision.ops.triton.configurations import Configuration, configuration, forced
+from longvision.ops.triton.configurations import KERNELS, Configuration, configuration, forced
 from longvision.ops.triton.layout import kept_shape
 
-CHANNELS, PIECES, PROGRAMS = (32, 64, 128), (2, 4, 8), (1, 528, 1056, 2112)
+CHANNELS, PIECES = (32, 64, 128), (2, 4, 8)
+# The shipped one first: of those that start the same the first is taken. With the least of them a long image is still
+# split, which matters as a row also serves shapes far from its own.
+PROGRAMS = (1056, 528, 2112, 264)
 MOST_IN_REGISTERS = 2048  # channels times states of a warp: more spills
 MOST_TOKENS = 2**20  # of a batch
-KERNELS = ("scan_ends", "scan_forward", "scan_backward")
+FAILURES = (RuntimeError, TritonError)  # out of memory, too many registers, what does not compile
+FAR = float("inf")
 
 
 class Shape(NamedTuple):
@@ -26,22 +33,53 @@ class Shape(NamedTuple):
 
 
 class Tried(NamedTuple):
-    """`off` says by how much the result differs from that of the shipped configuration, as a part of it."""
+    """`off` says by how much the result differs from that of the configuration so far, as a part of it; `failed` why
+    there is none."""
 
     kernel: str
     chosen: Configuration
     seconds: float
     off: float
+    failed: str = ""
 
 
-def shapes(batches: list[int], tokens: list[int], widths: list[int], states: list[int]) -> list[Shape]:
-    """Every combination of not more than MOST_TOKENS tokens."""
-    every = itertools.product(batches, tokens, widths, states)
-    return [Shape(*shape) for shape in every if shape[0] * shape[1] <= MOST_TOKENS]
+def shapes(
+    batches: list[int], tokens: list[int], widths: list[int], states: list[int]
+) -> tuple[list[Shape], list[Shape]]:
+    """-> every combination of not more than MOST_TOKENS tokens, and those of more."""
+    every = [Shape(*sizes) for sizes in dict.fromkeys(itertools.product(batches, tokens, widths, states))]
+    fits = [shape.batch * shape.tokens <= MOST_TOKENS for shape in every]
+    return list(itertools.compress(every, fits)), [shape for shape, fit in zip(every, fits) if not fit]
 
 
-def candidates(kernel: str, shape: Shape) -> Iterator[Configuration]:
-    """What is tried for the kernel."""
+def candidates(kernel: str, shape: Shape) -> list[Configuration]:
+    """What is tried for the kernel, each launch once."""
+    return _distinct(kernel, shape, _combinations(kernel, shape))
+
+
+def _distinct(kernel: str, shape: Shape, every: Iterable[Configuration]) -> list[Configuration]:
+    """The first of those that start the same."""
+    found: dict[object, Configuration] = {}
+    for chosen in every:
+        launch = _read(kernel, chosen) | {"programs": _groups(kernel, shape, chosen)}
+        found.setdefault(tuple(launch.items()), chosen)
+    return list(found.values())
+
+
+def _groups(kernel: str, shape: Shape, chosen: Configuration) -> tuple[int, int] | None:
+    """How the kernel cuts the tokens; None for the one that is told."""
+    if "programs" not in KERNELS[kernel]:
+        return None
+    tiles = -(-shape.width // chosen.channels)
+    return scan._groups(shape.tokens, shape.batch * tiles, chosen.programs)
+
+
+def _read(kernel: str, chosen: Configuration) -> dict[str, int]:
+    """What of it the kernel reads."""
+    return {name: getattr(chosen, name) for name in KERNELS[kernel]}
+
+
+def _combinations(kernel: str, shape: Shape) -> Iterator[Configuration]:
     for channels in CHANNELS:
         if channels * shape.states > MOST_IN_REGISTERS or channels >= 2 * max(32, shape.width):
             continue
@@ -62,7 +100,8 @@ def tune(
     time: Callable[[Callable[[], object]], float],
     say: Callable[[Tried], None] = lambda tried: None,
 ) -> list[dict]:
-    """-> for each kernel a row with the fastest configuration whose result is right; `time` gives a call's seconds."""
+    """-> for each kernel a row with the fastest configuration whose result is right, if any is; `time` gives a call's
+    seconds."""
     rows = []
     call, grad_BME, states_BKEN = _call(shape, dtype, device)
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else "any"
@@ -74,20 +113,54 @@ def tune(
     for kernel in KERNELS:
         if kernel == "scan_ends" and not scan.is_split(call):
             continue
-        shipped = configuration(kernel, call.x_BME, shape.states)
-        truth = work[kernel]()
+        so_far = configuration(kernel, call.x_BME, shape.states)
+        try:
+            truth = work[kernel]()
+        except FAILURES as error:
+            say(Tried(kernel, so_far, FAR, FAR, reason(error)))
+            continue
         found = []
-        for chosen in dict.fromkeys([shipped, *candidates(kernel, shape)]):
-            with forced(kernel, chosen):
-                off = _distance(work[kernel](), truth)
-                seconds = time(work[kernel]) if off <= tolerance else float("inf")
-            found.append(Tried(kernel, chosen, seconds, off))
+        for chosen in _distinct(kernel, shape, [*candidates(kernel, shape), so_far]):
+            found.append(_try(kernel, chosen, work[kernel], truth, tolerance, time))
             say(found[-1])
         best = min(found, key=lambda tried: tried.seconds)
+        if best.seconds == FAR:
+            continue
         microseconds = round(best.seconds * 1e6, 1)
         origin = {"microseconds": microseconds, "dtype": str(dtype), "date": datetime.date.today().isoformat()}
-        rows.append({"kernel": kernel, "device": name, **shape._asdict(), **best.chosen._asdict(), **origin})
+        worth = _worth(kernel, shape, best.chosen)
+        rows.append({"kernel": kernel, "device": name, **shape._asdict(), **worth, **origin})
     return rows
+
+
+def _try(
+    kernel: str,
+    chosen: Configuration,
+    work: Callable[[], tuple[Tensor, ...]],
+    truth: tuple[Tensor, ...],
+    tolerance: float,
+    time: Callable[[Callable[[], object]], float],
+) -> Tried:
+    try:
+        with forced(kernel, chosen):
+            off = _distance(work(), truth)
+            return Tried(kernel, chosen, time(work) if off <= tolerance else FAR, off)
+    except FAILURES as error:
+        return Tried(kernel, chosen, FAR, FAR, reason(error))
+
+
+def reason(error: Exception) -> str:
+    """Why it failed, in a line."""
+    return OUT_OF_MEMORY if is_out_of_memory(error) else sentence(error)
+
+
+def _worth(kernel: str, shape: Shape, best: Configuration) -> dict[str, int]:
+    """What is worth writing down: what the kernel reads, without `programs` where all start the same."""
+    read = _read(kernel, best)
+    others = (_groups(kernel, shape, best._replace(programs=programs)) for programs in PROGRAMS)
+    if "programs" in read and len({_groups(kernel, shape, best), *others}) == 1:
+        del read["programs"]
+    return read
 
 
 def _call(shape: Shape, dtype: torch.dtype, device: str) -> tuple[scan.Scan, Tensor, Tensor]:
@@ -111,7 +184,7 @@ def _call(shape: Shape, dtype: torch.dtype, device: str) -> tuple[scan.Scan, Ten
 def _distance(found: tuple[Tensor, ...], truth: tuple[Tensor, ...]) -> float:
     """The largest relative difference of norms; not finite counts as far."""
     far = max((a.float() - b.float()).norm().item() / (b.float().norm().item() + 1e-30) for a, b in zip(found, truth))
-    return far if far == far else float("inf")
+    return far if far == far else FAR
 
 
 def seconds_of(call: Callable[[], object], calls: int = 20) -> float:

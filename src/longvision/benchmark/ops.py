@@ -28,10 +28,10 @@ from longvision.benchmark.timing import time_round
 from longvision.ops import selective_scan
 from longvision.ops.backends import BACKENDS
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
-# Largest error that passes, as a part of the largest true value: some roundings of float64 and float32; bfloat16
-# results are rounded once, by 2**-8 at most.
-TOLERANCE = {"float32": 1e-5, "float64": 1e-12, "bfloat16": 5e-3}
+DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16")}
+# Largest error that passes, as a part of the largest true value: some roundings of float64 and float32; results in
+# bfloat16 and float16 are rounded once, by 2**-8 and 2**-11 at most.
+TOLERANCE = {"float32": 1e-5, "float64": 1e-12, "bfloat16": 5e-3, "float16": 6e-4}
 REFERENCE, PRODUCTS = "reference", "matrix products"
 
 # By the names of selective_scan's arguments, without their shapes.

@@ -2,7 +2,7 @@
 
 Rows come from configurations.json beside this file, which suits every GPU, and from the file that `longvision autotune`
 writes for the one it measured. Of those with the nearest number of states, one of this device is taken, the
-one measured nearest to the shape.
+one measured nearest to the shape. What that leaves out is of the next nearest that has it.
 """
 
 import functools
@@ -12,16 +12,22 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from longvision.ops.native.compiler import cache_folder
+from longvision.ops.native.compiler import CompilerError, cache_folder
 
 VARIABLE = "LONGVISION_LAUNCH"  # another file of measured rows
 SHIPPED = Path(__file__).with_name("configurations.json")
 SHAPE = ("states", "width", "tokens", "batch")  # the first weighs most: it decides what fits into registers
+
+KERNELS = {  # and what of a configuration they read
+    "scan_ends": ("channels", "warps"),
+    "scan_forward": ("channels", "warps", "programs"),
+    "scan_backward": ("channels", "warps", "programs", "piece"),
+}
 
 
 class Configuration(NamedTuple):
@@ -43,7 +49,7 @@ def configuration(kernel: str, x_BME: Tensor, states: int) -> Configuration:
         return _forced[kernel]
     batch, tokens, width = x_BME.shape
     device = torch.cuda.get_device_name(x_BME.device) if x_BME.device.type == "cuda" else "any"
-    return _nearest(kernel, device, (states, width, tokens, batch), str(measured_file()))
+    return _nearest(kernel, device, (states, width, tokens, batch), _found_file())
 
 
 @contextmanager
@@ -57,27 +63,47 @@ def forced(kernel: str, chosen: Configuration) -> Iterator[None]:
 
 
 def measured_file() -> Path:
-    """Where `longvision autotune` writes, and what is read if it exists."""
-    return Path(os.environ.get(VARIABLE) or cache_folder() / "launch.json")
+    """Where `longvision autotune` writes, and what is read if it exists.
+
+    Raises:
+        ValueError: there is no folder for it.
+    """
+    try:
+        return Path(os.environ.get(VARIABLE) or cache_folder() / "launch.json")
+    except CompilerError as error:
+        raise ValueError(f"there is no home folder for launch configurations: set {VARIABLE} to a file") from error
+
+
+def _found_file() -> str | None:
+    try:
+        return str(measured_file())
+    except ValueError:  # a user without a home, in a container: nothing was measured
+        return None
 
 
 @functools.lru_cache(maxsize=4096)
-def _nearest(kernel: str, device: str, shape: tuple[int, ...], measured: str) -> Configuration:
+def _nearest(kernel: str, device: str, shape: tuple[int, ...], measured: str | None) -> Configuration:
     rows = [row for row in _rows(measured) if row["kernel"] == kernel and row["device"] in ("any", device)]
-    best = min(rows, key=lambda row: _distance(row, shape))
-    return Configuration(**{name: best[name] for name in Configuration._fields if name in best})
+    settings: dict[str, int] = {}
+    for row in reversed(sorted(rows, key=lambda row: _distance(row, shape))):  # the nearest last: it overrides
+        settings |= {name: row[name] for name in Configuration._fields if name in row}
+    return Configuration(**settings)
 
 
 def _distance(row: dict, shape: tuple[int, ...]) -> tuple[float, bool, float]:
     """Of states, which decide what fits into registers; of the device; of the rest. In factors of two; a row that says
     nothing of a shape is the farthest."""
-    of_states, *others = (abs(math.log2(row.get(name, math.inf) / max(1, size))) for name, size in zip(SHAPE, shape))
+
+    def factor(name: str, size: int) -> float:
+        return abs(math.log2(row.get(name, math.inf)) - math.log2(max(1, size)))
+
+    of_states, *others = map(factor, SHAPE, shape)
     return of_states, row["device"] == "any", sum(others)
 
 
 @functools.lru_cache(maxsize=8)
-def _rows(measured: str) -> list[dict]:
-    return [*read_rows(Path(measured)), *read_rows(SHIPPED)]
+def _rows(measured: str | None) -> list[dict]:
+    return [*(read_rows(Path(measured)) if measured else []), *read_rows(SHIPPED)]
 
 
 def read_rows(path: Path) -> list[dict]:
@@ -86,22 +112,47 @@ def read_rows(path: Path) -> list[dict]:
     Raises:
         ValueError: it is not one.
     """
-    if not path.is_file():
+    if not path.exists():
         return []
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file: {VARIABLE} or --out names the one of launch configurations")
     try:
-        rows = json.loads(path.read_text())
-        for row in rows:
-            _check(Configuration(**{name: int(row[name]) for name in Configuration._fields if name in row}))
-            row["kernel"], row["device"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} holds no launch configurations ({error}): run `longvision autotune` again") from error
+        wrong = _wrong(rows := json.loads(path.read_text()))
+    except (ValueError, RecursionError):
+        wrong = "it is not JSON"
+    if wrong:
+        raise ValueError(
+            f"{path} holds no launch configurations ({wrong}): delete it and run `longvision autotune` again"
+        )
     return rows
 
 
-def _check(row: Configuration) -> None:
-    """Raises ValueError for what the kernels are not written for: lanes that exchange nothing are those of one warp."""
-    if row.warps != 1 or row.channels not in (32, 64, 128) or row.piece not in (1, 2, 4, 8):
-        raise ValueError(f"{row}: expected 1 warp, 32, 64 or 128 channels, pieces of 1, 2, 4 or 8")
+def _wrong(rows: Any) -> str:
+    """What is wrong with the content of a file of configurations; nothing if all is right."""
+    if not isinstance(rows, list):
+        return "expected a list of rows"
+    found = ((number, _wrong_in(row)) for number, row in enumerate(rows, 1))
+    return next((f"row {number}{wrong}" for number, wrong in found if wrong), "")
+
+
+def _wrong_in(row: Any) -> str:
+    if not isinstance(row, dict):
+        return " has no names and values"
+    for name in ("kernel", "device", "channels"):
+        if name not in row:
+            return f" has no {name}"
+    if row["kernel"] not in tuple(KERNELS):
+        *most, last = KERNELS
+        return f": kernel is {json.dumps(row['kernel'])}, expected {', '.join(most)} or {last}"
+    if not isinstance(row["device"], str):
+        return f": device is {json.dumps(row['device'])}, expected the name of a GPU, or any"
+    for name in (*Configuration._fields, *SHAPE):
+        if name in row and (type(row[name]) is not int or row[name] < 1):  # True is an int, too
+            return f": {name} is {json.dumps(row[name])}, expected a whole number of at least 1"
+    # What the kernels are written for: lanes that exchange nothing are those of one warp.
+    if row.get("warps", 1) != 1 or row["channels"] not in (32, 64, 128) or row.get("piece", 4) not in (1, 2, 4, 8):
+        return ": expected 1 warp, 32, 64 or 128 channels, pieces of 1, 2, 4 or 8"
+    return ""
 
 
 def write_rows(path: Path, rows: Sequence[dict]) -> None:
@@ -112,8 +163,29 @@ def write_rows(path: Path, rows: Sequence[dict]) -> None:
 
     kept = {key(row): row for row in [*read_rows(path), *rows]}
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f"{path.name}.{os.getpid()}")
-    half.write_text("[\n" + ",\n".join("  " + json.dumps(row) for row in kept.values()) + "\n]\n")
-    half.replace(path)  # in one step: a process that reads it meanwhile sees the old file or the new one
+    half = _half(path)
+    try:
+        half.write_text("[\n" + ",\n".join("  " + json.dumps(row) for row in kept.values()) + "\n]\n")
+        half.replace(path)  # in one step: a process that reads it meanwhile sees the old file or the new one
+    finally:
+        half.unlink(missing_ok=True)
     _rows.cache_clear()
     _nearest.cache_clear()
+
+
+def check_writable(path: Path) -> None:
+    """Raises ValueError where `write_rows` could not write, or would add to something else."""
+    read_rows(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _half(path).touch()
+        _half(path).unlink()
+    except OSError as error:
+        file = next((place for place in path.parents if place.exists() and not place.is_dir()), None)
+        reason = error.strerror if file is None else f"{file} is not a folder"
+        raise ValueError(f"{path} cannot be written ({reason}): name another file with --out") from error
+
+
+def _half(path: Path) -> Path:
+    """What becomes the file once it is whole."""
+    return path.with_name(f"{path.name}.{os.getpid()}")
