@@ -71,7 +71,7 @@ def _groups(kernel: str, shape: Shape, chosen: Configuration) -> tuple[int, int]
     if "programs" not in KERNELS[kernel]:
         return None
     tiles = -(-shape.width // chosen.channels)
-    return scan._groups(shape.tokens, shape.batch * tiles, chosen.programs)
+    return scan.grouping(shape.tokens, shape.batch * tiles, chosen.programs)
 
 
 def _read(kernel: str, chosen: Configuration) -> dict[str, int]:

@@ -128,8 +128,8 @@ def groups(monkeypatch):
     """How many groups each pass is split into."""
     from longvision.ops.triton import scan as kernels
 
-    seen, original = [], kernels._groups
-    monkeypatch.setattr(kernels, "_groups", lambda *a: (seen.append((found := original(*a))[1]), found)[1])
+    seen, original = [], kernels.grouping
+    monkeypatch.setattr(kernels, "grouping", lambda *a: (seen.append((found := original(*a))[1]), found)[1])
     return seen
 
 
@@ -183,7 +183,7 @@ def test_groups_without_the_optional_arguments(device, chunk, absent, softplus):
 def test_how_many_groups(tokens, programs, wanted, expected):
     from longvision.ops.triton import scan as kernels
 
-    assert kernels._groups(tokens, programs, wanted) == expected
+    assert kernels.grouping(tokens, programs, wanted) == expected
 
 
 def test_there_are_never_two_groups():
@@ -191,7 +191,7 @@ def test_there_are_never_two_groups():
 
     for tokens in range(1, 1000, 7):
         for programs in range(1, 600, 13):
-            group, groups = kernels._groups(tokens, programs, 1056)
+            group, groups = kernels.grouping(tokens, programs, 1056)
             assert groups != 2 and (groups - 1) * group < tokens <= groups * group
 
 

@@ -69,7 +69,7 @@ def forward(
     batch, tokens, width = scan.x_BME.shape
     chosen = configuration("scan_forward", scan.x_BME, scan.states)
     out = torch.empty_like(scan.x_BME, memory_format=torch.contiguous_format) if out is None else out
-    group, groups = _groups(tokens, batch * -(-width // chosen.channels), chosen.programs)
+    group, groups = grouping(tokens, batch * -(-width // chosen.channels), chosen.programs)
     starts = None if groups == 1 else _group_starts(scan, group, groups)
     launch(
         scan_forward,
@@ -122,7 +122,7 @@ def _backward(
     x_BME, (batch, tokens, width), N = scan.x_BME, scan.x_BME.shape, scan.states
     chosen = configuration("scan_backward", x_BME, N)
     tiles = -(-width // chosen.channels)
-    group, groups = _groups(tokens, batch * tiles, chosen.programs)
+    group, groups = grouping(tokens, batch * tiles, chosen.programs)
     starts = None if groups == 1 else _group_starts(scan, group, groups, grad_BME)
     programs = batch * groups
     dx_BME, dstep_BME = (x_BME.new_empty(x_BME.shape, dtype=dtype) for dtype in (x_dtype, step_dtype))
@@ -159,10 +159,10 @@ def is_split(scan: Scan) -> bool:
     """Whether the forward walks groups of tokens side by side."""
     batch, tokens, width = scan.x_BME.shape
     chosen = configuration("scan_forward", scan.x_BME, scan.states)
-    return _groups(tokens, batch * -(-width // chosen.channels), chosen.programs)[1] > 1
+    return grouping(tokens, batch * -(-width // chosen.channels), chosen.programs)[1] > 1
 
 
-def _groups(tokens: int, programs: int, wanted: int) -> tuple[int, int]:
+def grouping(tokens: int, programs: int, wanted: int) -> tuple[int, int]:
     """-> tokens a group, and how many groups: one, if there are programs enough without."""
     chunks = -(-tokens // layout.CHUNK)
     groups = min(chunks, max(1, wanted // max(1, programs)))
