@@ -185,7 +185,7 @@ def test_candidates_leave_registers_for_the_states():
 
 def groups_of(shape, chosen):
     tiles = -(-shape.width // chosen.channels)
-    return scan._groups(shape.tokens, shape.batch * tiles, chosen.programs)
+    return scan.grouping(shape.tokens, shape.batch * tiles, chosen.programs)
 
 
 @pytest.mark.parametrize("kernel", ["scan_forward", "scan_backward"])
