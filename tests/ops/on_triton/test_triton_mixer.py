@@ -137,6 +137,18 @@ def test_the_sum_of_the_directions_is_taken_in_float32(device, in_float64):
     assert_near({"y": got}, {"y": truth}, TOLERANCE[torch.float16])
 
 
+def test_a_step_of_1e_7_keeps_its_digits_in_float16(device, in_float64):
+    """As float16 it would have two of them, in binary, and so would its slope."""
+    inputs = make(1, 20, 16, (False,), torch.float16, projections=False, states=2)
+    (walk,) = inputs.walks
+    walk = walk._replace(dt_bias_E=torch.full_like(walk.dt_bias_E, -15), dt_proj_ER=walk.dt_proj_ER / 16)
+    inputs, grad = inputs._replace(walks=[walk]), torch.full((1, 20, 16), 64.0)
+    got = value_and_grads(mamba_inner, on(device, inputs), grad.to(device))
+    truth = in_float64(value_and_grads, composed, inputs.changed(torch.Tensor.double), grad)
+    name = "dt_bias_E of walk 0"
+    assert_near({name: got[name].cpu()}, {name: truth[name]}, TOLERANCE[torch.float16])
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("projections", [True, False])
 def test_input_of_any_strides(device, layout, projections):
