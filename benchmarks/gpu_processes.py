@@ -6,8 +6,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from gpu_rows import Table, line, read
 
 from longvision.benchmark.case import OUT_OF_MEMORY, sentence
 from longvision.benchmark.memory import is_out_of_memory
+from longvision.benchmark.worker import after
 
 ROOT = Path(__file__).resolve().parent.parent
 JOB_LIMIT = 150.0  # seconds after which a measurement is ended with its process
@@ -126,18 +126,6 @@ def run(command: Sequence[str], limit: float, **environment: str) -> tuple[int |
             out = process.communicate()[0]
     print("\n".join(out.splitlines()[-12:]), flush=True)
     return (None if ended.is_set() else process.returncode), out
-
-
-@contextmanager
-def after(seconds: float, act: Callable[[], Any]) -> Iterator[None]:
-    """`act`, unless what is inside ends sooner."""
-    timer = threading.Timer(seconds, act)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def end(process: subprocess.Popen) -> None:

@@ -9,9 +9,10 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 
 import torch
 
@@ -38,7 +39,7 @@ def run_round(case: Case, share: float, patience: float, measure_memory: bool) -
     try:
         torch.manual_seed(0)
         step = Step(case)
-        with _ended_after(patience):
+        with after(patience, partial(os._exit, TOO_LONG)):  # an exception would wait for the call to come back
             first, peak = measure_peak(lambda: _timed(step), case.device)
         timing = time_round(lambda: _timed(step), first, share)
         spent = timing.spent
@@ -68,9 +69,9 @@ def _timed(step: Step) -> float:
 
 
 @contextmanager
-def _ended_after(seconds: float) -> Iterator[None]:
-    """An exception would have to wait for the call to come back."""
-    timer = threading.Timer(seconds, os._exit, (TOO_LONG,))
+def after(seconds: float, act: Callable[[], object]) -> Iterator[None]:
+    """`act`, unless what is inside ends sooner."""
+    timer = threading.Timer(seconds, act)
     timer.daemon = True
     timer.start()
     try:

@@ -49,7 +49,7 @@ def configuration(kernel: str, x_BME: Tensor, states: int) -> Configuration:
         return _forced[kernel]
     batch, tokens, width = x_BME.shape
     device = torch.cuda.get_device_name(x_BME.device) if x_BME.device.type == "cuda" else "any"
-    return _nearest(kernel, device, (states, width, tokens, batch), _found_file())
+    return _nearest(kernel, device, (states, width, tokens, batch), os.environ.get(VARIABLE))
 
 
 @contextmanager
@@ -68,22 +68,19 @@ def measured_file() -> Path:
     Raises:
         ValueError: there is no folder for it.
     """
+    return _file_named(os.environ.get(VARIABLE))
+
+
+def _file_named(name: str | None) -> Path:
     try:
-        return Path(os.environ.get(VARIABLE) or cache_folder() / "launch.json")
+        return Path(name or cache_folder() / "launch.json")
     except CompilerError as error:
         raise ValueError(f"there is no home folder for launch configurations: set {VARIABLE} to a file") from error
 
 
-def _found_file() -> str | None:
-    try:
-        return str(measured_file())
-    except ValueError:  # a user without a home, in a container: nothing was measured
-        return None
-
-
 @functools.lru_cache(maxsize=4096)
-def _nearest(kernel: str, device: str, shape: tuple[int, ...], measured: str | None) -> Configuration:
-    rows = [row for row in _rows(measured) if row["kernel"] == kernel and row["device"] in ("any", device)]
+def _nearest(kernel: str, device: str, shape: tuple[int, ...], file: str | None) -> Configuration:
+    rows = [row for row in _rows(file) if row["kernel"] == kernel and row["device"] in ("any", device)]
     settings: dict[str, int] = {}
     for row in reversed(sorted(rows, key=lambda row: _distance(row, shape))):  # the nearest last: it overrides
         settings |= {name: row[name] for name in Configuration._fields if name in row}
@@ -102,8 +99,13 @@ def _distance(row: dict, shape: tuple[int, ...]) -> tuple[float, bool, float]:
 
 
 @functools.lru_cache(maxsize=8)
-def _rows(measured: str | None) -> list[dict]:
-    return [*(read_rows(Path(measured)) if measured else []), *read_rows(SHIPPED)]
+def _rows(file: str | None) -> list[dict]:
+    """Those measured, of that file or the usual one, and those shipped."""
+    try:
+        path = _file_named(file)
+    except ValueError:  # a user without a home, in a container: nothing was measured
+        return read_rows(SHIPPED)
+    return [*read_rows(path), *read_rows(SHIPPED)]
 
 
 def read_rows(path: Path) -> list[dict]:
