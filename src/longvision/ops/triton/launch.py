@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+MOST_IN_A_ROW = 65_535  # programs along every axis of a grid but the first
 # The next Triton fuses multiply-adds no more unless told. Loops are not pipelined: it takes registers that the kernels
 # need, and the scans have nothing that Triton pipelines.
-MOST_IN_A_ROW = 65_535  # programs along every axis of a grid but the first
 OPTIONS = {"enable_fp_fusion": True, "num_stages": 1}
 
 

@@ -95,7 +95,7 @@ def backward(scan: Scan, grad_BME: Tensor, states_BKEN: Tensor) -> Gradients:
     if scan.states <= MOST_STATES:
         return _backward(scan, grad_BME, states_BKEN, scan.x_BME.dtype, scan.step_BME.dtype)
     # States do not see each other: gradients are sums over them, taken in float32.
-    parts = []
+    parts: list[Gradients] = []
     for first in range(0, scan.states, MOST_STATES):
         some = slice(first, first + MOST_STATES)
         part = scan._replace(
@@ -103,11 +103,15 @@ def backward(scan: Scan, grad_BME: Tensor, states_BKEN: Tensor) -> Gradients:
             A_EN=scan.A_EN[:, some].contiguous(),
             D_E=scan.D_E if first == 0 else None,
         )
-        parts.append(_backward(part, grad_BME, states_BKEN[..., some].contiguous(), torch.float32, torch.float32))
-    dx_BME, dstep_BME = (torch.stack(grads).sum(0) for grads in list(zip(*parts))[:2])
+        grads = _backward(part, grad_BME, states_BKEN[..., some].contiguous(), torch.float32, torch.float32)
+        if parts:  # not one large tensor a part
+            grads = grads._replace(
+                dx_BME=parts[-1].dx_BME.add_(grads.dx_BME), dstep_BME=parts[-1].dstep_BME.add_(grads.dstep_BME)
+            )
+        parts.append(grads)
     return Gradients(
-        dx_BME.to(scan.x_BME.dtype),
-        dstep_BME.to(scan.step_BME.dtype),
+        parts[-1].dx_BME.to(scan.x_BME.dtype),
+        parts[-1].dstep_BME.to(scan.step_BME.dtype),
         torch.cat([part.dBC_BMN2 for part in parts], dim=2),
         torch.cat([part.dA_EN for part in parts], dim=1),
         parts[0].dD_E,
