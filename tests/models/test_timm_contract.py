@@ -11,7 +11,7 @@ from timm.optim import create_optimizer_v2
 
 import longvision  # noqa: F401  registers the models
 
-NAMES = timm.list_models("vim_*")
+NAMES = timm.list_models(module="vim")
 EVERY = pytest.mark.parametrize("name", NAMES)
 
 

@@ -1,0 +1,210 @@
+"""Maps at strides 4, 8, 16 and 32 from a backbone of one stride: ViTDet's simple feature pyramid (arXiv 2203.16527).
+
+Each `NAME_pyramid` is the registered backbone NAME, a Vim or one of timm's plain vision transformers, with the pyramid
+on it: what dense heads ask of a timm model, `features_only=True` with strides that double.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal, get_args
+
+import timm
+import torch.nn.functional as F
+from timm.layers import LayerNorm2d
+from timm.models import generate_default_cfgs, register_model
+from timm.models._features import FeatureGetterNet, feature_take_indices
+from torch import Tensor, nn
+
+from longvision.models import vim  # noqa: F401 its names must be registered first
+
+STRIDES = (4, 8, 16, 32)
+Blocks = Literal["last", "spread"]
+
+
+class FeaturePyramid(nn.Module):
+    """(B, C, H, W) -> maps (B, channels, ⌈H/s⌉, ⌈W/s⌉) for s of 4, 8, 16 and 32, for any H x W.
+
+    Coarser maps than the backbone's come by max pooling, finer ones by transposed convolutions of stride 2 with
+    LayerNorm and GELU between.
+
+    Args:
+        base: a timm model all of whose blocks have one stride s0, a power of two. Its final norm is applied to
+            every map.
+        blocks: where the maps come from. "last": all four from the last block, as ViTDet's; each transposed convolution
+            halves the channels. "spread": one each from the blocks at a quarter, a half, three quarters and the end (6,
+            12, 18 and 24), as UPerNet is fed in the Vim paper's segmentation; the channels stay.
+        out_chans: if given, a 1x1 and a 3x3 convolution with LayerNorms make every map this wide, as ViTDet's.
+
+    Raises:
+        ValueError: an unknown word, a backbone with several strides or with one that is no power of two, fewer than
+            four blocks to spread over.
+    """
+
+    def __init__(self, base: Any, blocks: Blocks = "last", out_chans: int | None = None) -> None:
+        super().__init__()
+        if blocks not in get_args(Blocks):
+            raise ValueError(f"blocks={blocks!r} is unknown: choose {' or '.join(get_args(Blocks))}")
+        if out_chans is not None and out_chans < 1:
+            raise ValueError(f"out_chans {out_chans}: expected at least 1, or None for the maps as they are")
+        stride, width, depth = _only_stride(base), int(base.embed_dim), len(base.feature_info)
+        if blocks == "spread" and depth < len(STRIDES):
+            raise ValueError(f'blocks="spread" needs {len(STRIDES)} blocks, the backbone has {depth}: choose last')
+        self.blocks, self.stride, self.in_chans = blocks, stride, getattr(base, "in_chans", 3)
+        ends = [depth] if blocks == "last" else [depth * (i + 1) // len(STRIDES) for i in range(len(STRIDES))]
+        self.taken = base.prune_intermediate_layers([end - 1 for end in ends], prune_norm=False, prune_head=True)
+        self.base = base
+        self.margin = _margin(base, stride)
+
+        levels, self.feature_info = [], []
+        for i, wanted in enumerate(STRIDES):
+            level, channels = _resample(width, stride, wanted, halve=blocks == "last")
+            if out_chans is not None:
+                level, channels = nn.Sequential(level, _to_width(channels, out_chans)), out_chans
+            levels.append(level)
+            self.feature_info.append({"module": f"levels.{i}", "num_chs": channels, "reduction": wanted})
+        self.levels = nn.ModuleList(levels)
+
+    def forward(self, x_BCHW: Tensor) -> list[Tensor]:
+        """(B, C, H, W) -> the four maps, finest first."""
+        return self.forward_intermediates(x_BCHW, intermediates_only=True)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """timm's contract; `indices` count the four maps from the finest. The other words change nothing here."""
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt={output_fmt!r}: a pyramid returns NCHW maps only")
+        take, _ = feature_take_indices(len(STRIDES), indices)
+        coarse = self._backbone_maps(x)
+        height, width = x.shape[2:]
+        maps = []
+        for i in take:
+            map_BCHW = self.levels[i](coarse[i if self.blocks == "spread" else 0])
+            maps.append(map_BCHW[:, :, : -(-height // STRIDES[i]), : -(-width // STRIDES[i])])
+        return maps if intermediates_only else (maps[-1], maps)
+
+    def _backbone_maps(self, x_BCHW: Tensor) -> list[Tensor]:
+        """(B, D, ⌈H/32⌉ 32/s0, ⌈W/32⌉ 32/s0) from each block taken: padded so that cells nest in those of stride 32."""
+        bottom, right = (-side % STRIDES[-1] for side in x_BCHW.shape[2:])
+        near, far = self.margin
+        x_BCHW = F.pad(x_BCHW, (near, right + far, near, bottom + far))
+        return self.base.forward_intermediates(
+            x_BCHW, indices=self.taken, norm=True, output_fmt="NCHW", intermediates_only=True
+        )
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop what serves other maps alone: a parameter without a gradient stops distributed training."""
+        take, _ = feature_take_indices(len(STRIDES), indices)
+        self.levels = nn.ModuleList(level if i in take else nn.Identity() for i, level in enumerate(self.levels))
+        return take
+
+    def no_weight_decay(self) -> set[str]:
+        return {f"base.{name}" for name in self.base.no_weight_decay()}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.base.set_grad_checkpointing(enable)
+
+
+def _only_stride(base: Any) -> int:
+    strides = {info["reduction"] for info in base.feature_info}
+    stride = strides.pop()
+    if strides or stride < 1 or int(math.log2(stride)) != math.log2(stride) or stride > STRIDES[-1]:
+        found = ", ".join(str(info["reduction"]) for info in base.feature_info)
+        raise ValueError(
+            f"the backbone's maps have strides {found}: expected one stride for all, 1, 2, 4, 8, 16 or 32; "
+            "a model with several is a pyramid itself: use it with features_only=True"
+        )
+    return int(stride)
+
+
+def _margin(base: Any, stride: int) -> tuple[int, int]:
+    """Zeros before and behind each side, so that overlapping patches lie centred on their cells."""
+    patch = base.patch_embed.proj.kernel_size[0]
+    return (patch - stride) // 2, -(-(patch - stride) // 2)
+
+
+def _resample(channels: int, stride: int, wanted: int, halve: bool) -> tuple[nn.Module, int]:
+    """From one stride to another; -> the module and its channels."""
+    if wanted >= stride:
+        side = wanted // stride
+        return (nn.MaxPool2d(side) if side > 1 else nn.Identity()), channels
+    steps: list[nn.Module] = []
+    for n in range(int(math.log2(stride // wanted))):
+        if n:
+            steps += [LayerNorm2d(channels), nn.GELU()]
+        wide = channels // 2 if halve else channels
+        steps.append(nn.ConvTranspose2d(channels, wide, 2, 2))
+        channels = wide
+    return nn.Sequential(*steps), channels
+
+
+def _to_width(channels: int, out_chans: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(channels, out_chans, 1, bias=False),
+        LayerNorm2d(out_chans),
+        nn.Conv2d(out_chans, out_chans, 3, padding=1, bias=False),
+        LayerNorm2d(out_chans),
+    )
+
+
+def pyramid_name(name: str) -> str | None:
+    """`NAME_pyramid` for a backbone of one stride, None for one that is a pyramid itself; the tag stays."""
+    stem, dot, tag = name.partition(".")
+    return f"{stem}_pyramid{dot}{tag}" if stem in BASES else None
+
+
+def _create_pyramid(
+    base: str,
+    pretrained: bool = False,
+    features_only: bool = False,
+    out_indices: int | list[int] | tuple[int, ...] = (0, 1, 2, 3),
+    blocks: Blocks = "last",
+    out_chans: int | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """For timm.create_model; what is not the pyramid's goes to the backbone, its weights among it."""
+    own = {"cls_token": "none"} if base in timm.list_models(module="vim") else {"dynamic_img_size": True}
+    backbone = timm.create_model(base, pretrained=pretrained, **{"num_classes": 0, **own, **kwargs})
+    model = FeaturePyramid(backbone, blocks, out_chans)
+    return FeatureGetterNet(model, out_indices=out_indices) if features_only else model  # type: ignore[arg-type]
+
+
+def _entry(base: str) -> Callable[..., nn.Module]:
+    def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        return _create_pyramid(base, pretrained, **kwargs)
+
+    create.__name__ = create.__qualname__ = f"{base}_pyramid"
+    create.__doc__ = f"{base} with maps at strides 4, 8, 16 and 32."
+    return create
+
+
+def _plain(name: str) -> bool:
+    """Whether it is a vision transformer whose patches fit into cells of 32 pixels."""
+    patch = re.search(r"_patch(\d+)_", f"{name}_")
+    return patch is not None and int(patch[1]) in (4, 8, 16, 32)
+
+
+BASES = frozenset(
+    [*timm.list_models(module="vim")]
+    + [name for module in ("vision_transformer", "deit") for name in timm.list_models(module=module) if _plain(name)]
+)
+# Input size, normalisation and licence are the backbone's.
+default_cfgs = generate_default_cfgs(
+    {
+        f"{cfg.architecture}_pyramid.{cfg.tag}": replace(cfg)
+        for cfg in map(timm.get_pretrained_cfg, sorted(BASES))
+        if cfg
+    }
+)
+for _base in sorted(BASES):
+    register_model(_entry(_base))
