@@ -26,7 +26,7 @@ def run(arguments: list[str]) -> int:
 
     run_folder = resumed or Run.create(configuration.runs, f"{configuration.source}-{task.name}")
     try:
-        trainer = make_trainer(configuration.trainer, run_folder)
+        trainer = make_trainer(configuration.trainer, run_folder, task.monitor())
         if leads_run():
             configuration.values.trainer.precision = trainer.precision  # the default depends on the machine
             configuration.save(run_folder.new_config())
@@ -40,7 +40,7 @@ def run(arguments: list[str]) -> int:
         if leads_run():
             run_folder.discard_if_unused()
     if leads_run():
-        print("curves.png, confusion.png, predictions.png, model.safetensors and its card are in the run's folder")
+        print(f"{task.leaves}, model.safetensors and its card are in the run's folder")
         print(outcome)
         print(run_folder.path)
     return 0

@@ -37,7 +37,7 @@ def run(arguments: list[str]) -> int:
         )
     restore_weights(task.model, folder.trained_weights())
     outcome = evaluate(make_trainer(configuration.trainer), task, data, split)
-    print(f"{int(task.confusion_KK.sum())} images of the {split} split of {data.name}")
+    print(f"{task.evaluated(data, split)} images of the {split} split of {data.name}")
     for name, value in outcome.metrics.items():
         print(f"{name:<10} {value:.4f}" if name == "loss" else f"{name:<10} {100 * value:.1f} %")
     return 0

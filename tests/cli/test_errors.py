@@ -30,7 +30,7 @@ def check_one_line(answer, *expected):
         ("-c zzzz", "unknown recipe 'zzzz': there are digits, finetune, folder"),
         ("-c nosuch.yaml", "configuration nosuch.yaml does not exist"),
         ("-c", "argument -c/--config: expected one argument"),
-        ("--task segment", "unknown task 'segment': expected one of classification"),
+        ("--task segment", "unknown task 'segment': did you mean segmentation?"),
         ("--source foldr", "unknown source 'foldr': did you mean folder?"),
         ("--model.name vim_tinny_patch16_224", "did you mean vim_tiny_patch16_224"),
         ("--model.name qqqqqqqqqqqq", "`longvision models` lists those there are"),

@@ -9,12 +9,12 @@ import torch
 
 pytest.importorskip("lightning")
 import longvision.models  # noqa: F401 registers them
-from longvision.tasks.optim import adamw_cosine
+from longvision.tasks.optim import adamw
 
 
 def make(lr=1.0, weight_decay=0.1, layer_decay=None, warmup_steps=10.0, steps=50.0, final_lr=0.01, **arguments):
     model = timm.create_model("vim_nano_patch4_32", img_size=16, depth=3, embed_dim=32, **arguments)
-    made = adamw_cosine(model, lr, weight_decay, layer_decay, warmup_steps, steps, final_lr)
+    made = adamw(model, lr, weight_decay, layer_decay, warmup_steps, steps, final_lr)
     return model, made["optimizer"], made["lr_scheduler"]
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 pytest.importorskip("lightning")
+from longvision.models.backbone import create_backbone, nearest_models
 from longvision.tasks import runs
-from longvision.tasks.backbone import create_backbone, nearest_models
 from longvision.tasks.history import EpochTable, read_history
 from longvision.tasks.runs import Run
 

@@ -1,19 +1,25 @@
 """Image classification: any timm model, cross-entropy, accuracy."""
 
-from typing import Any
+import json
+from pathlib import Path
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from lightning import LightningModule
 from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from longvision.tasks.backbone import create_backbone
-from longvision.tasks.optim import adamw_cosine
+from longvision.models.backbone import create_backbone
+from longvision.tasks.pictures import draw_confusion, draw_examples
+from longvision.tasks.runs import Run
+from longvision.tasks.task import Task, check_range
+
+EXAMPLES = 32  # images in predictions.png
 
 
-class Classification(LightningModule):
+class Classification(Task):
     """A classifier of images. Batches are images (B, C, H, W) and labels (B,), or soft targets (B, K).
 
     Args:
@@ -33,6 +39,11 @@ class Classification(LightningModule):
         channels: of the images; from the data.
     """
 
+    kind = "classification"
+    pipeline = "image-classification"
+    figures: ClassVar = {"accuracy": "accuracy"}
+    leaves = "curves.png, confusion.png, predictions.png"
+
     def __init__(
         self,
         name: str = "vim_tiny_patch16_224",
@@ -51,19 +62,15 @@ class Classification(LightningModule):
         size: tuple[int, int],
         channels: int = 3,
     ) -> None:
-        super().__init__()
-        _check_range(lr=(lr, 0, 10), final_lr=(final_lr, 0, 1), weight_decay=(weight_decay, 0, 10))
-        _check_range(drop_path=(drop_path, 0, 0.99), label_smoothing=(label_smoothing, 0, 0.99))
-        _check_range(
-            warmup_epochs=(warmup_epochs, 0, 1e6), layer_decay=(1 if layer_decay is None else layer_decay, 0.01, 1)
-        )
-        self.name, self.args, self.classes, self.pretrained = name, dict(args or {}), classes, bool(pretrained)
+        super().__init__(name, args, classes, pretrained)
+        self.set_optimiser(lr, weight_decay=weight_decay, layer_decay=layer_decay, final_lr=final_lr)
+        check_range(drop_path=(drop_path, 0, 0.99), label_smoothing=(label_smoothing, 0, 0.99))
+        check_range(warmup_epochs=(warmup_epochs, 0, 1e6))
         options = {**self.args, "drop_path_rate": drop_path} if drop_path else self.args
         self.model = create_backbone(name, len(classes), channels, size, pretrained, options)
         if checkpoint:
             self.model.set_grad_checkpointing(True)  # type: ignore[operator]
         self.label_smoothing = label_smoothing
-        self.optim: dict[str, Any] = dict(lr=lr, weight_decay=weight_decay, layer_decay=layer_decay, final_lr=final_lr)
         self.warmup_epochs = warmup_epochs
 
         top: dict[str, Any] = {"accuracy": MulticlassAccuracy(len(classes), average="micro")}
@@ -81,11 +88,7 @@ class Classification(LightningModule):
         images, target = batch
         logits = self(images)
         loss = F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)
-        if not torch.isfinite(loss):
-            raise ValueError(
-                f"the loss became {loss.item()} at step {self.global_step}: lower --model.lr "
-                f"(now {self.optim['lr']}), or train in --trainer.precision 32-true"
-            )
+        self.check_finite(loss)
         label = target if target.ndim == 1 else target.argmax(1)
         accuracy = (logits.detach().argmax(1) == label).float().mean()
         self.log_dict(
@@ -119,13 +122,43 @@ class Classification(LightningModule):
     def on_test_epoch_end(self) -> None:
         self.confusion_KK = self.confusion.compute().cpu()
 
-    def configure_optimizers(self) -> Any:
-        steps = self.trainer.estimated_stepping_batches
-        per_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
-        return adamw_cosine(self.model, warmup_steps=self.warmup_epochs * per_epoch, steps=steps, **self.optim)
+    def evaluated(self, data: Any, split: str) -> int:
+        return int(self.confusion_KK.sum())  # files that are no images were left out
 
+    def draw(self, data: Any, split: str, folder: Path, title: str) -> None:
+        draw_confusion(self.confusion_KK.numpy(), self.classes, folder / "confusion.png", title)
+        examples = self._examples(data, split)
+        draw_examples(examples, folder / "predictions.png", f"{title}: some images and what the model says")
 
-def _check_range(**values: tuple[float, float, float]) -> None:
-    for name, (value, low, high) in values.items():
-        if not low <= value <= high:
-            raise ValueError(f"--model.{name} is {value}: expected a number from {low:g} to {high:g}")
+    @torch.inference_mode()
+    def _examples(self, data: Any, split: str) -> list[tuple[Any, str, str, float]]:
+        """Images spread evenly over the split: (image, true class, predicted class, probability)."""
+        rows = np.unique(np.linspace(0, len(data.images(split)) - 1, EXAMPLES).astype(int)).tolist()
+        self.eval()
+        examples = []
+        for row in rows:
+            try:
+                image, tensor_CHW, label = data.sample(split, row)
+            except ValueError:  # a broken file, named when it was read before
+                continue
+            share, number = self(tensor_CHW[None].to(self.device)).float().softmax(1)[0].max(0)
+            examples.append((image, self.classes[label], self.classes[int(number)], float(share)))
+        return examples
+
+    def usage(self, data: Any, run: Run) -> str:
+        height, width = data.size
+        arguments = json.dumps({"num_classes": len(data.classes), "in_chans": data.channels, **self.args})
+        source = f"num_classes={len(data.classes)}, input_size={(data.channels, height, width)}"
+        return f"""
+```python
+import longvision, timm
+
+model = timm.create_model(
+    "{self.name}", img_size=({height}, {width}), pretrained=True,
+    pretrained_cfg_overlay=dict(file="{run.weights.name}", {source}), **{arguments},
+).eval()
+```
+
+Images are normalised with mean {tuple(round(v, 4) for v in data.preprocess.mean)} and standard deviation \
+{tuple(round(v, 4) for v in data.preprocess.std)}, after a centre crop of {data.preprocess.crop}.
+"""

@@ -40,7 +40,7 @@ class RunProgress(ProgressBar):
         if self.bar is None:
             return
         self.bar.set_description_str(_epoch(trainer), refresh=False)
-        self.bar.set_postfix_str(_figures(trainer, "train/loss_step"), refresh=False)
+        self.bar.set_postfix_str(_figures(trainer, "train/loss_step", pl_module), refresh=False)
         self.bar.update(trainer.global_step - self.bar.n)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -49,7 +49,7 @@ class RunProgress(ProgressBar):
         done, total = trainer.global_step - self.first_step, trainer.estimated_stepping_batches - self.first_step
         gone = time.monotonic() - self.started
         left = max(0.0, gone * (total - done) / done) if done else float("nan")
-        print(f"{_epoch(trainer)}  {_figures(trainer, 'train/loss_epoch')}  {_clock(left)} left", flush=True)
+        print(f"{_epoch(trainer)}  {_figures(trainer, 'train/loss_epoch', pl_module)}  {_clock(left)} left", flush=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._close()
@@ -68,14 +68,15 @@ def _epoch(trainer: Trainer) -> str:
     return f"epoch {trainer.current_epoch + 1}{last}"
 
 
-def _figures(trainer: Trainer, loss: str) -> str:
-    """The loss, and the accuracy on the validation images once there is one."""
+def _figures(trainer: Trainer, loss: str, task: Any) -> str:
+    """The loss, and the task's first figure on the validation images once there is one."""
+    name, words = next(iter(task.figures.items()))
     metrics = trainer.callback_metrics | trainer.progress_bar_metrics
     texts = [f"loss {float(metrics[loss]):.3f}"] if loss in metrics else []
-    if "val/accuracy" in metrics:
-        texts.append(f"val accuracy {100 * float(metrics['val/accuracy']):.1f} %")
-    elif "train/accuracy" in metrics:
-        texts.append(f"accuracy {100 * float(metrics['train/accuracy']):.1f} %")
+    if f"val/{name}" in metrics:
+        texts.append(f"val {words} {100 * float(metrics[f'val/{name}']):.1f} %")
+    elif f"train/{name}" in metrics:
+        texts.append(f"{words} {100 * float(metrics[f'train/{name}']):.1f} %")
     return ", ".join(texts)
 
 
