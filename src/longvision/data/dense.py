@@ -1,0 +1,233 @@
+"""What segmentation and detection share: how a picture is fitted and normalised, what a set offers, in what batches."""
+
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, Generic, Literal, Protocol, TypeVar, get_args
+
+import torch
+from lightning import LightningDataModule
+from PIL import Image
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from longvision.data.images import Channels, as_channels
+from longvision.data.module import NEEDED
+from longvision.data.sets import Split
+
+IGNORE = 255  # the class number of pixels that neither train nor count
+Resize = Literal["none", "short", "fit"]
+Colour = tuple[int, int, int]
+Target = TypeVar("Target")
+Given = TypeVar("Given", covariant=True)
+Sample = tuple[Tensor, Target]
+
+
+@dataclass(frozen=True)
+class DensePreprocess:
+    """How a picture becomes a model's input, proportions kept.
+
+    Args:
+        size: height and width of a training image, pixels.
+        channels: 1 for grey, 3 for colour.
+        mean: mean of each channel on the scale 0..1; ImageNet's when empty.
+        std: standard deviation of each channel; ImageNet's when empty.
+        resize: of a picture in evaluation. "none": as it was taken. "short": its shorter side becomes that of `size`.
+            "fit": as large as fits into `size`.
+    """
+
+    size: tuple[int, int]
+    channels: Channels = 3
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    resize: Resize = "none"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", tuple(self.size))
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise ValueError(f"size {self.size}: expected (height, width), both at least 1")
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels {self.channels}: images are read in 1 channel (grey) or 3 (colour)")
+        if self.resize not in get_args(Resize):
+            raise ValueError(f"resize {self.resize!r} is unknown: choose {', '.join(get_args(Resize))}")
+        for word, imagenet in (("mean", IMAGENET_DEFAULT_MEAN), ("std", IMAGENET_DEFAULT_STD)):
+            usual = imagenet if self.channels == 3 else (sum(imagenet) / 3,)
+            object.__setattr__(self, word, tuple(getattr(self, word)) or usual)
+            if len(getattr(self, word)) != self.channels:
+                raise ValueError(f"{word} has {len(getattr(self, word))} values: expected one a channel")
+        if min(self.std) <= 0:
+            raise ValueError(f"std {self.std}: expected values above 0, the image is divided by them")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "DensePreprocess":
+        """The inverse of `dataclasses.asdict`, also after a way through JSON."""
+        known = [field.name for field in fields(cls)]
+        if unknown := sorted(set(values) - set(known)):
+            raise ValueError(f"preprocessing has no {', '.join(unknown)}: expected {', '.join(known)}")
+        return cls(**values)
+
+    def evaluated_size(self, height: int, width: int) -> tuple[int, int]:
+        """What a picture of that size is resized to in evaluation."""
+        if self.resize == "none":
+            return height, width
+        if self.resize == "short":
+            scale = min(self.size) / min(height, width)
+        else:
+            scale = min(self.size[0] / height, self.size[1] / width)
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+    def normalise(self) -> v2.Compose:
+        """Image -> normalised float32 (C, H, W), the size unchanged."""
+        return v2.Compose(
+            [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(self.mean), list(self.std))]
+        )
+
+    def evaluated(self, image: Image.Image) -> Tensor:
+        """A picture as an evaluated model sees it: (C, H, W)."""
+        image = as_channels(image, self.channels)
+        size = self.evaluated_size(image.height, image.width)
+        if size != (image.height, image.width):
+            image = v2.functional.resize(image, list(size), v2.InterpolationMode.BILINEAR, antialias=True)
+        return self.normalise()(image).as_subclass(Tensor)
+
+
+class DenseSet(Protocol[Given]):
+    """Pictures with what is in them, at the pictures' own size."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, Given]: ...
+
+    def name(self, index: int) -> str:
+        """The picture's file, for messages."""
+        ...
+
+
+class DenseSource(Protocol[Given]):
+    """A place that holds up to three splits of one problem."""
+
+    classes: list[str]
+    palette: list[Colour]
+    has_test: bool
+
+    def split(self, split: Split) -> DenseSet[Given]: ...
+
+    def check(self, split: Split) -> None:
+        """Raise ValueError, one sentence, for labels that cannot be right."""
+        ...
+
+
+class Prepared(Dataset[Sample[Target]], Generic[Target]):
+    """A set's pictures and targets, transformed together."""
+
+    def __init__(self, pictures: DenseSet[Target], transform: Callable[[Image.Image, Target], Sample[Target]]) -> None:
+        self.pictures = pictures
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> Sample[Target]:
+        return self.transform(*self.pictures[index])
+
+
+def as_lists(samples: list[Sample[Target]]) -> tuple[list[Tensor], list[Target]]:
+    """Samples -> images and targets: they may differ in size."""
+    images, targets = zip(*samples, strict=True)
+    return list(images), list(targets)
+
+
+class DenseData(LightningDataModule, Generic[Target]):
+    """Batches of images, list of (C, H, W) float32, and targets, list, from any source of pictures with dense labels.
+
+    A subclass says how pictures and targets are transformed together: `train_transform` and `evaluate`.
+    """
+
+    def __init__(
+        self,
+        source: DenseSource[Target],
+        preprocess: DensePreprocess,
+        batch_size: int,
+        workers: int | None,
+        name: str,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size {batch_size}: expected at least 1 image a batch")
+        if workers is not None and workers < 0:
+            raise ValueError(f"workers {workers}: expected 0 (load in the main process) or more")
+        self.source, self.preprocess, self.name = source, preprocess, name
+        self.batch_size = batch_size
+        self.workers = min(4, os.cpu_count() or 1) if workers is None else workers
+        self.classes, self.palette, self.has_test = source.classes, source.palette, source.has_test
+        self.size, self.channels = preprocess.size, preprocess.channels
+        self._sets: dict[Split, DenseSet[Target]] = {}
+
+    def train_transform(self, image: Image.Image, target: Target) -> Sample[Target]:
+        raise NotImplementedError
+
+    def evaluate(self, image: Image.Image, target: Target) -> Sample[Target]:
+        """The image as a model sees it; the target at the picture's own size."""
+        return self.preprocess.evaluated(image), target
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open and check what the stage needs, so that a mistake in the files shows before the first step."""
+        everything: tuple[Split, ...] = ("train", "val", "test") if self.has_test else ("train", "val")
+        for split in NEEDED.get(stage or "", everything):
+            if split not in self._sets:
+                self.source.check(split)
+                self.images(split)
+
+    def images(self, split: Split) -> DenseSet[Target]:
+        """The pictures of one split with their targets, opened once."""
+        if split not in self._sets:
+            if split == "test" and not self.has_test:
+                raise ValueError(f"{self.name} has no test images: use the validation images")
+            self._sets[split] = self.source.split(split)
+        return self._sets[split]
+
+    def sample(self, split: Split, index: int) -> tuple[Image.Image, Tensor, Target]:
+        """One picture, what an evaluated model sees of it (C, H, W), and its target."""
+        image, target = self.images(split)[index]
+        seen, target = self.evaluate(image, target)
+        return image, seen, target
+
+    def train_dataloader(self) -> DataLoader:
+        pictures = self.images("train")
+        ranks = self.trainer.world_size if self.trainer else 1
+        if len(pictures) // ranks < self.batch_size:
+            warnings.warn(f"{self.name} has fewer training images than one batch ({self.batch_size})", stacklevel=2)
+        drop_last = len(pictures) // ranks > self.batch_size
+        return self._loader(Prepared(pictures, self.train_transform), self.batch_size, True, drop_last)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._loader(Prepared(self.images("val"), self.evaluate), 1)
+
+    def test_dataloader(self) -> DataLoader:
+        return self._loader(Prepared(self.images("test"), self.evaluate), 1)
+
+    def _loader(self, dataset: Dataset, batch_size: int, shuffle: bool = False, drop_last: bool = False) -> DataLoader:
+        return DataLoader(
+            dataset,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            collate_fn=as_lists,
+        )
+
+
+def spread_colours(count: int) -> list[Colour]:
+    """Colours for `count` classes, as far apart as their number allows, none of them black or white."""
+    import colorsys
+
+    golden = 0.618034  # of a turn: neighbours in number are far apart in hue
+    hues = [(0.02 + golden * i) % 1 for i in range(count)]
+    shades = [((0.85, 0.9), (0.55, 0.75), (0.95, 0.6))[i // 8 % 3] for i in range(count)]
+    colours = [colorsys.hsv_to_rgb(hue, *shade) for hue, shade in zip(hues, shades, strict=True)]
+    return [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b in colours]

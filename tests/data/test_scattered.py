@@ -1,0 +1,226 @@
+import hashlib
+import time
+
+import numpy as np
+import pytest
+
+from longvision.data import scattered
+from longvision.data.scattered import ScatteredDigits, ScatteredDigitsSource, Scene, draw_labels, unique_most
+
+pytest.importorskip("sklearn.datasets")
+
+
+def scenes(split="train", count=12, size=(128, 128), **more) -> list[Scene]:
+    made = ScatteredDigits(split, count, size, **more)
+    return [made.scene(index) for index in range(len(made))]
+
+
+def digest(scene: Scene) -> str:
+    parts = (np.asarray(scene.image), scene.class_map_HW, scene.boxes_N4, scene.labels_N, scene.instance_HW)
+    return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()[:16]
+
+
+@pytest.mark.parametrize(
+    ("split", "size", "expected"),
+    [("train", (128, 128), "667b8ffb34d37ad7"), ("test", (200, 333), "793d23f4cf2d08a9")],
+)
+def test_a_picture_is_the_same_on_every_machine(split, size, expected):
+    assert digest(ScatteredDigits(split, 8, size, seed=3).scene(5)) == expected
+
+
+def test_seed_split_number_and_size_each_make_another_picture():
+    def first(split="train", size=(64, 64), seed=0, index=0):
+        return digest(ScatteredDigits(split, 2, size, seed=seed).scene(index))
+
+    pictures = {first(), first("val"), first("test"), first(seed=1), first(index=1), first(size=(64, 65))}
+    assert len(pictures) == 6
+
+
+def test_how_many_pictures_there_are_changes_none_of_them():
+    assert digest(ScatteredDigits("val", 3).scene(2)) == digest(ScatteredDigits("val", 300).scene(2))
+
+
+def test_shapes_and_types():
+    for scene in scenes(size=(96, 160)):
+        count = len(scene.labels_N)
+        assert scene.image.mode == "L" and scene.image.size == (160, 96)
+        assert scene.class_map_HW.shape == (96, 160) and scene.class_map_HW.dtype == np.uint8
+        assert scene.boxes_N4.shape == (count, 4) and scene.boxes_N4.dtype == np.float32
+        assert scene.labels_N.shape == (count,) and scene.labels_N.dtype == np.int64
+        assert scene.masks_NHW.shape == (count, 96, 160) and scene.masks_NHW.dtype == bool
+        assert count >= 1
+
+
+@pytest.mark.parametrize("size", [(32, 32), (128, 128), (256, 256)])
+def test_masks_boxes_and_classes_agree(size):
+    for scene in scenes(size=size):
+        assert scene.masks_NHW.sum(0).max() == 1  # disjoint
+        class_map = np.zeros(size, np.uint8)
+        for mask, box, label in zip(scene.masks_NHW, scene.boxes_N4, scene.labels_N, strict=True):
+            class_map[mask] = label + 1
+            rows, columns = np.nonzero(mask)
+            assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        assert np.array_equal(class_map, scene.class_map_HW)
+
+
+def test_every_digit_is_there_to_be_seen(monkeypatch):
+    placed = []
+    monkeypatch.setattr(scattered, "unique_most", lambda digits: placed.append(digits) or unique_most(digits))
+    hidden = []
+    made = scenes(count=40, size=(96, 96), digits=(10, 14))
+    for scene, digits in zip(made, placed, strict=True):
+        for mask, digit in zip(scene.masks_NHW, unique_most(digits), strict=True):
+            assert mask.sum() >= scattered.LEAST_VISIBLE
+            hidden.append(1 - mask.sum() / digit.solid_hw.sum())
+    assert 0.2 < max(hidden) <= 0.5  # at 0 nothing here would overlap
+    for digits in placed:
+        seen = np.zeros((96, 96), int)
+        for number, digit in enumerate(digits, start=1):
+            covered = np.bincount(seen[digit.where][digit.solid_hw], minlength=number)[1:]
+            assert all(3 * n <= below.solid_hw.sum() for n, below in zip(covered, digits, strict=False))
+            seen[digit.where][digit.solid_hw] = number
+
+
+def test_every_digit_differs_from_what_is_around_it():
+    contrast = []
+    for scene in scenes(count=30):
+        grey = np.asarray(scene.image).astype(int)
+        for mask, (x1, y1, x2, y2) in zip(scene.masks_NHW, scene.boxes_N4.astype(int), strict=True):
+            around = grey[y1:y2, x1:x2][scene.instance_HW[y1:y2, x1:x2] == 0]
+            contrast.append(abs(np.median(grey[mask]) - np.median(around)))
+    assert min(contrast) > 30
+
+
+def test_one_digit_occurs_most():
+    found = []
+    for scene in scenes(count=60, size=(128, 128)) + scenes(count=20, size=(40, 40)):
+        counts = np.bincount(scene.labels_N, minlength=10)
+        assert counts[scene.most] == counts.max()
+        assert (counts == counts.max()).sum() == 1
+        found.append(scene.most)
+    assert len(set(found)) == 10  # each of them somewhere
+
+
+def test_a_tie_among_those_that_found_a_place_is_broken():
+    digits = [scattered.Placed(label, 0, 0, np.ones((2, 2))) for label in (3, 5, 5, 3, 1, 5, 3)]
+    assert [digit.label for digit in unique_most(digits)] == [3, 5, 5, 3, 1, 3]
+    assert [digit.label for digit in unique_most(digits[:1])] == [3]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 10, 30, 300])
+def test_drawn_labels_are_as_many_as_asked_with_one_in_front(count):
+    random = np.random.Generator(np.random.PCG64(0))
+    for _ in range(20):
+        labels = draw_labels(random, count)
+        first, second = np.sort(np.bincount(labels, minlength=10))[[-1, -2]]
+        assert len(labels) == count and first > second
+
+
+def test_digits_grow_in_number_with_the_area():
+    assert scattered.usual_digits(128, 128) == (4, 10)
+    assert scattered.usual_digits(256, 256) == (12, 30)
+    assert scattered.usual_digits(4096, 4096) == (120, 300)
+    assert np.mean([len(scene.labels_N) for scene in scenes(size=(256, 256))]) > 12
+
+
+def test_test_pictures_show_scans_of_their_own(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        scattered,
+        "load_digits_split",
+        lambda split, load=scattered.load_digits_split: asked.append(split) or load(split),
+    )
+    sets = [ScatteredDigits(split, 1) for split in ("train", "val", "test")]
+    assert asked == ["train", "val", "test"]
+    assert [len(one.ink_DHW) for one in sets] == [1293, 144, 360]
+
+
+def test_the_smallest_digit_has_enough_pixels():
+    """Or it could never be placed: the check of what is hidden is made for digits already there."""
+    side = scattered.SIDES[0]
+    for split in ("train", "val", "test"):
+        for ink in ScatteredDigits(split, 1).ink_DHW:
+            solid = scattered.sharpened(scattered.enlarged(ink, side, side)) >= 0.5
+            assert solid.sum() >= scattered.LEAST_VISIBLE
+
+
+def test_enlarging_is_bilinear():
+    torch = pytest.importorskip("torch")
+    grid = np.random.default_rng(0).random((10, 10))
+    theirs = torch.nn.functional.interpolate(torch.from_numpy(grid)[None, None], (37, 23), mode="bilinear")
+    assert np.allclose(scattered.enlarged(grid, 37, 23), theirs[0, 0].numpy())
+
+
+def test_the_rows_worked_on_at_a_time_change_nothing(monkeypatch):
+    at_once = scattered.texture(np.random.Generator(np.random.PCG64(0)), 200, 64)
+    monkeypatch.setattr(scattered, "BAND", 7)
+    assert np.array_equal(scattered.texture(np.random.Generator(np.random.PCG64(0)), 200, 64), at_once)
+    assert np.ptp(at_once.astype(int)) > 20
+
+
+def test_a_picture_is_made_quickly():
+    made = ScatteredDigits("train", 30, (128, 128))
+    made.scene(0)
+    times = []
+    for index in range(20):
+        start = time.perf_counter()
+        made.scene(index)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.02  # 2.4 ms on one core of the machine this was written on
+
+
+@pytest.mark.slow
+def test_a_large_picture_needs_little_memory():
+    import tracemalloc
+
+    made = ScatteredDigits("train", 1, (4096, 4096))
+    tracemalloc.start()
+    scene = made.scene(0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * 4096**2  # bytes: the picture takes 1 a pixel, the map of instances 2
+    assert len(scene.labels_N) > 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"size": (31, 64)}, "size 31x64: expected sides from 32"),
+        ({"size": (64, 20000)}, "size 64x20000"),
+        ({"count": 0}, "0 pictures"),
+        ({"seed": -1}, "seed -1"),
+        ({"digits": (0, 3)}, "digits 0 to 3"),
+        ({"digits": (5, 3)}, "digits 5 to 3"),
+    ],
+)
+def test_what_cannot_be_made(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        ScatteredDigits(**{"split": "train", "count": 1} | arguments)
+
+
+def test_no_picture_past_the_last():
+    with pytest.raises(IndexError, match="picture 2 of 2"):
+        ScatteredDigits("train", 2).scene(2)
+
+
+def test_which_digit_occurs_most():
+    source = ScatteredDigitsSource((64, 96), channels=3, counts={"train": 5, "val": 2})
+    assert source.classes == list("0123456789") and source.has_test
+    assert [len(source.split(split)) for split in ("train", "val", "test")] == [5, 2, 400]
+    image, label = source.split("val")[1]
+    assert image.mode == "RGB" and image.size == (96, 64)
+    assert label == ScatteredDigits("val", 2, (64, 96)).scene(1).most
+
+
+def test_batches_to_classify():
+    pytest.importorskip("lightning")
+    from longvision.data.scattered_sets import MostDigitsData
+
+    data = MostDigitsData(size=(48, 64), batch_size=4, workers=0, pictures=9)
+    data.setup("fit")
+    images, labels = next(iter(data.train_dataloader()))
+    assert images.shape == (4, 1, 48, 64) and labels.shape == (4,)
+    assert len(data.images("train")) == 9
+    image, seen, _ = data.sample("val", 0)
+    grey = seen[0].numpy() * data.preprocess.std[0] + data.preprocess.mean[0]
+    assert np.abs(grey * 255 - np.asarray(image)).max() < 0.01  # not resized
