@@ -1,0 +1,1 @@
+"""What makes objects and masks of a backbone's maps: plain modules, usable without Lightning."""

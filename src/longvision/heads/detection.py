@@ -1,0 +1,238 @@
+"""Detectors: a backbone's maps, a region proposal network, and R-CNN heads for boxes and masks."""
+
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from timm.layers import LayerNorm2d
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.ops import FeaturePyramidNetwork
+
+from longvision.heads.cascade import CASCADE, CascadeRoIHeads, Size, Target
+from longvision.models.backbone import create_features, dense_name
+
+Head = Literal["cascade", "rcnn"]
+
+
+def create_detector(
+    name: str,
+    head: Head = "cascade",
+    *,
+    classes: int,
+    channels: int = 3,
+    size: Size,
+    masks: bool,
+    pretrained: bool | str = False,
+    args: dict[str, Any] | None = None,
+    width: int = 256,
+) -> "Detector":
+    """Any timm backbone with maps of strides 4 to 32 as a detector, as ViTDet is built (arXiv 2203.16527).
+
+    Args:
+        name: of the backbone; one of a single stride gets the simple feature pyramid, others an FPN.
+        head: "cascade", three stages, or "rcnn", the first of them alone: Faster R-CNN, Mask R-CNN with masks.
+        classes: how many, background not among them.
+        channels: of the images.
+        size: of a training image, (height, width) in pixels. Anchors, and how many boxes are looked at, follow from it.
+        masks: whether to learn and predict masks.
+        pretrained: weights of the backbone to start from.
+        args: further arguments of the backbone.
+        width: channels of all maps and heads; a quarter of the linear layers' width. ViTDet's 256 asks for a GPU; 32
+            trains on two CPU cores.
+
+    Raises:
+        ValueError: an unknown head or backbone, or a number out of its range.
+    """
+    if head not in get_args(Head):
+        raise ValueError(f"head {head!r} is unknown: choose {' or '.join(get_args(Head))}")
+    if classes < 1:
+        raise ValueError(f"classes {classes}: expected at least 1, background not counted")
+    if width < 1:
+        raise ValueError(f"width {width}: expected at least 1 channel")
+    if dense_name(name).partition(".")[0].endswith("_pyramid"):
+        args = {"out_chans": width, **(args or {})}
+    body = create_features(name, channels, size, pretrained, args)
+    return detector_from(body, classes, size, masks, width, head)
+
+
+def detector_from(
+    body: nn.Module, classes: int, size: Size, masks: bool, width: int = 256, head: Head = "cascade"
+) -> "Detector":
+    """From a module that returns a list of maps and has timm's `feature_info`; the rest as above."""
+    backbone = Levels(body, width)
+    side = max(size)
+    rpn = region_proposals(width, anchor_sizes(side, (*backbone.strides, 2 * backbone.strides[-1])), side)
+    stages = CASCADE if head == "cascade" else CASCADE[:1]
+    return Detector(
+        backbone, rpn, CascadeRoIHeads(classes, width, backbone.strides, masks, stages, share(side, 512, 32)), size
+    )
+
+
+def anchor_sizes(side: int, strides: tuple[int, ...]) -> list[int]:
+    """Of one map each, for images of `side` pixels: 8 strides from 1024 pixels on, as in the FPN paper (32 to 512).
+
+    A smaller canvas holds no object of 512 pixels, and one of 32 is not its smallest: the anchors shrink with it, to
+    no less than 2 strides (8 to 128 at 256 pixels and below), as anchors further apart miss objects between them.
+    """
+    cells = min(8.0, max(2.0, side / 128))
+    return [round(cells * stride) for stride in strides]
+
+
+def share(side: int, of: int, least: int) -> int:
+    """As much of what is usual at 1024 pixels as the image's side is of those."""
+    return min(of, max(least, of * side // 1024))
+
+
+def region_proposals(width: int, sizes: list[int], side: int) -> RegionProposalNetwork:
+    """torchvision's, with anchors of one size a map and ratios 1:2, 1:1 and 2:1."""
+    anchors = AnchorGenerator(tuple((size,) for size in sizes), ((0.5, 1.0, 2.0),) * len(sizes))
+    return RegionProposalNetwork(
+        anchors,
+        Float32RPNHead(width, anchors.num_anchors_per_location()[0], conv_depth=2),
+        fg_iou_thresh=0.7,
+        bg_iou_thresh=0.3,
+        batch_size_per_image=256,
+        positive_fraction=0.5,
+        pre_nms_top_n={"training": share(side, 2000, 256), "testing": share(side, 1000, 256)},
+        post_nms_top_n={"training": share(side, 1000, 256), "testing": share(side, 1000, 256)},
+        nms_thresh=0.7,
+    )
+
+
+class Float32RPNHead(RPNHead):
+    """Under autocast the corrections would be bfloat16, and so would the proposals: 4 pixels apart at 1000."""
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        logits, corrections = super().forward(x)
+        return [some.float() for some in logits], [some.float() for some in corrections]
+
+
+class Levels(nn.Module):
+    """(B, C, H, W) -> {"0" ... "3": maps, "pool": the last one at half the size}, all `width` wide and float32.
+
+    Maps of another width go through an FPN with LayerNorm. Anchors and boxes take their precision from the maps, which
+    is why these leave autocast.
+    """
+
+    def __init__(self, body: nn.Module, width: int) -> None:
+        super().__init__()
+        info: Any = body.feature_info
+        found = info.channels()
+        self.strides = tuple(info.reduction())
+        self.body = body
+        self.fpn = None if set(found) == {width} else FeaturePyramidNetwork(found, width, norm_layer=LayerNorm2d)
+
+    def forward(self, x_BCHW: Tensor) -> dict[str, Tensor]:
+        maps = {str(i): map_BChw for i, map_BChw in enumerate(self.body(x_BCHW))}
+        if self.fpn is not None:
+            maps = self.fpn(maps)
+        maps["pool"] = F.max_pool2d(list(maps.values())[-1], 1, 2)
+        return {name: map_BChw.float() for name, map_BChw in maps.items()}
+
+
+class Detector(nn.Module):
+    """From normalised images to losses or to objects.
+
+    Args:
+        backbone: (B, C, H, W) -> maps by name, finest first, the last one for proposals only.
+        rpn: torchvision's.
+        roi_heads: such as `CascadeRoIHeads`.
+        size: (height, width), multiples of 32, that smaller images are padded to with zeros, as in training, so that
+            the backbone sees positions that it has learned.
+    """
+
+    def __init__(self, backbone: nn.Module, rpn: nn.Module, roi_heads: CascadeRoIHeads, size: Size) -> None:
+        super().__init__()
+        self.backbone, self.rpn, self.roi_heads, self.size = backbone, rpn, roi_heads, size
+
+    def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> Any:
+        """Images (C, H, W) of any sizes -> losses by name in training, else what `detect` finds at those sizes.
+
+        Targets: "boxes" (n, 4) float32, (x1, y1, x2, y2) in pixels of the image, "labels" (n,) int64 from 0, "iscrowd"
+        (n,), "masks" (n, H, W) where masks are learned; n may be 0. Crowds are no objects to learn from.
+
+        Raises:
+            ValueError: training without targets, or with a box without an area.
+        """
+        if not self.training:
+            return self.detect(images, [(image.shape[-2], image.shape[-1]) for image in images])
+        if targets is None:
+            raise ValueError("a detector in training needs targets: pass them, or call eval() first")
+        wanted = [self._wanted(target, i) for i, target in enumerate(targets)]
+        batch, maps = self._maps(images)
+        proposals, losses = self.rpn(batch, maps, wanted)
+        _, more = self.roi_heads(maps, proposals, batch.image_sizes, wanted)
+        return losses | more
+
+    @torch.no_grad()
+    def detect(self, images: list[Tensor], sizes: list[Size]) -> list[dict[str, Tensor]]:
+        """Images (C, H, W) -> at most 100 objects of each, in pixels of the `sizes` (height, width) asked for.
+
+        "boxes" (n, 4) float32, "scores" (n,) from high to low, "labels" (n,) int64 from 0, and "masks" (n, height,
+        width) bool where they are learned.
+        """
+        if self.training:
+            raise ValueError("a detector in training gives losses only: call eval() first")
+        batch, maps = self._maps(images)
+        proposals, _ = self.rpn(batch, maps)
+        found, _ = self.roi_heads(maps, proposals, batch.image_sizes)
+        return [at_size(one, seen, size) for one, seen, size in zip(found, batch.image_sizes, sizes, strict=True)]
+
+    def _maps(self, images: list[Tensor]) -> tuple[ImageList, dict[str, Tensor]]:
+        batch = padded(images, self.size)
+        return batch, self.backbone(batch.tensors)
+
+    def _wanted(self, target: Target, i: int) -> Target:
+        """As the heads want it: without crowds, class 0 for background."""
+        object_ = ~target["iscrowd"].bool()
+        wanted = {"boxes": target["boxes"][object_].float(), "labels": target["labels"][object_] + 1}
+        if self.roi_heads.has_mask():
+            wanted["masks"] = target["masks"][object_]
+        flat = (wanted["boxes"][:, 2:] <= wanted["boxes"][:, :2]).any(1)
+        if flat.any():
+            box = [round(x, 2) for x in wanted["boxes"][flat][0].tolist()]
+            raise ValueError(f"image {i} of the batch has the box {box}: expected x1 < x2 and y1 < y2")
+        return wanted
+
+
+def padded(images: list[Tensor], size: Size) -> ImageList:
+    """One batch: zeros at the right and below, up to `size`, or where an image is larger to a multiple of 32."""
+    sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+    height, width = (max(size[d], *(-(-one[d] // 32) * 32 for one in sizes)) for d in (0, 1))
+    batch_BCHW = images[0].new_zeros(len(images), images[0].shape[0], height, width)
+    for image, room in zip(images, batch_BCHW, strict=True):
+        room[:, : image.shape[1], : image.shape[2]] = image
+    return ImageList(batch_BCHW, sizes)
+
+
+def at_size(found: dict[str, Tensor], seen: Size, size: Size) -> dict[str, Tensor]:
+    """Heads' detections in an image of the size `seen` -> ours in one of `size`."""
+    scale = [size[1] / seen[1], size[0] / seen[0]] * 2
+    boxes = found["boxes"] * found["boxes"].new_tensor(scale)
+    ours = {"boxes": boxes, "scores": found["scores"], "labels": found["labels"] - 1}
+    if "masks" in found:
+        ours["masks"] = pasted(found["masks"], boxes, size)
+    return ours
+
+
+def pasted(masks_NPP: Tensor, boxes_N4: Tensor, size: Size) -> Tensor:
+    """Probabilities that fill boxes -> (N, height, width), whether a pixel's centre has at least 0.5.
+
+    One at a time: a hundred float32 masks of a large photograph take gigabytes.
+    """
+    height, width = size
+    pasted_NHW = torch.zeros(len(boxes_N4), height, width, dtype=torch.bool, device=boxes_N4.device)
+    for mask_PP, box, canvas_HW in zip(masks_NPP, boxes_N4, pasted_NHW, strict=True):
+        x1, y1, x2, y2 = box.tolist()
+        columns = slice(max(0, int(x1)), min(width, int(x2) + 1))
+        rows = slice(max(0, int(y1)), min(height, int(y2) + 1))
+        x = torch.arange(columns.start, columns.stop, device=box.device) + 0.5
+        y = torch.arange(rows.start, rows.stop, device=box.device) + 0.5
+        x, y = 2 * (x - x1) / max(x2 - x1, 1e-6) - 1, 2 * (y - y1) / max(y2 - y1, 1e-6) - 1
+        grid_hw2 = torch.stack(torch.meshgrid(x, y, indexing="xy"), 2)
+        drawn = F.grid_sample(mask_PP[None, None].float(), grid_hw2[None].float(), align_corners=False)
+        canvas_HW[rows, columns] = drawn[0, 0] >= 0.5
+    return pasted_NHW

@@ -1,0 +1,306 @@
+"""DETR (arXiv 2005.12872): objects as a set, from transformers' encoder and decoder on any timm backbone."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from timm.layers import freeze_batch_norm_2d
+from torch import Tensor, nn
+from torchvision.ops import box_convert, clip_boxes_to_image, generalized_box_iou, generalized_box_iou_loss
+
+from longvision.heads.extra import dense_library
+from longvision.models.backbone import create_features, dense_name
+
+# Section A.4 of the paper; each weighs in the matching what it weighs in the loss.
+CLASS, BOX, GIOU = 1.0, 5.0, 2.0
+NO_OBJECT = 0.1  # weight in the cross-entropy of the queries that found nothing: there are many
+HEADS = 8
+
+
+def create_detr(
+    name: str,
+    classes: int,
+    channels: int,
+    size: tuple[int, int],
+    pretrained: bool | str = False,
+    args: dict[str, Any] | None = None,
+    queries: int = 100,
+    width: int = 256,
+    layers: int = 6,
+) -> "Detr":
+    """DETR on one map of a backbone: of stride 32, as published, or of 16 from a Vim or another of one stride.
+
+    Those come in patches of 16 pixels, and a coarser map would only be that one pooled.
+
+    Batch norms are frozen in every backbone (in batches of a few images they measure nothing), and so is all of a
+    ResNet before its second stage, as published: start those from pretrained weights.
+
+    Args:
+        name: any timm model that gives features, ours included.
+        classes: how many, without the background.
+        channels: of the images.
+        size: of a training image, (height, width); others may come.
+        pretrained: the backbone's weights: a file's path, or true for those that timm knows.
+        args: further arguments of the backbone.
+        queries: the most objects that can be found in an image.
+        width: of encoder and decoder; their hidden layers are 8 times as wide.
+        layers: of the encoder, and of the decoder.
+
+    Raises:
+        ValueError: an unknown backbone, a width that does not divide into 8 heads, a count below 1, or transformers is
+            not installed.
+    """
+    for word, value in (("classes", classes), ("queries", queries), ("layers", layers)):
+        if value < 1:
+            raise ValueError(f"{word} {value}: expected at least 1")
+    if width < HEADS or width % HEADS:
+        raise ValueError(f"width {width} does not divide into {HEADS} heads: the nearest that do are multiples of 8")
+    stride = 16 if dense_name(name).partition(".")[0].endswith("_pyramid") else 32
+    features = freeze_batch_norm_2d(create_features(name, channels, size, pretrained, args, (stride,)))
+    _freeze_stem(features)
+    return Detr(features, classes, queries, width, layers)
+
+
+def _freeze_stem(features: nn.Module) -> None:
+    """Of a ResNet, known by its stages' names: the shape of edges and spots is learned already."""
+    stages = ("layer2", "layer3", "layer4")
+    if not all(hasattr(features, stage) for stage in stages):
+        return
+    for name, parameter in features.named_parameters():
+        parameter.requires_grad_(name.startswith(stages))
+
+
+class Detr(nn.Module):
+    """Finds objects in images (C, H, W) of any sizes.
+
+    Args:
+        features: images (B, C, H, W) -> list of maps, the last of which is used, with timm's `feature_info`.
+        classes, queries, width, layers: as in `create_detr`.
+    """
+
+    def __init__(self, features: nn.Module, classes: int, queries: int, width: int, layers: int) -> None:
+        super().__init__()
+        self.model = _transformers_detr(classes, queries, width, layers)
+        # Put in afterwards: transformers would initialise the backbone anew, weights from a file included.
+        self.model.model.backbone = MaskedMap(features)
+        self.model.model.input_projection = nn.Conv2d(features.feature_info.channels()[-1], width, 1)  # type: ignore
+        self.model.model.encoder.dropout = 0.0  # of its input: not in the paper's code
+        _initialise(self.model)
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The timm model, for a learning rate of its own (published: a tenth of the rest's)."""
+        return self.model.model.backbone.model
+
+    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Images (C, H, W) and what is in them -> weighted losses, whose sum is to be minimised.
+
+        Three of the last decoder layer, "loss_class", "loss_box" and "loss_giou", and the same of each layer before
+        it, numbered: "loss_class_0".
+
+        Args:
+            images: normalised, of any sizes.
+            targets: "boxes" (N, 4), xyxy in pixels of the image as given, "labels" (N,) from 0. N may be 0. Boxes
+                that "iscrowd" marks are left out: each of them stands for many objects.
+        """
+        logits_LBQK, boxes_LBQ4 = self._decode(images)
+        labels, boxes = zip(*map(_relative, images, targets), strict=True)
+        with torch.autocast(boxes_LBQ4.device.type, enabled=False):
+            return set_losses(logits_LBQK, boxes_LBQ4, list(labels), list(boxes))
+
+    @torch.no_grad()
+    def detect(self, images: list[Tensor], sizes: list[tuple[int, int]]) -> list[dict[str, Tensor]]:
+        """Images (C, H, W) -> what each query found in each.
+
+        Args:
+            images: normalised, of any sizes.
+            sizes: (height, width) that the boxes shall refer to: of each picture before it was resized.
+
+        Returns:
+            "boxes" (Q, 4) float32 xyxy in pixels of `sizes`, "scores" (Q,) from 0 to 1, "labels" (Q,) int64 from 0,
+            best first.
+        """
+        logits_LBQK, boxes_LBQ4 = self._decode(images)
+        found = []
+        for logits_QK, boxes_Q4, (height, width) in zip(logits_LBQK[-1], boxes_LBQ4[-1], sizes, strict=True):
+            scores_Q, labels_Q = logits_QK.softmax(-1)[:, :-1].max(-1)
+            order_Q = scores_Q.argsort(descending=True)
+            scale_4 = boxes_Q4.new_tensor([width, height, width, height])
+            corners_Q4 = clip_boxes_to_image(box_convert(boxes_Q4, "cxcywh", "xyxy") * scale_4, (height, width))
+            found.append({"boxes": corners_Q4[order_Q], "scores": scores_Q[order_Q], "labels": labels_Q[order_Q]})
+        return found
+
+    def _decode(self, images: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """-> logits (L, B, Q, classes + 1), the last for none, and boxes (L, B, Q, 4), in float32.
+
+        Boxes are cxcywh, relative to each image's own size, without the padding of the batch, as are the encoder's
+        positions. Every layer's output goes through the decoder's final norm, for the heads alone: transformers'
+        `auxiliary_loss` hands the normalised output on to the next layer too, which is another model.
+        """
+        out = self.model.model(*pad(images), output_hidden_states=True)
+        norm = self.model.model.decoder.layernorm
+        before = [norm(hidden_BQD) for hidden_BQD in out.decoder_hidden_states[1:-1]]  # the first is what goes in
+        hidden_LBQD = torch.stack([*before, out.last_hidden_state])
+        # Not in half precision: bfloat16 knows positions to a 256th of the image.
+        with torch.autocast(hidden_LBQD.device.type, enabled=False):
+            hidden_LBQD = hidden_LBQD.to(self.model.class_labels_classifier.weight.dtype)
+            logits_LBQK = self.model.class_labels_classifier(hidden_LBQD).float()
+            return logits_LBQK, self.model.bbox_predictor(hidden_LBQD).float().sigmoid()
+
+
+class MaskedMap(nn.Module):
+    """What transformers' DETR asks of a backbone. The name `model` is as in its published weights."""
+
+    def __init__(self, features: nn.Module) -> None:
+        super().__init__()
+        self.model = features
+
+    def forward(self, pixel_values: Tensor, pixel_mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """(B, C, H, W) and true where there is image (B, H, W) -> [(map (B, D, h, w), mask (B, h, w))]."""
+        map_BDHW = self.model(pixel_values)[-1]
+        mask_B1HW = F.interpolate(pixel_mask[:, None].float(), size=map_BDHW.shape[-2:])
+        return [(map_BDHW, mask_B1HW[:, 0].bool())]
+
+
+def _transformers_detr(classes: int, queries: int, width: int, layers: int) -> Any:
+    """DetrForObjectDetection as published but for its backbone, a stand-in that costs and downloads nothing."""
+    transformers: Any = dense_library("transformers")
+    stand_in: dict[str, Any] = dict(embedding_size=1, hidden_sizes=[1], depths=[1], out_features=["stage1"])
+    options: dict[str, Any] = dict(
+        backbone_config=transformers.ResNetConfig(layer_type="basic", **stand_in),
+        use_timm_backbone=False,
+        num_labels=classes,
+        num_queries=queries,
+        d_model=width,
+        dropout=0.1,
+        attention_dropout=0.1,  # this and the next are 0 by default
+        activation_dropout=0.1,
+    )
+    for part in ("encoder", "decoder"):
+        options |= {f"{part}_layers": layers, f"{part}_attention_heads": HEADS, f"{part}_ffn_dim": 8 * width}
+    return transformers.DetrForObjectDetection(transformers.DetrConfig(**options))
+
+
+def _initialise(detr: Any) -> None:
+    """As the paper's code: Xavier in encoder and decoder, PyTorch's own elsewhere, queries far apart.
+
+    transformers draws everything with a deviation of 0.02, the queries too, which are then nearly one.
+    """
+    detr.class_labels_classifier.reset_parameters()
+    for layer in detr.bbox_predictor.layers:
+        layer.reset_parameters()
+    detr.model.query_position_embeddings.reset_parameters()
+    for part in (detr.model.encoder, detr.model.decoder):
+        for name, module in part.named_modules():
+            if not isinstance(module, nn.Linear):
+                continue
+            module.reset_parameters()
+            # There queries, keys and values are one matrix, three times as high: its Xavier bound is lower.
+            one_of_three = name.endswith(("q_proj", "k_proj", "v_proj"))
+            nn.init.xavier_uniform_(module.weight, gain=0.5**0.5 if one_of_three else 1)
+            if name.endswith("_proj"):
+                nn.init.zeros_(module.bias)
+
+
+def pad(images: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Images (C, H, W) -> (B, C, H, W), zeros below and right of smaller ones, and where there is image (B, H, W)."""
+    height, width = (max(image.shape[side] for image in images) for side in (1, 2))
+    padded = [F.pad(image, (0, width - image.shape[2], 0, height - image.shape[1])) for image in images]
+    mask_BHW = torch.zeros(len(images), height, width, dtype=torch.bool, device=images[0].device)
+    for mask_HW, image in zip(mask_BHW, images, strict=True):
+        mask_HW[: image.shape[1], : image.shape[2]] = True
+    return torch.stack(padded), mask_BHW
+
+
+def _relative(image: Tensor, target: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """-> labels (N,) and boxes (N, 4), cxcywh as fractions of the image."""
+    labels, boxes = target["labels"], target["boxes"].float()
+    if "iscrowd" in target:
+        single = ~target["iscrowd"].bool()
+        labels, boxes = labels[single], boxes[single]
+    height, width = image.shape[1:]
+    return labels, box_convert(boxes, "xyxy", "cxcywh") / boxes.new_tensor([width, height, width, height])
+
+
+def set_losses(logits_LBQK: Tensor, boxes_LBQ4: Tensor, labels: list[Tensor], boxes: list[Tensor]) -> dict[str, Tensor]:
+    """Weighted losses of each decoder layer between what its queries found and the objects matched to them.
+
+    Where training is distributed, all are divided by what there is on all ranks: the gradient, averaged over them, is
+    that of one process with all their images.
+
+    Args:
+        logits_LBQK: of the classes, the last for none.
+        boxes_LBQ4: cxcywh as fractions of the image, as are `boxes`.
+        labels: (N,) of each image.
+        boxes: (N, 4) of each image.
+    """
+    layers, batch, queries, none = *logits_LBQK.shape[:3], logits_LBQK.shape[3] - 1
+    matches = match(logits_LBQK, boxes_LBQ4, labels, boxes)
+    matched = sum(min(len(labels_N), queries) for labels_N in labels)
+    objects, weight = _share(sum(map(len, labels)), matched + NO_OBJECT * (batch * queries - matched), logits_LBQK)
+    weight_K = logits_LBQK.new_ones(none + 1)
+    weight_K[none] = NO_OBJECT
+
+    losses = {}
+    for n in range(layers):
+        image, query, number = matches[n]
+        suffix = "" if n == layers - 1 else f"_{n}"
+        wanted_BQ = torch.full((batch, queries), none, device=logits_LBQK.device)
+        wanted_BQ[image, query] = torch.cat(labels)[number]
+        entropy = F.cross_entropy(logits_LBQK[n].flatten(0, 1), wanted_BQ.flatten(), weight_K, reduction="sum")
+        found_M4, wanted_M4 = boxes_LBQ4[n, image, query], torch.cat(boxes)[number]
+        giou = generalized_box_iou_loss(_corners(found_M4), _corners(wanted_M4), reduction="sum")
+        losses[f"loss_class{suffix}"] = CLASS * entropy / weight
+        losses[f"loss_box{suffix}"] = BOX * F.l1_loss(found_M4, wanted_M4, reduction="sum") / objects
+        losses[f"loss_giou{suffix}"] = GIOU * giou / objects
+    return losses
+
+
+def _share(objects: float, weight: float, like: Tensor) -> tuple[Tensor, Tensor]:
+    """A rank's mean share of two counts; at least one object."""
+    counts = like.new_tensor([objects, weight])
+    # Only where gradients are: evaluation may end earlier on one rank than on another.
+    if torch.is_grad_enabled() and dist.is_available() and dist.is_initialized():
+        dist.all_reduce(counts)
+        counts /= dist.get_world_size()
+    return counts[0].clamp(min=1), counts[1]
+
+
+@torch.no_grad()
+def match(
+    logits_LBQK: Tensor, boxes_LBQ4: Tensor, labels: list[Tensor], boxes: list[Tensor]
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """For each layer the cheapest pairs of queries and objects, one to one: image, query and object, each (M,).
+
+    Objects are counted through all images of the batch. Arguments as for `set_losses`.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    costs = [_costs(logits_LBQK[:, b], boxes_LBQ4[:, b], labels[b], boxes[b]) for b in range(len(labels))]
+    costs = torch.cat(costs, -1).cpu().split([len(labels_N) for labels_N in labels], -1)  # one wait for the device
+    matches = []
+    for n in range(len(logits_LBQK)):
+        triples: list[tuple[int, int, int]] = []
+        first = 0
+        for b, cost_LQN in enumerate(costs):
+            pairs = zip(*linear_sum_assignment(cost_LQN[n].numpy()), strict=True)
+            triples += [(b, query, first + number) for query, number in pairs]
+            first += cost_LQN.shape[2]
+        image, query, number = torch.tensor(triples, dtype=torch.int64).reshape(-1, 3).to(logits_LBQK.device).unbind(1)
+        matches.append((image, query, number))
+    return matches
+
+
+def _costs(logits_LQK: Tensor, boxes_LQ4: Tensor, labels_N: Tensor, boxes_N4: Tensor) -> Tensor:
+    """(L, Q, N): what it costs that a query stands for an object."""
+    chance_LQN = logits_LQK.softmax(-1)[:, :, labels_N]
+    distance_LQN = (boxes_LQ4[:, :, None] - boxes_N4).abs().sum(-1)
+    giou_LQN = generalized_box_iou(_corners(boxes_LQ4.flatten(0, 1)), _corners(boxes_N4)).view_as(distance_LQN)
+    costs_LQN = BOX * distance_LQN - CLASS * chance_LQN - GIOU * giou_LQN
+    # A model that has diverged shall show in its loss, not in an error of the matching.
+    return costs_LQN.nan_to_num(nan=1e6, posinf=1e6, neginf=-1e6)
+
+
+def _corners(boxes_N4: Tensor) -> Tensor:
+    return box_convert(boxes_N4, "cxcywh", "xyxy")
