@@ -18,13 +18,32 @@ import yaml
 
 from longvision_cli.recipes import find_recipe
 
-TASKS = {"classification": "longvision.tasks.classification.Classification"}
-SOURCES = {
-    "digits": "longvision.data.module.DigitsData",
-    "folder": "longvision.data.module.FolderData",
-    "parquet": "longvision.data.module.ParquetData",
+TASKS = {
+    "classification": "longvision.tasks.classification.Classification",
+    "segmentation": "longvision.tasks.segmentation.Segmentation",
+    "detection": "longvision.tasks.detection.Detection",
+    "detr": "longvision.tasks.detr.DetrDetection",
 }
-FROM_DATA = {"classes", "size", "channels"}  # arguments of a task that its data knows
+_OBJECTS = {
+    "coco": "longvision.data.detection.CocoData",
+    "scattered": "longvision.data.detection.ScatteredDetectionData",
+    "voc": "longvision.data.detection.VocData",
+}
+SOURCES = {
+    "classification": {
+        "folder": "longvision.data.module.FolderData",
+        "digits": "longvision.data.module.DigitsData",
+        "parquet": "longvision.data.module.ParquetData",
+        "scattered": "longvision.data.scattered_sets.MostDigitsData",
+    },
+    "segmentation": {
+        "masks": "longvision.data.segmentation.MaskFolderData",
+        "scattered": "longvision.data.segmentation.ScatteredSegmentationData",
+    },
+    "detection": _OBJECTS,
+    "detr": _OBJECTS,
+}
+FROM_DATA = {"classes", "size", "channels", "masks"}  # arguments of a task that its data knows
 SET_BY_RUN = {  # arguments of the Trainer that a run's folder decides
     "default_root_dir",
     "enable_checkpointing",
@@ -63,11 +82,16 @@ class Configuration:
         self.trainer = dict(made.trainer)
         if weights_follow:
             made.model.pretrained = False
-        task = _load(TASKS[self.values.task])(
-            **made.model, classes=made.data.classes, size=made.data.size, channels=made.data.channels
-        )
+        known = {"classes": made.data.classes, "size": made.data.size, "channels": made.data.channels}
+        if hasattr(made.data, "has_masks"):
+            known["masks"] = made.data.has_masks
+        task = _load(TASKS[self.values.task])(**made.model, **known)
         task.pretrained = bool(self.values.model.pretrained)
         return made.data, task
+
+    def build_data(self) -> Any:
+        """The data alone."""
+        return self.parser.instantiate_classes(self.values).data
 
     def save(self, path: Path) -> None:
         """Write all values, resolved. Raises FileExistsError."""
@@ -105,8 +129,9 @@ def parse(
     """YAML files, the later over the earlier, and dotted overrides over them all."""
     contents = [_read_yaml(path) for path in files]
     task = task or _last(contents, "task", "classification")
-    source = source or _last(contents, "source", "folder")
-    parser = make_parser(prog, _choose("task", task, TASKS), _choose("source", source, SOURCES))
+    task_class = _choose("task", task, TASKS)
+    source = source or _last(contents, "source", next(iter(SOURCES[task])))
+    parser = make_parser(prog, task_class, _choose(f"source of {task}", source, SOURCES[task]), list(SOURCES[task]))
     known = _known_keys(parser)
     for path, content in zip(files, contents):
         for key in _flat(content):
@@ -122,7 +147,7 @@ def parse(
     return Configuration(parser, values, resume)
 
 
-def make_parser(prog: str, task: str, source: str) -> jsonargparse.ArgumentParser:
+def make_parser(prog: str, task: str, source: str, sources: list[str]) -> jsonargparse.ArgumentParser:
     from lightning import Trainer
 
     parser = jsonargparse.ArgumentParser(
@@ -137,7 +162,7 @@ def make_parser(prog: str, task: str, source: str) -> jsonargparse.ArgumentParse
     )
     parser.add_argument("--resume", metavar="RUN", help="go on from the last checkpoint of this run's folder")
     parser.add_argument("--task", default="classification", help=f"one of {', '.join(TASKS)}")
-    parser.add_argument("--source", default="folder", help=f"where images come from: {', '.join(SOURCES)}")
+    parser.add_argument("--source", default="folder", help=f"where images come from: {', '.join(sources)}")
     parser.add_argument("--runs", default="runs", help="the folder in which a run gets a folder of its own")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
     parser.add_class_arguments(_load(task), "model", skip=FROM_DATA, instantiate=False)

@@ -26,6 +26,7 @@ COMMANDS = {
     "train": Command("train a model; without arguments, on the embedded digits", "train", "lightning"),
     "validate": Command("evaluate a run on its validation or test images", "train", "lightning"),
     "predict": Command("say what is in images, with a run's model", "train", "matplotlib"),
+    "check-data": Command("check images and labels, and draw some", "train", "lightning"),
     "models": Command("list the models with parameters and multiply-adds"),
     "recipes": Command("list the recipes with what they cost and reach"),
     "convert": Command("turn a released checkpoint into safetensors"),
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         command = f"longvision {name}"
         _require_extra(name, COMMANDS[name])
-        return importlib.import_module(f"longvision_cli.{name}").run(rest)
+        return importlib.import_module(f"longvision_cli.{name.replace('-', '_')}").run(rest)
     except KeyboardInterrupt as interrupt:
         print(f"\n{command}: interrupted{f': {interrupt}' if str(interrupt) else ''}", file=sys.stderr)
         return INTERRUPTED

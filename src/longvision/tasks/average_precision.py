@@ -1,0 +1,70 @@
+"""What a detection is measured by: COCO's average precision."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics.detection import MeanAveragePrecision
+
+BY_COCO = {"ap": "map", "ap50": "map_50", "ap75": "map_75"}
+
+
+class AveragePrecision(MeanAveragePrecision):
+    """COCO's AP of boxes, and of masks where there are any, over all pictures of a split, gathered over devices.
+
+    As in COCOeval, at most 100 detections a picture count, and what lies in a crowd neither helps nor harms. Masks are
+    kept run-length encoded.
+
+    Args:
+        classes: how many, K.
+        masks: whether targets and detections have masks.
+
+    Raises:
+        ModuleNotFoundError: faster-coco-eval is not installed.
+    """
+
+    def __init__(self, classes: int, masks: bool = False) -> None:
+        super().__init__(
+            iou_type=("bbox", "segm") if masks else "bbox",
+            # The defaults went through float32: a recall of exactly 0.1 would miss the threshold 0.1.
+            iou_thresholds=np.linspace(0.5, 0.95, 10).tolist(),
+            rec_thresholds=np.linspace(0, 1, 101).tolist(),
+            class_metrics=True,
+            backend="faster_coco_eval",
+        )
+        self.number, self.kinds = classes, {"box": "bbox_", "mask": "segm_"} if masks else {"box": ""}
+
+    def update(self, detections: list[dict[str, Tensor]], targets: list[dict[str, Tensor]]) -> None:
+        """Of the same pictures, in the same pixels.
+
+        Detections: "boxes" (n, 4) (x1, y1, x2, y2), "scores" (n,), "labels" (n,) from 0, "masks" (n, H, W) bool.
+        Targets: "boxes", "labels", "masks" alike, and "iscrowd" (n,); n may be 0.
+        """
+        known = ("boxes", "labels", "masks")
+        super().update(
+            [{key: one[key] for key in (*known, "scores") if key in one} for one in detections],
+            # gloo does not gather booleans
+            [{key: one[key] for key in known if key in one} | {"iscrowd": one["iscrowd"].long()} for one in targets],
+        )
+
+    def compute(self) -> dict[str, Any]:
+        """AP from 0 to 1: "box_ap", "box_ap50", "box_ap75", "class_box_ap" (K,), and with masks "mask_ap" and so on.
+
+        A class of which no picture has an object has no AP: it is NaN in "class_box_ap" and left out of the means,
+        which are NaN if that goes for every class. A class that is there but never found has an AP of 0.
+        """
+        measured, figures = super().compute(), {}
+        for kind, prefix in self.kinds.items():
+            for ours, coco in BY_COCO.items():
+                figures[f"{kind}_{ours}"] = _or_nan(measured[prefix + coco])
+            by_class = torch.full((self.number,), torch.nan)
+            if measured["classes"].numel():  # else there is no entry
+                by_class[measured["classes"].reshape(-1).long()] = measured[f"{prefix}map_per_class"].reshape(-1)
+            figures[f"class_{kind}_ap"] = _or_nan(by_class)
+        return figures
+
+
+def _or_nan(figures: Tensor) -> Tensor:
+    """COCOeval says -1 where there is nothing to measure."""
+    return figures.where(figures >= 0, torch.nan)

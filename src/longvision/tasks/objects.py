@@ -1,0 +1,100 @@
+"""What tasks share that find objects: losses summed, COCO's average precision, pictures with boxes and masks."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from longvision.heads.extra import dense_library
+from longvision.tasks.overlays import contact_sheet, draw_objects
+from longvision.tasks.pictures import draw_class_figures
+from longvision.tasks.runs import Run
+from longvision.tasks.task import Task
+
+Target = dict[str, Any]
+Batch = tuple[list[Tensor], list[Target]]
+EXAMPLES = 8  # pictures in predictions.png
+WORDS = {"box_ap": "box AP", "box_ap50": "box AP50", "mask_ap": "mask AP", "mask_ap50": "mask AP50"}
+
+
+class ObjectTask(Task):
+    """A finder of objects. Batches are lists of images (C, H, W) and of targets, see `longvision.data.detection`.
+
+    `self.model` returns named losses for images and targets, and has `detect(images, sizes)`.
+    """
+
+    pipeline = "object-detection"
+    figures: ClassVar = WORDS
+    leaves = "curves.png, classes.png, predictions.png"
+
+    def set_figures(self, masks: bool) -> None:
+        """COCO's figures, of boxes and, with `masks`, of masks. Raises ValueError where their library is missing."""
+        dense_library("faster_coco_eval")
+        from longvision.tasks.average_precision import AveragePrecision
+
+        self.val_figures, self.test_figures = (AveragePrecision(len(self.classes), masks) for _ in range(2))
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        images, targets = batch
+        losses: dict[str, Tensor] = self.model(images, targets)
+        loss = torch.stack(list(losses.values())).sum()
+        self.check_finite(loss)
+        self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=len(images))
+        parts = {f"train/{name}": value.detach() for name, value in losses.items()}
+        self.log_dict(parts, on_step=False, on_epoch=True, batch_size=len(images))
+        return loss
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        self._evaluate(batch, self.val_figures)
+
+    def test_step(self, batch: Batch, index: int) -> None:
+        self._evaluate(batch, self.test_figures)
+
+    def _evaluate(self, batch: Batch, figures: Any) -> None:
+        images, targets = batch
+        figures.update(self.detect(images, [target["size"] for target in targets]), targets)
+
+    def detect(self, images: list[Tensor], sizes: list[tuple[int, int]]) -> list[dict[str, Tensor]]:
+        """Images as a model sees them, and the pictures' own sizes -> what is in the pictures, in their pixels."""
+        return self.model.detect(images, sizes)  # type: ignore[operator]
+
+    def on_validation_epoch_end(self) -> None:
+        self._finish("val", self.val_figures)
+
+    def on_test_epoch_end(self) -> None:
+        self._finish("test", self.test_figures)
+
+    def _finish(self, split: str, figures: Any) -> None:
+        found = figures.compute()
+        self.class_ap = found["class_box_ap"].cpu()
+        self.log_dict({f"{split}/{name}": value.float() for name, value in found.items() if value.ndim == 0})
+        figures.reset()
+
+    @torch.inference_mode()
+    def draw(self, data: Any, split: str, folder: Path, title: str) -> None:
+        by_class = dict(zip(self.classes, self.class_ap.tolist(), strict=True))
+        draw_class_figures(by_class, folder / "classes.png", title, "box AP, %")
+        self.eval()
+        panels = []
+        for row in np.unique(np.linspace(0, len(data.images(split)) - 1, EXAMPLES).astype(int)).tolist():
+            picture, image_CHW, truth = data.sample(split, row)
+            (found,) = self.detect([image_CHW.to(self.device)], [truth["size"]])
+            found, truth = ({key: _plain(value) for key, value in one.items()} for one in (found, truth))
+            panels.append(draw_objects(picture, {"prediction": found, "truth": truth}, self.classes, data.palette))
+        contact_sheet(panels, f"{title}: some pictures").save(folder / "predictions.png")
+
+    def usage(self, data: Any, run: Run) -> str:
+        return f"""
+```python
+from longvision.tasks.prediction import load_predictor
+
+predictor = load_predictor("{run.path.name}/{run.weights.name}")
+found = predictor.predict("IMAGE").objects  # boxes (N, 4) xyxy in pixels, labels, scores, masks where there are any
+```
+"""
+
+
+def _plain(value: Any) -> Any:
+    return value.cpu().numpy() if isinstance(value, Tensor) else value

@@ -1,0 +1,162 @@
+"""Semantic segmentation: UPerNet or FPN on any timm backbone, cross-entropy, mean intersection over union."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from longvision.data.dense import IGNORE
+from longvision.heads.segmentation import Head, create_segmenter
+from longvision.models.backbone import backbone_of
+from longvision.tasks.asking import Asking
+from longvision.tasks.confusion import SegmentationFigures
+from longvision.tasks.optim import Schedule
+from longvision.tasks.overlays import contact_sheet, draw_segmentation
+from longvision.tasks.pictures import draw_class_figures
+from longvision.tasks.runs import Run
+from longvision.tasks.task import Task, check_range
+
+Batch = tuple[list[Tensor], list[Tensor]]
+EXAMPLES = 8  # pictures in predictions.png
+AS_TRAINED = Asking()
+
+
+class Segmentation(Task):
+    """A classifier of pixels. Batches are lists of images (C, H, W) and masks (H, W), 255 where nothing counts.
+
+    Args:
+        name: of the backbone: any timm model; one of a single stride, such as a Vim or a DeiT, gets a pyramid.
+        head: upernet (arXiv 1807.10221) or fpn (arXiv 1901.02446).
+        args: further arguments of the backbone, such as depth, or blocks of its pyramid.
+        pretrained: weights to start from: a file's path, or true for those that timm knows.
+        width: channels of the head.
+        auxiliary: weight of the loss of a second, small head on the map of stride 16; 0 for none.
+        lr: learning rate at the end of the warm-up.
+        weight_decay: AdamW's, for all but norms, biases, positions and decay rates.
+        layer_decay: factor on the learning rate from each block to the one before it; null for none.
+        schedule: poly (a straight line) or cosine, from the warm-up to the end.
+        warmup_steps: over which the learning rate rises.
+        final_lr: at the end, as a fraction of lr.
+        drop_path: stochastic depth at the last block.
+        checkpoint: keep only each block's input for the backward pass: less memory, a third more time.
+        asking: how pictures are shown to the trained model; changes no weight.
+        classes: their names; from the data.
+        size: of the training images, (height, width); from the data.
+        channels: of the images; from the data.
+    """
+
+    kind = "segmentation"
+    pipeline = "image-segmentation"
+    figures: ClassVar = {"miou": "mIoU", "pixel_accuracy": "pixel accuracy", "f1": "F1"}
+    leaves = "curves.png, classes.png, predictions.png"
+
+    def __init__(
+        self,
+        name: str = "vim_tiny_patch16_224",
+        head: Head = "upernet",
+        args: dict[str, Any] | None = None,
+        pretrained: bool | str = False,
+        width: int = 256,
+        auxiliary: float = 0.4,
+        lr: float = 1e-3,
+        weight_decay: float = 0.05,
+        layer_decay: float | None = None,
+        schedule: Schedule = "poly",
+        warmup_steps: int = 100,
+        final_lr: float = 0.0,
+        drop_path: float = 0.0,
+        checkpoint: bool = False,
+        asking: Asking = AS_TRAINED,
+        *,
+        classes: list[str],
+        size: tuple[int, int],
+        channels: int = 3,
+    ) -> None:
+        super().__init__(name, args, classes, pretrained)
+        self.set_optimiser(lr, schedule, weight_decay=weight_decay, layer_decay=layer_decay, final_lr=final_lr)
+        check_range(auxiliary=(auxiliary, 0, 10), drop_path=(drop_path, 0, 0.99), warmup_steps=(warmup_steps, 0, 1e9))
+        self.warmup_steps, self.asking, self.auxiliary = warmup_steps, asking, auxiliary
+        self.head: dict[str, Any] = {"head": head, "width": width, "auxiliary": auxiliary > 0}
+        options = {**self.args, "drop_path_rate": drop_path} if drop_path else self.args
+        self.model = create_segmenter(name, classes=len(classes), channels=channels, size=size, pretrained=pretrained,
+                                      args=options, **self.head)  # fmt: skip
+        if checkpoint:
+            backbone_of(self.model).set_grad_checkpointing(True)  # type: ignore[union-attr, operator]
+        self.val_figures, self.test_figures = SegmentationFigures(len(classes)), SegmentationFigures(len(classes))
+
+    def describe(self) -> dict[str, Any]:
+        return {"head": self.head, "asking": asdict(self.asking)}
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        images_BCHW, masks_BHW = (torch.stack(part) for part in batch)
+        output = self.model(images_BCHW)
+        logits, *coarse = output if isinstance(output, tuple) else (output,)
+        loss = pixel_loss(logits, masks_BHW)
+        for more in coarse:
+            loss = loss + self.auxiliary * pixel_loss(more, masks_BHW)
+        self.check_finite(loss)
+        self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=len(images_BCHW))
+        return loss
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        self._evaluate(batch, "val", self.val_figures)
+
+    def test_step(self, batch: Batch, index: int) -> None:
+        self._evaluate(batch, "test", self.test_figures)
+
+    def _evaluate(self, batch: Batch, split: str, figures: SegmentationFigures) -> None:
+        for image_CHW, mask_HW in zip(*batch, strict=True):
+            shares_KHW = self.probabilities(image_CHW, mask_HW.shape)
+            figures.update(shares_KHW.argmax(0), mask_HW)
+            loss = pixel_loss(shares_KHW.clamp_min(1e-8).log()[None], mask_HW[None])
+            self.log(f"{split}/loss", loss, batch_size=1, on_epoch=True, on_step=False)
+
+    def probabilities(self, image_CHW: Tensor, size: tuple[int, ...]) -> Tensor:
+        """(C, h, w) -> (K, H, W) float32 for a picture of that `size`, as `asking` says."""
+        return self.asking.probabilities(self.model, image_CHW, len(self.classes), (size[0], size[1]))
+
+    def on_validation_epoch_end(self) -> None:
+        self._finish("val", self.val_figures)
+
+    def on_test_epoch_end(self) -> None:
+        self._finish("test", self.test_figures)
+
+    def _finish(self, split: str, figures: SegmentationFigures) -> None:
+        found = figures.compute()
+        self.class_iou = found["class_iou"].cpu()
+        self.log_dict({f"{split}/{name}": value.float() for name, value in found.items() if value.ndim == 0})
+        figures.reset()
+
+    @torch.inference_mode()
+    def draw(self, data: Any, split: str, folder: Path, title: str) -> None:
+        by_class = dict(zip(self.classes, self.class_iou.tolist(), strict=True))
+        draw_class_figures(by_class, folder / "classes.png", title, "IoU, %")
+        self.eval()
+        rows = np.unique(np.linspace(0, len(data.images(split)) - 1, EXAMPLES).astype(int)).tolist()
+        panels = []
+        for row in rows:
+            picture, image_CHW, truth_HW = data.sample(split, row)
+            found_HW = self.probabilities(image_CHW.to(self.device), truth_HW.shape).argmax(0)
+            masks = {"prediction": found_HW.byte().cpu().numpy(), "truth": np.asarray(truth_HW, np.uint8)}
+            panels.append(draw_segmentation(picture, masks, self.classes, data.palette))
+        contact_sheet(panels, f"{title}: some pictures").save(folder / "predictions.png")
+
+    def usage(self, data: Any, run: Run) -> str:
+        return f"""
+```python
+from longvision.tasks.prediction import load_predictor
+
+predictor = load_predictor("{run.path.name}/{run.weights.name}")
+mask = predictor.predict("IMAGE").mask_HW  # class numbers
+```
+"""
+
+
+def pixel_loss(logits_BKHW: Tensor, masks_BHW: Tensor) -> Tensor:
+    """Mean cross-entropy over the pixels that count, in float32; 0, with a gradient of 0, where none does."""
+    total = F.cross_entropy(logits_BKHW.float(), masks_BHW.long(), ignore_index=IGNORE, reduction="sum")
+    return total / (masks_BHW != IGNORE).sum().clamp_min(1)

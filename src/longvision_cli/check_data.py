@@ -1,0 +1,72 @@
+"""`longvision check-data`: whether images and labels are what a recipe expects, and how they look together."""
+
+from typing import Any
+
+from longvision_cli.answers import free_folder
+from longvision_cli.configuration import read_configuration
+from longvision_cli.quiet import quiet
+
+SAMPLES = 20
+HELP = """usage: longvision check-data -c RECIPE [--out FOLDER] [--data.path DIR] [--data.… VALUE]
+
+Runs the checks that `longvision train` runs before its first step, on all splits, and draws twenty training samples
+with their labels. The first mistake found ends it with one sentence.
+
+  -c RECIPE     as for `longvision train`
+  --out FOLDER  where samples.png goes (default: a new folder data-N here)
+"""
+
+
+def run(arguments: list[str]) -> int:
+    if {"-h", "--help"} & set(arguments):
+        print(HELP, end="")
+        return 0
+    quiet()
+    out, rest = _take_out(arguments)
+    folder = free_folder(out, "data-{}", "--out")
+    data = read_configuration(rest, default="digits").build_data()
+    data.setup()
+    splits = ("train", "val", "test") if data.has_test else ("train", "val")
+    counts = ", ".join(f"{len(data.images(split))} {split}" for split in splits)
+    print(f"{data.name}: {counts} images, {len(data.classes)} classes: {', '.join(data.classes[:12])}"
+          + (", …" if len(data.classes) > 12 else ""))  # fmt: skip
+    sheet = _samples(data)
+    folder.mkdir(parents=True, exist_ok=True)
+    sheet.save(folder / "samples.png")
+    print(f"no mistake found; {min(SAMPLES, len(data.images('train')))} training samples: {folder / 'samples.png'}")
+    return 0
+
+
+def _take_out(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """--out FOLDER or --out=FOLDER, and the other words."""
+    rest, out = [], None
+    words = iter(arguments)
+    for word in words:
+        if word == "--out" or word.startswith("--out="):
+            out = word.partition("=")[2] or next(words, "")
+            if not out:
+                raise ValueError("--out needs a folder")
+        else:
+            rest.append(word)
+    return out, rest
+
+
+def _samples(data: Any) -> Any:
+    """Spread evenly over the training images."""
+    import numpy as np
+
+    from longvision.tasks.overlays import contact_sheet
+
+    pictures = data.images("train")
+    rows = np.unique(np.linspace(0, len(pictures) - 1, SAMPLES).astype(int)).tolist()
+    return contact_sheet([_drawn(data, *pictures[row]) for row in rows], f"{data.name}: some of its training images")
+
+
+def _drawn(data: Any, image: Any, label: Any) -> Any:
+    """A class number, a class map or objects over the picture."""
+    from longvision.tasks.overlays import draw_objects, draw_segmentation, titled
+
+    if isinstance(label, int):
+        return titled(image, data.classes[label])
+    draw: Any = draw_objects if isinstance(label, dict) else draw_segmentation
+    return draw(image, {"labels": label}, data.classes, data.palette)
