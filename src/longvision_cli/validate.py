@@ -6,7 +6,7 @@ from longvision_cli.quiet import quiet
 
 HELP = """usage: longvision validate RUN [--split val|test] [--data.path DIR] [--data.… VALUE] [--trainer.… VALUE]
 
-Evaluates the model of a run's folder and prints loss and accuracy.
+Evaluates the model of a run's folder and prints its figures.
 
   RUN           a folder that `longvision train` made
   --split       val (default) or test
@@ -51,6 +51,8 @@ def _parse(arguments: list[str]) -> tuple[str, str, list[str]]:
         word = rest.pop(0)
         if word.startswith("--split"):
             split = word.split("=", 1)[1] if "=" in word else (rest.pop(0) if rest else "")
+        elif word.split("=")[0] == "--task":
+            raise ValueError("--task: a run keeps the task that it was trained for; leave it away")
         elif word.startswith("--"):
             overrides.append(word)
             if "=" not in word and rest:

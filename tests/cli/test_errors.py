@@ -26,12 +26,12 @@ def check_one_line(answer, *expected):
 @pytest.mark.parametrize(
     "words, expected",
     [
-        ("-c digit", "unknown recipe 'digit': did you mean digits?"),
-        ("-c zzzz", "unknown recipe 'zzzz': there are digits, finetune, folder"),
+        ("-c digit", "unknown recipe 'digit': did you mean digits or"),
+        ("-c zzzz", "unknown recipe 'zzzz': there are ade20k_vim_small, "),
         ("-c nosuch.yaml", "configuration nosuch.yaml does not exist"),
         ("-c", "argument -c/--config: expected one argument"),
         ("--task segment", "unknown task 'segment': did you mean segmentation?"),
-        ("--source foldr", "unknown source 'foldr': did you mean folder?"),
+        ("--source foldr", "unknown source of classification 'foldr': did you mean folder?"),
         ("--model.name vim_tinny_patch16_224", "did you mean vim_tiny_patch16_224"),
         ("--model.name qqqqqqqqqqqq", "`longvision models` lists those there are"),
         ("--model.nmae x", "option --model.nmae is unknown: did you mean --model.name"),
@@ -105,7 +105,7 @@ def test_a_start_that_fails_leaves_no_folder(train):
         ("", "own.yaml holds no configuration"),
         ("modle:\n  name: x", "own.yaml: modle.name is unknown: did you mean model.name"),
         ("model:\n  lr: fast", "model.lr is 'fast': expected a number"),
-        ("source: foldr", "unknown source 'foldr': did you mean folder?"),
+        ("source: foldr", "unknown source of classification 'foldr': did you mean folder?"),
     ],
 )
 def test_train_with_a_broken_yaml(longvision, text, expected):
@@ -255,7 +255,7 @@ def test_a_run_with_weights_of_another_model(longvision, digits_run, tmp_path, c
         ("models --size 10xa", "--size '10xa' is no size"),
         ("models --siz 10", "unknown option --siz: did you mean --size?"),
         ("models a b", "'b' is one argument too many"),
-        ("recipes digit", "unknown recipe 'digit': did you mean digits?"),
+        ("recipes digit", "unknown recipe 'digit': did you mean digits or"),
         ("recipes a b", "'b' is one argument too many"),
         ("convert", "required: IN, OUT.safetensors"),
         ("convert nowhere.pth out.safetensors", "nowhere.pth is not a file: expected a checkpoint"),

@@ -44,7 +44,7 @@ def boxes_only(tmp_path):
 
 def test_scattered_digits_in_batches(digits):
     assert (digits.has_masks, digits.has_test, digits.classes) == (True, True, list("0123456789"))
-    assert [len(digits.images(split)) for split in ("train", "val", "test")] == [20, 2, 4]
+    assert [len(digits.images(split)) for split in ("train", "val", "test")] == [20, 200, 400]
     batches = list(digits.train_dataloader())
     assert len(batches) == 5
     for images, targets in batches:

@@ -192,7 +192,7 @@ def test_only_what_scores_enough_is_drawn_and_counted(panels, written):
     texts = [t["text"] for t in written]
     assert list(panels) == ["picture", "prediction: 2 objects above 0.50", "truth: 1 object"]
     assert "sky 0.97" in texts and "sky 0.50" in texts and "tree" in texts and "road 0.40" not in texts
-    assert "sky  2 (truth 0)" in texts and "tree  0 (truth 1)" in texts
+    assert "sky  × 2 (truth 0)" in texts and "tree  × 0 (truth 1)" in texts
 
 
 def test_nothing_found_is_said(written):

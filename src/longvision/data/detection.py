@@ -14,7 +14,7 @@ from longvision.data.images import Channels
 from longvision.data.jitter import DetectionAugment, training_sample
 from longvision.data.module import both_sides
 from longvision.data.objects import Target, as_target
-from longvision.data.scattered import ScatteredDigits
+from longvision.data.scattered import COUNTS, ScatteredDigits
 from longvision.data.sets import Split
 from longvision.data.voc import VocSource
 
@@ -135,7 +135,7 @@ class ScatteredDetectionData(DetectionData):
     Args:
         size: side of the square canvases, or their height and width.
         channels: 1 for grey, 3 for colour.
-        pictures: how many train; a tenth as many validate, a fifth as many test.
+        pictures: how many train; 200 validate, 400 of other writers test.
         digits: least and most digits a picture; by its area when left out.
         seed: another one is another set.
         batch_size: pictures a step.
@@ -149,7 +149,7 @@ class ScatteredDetectionData(DetectionData):
         self,
         size: int | tuple[int, int] = 128,
         channels: Channels = 1,
-        pictures: int = 2000,
+        pictures: int = COUNTS["train"],
         digits: tuple[int, int] | None = None,
         seed: int = 0,
         batch_size: int = 16,
@@ -160,7 +160,7 @@ class ScatteredDetectionData(DetectionData):
     ) -> None:
         preprocess = DensePreprocess(both_sides(size), channels, mean or (), std or (), "fit")
         source = ScatteredDetection(preprocess.size, pictures, digits, seed)
-        super().__init__(source, preprocess, augment, batch_size, workers, "scattered digits")
+        super().__init__(source, preprocess, augment, batch_size, workers, "scattered-digits")
 
 
 class ScatteredDetection:
@@ -174,16 +174,12 @@ class ScatteredDetection:
     def __init__(
         self,
         size: tuple[int, int] = (128, 128),
-        pictures: int = 2000,
+        pictures: int = COUNTS["train"],
         digits: tuple[int, int] | None = None,
         seed: int = 0,
     ) -> None:
         self.size, self.digits, self.seed = size, digits, seed
-        self.counts: dict[Split, int] = {
-            "train": pictures,
-            "val": max(1, pictures // 10),
-            "test": max(1, pictures // 5),
-        }
+        self.counts = {**COUNTS, "train": pictures}
 
     def split(self, split: Split) -> "DigitScenes":
         return DigitScenes(ScatteredDigits(split, self.counts[split], self.size, self.digits, self.seed))

@@ -17,7 +17,7 @@ from longvision.data.sets import Split
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 COUNTS: dict[Split, int] = {"train": 2000, "val": 200, "test": 400}
-SIDES = (14, 48)  # pixels of the smallest and the largest digit
+SIDES = (18, 48)  # pixels of the smallest and the largest digit
 LEAST_CANVAS, MOST_CANVAS = 32, 16384
 LEAST_VISIBLE = 20  # pixels
 TRIES = 12  # places tried for a digit before it is left out
@@ -131,7 +131,7 @@ class ScatteredDigits:
         return Scene(Image.fromarray(canvas_HW), instance_HW, tight_boxes(placed, instance_HW), labels_N, most)
 
     def _place(self, random: np.random.Generator) -> list[Placed]:
-        """Digits that cover at most a third of another, and leave half of it (and 20 pixels) to be seen."""
+        """Digits that cover at most a tenth of another, and leave half of it (and 20 pixels) to be seen."""
         labels = draw_labels(random, int(random.integers(*self.digits, endpoint=True)))
         height, width = self.size
         largest = max(SIDES[0], min(SIDES[1], 3 * min(self.size) // 8))
@@ -149,7 +149,7 @@ class ScatteredDigits:
                 covered = np.bincount(instance_HW[digit.where][digit.solid_hw], minlength=len(labels) + 1)
                 covered[0] = 0
                 left_over = visible - covered
-                if (3 * covered <= whole).all() and (left_over >= needed).all():
+                if (10 * covered <= whole).all() and (left_over >= needed).all():
                     placed.append(digit)
                     instance_HW[digit.where][digit.solid_hw] = len(placed)
                     whole[len(placed)] = digit.solid_hw.sum()

@@ -85,6 +85,11 @@ def _source(path: str) -> dict[str, Any]:
     if not path.endswith(".safetensors"):
         return {}
     metadata = read_metadata(path)
+    if (task := metadata.get("task", "classification")) != "classification":
+        raise ValueError(
+            f"{path} is a model for {task}, its head included: give the weights of a backbone alone, released ones or "
+            "those of a classification run"
+        )
     if "classes" not in metadata or "preprocess" not in metadata:
         return {}
     preprocess = metadata["preprocess"]

@@ -266,7 +266,10 @@ def _readable_on(colour: Colour) -> Colour:
 def _object_legend(labels: Sequence[np.ndarray], classes: Sequence[str], palette: Sequence[Colour]) -> list[Line]:
     counts = [np.bincount(of, minlength=len(classes)) for of in labels]
     occurring = sorted(np.flatnonzero(sum(counts)).tolist(), key=lambda k: [-count[k] for count in counts])
-    return [(palette[k], _with_truth(_short(classes[k]), [str(count[k]) for count in counts])) for k in occurring]
+    return [
+        (palette[k], _with_truth(_short(classes[k]), [f"× {counts[0][k]}", *(str(count[k]) for count in counts[1:])]))
+        for k in occurring
+    ]
 
 
 # -- sheets and text --------------------------------------------------------------------------------------------------

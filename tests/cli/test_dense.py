@@ -1,0 +1,166 @@
+"""Segmentation and detection from the command line: train, validate, predict, check-data, and what is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("segmentation_models_pytorch")
+pytest.importorskip("transformers")
+pytest.importorskip("faster_coco_eval")
+
+TINY = """
+    --trainer.max_epochs 1 --trainer.limit_train_batches 2 --trainer.limit_val_batches 2 --trainer.limit_test_batches 2
+    --trainer.accelerator cpu --data.workers 0 --data.size 64 --data.pictures 8 --data.batch_size 4
+    --model.args.depth 1 --model.args.embed_dim 32
+""".split()  # noqa: SIM905 the words as they are typed
+NARROW = {
+    "segment_digits": [],
+    "detect_digits": ["--model.width", 16],
+    "detr_digits": ["--model.width", 16, "--model.layers", 1],
+}
+
+
+@pytest.fixture(scope="module", params=NARROW)
+def run(request, longvision, tmp_path_factory):
+    """A run of two steps of each recipe. Not to be written to."""
+    words = ["-c", request.param, *TINY, *NARROW[request.param], "--runs", tmp_path_factory.mktemp("runs")]
+    answer = longvision("train", *words)
+    assert answer.code == 0, answer.err
+    return request.param, answer
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Two pictures of different sizes in a folder, a file that is none beside them."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name, size in {"a.png": (80, 50), "b.jpg": (70, 90)}.items():
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (size[1], size[0]), dtype=np.uint8)).save(
+            folder / name
+        )
+    (folder / "c.jpg").write_text("no picture")
+    return folder
+
+
+def test_what_a_run_leaves(run):
+    recipe, answer = run
+    names = {path.name for path in answer.run.iterdir()}
+    assert {"config.yaml", "metrics.csv", "model.safetensors", "README.md", "curves.png", "classes.png",
+            "predictions.png"} <= names  # fmt: skip
+    assert answer.out.splitlines()[-2].startswith("test mIoU" if "segment" in recipe else "test box AP")
+    card = (answer.run / "README.md").read_text()
+    assert "load_predictor" in card and "pipeline_tag: " in card
+
+
+def test_validate(run, longvision):
+    _, trained = run
+    answer = longvision("validate", trained.run, "--split", "test", "--trainer.limit_test_batches", 2)
+    assert answer.code == 0, answer.err
+    said = trained.out.splitlines()[-2].split()
+    value = next(word for word in said if word[0].isdigit())
+    assert f" {value} %" in answer.out  # the same weights give the same figure
+
+
+def test_predict_fills_a_folder(run, longvision, pictures):
+    recipe, trained = run
+    answer = longvision("predict", trained.run, pictures)
+    assert answer.code == 0
+    assert "c.jpg is not an image" in answer.err and "1 of 3 files" in answer.err
+    folder = Path("predictions-1")
+    files = {path.name for path in folder.iterdir()}
+    if recipe == "segment_digits":
+        assert files == {"a.png", "a-mask.png", "b.png", "b-mask.png"}
+        with Image.open(folder / "a-mask.png") as mask:
+            assert mask.mode == "P" and mask.size == (80, 50) and np.asarray(mask).max() <= 10
+    else:
+        assert files == {"a.png", "b.png", "objects.json"}
+        found = json.loads((folder / "objects.json").read_text())
+        sizes = {Path(image["file_name"]).name: (image["width"], image["height"]) for image in found["images"]}
+        assert sizes == {"a.png": (80, 50), "b.jpg": (70, 90)}
+        assert [category["name"] for category in found["categories"]] == list("0123456789")
+    assert str(folder) in answer.out.splitlines()[-1]
+    again = longvision("predict", trained.run, pictures / "a.png", "--out", folder)
+    assert again.code == 2 and "exists already" in again.err
+    assert {path.name for path in folder.iterdir()} == files
+
+
+def test_predict_as_json_writes_nothing(run, longvision, pictures):
+    recipe, trained = run
+    answer = longvision("predict", trained.run, pictures / "a.png", "--json")
+    found = json.loads(answer.out)
+    assert not Path("predictions-1").exists()
+    if recipe == "segment_digits":
+        assert sum(row["pixels"] for row in found[0]["classes"]) == pytest.approx(1)
+    else:
+        assert set(found) == {"images", "categories", "annotations"}
+
+
+def test_what_predict_refuses(run, longvision, pictures):
+    recipe, trained = run
+    assert "--picture means nothing" in longvision("predict", trained.run, pictures, "--picture", "x.png").err
+    window = longvision("predict", trained.run, pictures / "a.png", "--window", 64)
+    assert window.code == 0 if recipe == "segment_digits" else "only a segmentation slides" in window.err
+    if recipe != "segment_digits":
+        assert "expected a score from 0 to 1" in longvision("predict", trained.run, pictures, "--threshold", 2).err
+
+
+def test_a_picture_too_large_for_memory_is_named(run, longvision, pictures, monkeypatch):
+    from longvision.tasks import prediction
+
+    _, trained = run
+
+    def fail(self, path):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
+
+    for predictor in (prediction.SegmentationPredictor, prediction.ObjectPredictor):
+        monkeypatch.setattr(predictor, "predict", fail)
+    answer = longvision("predict", trained.run, pictures / "a.png")
+    assert answer.code == 1
+    assert "a.png (80x50 pixels) is too large for the memory there is: " in answer.err and "tiles" in answer.err
+    assert not Path("predictions-1").exists()
+
+
+def test_weights_of_another_task_are_refused(run, longvision):
+    recipe, trained = run
+    weights = trained.run / "model.safetensors"
+    answer = longvision("train", "--model.pretrained", weights)
+    assert answer.code == 2
+    task = {"segment_digits": "segmentation", "detect_digits": "detection", "detr_digits": "detr"}[recipe]
+    assert f"is a model for {task}, its head included" in answer.err
+    assert "a run keeps the task" in longvision("validate", trained.run, "--task", "classification").err
+
+
+@pytest.mark.parametrize("recipe", ["digits", "most_digits", *NARROW])
+def test_check_data(longvision, recipe):
+    words = [] if recipe == "digits" else ["--data.pictures", 8]
+    answer = longvision("check-data", "-c", recipe, "--data.size", 64, "--data.workers", 0, *words)
+    assert answer.code == 0, answer.err
+    assert "no mistake found" in answer.out
+    with Image.open("data-1/samples.png") as sheet:
+        assert min(sheet.size) > 200
+
+
+def test_check_data_names_a_mistake(longvision, tmp_path):
+    for split in ("train", "val"):
+        for kind in ("images", "masks"):
+            (tmp_path / "set" / kind / split).mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (20, 10)).save(tmp_path / "set" / "images" / split / f"{number}.png")
+            values = np.zeros((10, 20), np.uint8)
+            values[:, 10:] = 1
+            Image.fromarray(values).save(tmp_path / "set" / "masks" / split / f"{number}.png")
+    Image.new("L", (20, 11)).save(tmp_path / "set" / "masks" / "val" / "1.png")
+    words = ["--task", "segmentation", "--source", "masks", "--data.path", tmp_path / "set"]
+    (tmp_path / "empty.yaml").write_text("task: segmentation\nsource: masks\n")
+    answer = longvision("check-data", "-c", tmp_path / "empty.yaml", *words)
+    assert answer.code == 2 and len(answer.err.strip().splitlines()) == 1
+    assert "1.png" in answer.err and "11" in answer.err
+    assert not Path("data-1").exists()
+
+
+def test_check_data_says_what_it_takes(longvision):
+    assert "usage: longvision check-data" in longvision("check-data", "--help").out
+    assert "--out needs a folder" in longvision("check-data", "--out").err

@@ -1,0 +1,108 @@
+"""Tasks that find objects: what is summed, measured and refused."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+pytest.importorskip("lightning")
+pytest.importorskip("faster_coco_eval")
+pytest.importorskip("transformers")
+from longvision.tasks.detection import Detection
+from longvision.tasks.detr import DetrDetection
+
+SMALL = {"depth": 1, "embed_dim": 16}
+EMPTY = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long), "iscrowd": torch.zeros(0).bool()}
+
+
+def detection(**options):
+    options = {"args": SMALL, "width": 16, **options}
+    return heard(Detection("vim_nano_patch4_32", classes=["a", "b"], size=(32, 32), **options))
+
+
+def detr(name="vim_nano_patch4_32", args=SMALL, **options):
+    options = {"queries": 4, "width": 16, "layers": 1, **options}
+    return heard(DetrDetection(name, args, classes=["a", "b"], size=(32, 32), **options))
+
+
+def heard(task):
+    task.logged = {}
+    task.log = lambda name, value, **_: task.logged.update({name: float(value)})
+    task.log_dict = lambda values, **_: task.logged.update({name: float(value) for name, value in values.items()})
+    task._trainer = SimpleNamespace(global_step=7)
+    return task
+
+
+def target(*boxes, label=0, **more):
+    count = len(boxes)
+    return {"boxes": torch.tensor(boxes).float().reshape(-1, 4), "labels": torch.full((count,), label),
+            "iscrowd": torch.zeros(count, dtype=torch.bool), **more}  # fmt: skip
+
+
+def test_the_loss_is_the_sum_of_all_losses(monkeypatch):
+    task = detection()
+    monkeypatch.setattr(task.model, "forward", lambda images, targets: {"x": torch.tensor(1.0), "y": torch.tensor(2.5)})
+    assert float(task.training_step(([torch.zeros(3, 8, 8)], [EMPTY]), 0)) == 3.5
+    assert task.logged == {"train/loss": 3.5, "train/x": 1.0, "train/y": 2.5}
+
+
+@pytest.mark.parametrize("make", [detection, detr])
+def test_a_picture_without_objects_trains(make):
+    loss = make().train().training_step(([torch.randn(3, 32, 32)], [EMPTY]), 0)
+    loss.backward()
+    assert loss.isfinite()
+
+
+@pytest.mark.parametrize("make", [detection, detr])
+def test_figures_are_those_of_the_answers_in_the_picture_s_pixels(make, monkeypatch):
+    """One object found exactly, one of two classes missed: AP 1 for the first, 0 for the second."""
+    task = make()
+    sizes = []
+
+    def answer(images, asked):
+        sizes.extend(asked)
+        return [{"boxes": torch.tensor([[1.0, 2, 30, 40]]), "scores": torch.tensor([0.9]), "labels": torch.tensor([0])}]
+
+    monkeypatch.setattr(task, "detect", answer)
+    both = target([1, 2, 30, 40], [50, 50, 60, 60], size=(64, 100))
+    both["labels"] = torch.tensor([0, 1])
+    task.validation_step(([torch.zeros(3, 32, 50)], [both]), 0)
+    task.on_validation_epoch_end()
+    assert sizes == [(64, 100)]
+    assert task.logged["val/box_ap"] == pytest.approx(0.5)
+    assert task.class_ap.tolist() == pytest.approx([1.0, 0.0])
+
+
+def test_detr_refuses_a_resnet_without_weights():
+    task = detr("resnet10t", {})
+    with pytest.raises(ValueError, match="resnet10t has frozen weights in DETR"):
+        task.on_fit_start()
+    detr().on_fit_start()  # nothing of a Vim is frozen
+    task.pretrained = True
+    task.on_fit_start()
+
+
+def test_detr_s_backbone_has_a_rate_of_its_own():
+    task = detr(lr=0.1, backbone_lr=0.25)
+    task._trainer = SimpleNamespace(estimated_stepping_batches=10, num_training_batches=10, accumulate_grad_batches=1)
+    optimizer = task.configure_optimizers()["optimizer"]
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    inside = {id(p) for p in task.model.backbone.parameters()}
+    assert all(rates[p] == pytest.approx(0.025) for p in inside)
+    assert all(rate == pytest.approx(0.1) for p, rate in rates.items() if p not in inside)
+    assert len(rates) == len(list(task.model.parameters()))
+
+
+def test_masks_are_learned_where_the_data_has_them():
+    with_masks, without = detection(masks=True), detection()
+    assert "mask" in "".join(name for name, _ in with_masks.model.named_parameters())
+    assert sum(p.numel() for p in without.parameters()) < sum(p.numel() for p in with_masks.parameters())
+
+
+def test_what_it_refuses():
+    with pytest.raises(ValueError, match="head 'yolo' is unknown"):
+        detection(head="yolo")
+    with pytest.raises(ValueError, match="backbone_lr is 11"):
+        detr(backbone_lr=11)
+    with pytest.raises(ValueError, match="width 12"):
+        detr(width=12)

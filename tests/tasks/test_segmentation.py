@@ -1,0 +1,114 @@
+"""Losses, figures and rates of the segmentation task against numbers worked out by hand."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+pytest.importorskip("lightning")
+pytest.importorskip("segmentation_models_pytorch")
+from lightning import Trainer
+
+from longvision.data.segmentation import ScatteredSegmentationData
+from longvision.tasks.asking import Asking
+from longvision.tasks.segmentation import Segmentation, pixel_loss
+
+SMALL = {"depth": 1, "embed_dim": 16}
+
+
+def make(classes=2, **options):
+    options = {"args": SMALL, "width": 64, "head": "fpn", **options}
+    task = Segmentation("vim_nano_patch4_32", classes=[f"c{i}" for i in range(classes)], size=(8, 8), **options)
+    task.logged = {}
+    task.log = lambda name, value, **_: task.logged.setdefault(name, []).append(float(value))
+    task.log_dict = lambda values, **_: task.logged.update({name: float(value) for name, value in values.items()})
+    task._trainer = SimpleNamespace(global_step=7)
+    return task
+
+
+def test_the_loss_is_the_mean_over_pixels_that_count():
+    logits = torch.zeros(1, 2, 1, 3)
+    logits[0, 0, 0, 0] = math.log(3)  # 3/4 for class 0
+    mask = torch.tensor([[[0, 1, 255]]])
+    assert float(pixel_loss(logits, mask)) == pytest.approx((math.log(4 / 3) + math.log(2)) / 2)
+
+
+def test_a_picture_of_which_nothing_counts_has_no_loss_and_no_gradient():
+    logits = torch.randn(1, 2, 2, 2, requires_grad=True)
+    loss = pixel_loss(logits, torch.full((1, 2, 2), 255))
+    loss.backward()
+    assert float(loss) == 0 and (logits.grad == 0).all()
+
+
+def test_the_auxiliary_loss_weighs_what_it_is_told(monkeypatch):
+    task = make(auxiliary=0.25)
+    even = torch.zeros(1, 2, 2, 2, requires_grad=True)
+    sure = even + torch.tensor([0.0, math.log(3)])[None, :, None, None]
+    monkeypatch.setattr(task.model, "forward", lambda images: (even, sure))
+    loss = task.training_step(([torch.zeros(3, 2, 2)], [torch.ones(2, 2, dtype=torch.long)]), 0)
+    assert float(loss) == pytest.approx(math.log(2) + 0.25 * math.log(4 / 3))
+    assert task.logged["train/loss"] == [pytest.approx(float(loss))]
+
+
+def test_figures_by_hand(monkeypatch):
+    """Two pictures of different sizes: 6 pixels count; class 1 is right in 2 of a union of 4."""
+    task = make()
+    answers = [torch.tensor([[0, 1, 1]]), torch.tensor([[1, 1], [0, 0]])]
+    truths = [torch.tensor([[0, 1, 0]]), torch.tensor([[1, 255], [0, 1]])]
+    shares = iter([torch.nn.functional.one_hot(answer, 2).permute(2, 0, 1).float() for answer in answers])
+    monkeypatch.setattr(task, "probabilities", lambda image, size: next(shares))
+    for truth in truths:
+        task.validation_step(([torch.zeros(3, *truth.shape)], [truth]), 0)
+    task.on_validation_epoch_end()
+    # class 0: hit 2, missed 1 (called 1), taken from class 1: 1 -> 2/4; class 1: hit 2 of a union of 4
+    assert task.logged["val/miou"] == pytest.approx(0.5)
+    assert task.logged["val/pixel_accuracy"] == pytest.approx(4 / 6)
+    assert task.logged["val/f1"] == pytest.approx(2 * 2 / (3 + 3))
+    assert task.class_iou.tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_figures_start_anew_with_each_epoch(monkeypatch):
+    task = make()
+    for right in (0, 1):
+        monkeypatch.setattr(
+            task, "probabilities", lambda image, size, right=right: torch.eye(2)[right][:, None, None].expand(2, *size)
+        )
+        task.validation_step(([torch.zeros(3, 2, 2)], [torch.ones(2, 2, dtype=torch.long)]), 0)
+        task.on_validation_epoch_end()
+        assert task.logged["val/pixel_accuracy"] == right
+
+
+def test_pictures_are_asked_as_it_says(monkeypatch):
+    seen = []
+    task = make(asking=Asking(window=8, scales=(1.0, 2.0), flip=True)).eval()
+    monkeypatch.setattr(task.model, "forward", lambda x: seen.append(tuple(x.shape[2:])) or x[:, :2])
+    shares = task.probabilities(torch.randn(3, 8, 10), (16, 20))
+    assert shares.shape == (2, 16, 20)
+    assert set(seen) == {(8, 8)}  # 8x10 in 1 x 2 windows, 16x20 in 3 x 4 of eight at a time: each mirrored too
+    assert len(seen) == 2 * (1 + 2)
+
+
+def test_the_rate_rises_over_the_warm_up_and_falls_to_zero():
+    """Through Lightning, which knows the number of batches only once it has been asked for the number of steps."""
+    data = ScatteredSegmentationData(size=32, pictures=32, batch_size=4, workers=0)
+    task = Segmentation("vim_nano_patch4_32", "fpn", SMALL, width=64, classes=data.classes, size=data.size, channels=1,
+                        lr=1.0, warmup_steps=3)  # fmt: skip
+    rates = []
+    task.on_before_optimizer_step = lambda optimizer: (
+        rates.append(optimizer.param_groups[-1]["lr"]) or [parameter.grad.zero_() for parameter in task.parameters()]
+    )
+    Trainer(
+        max_epochs=1, limit_val_batches=0, logger=False, enable_checkpointing=False, accelerator="cpu",
+        enable_progress_bar=False, enable_model_summary=False,
+    ).fit(task, datamodule=data)  # fmt: skip
+    assert rates == pytest.approx([0.25, 0.5, 0.75, 1.0, 0.8, 0.6, 0.4, 0.2])
+
+
+def test_what_it_refuses():
+    with pytest.raises(ValueError, match="auxiliary is -1"):
+        make(auxiliary=-1)
+    with pytest.raises(ValueError, match="lr is 11"):
+        make(lr=11)
+    with pytest.raises(ValueError, match="drop_path is 1"):
+        make(drop_path=1.0)
