@@ -200,13 +200,82 @@ def test_faults_of_the_images(write):
         (content([thing(1)], images=()), "has no images: expected at least one"),
         (content([{"id": 1, "image_id": 1, "category_id": 7}]), "number 0 of its annotations has no bbox"),
         (content([7]), "number 0 of its annotations has no id"),
-        (content([thing(1, bbox=(1, 2, 3))]), r"1 boxes in .* are not four numbers \(annotation 1 of image 1\)"),
+        (
+            content([thing(1, bbox=(1, 2, 3))]),
+            r"number 0 of its annotations has bbox \[1, 2, 3\]: expected four numbers",
+        ),
+        (content([thing(1, bbox=(1, 2, 3, "4"))]), r"has bbox \[1, 2, 3, .4.\]: expected four numbers"),
+        (content([thing(1), thing(2, category=[1])]), r"number 1 of its annotations has category_id \[1\]: expected a"),
+        (content([thing(None)]), "number 0 of its annotations has id null: expected a number or text"),
+        (content([thing(1, picture={})]), r"number 0 of its annotations has image_id \{\}: expected a number or text"),
+        (content([thing(1)], categories=((7, 5),)), "number 0 of its categories has name 5: expected text"),
     ],
 )
 def test_files_that_are_no_annotations(write, labels, message):
     with pytest.raises(ValueError, match=message) as caught:
         CocoSource(write(labels))
     assert "instances_train2017.json" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"height": "30"}, 'height "30": expected a whole number'),
+        ({"height": None}, "height null: expected a whole number"),
+        ({"width": 0}, "width 0: expected a whole number of pixels, 1 or more"),
+        ({"width": 60.5}, "width 60.5: expected a whole number"),
+        ({"file_name": 3}, "file_name 3: expected text"),
+        ({"id": [1]}, r"id \[1\]: expected a number or text"),
+    ],
+)
+def test_images_with_values_of_another_kind(write, changes, message):
+    with pytest.raises(ValueError, match=rf"train2017\.json: number 1 of its images has {message}") as caught:
+        CocoSource(write(content([thing(1)]) | {"images": [image(1), image(2, **changes)]}))
+    assert "\n" not in str(caught.value)
+
+
+def test_categories_may_have_texts_for_ids(write):
+    categories = (("b", "cat"), (3, "dog"), ("a", "bird"))
+    labels = content([thing(1, category="a"), thing(2, category=3)], categories=categories)
+    source = CocoSource(write(labels, labels))
+    assert source.classes == ["dog", "bird", "cat"]
+    assert source.split("val")[0][1]["labels"].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"size": [HEIGHT, WIDTH], "counts": "zz"},  # fewer pixels than the image has
+        {"size": [HEIGHT, WIDTH], "counts": ""},
+        {"size": [HEIGHT, WIDTH], "counts": "P"},  # ends within a number
+        {"size": [HEIGHT, WIDTH], "counts": [3000, -600]},
+        {"size": [HEIGHT, WIDTH], "counts": ["2400"]},
+        {"size": 5, "counts": [2400]},
+        {"size": [HEIGHT, WIDTH]},
+    ],
+)
+def test_run_lengths_that_cannot_be_drawn_are_found_before_training(write, shape):
+    source = CocoSource(write(content([thing(1), thing(5, 2, segmentation=shape)])))
+    with pytest.raises(ValueError, match=r"1 annotations .* can be drawn \(annotation 5 of image 2\): expected polyg"):
+        source.check("train")
+
+
+def test_compressed_run_lengths_of_another_size_are_found(write):
+    tools = pytest.importorskip("pycocotools.mask")
+    packed = tools.encode(np.ones((HEIGHT, WIDTH - 1), np.uint8, order="F"))["counts"].decode()
+    right = tools.encode(np.ones((HEIGHT, WIDTH), np.uint8, order="F"))["counts"].decode()
+    things = [thing(n, segmentation={"size": [HEIGHT, WIDTH], "counts": c}) for n, c in ((4, right), (5, packed))]
+    with pytest.raises(ValueError, match=r"^1 annotations .* can be drawn \(annotation 5 of image 1\)"):
+        CocoSource(write(content(things))).check("train")
+
+
+def test_the_training_file_is_let_go_where_nothing_trains(write):
+    source = CocoSource(write(content([thing(1)])))
+    source.check("val")
+    assert not source._parsed
+    source.check("train")  # read again where it is wanted after all
+    assert not source._parsed
+    assert len(source.split("train")) == 2
 
 
 @pytest.mark.parametrize(

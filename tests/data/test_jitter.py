@@ -286,3 +286,13 @@ def test_augment_that_cannot_be(changes, message):
 
 def test_augment_from_lists():
     assert DetectionAugment(scale=[0.5, 1.0]) == DetectionAugment(scale=(0.5, 1.0))
+
+
+def test_what_is_not_padding_is_said():
+    """Of a picture of 2:1 at half its size: half as high and wide as the canvas, and half of that again."""
+    image = Image.new("L", (80, 40), 255)
+    preprocess = DensePreprocess((64, 64), 1)
+    nothing = as_target(0, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    seen_CHW, target = training_sample(image, nothing, preprocess, DetectionAugment((0.5, 0.5), 0), lambda: None)
+    assert target["seen"] == (16, 32)
+    assert (seen_CHW[:, :16, :32] > 1).all() and (seen_CHW[:, 16:].abs() < 0.1).all()

@@ -100,6 +100,14 @@ def test_zero_does_not_count_and_the_rest_moves_down(tmp_path):
         read(path, 2, reduce_zero_label=True)
 
 
+def test_one_class_fewer_fits_where_zero_does_not_count(tmp_path):
+    path = saved(tmp_path, grey(0, 1, 254, 255))
+    assert read(path, 254, reduce_zero_label=True) == [255, 0, 253, 255]
+    assert read(path, 255) == [0, 1, 254, 255]
+    with pytest.raises(ValueError, match=r"^255 classes with reduce_zero_label: expected 254 at most"):
+        read(path, 255, reduce_zero_label=True)
+
+
 def test_values_that_do_not_count_are_those_of_the_file(tmp_path):
     assert read(saved(tmp_path, grey(0, 1, 11)), ignore=(11, 0)) == [255, 1, 255]
 

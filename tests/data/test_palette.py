@@ -108,7 +108,7 @@ def test_bytes_that_are_no_text(tmp_path):
 
 
 def test_a_missing_file_names_those_that_come_with_the_package():
-    with pytest.raises(FileNotFoundError, match=r"nothing.json is no file: .* one of camvid, chasedb1"):
+    with pytest.raises(FileNotFoundError, match=r"nothing.json is no file: .* one of ade20k, camvid, chasedb1"):
         read_classes("nothing.json")
 
 

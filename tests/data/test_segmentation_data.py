@@ -453,8 +453,10 @@ def test_chasedb1(shared):
     data = MaskFolderData(folder, "chasedb1", size=128, workers=0)
     data.setup("fit")
     assert data.classes == ["background", "vessel"]
-    assert [data.images("train").name(index) for index in (0, 19)] == ["Image_01L.jpg", "Image_10R.jpg"]
-    assert [data.images("val").name(index) for index in (0, 7)] == ["Image_11L.jpg", "Image_14R.jpg"]
+    assert [data.images("train").name(index) for index in (0, 17)] == ["Image_01L.jpg", "Image_09R.jpg"]
+    assert [data.images("val").name(index) for index in (0, 1)] == ["Image_10L.jpg", "Image_10R.jpg"]
+    assert [data.images("test").name(index) for index in (0, 7)] == ["Image_11L.jpg", "Image_14R.jpg"]
+    assert [len(data.images(split)) for split in ("train", "val", "test")] == [18, 2, 8]
     image, truth = data.images("val")[0]
     grey = np.asarray(image.convert("L")).astype(int)
     assert truth.shape == (960, 999) and 0.05 < (truth == 1).mean() < 0.15
@@ -462,6 +464,36 @@ def test_chasedb1(shared):
     seen = grey > 20  # the retina, without the black around it
     assert grey[(truth == 1) & seen].mean() < grey[(truth == 0) & seen].mean()
     assert np.array_equal(SegmentationFolder(folder).split("val")[0][1], truth)  # without a class file too
+
+
+def chase_names(source, split):
+    return [source.split(split).name(index) for index in range(len(source.split(split)))]
+
+
+def test_no_patient_of_chasedb1_is_in_two_splits(tmp_path):
+    """Not even where a picture is missing."""
+    for patient in range(1, 15):
+        for side in "LR":
+            save(tmp_path / f"Image_{patient:02}{side}.jpg", picture())
+            save(tmp_path / f"Image_{patient:02}{side}_1stHO.png", mask())
+    source = SegmentationFolder(tmp_path)
+    assert source.has_test
+    assert [len(source.split(split)) for split in ("train", "val", "test")] == [18, 2, 8]
+    assert chase_names(source, "val") == ["Image_10L.jpg", "Image_10R.jpg"]
+    (tmp_path / "Image_01L.jpg").unlink()
+    source = SegmentationFolder(tmp_path)
+    assert chase_names(source, "val") == ["Image_10L.jpg", "Image_10R.jpg"]
+    assert chase_names(source, "test")[::7] == ["Image_11L.jpg", "Image_14R.jpg"]
+
+
+def test_ade20k_has_150_classes_after_zero_is_reduced(tmp_path):
+    fill(tmp_path, "images/*.png", "masks/*.png", values=(0, 1, 150))
+    source = SegmentationFolder(tmp_path, classes_file="ade20k", reduce_zero_label=True)
+    source.check("train")
+    assert len(source.classes) == len(set(source.classes)) == len(set(source.palette)) == 150
+    at = {1: "wall", 22: "water", 50: "fireplace", 75: "computer", 100: "buffet", 125: "microwave", 150: "flag"}
+    assert {value: source.classes[value - 1] for value in at} == at
+    assert source.split("train")[0][1][0, :3].tolist() == [255, 0, 149]
 
 
 def test_part_of_chasedb1(tmp_path):

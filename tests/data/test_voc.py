@@ -68,8 +68,9 @@ def test_test_pictures_need_labels(root):
     [
         ((50, 1, 62, 10), r"1 boxes in .*Annotations lie outside their images \(object 1 of 3: .* in 40x60\)"),
         ((-1, 1, 9, 9), r"1 boxes in .*Annotations lie outside"),
-        ((5, 5, 5, 5), r"1 of the 1 boxes in .* \(val\) have no area \(object 1 of 3\)"),
-        ((5, 5, 4, 9), r"1 of the 1 boxes in .* \(val\) have no area"),
+        ((5, 5, 4, 9), r"1 of the 1 boxes in .* \(val\) have no area \(object 1 of 3\)"),
+        ((5, 5, 9, 4), r"1 of the 1 boxes in .* \(val\) have no area"),
+        ((61, 5, 61, 9), r"1 of the 1 boxes in .* \(val\) have no area"),  # beside the picture
     ],
 )
 def test_faults_of_boxes(root, box, message):
@@ -87,8 +88,19 @@ def test_a_box_from_zero_is_cut(root):
     assert source.split("val")[0][1]["boxes"].tolist() == [[0, 0, 10, 10]]
 
 
+@pytest.mark.parametrize(
+    "box, expected",
+    [((5, 5, 5, 9), [4, 4, 5, 9]), ((5, 9, 7, 9), [4, 8, 7, 9]), ((60, 40, 60, 40), [59, 39, 60, 40])],
+)
+def test_a_box_that_ends_in_the_pixel_where_it_begins_is_that_wide(root, box, expected):
+    write_xml(root, "3", thing("cell", box))
+    source = VocSource(root)
+    source.check("val")
+    assert source.split("val")[0][1]["boxes"].tolist() == [expected]
+
+
 def test_one_slip_in_a_hundred_is_left_out(root):
-    write_xml(root, "3", *[thing()] * 99, thing("cell", (5, 5, 5, 5)))
+    write_xml(root, "3", *[thing()] * 99, thing("cell", (5, 5, 4, 5)))
     source = VocSource(root)
     with pytest.warns(UserWarning, match=r"1 of the 100 boxes in .* have no area \(object 100 of 3\)"):
         source.check("val")
@@ -155,21 +167,23 @@ def test_a_folder_of_another_layout(root, tmp_path):
 
 
 @pytest.mark.shared
-def test_bccd_with_its_two_boxes_of_no_area(shared):
+def test_bccd_with_its_two_boxes_of_one_pixel(shared):
     source = VocSource(shared / "data" / "bccd")
     assert source.classes == ["Platelets", "RBC", "WBC"]
-    with pytest.warns(
-        UserWarning, match=r"1 of the 2805 boxes in .* \(train\) have no area \(object \d+ of BloodImage_00343\)"
-    ):
-        source.check("train")
-    with pytest.warns(
-        UserWarning, match=r"1 of the 1138 boxes in .* \(val\) have no area \(object \d+ of BloodImage_00338\)"
-    ):
-        source.check("val")
-    source.check("test")
+    for split in ("train", "val", "test"):
+        source.check(split)
     sets = [source.split(split) for split in ("train", "val", "test")]
     assert [len(pictures) for pictures in sets] == [205, 87, 72]
-    assert [sum(len(record.boxes) for record in pictures.records) for pictures in sets] == [2804, 1137, 945]
+    assert [sum(len(record.boxes) for record in pictures.records) for pictures in sets] == [2805, 1138, 945]
+    pixels = [
+        (pictures.name(index), box)
+        for pictures in sets
+        for index, record in enumerate(pictures.records)
+        for box in record.boxes
+        if box[2] - box[0] == box[3] - box[1] == 1
+    ]
+    assert [name for name, _ in pixels] == ["BloodImage_00343.jpg", "BloodImage_00338.jpg"]
+    assert pixels[1][1] == (503, 336, 504, 337)
     image, target = sets[0][0]
     assert image.size == (640, 480)
     assert set(target["labels"].tolist()) <= {0, 1, 2}

@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,20 @@ from longvision.data.objects import (
 )
 from longvision.data.sets import Split
 
-NEEDED = {
-    "images": ("id", "file_name", "height", "width"),
-    "annotations": ("id", "image_id", "category_id", "bbox"),
-    "categories": ("id", "name"),
-}
-TRIANGLE = 6  # numbers; a polygon of fewer covers nothing, and one of four would be read as a box
-
 Json = dict[str, Any]
 Pair = tuple[str, str]
+Kind = tuple[Callable[[Any], bool], str]  # whether a value is of it, and its name in a message
+
+ID: Kind = (lambda value: isinstance(value, int | float | str), "a number or text")
+TEXT: Kind = (lambda value: isinstance(value, str), "text")
+SIDE: Kind = (lambda value: type(value) is int and value > 0, "a whole number of pixels, 1 or more")
+BOX: Kind = (lambda value: _is_numbers(value, 4), "four numbers: x, y, width, height")
+NEEDED: dict[str, dict[str, Kind]] = {
+    "images": {"id": ID, "file_name": TEXT, "height": SIDE, "width": SIDE},
+    "annotations": {"id": ID, "image_id": ID, "category_id": ID, "bbox": BOX},
+    "categories": {"id": ID, "name": TEXT},
+}
+TRIANGLE = 6  # numbers; a polygon of fewer covers nothing, and one of four would be read as a box
 
 
 class CocoFiles(PictureFiles):
@@ -73,13 +79,13 @@ class CocoSource:
         self.has_test = "test" in self.files
         training = load_json(self.files["train"][0])
         self.names = _names(training)
-        self.numbers = {category: number for number, category in enumerate(sorted(self.names))}
-        self.classes = [self.names[category] for category in sorted(self.names)]
+        self.numbers = {category: number for number, category in enumerate(_in_order(self.names))}
+        self.classes = [self.names[category] for category in self.numbers]
         self.palette = spread_colours(len(self.classes))
         self.has_masks = _has_masks(training["annotations"], self.files["train"][0])
         if self.has_masks:
             mask_tools()  # to say now what is missing, not in a worker process
-        self._parsed: dict[Split, Json] = {"train": training}  # let go once it is read: COCO's takes gigabytes
+        self._parsed: dict[Split, Json] = {"train": training}  # COCO's takes gigabytes: let go at the first reading
         self._records: dict[Split, Shelf] = {}
 
     def split(self, split: Split) -> CocoFiles:
@@ -92,7 +98,9 @@ class CocoSource:
     def _read(self, split: Split) -> Shelf:
         if split not in self._records:
             file, folder = self.files[split]
-            content = self._parsed.pop(split, None) or load_json(file)
+            parsed = self._parsed.pop(split, None)
+            self._parsed.clear()  # who reads another split first does not train
+            content = parsed or load_json(file)
             _check_ids(content, file)
             self._check_categories(content, file)
             self._check_shapes(content, file)
@@ -108,7 +116,7 @@ class CocoSource:
             if one["category_id"] not in listed
         ]
         refuse(missing, f"annotations in {file} have categories that it does not list", "add them to its categories")
-        used = sorted({one["category_id"] for one in content["annotations"]})
+        used = _in_order({one["category_id"] for one in content["annotations"]})
         other = [f"{category} {listed[category]}" for category in used if listed[category] != self.names.get(category)]
         train = self.files["train"][0]
         refuse(other, f"categories of {file} are not those of {train}", "give both files the same ids and names")
@@ -153,7 +161,7 @@ class CocoSource:
 
 
 def load_json(file: Path) -> Json:
-    """An annotation file with at least one image, annotation and category, each with what is needed of it."""
+    """An annotation file with at least one image, annotation and category, each with what is NEEDED of it."""
     if not file.is_file():
         raise FileNotFoundError(f"{file} does not exist: give a JSON file of COCO's layout")
     try:
@@ -167,14 +175,20 @@ def load_json(file: Path) -> Json:
         if not entries:
             raise ValueError(f"{file} has no {word}: expected at least one")
         for place, entry in enumerate(entries):
-            missing = [key for key in keys if key not in entry] if isinstance(entry, dict) else keys
-            if missing:
-                raise ValueError(
-                    f"{file}: number {place} of its {word} has no {', '.join(missing)}: add what is missing"
-                )
-    boxless = [_words(one) for one in content["annotations"] if not _is_numbers(one["bbox"], 4)]
-    refuse(boxless, f"boxes in {file} are not four numbers", "expected x, y, width, height")
+            if fault := _fault(entry, keys):
+                raise ValueError(f"{file}: number {place} of its {word} has {fault}")
     return content
+
+
+def _fault(entry: Any, keys: dict[str, Kind]) -> str | None:
+    """What an entry lacks, or has of a kind that it cannot have."""
+    missing = [key for key in keys if key not in entry] if isinstance(entry, dict) else list(keys)
+    if missing:
+        return f"no {', '.join(missing)}: add what is missing"
+    for key, (fits, expected) in keys.items():
+        if not fits(entry[key]):
+            return f"{key} {json.dumps(entry[key]):.60}: expected {expected}"
+    return None
 
 
 def xyxy(bbox: list[float]) -> Box:
@@ -214,10 +228,19 @@ def mask_tools() -> Any:
 def is_drawable(shape: Any, height: int, width: int) -> bool:
     if isinstance(shape, list):
         return bool(shape) and all(_is_numbers(polygon) and len(polygon) % 2 == 0 for polygon in shape)
-    if not isinstance(shape, dict) or list(shape.get("size", ())) != [height, width]:
+    if not isinstance(shape, dict) or shape.get("size") != [height, width]:
         return False
     counts = shape.get("counts")
-    return sum(counts) == height * width if isinstance(counts, list) else isinstance(counts, str)
+    if isinstance(counts, list):
+        return all(type(count) is int and count >= 0 for count in counts) and sum(counts) == height * width
+    return isinstance(counts, str) and _is_decodable(shape)
+
+
+def _is_decodable(shape: Json) -> bool:
+    try:
+        return bool(list(drawn(shape, *shape["size"]).shape) == shape["size"])
+    except (ValueError, RuntimeError):
+        return False
 
 
 def is_empty(shape: Any) -> bool:
@@ -249,7 +272,12 @@ def _has_masks(annotations: list[Json], file: Path) -> bool:
     return not without
 
 
-def _names(content: Json) -> dict[int, str]:
+def _in_order(categories: Iterable[int | str]) -> list[int | str]:
+    """Numbers before texts, which cannot be compared with them."""
+    return sorted(categories, key=lambda category: (isinstance(category, str), category))
+
+
+def _names(content: Json) -> dict[int | str, str]:
     return {category["id"]: category["name"] for category in content["categories"]}
 
 

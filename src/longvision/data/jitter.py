@@ -56,7 +56,8 @@ def training_sample(
 ) -> tuple[Tensor, Target]:
     """A picture and its objects -> normalised float32 (C, *size) and the objects that are left, perhaps none.
 
-    Crowds are dropped. Boxes are tight around what is to be seen of an object where there are masks.
+    Crowds are dropped. Boxes are tight around what is to be seen of an object where there are masks. "seen" is the
+    height and width of the picture in the image: what lies beyond, right and below, is padding.
 
     Args:
         image: the picture, of any size.
@@ -67,7 +68,10 @@ def training_sample(
     """
     view = jittered(image, target, preprocess, augment)
     if happens(augment.copy_paste):
-        view = pasted(view, jittered(*another(), preprocess, augment))
+        above = jittered(*another(), preprocess, augment)
+        seen = tuple(map(max, view[1]["seen"], above[1]["seen"]))
+        image_CHW, target = pasted(view, above)
+        view = image_CHW, target | {"seen": seen}
     image_CHW, target = view
     return preprocess.normalise()(image_CHW).as_subclass(Tensor), target
 
@@ -81,6 +85,7 @@ def jittered(
     if happens(augment.flip):
         view = moved(view, F.horizontal_flip)
     image_CHW, target = view
+    target = target | {"seen": tuple(image_CHW.shape[-2:])}
     if happens(augment.photometric):
         image_CHW = RandomPhotometricDistort()(image_CHW)
     return padded(image_CHW, preprocess), tidied(target, preprocess.size)

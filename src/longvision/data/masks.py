@@ -26,7 +26,8 @@ class MaskReader:
         classes: how many, K; numbers from 0 to K - 1 are classes.
         palette: the classes' colours, for masks in colour; without them those are refused.
         ignore: further values, or colours, of pixels that do not count, as the files have them.
-        reduce_zero_label: value 0 does not count, value k is class k - 1, as in ADE20K.
+        reduce_zero_label: value 0 does not count, value k is class k - 1, as in ADE20K. 254 classes at most, as value
+            255 does not count.
         binary: values from 128 are class 1, those below class 0; in colour masks, the brightest channel's. In a mask
             of 0 and 1, value 1 is class 1.
     """
@@ -39,6 +40,11 @@ class MaskReader:
     _table: np.ndarray = field(init=False, repr=False, compare=False)  # value -> class, 255, or -1 for neither
 
     def __post_init__(self) -> None:
+        if self.reduce_zero_label and self.classes >= IGNORE:
+            raise ValueError(
+                f"{self.classes} classes with reduce_zero_label: expected {IGNORE - 1} at most, "
+                f"as the value {IGNORE} does not count"
+            )
         object.__setattr__(self, "_table", self._class_of_value())
 
     def read(self, path: str | Path) -> np.ndarray:

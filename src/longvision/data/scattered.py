@@ -17,7 +17,7 @@ from longvision.data.sets import Split
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 COUNTS: dict[Split, int] = {"train": 2000, "val": 200, "test": 400}
-SIDES = (18, 48)  # pixels of the smallest and the largest digit
+SIDES = (24, 56)  # pixels of the smallest and the largest digit
 LEAST_CANVAS, MOST_CANVAS = 32, 16384
 LEAST_VISIBLE = 20  # pixels
 TRIES = 12  # places tried for a digit before it is left out
@@ -134,7 +134,7 @@ class ScatteredDigits:
         """Digits that cover at most a tenth of another, and leave half of it (and 20 pixels) to be seen."""
         labels = draw_labels(random, int(random.integers(*self.digits, endpoint=True)))
         height, width = self.size
-        largest = max(SIDES[0], min(SIDES[1], 3 * min(self.size) // 8))
+        largest = max(SIDES[0], min(SIDES[1], 7 * min(self.size) // 16))
         instance_HW = np.zeros(self.size, np.int16)
         whole, visible, needed = np.zeros((3, len(labels) + 1), np.int64)  # pixels of each digit placed
         placed: list[Placed] = []

@@ -48,8 +48,8 @@ LAYOUTS = (
     "images/train with masks/train (or annotations/train), train/images with train/masks, train with trainannot, "
     "images with masks, or CHASEDB1's Image_01L.jpg with Image_01L_1stHO.png"
 )
-CHASE = re.compile(r"Image_\d\d[LR]\.jpg")
-CHASE_TRAIN = 20  # of 28 pictures, in the order of their names: the split that is usual in publications
+CHASE = re.compile(r"Image_(\d\d)[LR]\.jpg")  # the number is the patient's
+CHASE_TRAIN = 9  # patients, of 14; the tenth validates. Publications train on ten: the first 20 of 28 pictures
 JOINTS = "_-. "  # a mask's name is its image's, or goes on after it with one of these
 TRIES = 10  # crops drawn before one that shows almost a single class is taken
 NIGHT = (40, 40, 40)  # the colour of the background
@@ -321,9 +321,9 @@ class MaskFolderData(SegmentationData):
     Args:
         path: a folder with images/train and masks/train (or annotations/train), train/images and train/masks, or train
             and trainannot, the same for val and, where it exists, test; with images and masks alone, of which a tenth
-            validates; or with CHASEDB1's files.
-        classes_file: names and colours of the classes: a JSON, YAML or text file, or camvid or chasedb1, which come
-            with the package. When left out, the classes are numbered.
+            validates; or with CHASEDB1's files, of which 18 train, 2 validate and the usual 8 test.
+        classes_file: names and colours of the classes: a JSON, YAML or text file, or ade20k, camvid or chasedb1, which
+            come with the package. When left out, the classes are numbered.
         reduce_zero_label: value 0 of a mask does not count, value k is class k - 1, as in ADE20K.
         ignore: the value of a mask's pixels that do not count, beside 255.
         size: side of a square training crop, or its height and width.
@@ -477,13 +477,28 @@ def _is_chase(root: Path) -> bool:
 
 
 def _chase_pairs(root: Path) -> dict[Split, list[Pair]]:
-    """The first observer's masks are the truth, as is usual."""
-    images = sorted(entry for entry in root.iterdir() if CHASE.fullmatch(entry.name))
-    if len(images) <= CHASE_TRAIN:
-        raise ValueError(f"{root} has {len(images)} of CHASEDB1's 28 pictures: the first {CHASE_TRAIN} train")
-    masks = [image.with_name(f"{image.stem}_1stHO.png") for image in images]
-    pairs: list[Pair] = [(str(i), str(m) if m.exists() else None) for i, m in zip(images, masks, strict=True)]
-    return {"train": pairs[:CHASE_TRAIN], "val": pairs[CHASE_TRAIN:]}
+    """The usual 8 test pictures, and both eyes of the last training patient to validate.
+
+    The first observer's masks are the truth, as is usual.
+    """
+    pairs: dict[Split, list[Pair]] = {"train": [], "val": [], "test": []}
+    for image in sorted(root.iterdir()):
+        if found := CHASE.fullmatch(image.name):
+            mask = image.with_name(f"{image.stem}_1stHO.png")
+            pairs[_chase_split(int(found[1]))].append((str(image), str(mask) if mask.exists() else None))
+    if not all(pairs.values()):
+        count = sum(map(len, pairs.values()))
+        raise ValueError(
+            f"{root} has {count} of CHASEDB1's 28 pictures: expected patients 1 to {CHASE_TRAIN} to train, "
+            f"{CHASE_TRAIN + 1} to validate and {CHASE_TRAIN + 2} to 14 to test"
+        )
+    return pairs
+
+
+def _chase_split(patient: int) -> Split:
+    if patient <= CHASE_TRAIN:
+        return "train"
+    return "val" if patient == CHASE_TRAIN + 1 else "test"
 
 
 def _unnamed(masks: list[str], ignored: tuple[int, ...], reduce_zero_label: bool, root: Path) -> ClassFile:

@@ -44,7 +44,8 @@ class VocSource:
     A box of VOC's counts pixels from 1 and includes its last row and column; as in its devkit, xmin, ymin, xmax, ymax
     become x1 = xmin - 1, y1 = ymin - 1, x2 = xmax, y2 = ymax. Objects marked `difficult` are neither trained on nor
     counted when they are missed: they are treated as COCO's crowds. Boxes up to a pixel over the edge are cut there;
-    boxes that begin where they end are left out with a warning while they are at most 1 % of all.
+    boxes that end before they begin are left out with a warning while they are at most 1 % of all. Where xmin is xmax,
+    a box is one pixel wide: one of a single point, as BCCD has two, is kept as the pixel that it means by this rule.
 
     Args:
         path: a folder, or one with a single such folder in it, that has Annotations/*.xml, JPEGImages/ and
@@ -97,10 +98,11 @@ class VocSource:
             file = self.pictures.get(entry.name, str(self.root / "JPEGImages" / f"{entry.name}.jpg"))
             record = Annotated(file, index, entry.height, entry.width)
             for number, box in enumerate(entry.boxes):
-                if not has_area(box):
+                inside = cut_to(from_one(box), entry.height, entry.width)
+                if not has_area(inside):
                     flat.append(entry.words(number))
                     continue
-                record.boxes.append(cut_to(from_one(box), entry.height, entry.width))
+                record.boxes.append(inside)
                 record.labels.append(self.classes.index(entry.classes[number]))
                 record.crowd.append(entry.difficult[number])
             records.append(record)
