@@ -6,7 +6,7 @@ import timm
 import torch
 
 import longvision.models  # noqa: F401 registers them
-from longvision.models.backbone import backbone_of, create_features
+from longvision.models.backbone import backbone_of, create_backbone, create_features
 from longvision.models.pyramid import BASES, STRIDES, FeaturePyramid, pyramid_name
 
 SIZE = 160, 224
@@ -144,6 +144,18 @@ def test_create_features_and_the_backbone_inside(name):
     backbone = backbone_of(torch.nn.Sequential(torch.nn.Linear(2, 2), model))
     assert hasattr(backbone, "group_matcher") == (name != "resnet10t")
     assert backbone is not model or name == "resnet10t"
+
+
+@pytest.mark.parametrize("name", ["vim_tiny_patch16_224", "deit_tiny_patch16_224"])
+def test_positions_are_held_for_the_padded_picture(name):
+    model = create_features(name, 3, (96, 100), args={"depth": 1})
+    assert model.model.base.pos_embed.shape[1] == 6 * 8 + (name == "deit_tiny_patch16_224")
+    assert model(torch.randn(1, 3, 96, 100))[0].shape[2:] == (24, 25)
+
+
+def test_a_pyramid_is_no_classifier():
+    with pytest.raises(ValueError, match="gives maps and no classes: choose vim_nano_patch4_32"):
+        create_backbone("vim_nano_patch4_32_pyramid", 2, 3, (32, 32))
 
 
 def test_create_features_names_what_is_missing():

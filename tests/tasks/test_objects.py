@@ -8,6 +8,7 @@ import torch
 pytest.importorskip("lightning")
 pytest.importorskip("faster_coco_eval")
 pytest.importorskip("transformers")
+from longvision.heads import detr as heads_detr
 from longvision.tasks.detection import Detection
 from longvision.tasks.detr import DetrDetection
 
@@ -80,6 +81,22 @@ def test_detr_refuses_a_resnet_without_weights():
     detr().on_fit_start()  # nothing of a Vim is frozen
     task.pretrained = True
     task.on_fit_start()
+
+
+def test_detr_refuses_frozen_norms_without_weights():
+    with pytest.raises(ValueError, match="efficientnet_b0 has frozen weights"):
+        detr("efficientnet_b0", {}).on_fit_start()
+
+
+def test_detr_learns_positions_in_the_picture_without_its_padding(monkeypatch):
+    """In training as in evaluation: a box in a picture of 2:1 is relative to the picture, not to the square canvas."""
+    task, shapes, given = detr(), [], []
+    decode = task.model._decode
+    monkeypatch.setattr(task.model, "_decode", lambda images: shapes.append(images[0].shape) or decode(images))
+    monkeypatch.setattr(heads_detr, "set_losses", lambda *rest: given.append(rest[-1]) or {"x": rest[1].sum()})
+    task.training_step(([torch.zeros(3, 32, 32)], [target([0, 0, 16, 8], seen=(16, 32))]), 0)
+    assert shapes == [(3, 16, 32)]
+    assert given[0][0].tolist() == [[0.25, 0.25, 0.5, 0.5]]
 
 
 def test_detr_s_backbone_has_a_rate_of_its_own():

@@ -80,6 +80,33 @@ def test_layer_decay():
     assert rate["patch_embed.proj.weight"] == pytest.approx(blocks[0] / 2)
 
 
+def test_a_backbone_under_a_head_decays_from_below_it():
+    """ViTDet's and BEiT's count: the head has the full rate, the last block one factor less."""
+    model = torch.nn.Sequential(
+        timm.create_model("vim_nano_patch4_32_pyramid", depth=3, embed_dim=32), torch.nn.Linear(4, 4)
+    )
+    optimizer = adamw(model, 1.0, 0.1, 0.5, 0.0, 10, 0.0)["optimizer"]
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    rate = {names[id(parameter)]: group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    blocks = [rate[f"0.base.layers.{i}.mixer.in_proj.weight"] for i in range(3)]
+    assert blocks == pytest.approx([0.125, 0.25, 0.5])
+    assert rate["0.base.patch_embed.proj.weight"] == pytest.approx(0.0625)
+    assert rate["1.weight"] == rate["1.bias"] == pytest.approx(1.0)
+    assert rate.keys() == names_of(model)
+
+
+def names_of(model):
+    return dict(model.named_parameters()).keys()
+
+
+def test_the_line_of_dense_heads():
+    model = timm.create_model("vim_nano_patch4_32", img_size=16, depth=1, embed_dim=32)
+    made = adamw(model, 1.0, 0.1, None, 2, 10, 0.0, "poly")
+    assert rates(made["optimizer"], made["lr_scheduler"], 10) == pytest.approx(
+        [1 / 3, 2 / 3, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0.0]
+    )
+
+
 def test_a_step_moves_the_weights_by_the_rate():
     """AdamW's first step is the rate times the gradient's sign, after the decay."""
     model, optimizer, _ = make(lr=0.1, warmup_steps=0, weight_decay=0.5)

@@ -102,8 +102,11 @@ class Detr(nn.Module):
         Args:
             images: normalised, of any sizes.
             targets: "boxes" (N, 4), xyxy in pixels of the image as given, "labels" (N,) from 0. N may be 0. Boxes
-                that "iscrowd" marks are left out: each of them stands for many objects.
+                that "iscrowd" marks are left out: each of them stands for many objects. "seen", where given, is the
+                (height, width) that is not padding: positions and boxes are relative to the picture, in training as
+                in `detect`.
         """
+        images = [_without_padding(image, target) for image, target in zip(images, targets, strict=True)]
         logits_LBQK, boxes_LBQ4 = self._decode(images)
         labels, boxes = zip(*map(_relative, images, targets), strict=True)
         with torch.autocast(boxes_LBQ4.device.type, enabled=False):
@@ -211,6 +214,11 @@ def pad(images: list[Tensor]) -> tuple[Tensor, Tensor]:
     for mask_HW, image in zip(mask_BHW, images, strict=True):
         mask_HW[: image.shape[1], : image.shape[2]] = True
     return torch.stack(padded), mask_BHW
+
+
+def _without_padding(image_CHW: Tensor, target: dict[str, Any]) -> Tensor:
+    height, width = target.get("seen", image_CHW.shape[1:])
+    return image_CHW[:, :height, :width]
 
 
 def _relative(image: Tensor, target: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

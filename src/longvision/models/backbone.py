@@ -9,7 +9,7 @@ from timm.models._features import FeatureDictNet, FeatureHookNet, FeatureListNet
 from torch import nn
 
 from longvision.models.checkpoints import read_metadata
-from longvision.models.pyramid import STRIDES, FeaturePyramid, pyramid_name
+from longvision.models.pyramid import BASES, STRIDES, FeaturePyramid, pyramid_name
 
 
 def create_backbone(
@@ -22,6 +22,8 @@ def create_backbone(
 ) -> nn.Module:
     """timm.create_model for an image size. Raises ValueError for a name that does not exist, with those near it."""
     _check_exists(name)
+    if name.partition(".")[0].removesuffix("_pyramid") in BASES and "_pyramid" in name:
+        raise ValueError(f"model {name} gives maps and no classes: choose {name.replace('_pyramid', '')}")
     options = {"num_classes": num_classes, "in_chans": channels, **(args or {}), **pretrained_options(pretrained)}
     return _create(name, {"img_size": size, **options})
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 import timm
 import torch.nn.functional as F
-from timm.layers import LayerNorm2d
+from timm.layers import LayerNorm2d, to_2tuple
 from timm.models import generate_default_cfgs, register_model
 from timm.models._features import FeatureGetterNet, feature_take_indices
 from torch import Tensor, nn
@@ -173,6 +173,8 @@ def _create_pyramid(
     **kwargs: Any,
 ) -> nn.Module:
     """For timm.create_model; what is not the pyramid's goes to the backbone, its weights among it."""
+    if "img_size" in kwargs:  # positions for what the backbone will see: the image padded to whole cells
+        kwargs["img_size"] = tuple(-(-side // STRIDES[-1]) * STRIDES[-1] for side in to_2tuple(kwargs["img_size"]))
     own = {"cls_token": "none"} if base in timm.list_models(module="vim") else {"dynamic_img_size": True}
     backbone = timm.create_model(base, pretrained=pretrained, **{"num_classes": 0, **own, **kwargs})
     model = FeaturePyramid(backbone, blocks, out_chans)

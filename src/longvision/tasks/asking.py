@@ -29,6 +29,8 @@ class Asking:
         object.__setattr__(self, "scales", tuple(self.scales))
         if self.window is not None and self.window < 1:
             raise ValueError(f"--model.asking.window {self.window}: expected pixels, or null for the whole picture")
+        if self.stride is not None and self.window is None:
+            raise ValueError(f"--model.asking.stride {self.stride} needs --model.asking.window, the windows' side")
         if self.stride is not None and not 1 <= self.stride <= (self.window or 0):
             raise ValueError(
                 f"--model.asking.stride {self.stride}: expected 1 to the window's side, or pixels go unseen"

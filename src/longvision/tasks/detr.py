@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from timm.layers import FrozenBatchNormAct2d
+from torchvision.ops import FrozenBatchNorm2d
+
 from longvision.heads.detr import create_detr
 from longvision.tasks.objects import ObjectTask
 from longvision.tasks.optim import Schedule
@@ -65,8 +68,9 @@ class DetrDetection(ObjectTask):
         return {"head": self.head}
 
     def on_fit_start(self) -> None:
-        """A ResNet's norms and first stage are frozen: from random weights they would stay random."""
-        frozen = [name for name, parameter in self.model.named_parameters() if not parameter.requires_grad]
+        """Batch norms and a ResNet's first stage are frozen: without trained weights they would stay as they began."""
+        norms = any(isinstance(module, FrozenBatchNorm2d | FrozenBatchNormAct2d) for module in self.model.modules())
+        frozen = norms or not all(parameter.requires_grad for parameter in self.model.parameters())
         if frozen and not self.pretrained:
             raise ValueError(
                 f"{self.name} has frozen weights in DETR, as published, and starts from random ones: "

@@ -71,8 +71,10 @@ def _groups(
         groups = param_groups_weight_decay(backbone, weight_decay, no_weight_decay_list=named)
     else:
         raise ValueError("--model.layer_decay: timm cannot number this backbone's layers: leave it out")
+    # With a head on it, the backbone's last block is one layer below the top, as it is below a classifier's head.
+    below = 1.0 if backbone is model else (layer_decay or 1.0)
     for group in groups:
-        group["lr_scale"] = group.get("lr_scale", 1.0) * backbone_lr
+        group["lr_scale"] = group.get("lr_scale", 1.0) * backbone_lr * below
     inside = {id(parameter) for parameter in backbone.parameters()}
     head = nn.ParameterList(p for p in model.parameters() if id(p) not in inside)
     return [*groups, *(param_groups_weight_decay(head, weight_decay) if len(head) else [])]

@@ -102,10 +102,12 @@ class DensePredictor:
             **description["head"],
         ).eval()
         restore_weights(self.model, weights)
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model.to(self.device)
 
     def _read(self, path: str | Path) -> tuple[Image.Image, Tensor]:
         image = read_image(path, self.preprocess.channels)
-        return image, self.preprocess.evaluated(image)
+        return image, self.preprocess.evaluated(image).to(self.device)
 
 
 class SegmentationPredictor(DensePredictor):
@@ -127,7 +129,7 @@ class SegmentationPredictor(DensePredictor):
         shares_KHW = self.asking.probabilities(self.model, image_CHW, len(self.classes), (image.height, image.width))
         score_HW, mask_HW = shares_KHW.max(0)
         scores = {number: float(score_HW[mask_HW == number].mean()) for number in mask_HW.unique().tolist()}
-        return ClassMap(str(path), image, mask_HW.byte().numpy(), scores)
+        return ClassMap(str(path), image, mask_HW.byte().cpu().numpy(), scores)
 
 
 class ObjectPredictor(DensePredictor):
@@ -147,7 +149,7 @@ class ObjectPredictor(DensePredictor):
         """Raises UnreadableImage for a file that is none."""
         image, image_CHW = self._read(path)
         (found,) = self.model.detect([image_CHW], [(image.height, image.width)])
-        return FoundObjects(str(path), image, {key: value.numpy() for key, value in found.items()})
+        return FoundObjects(str(path), image, {key: value.cpu().numpy() for key, value in found.items()})
 
 
 def load_predictor(weights: str | Path, window: int | None = None) -> Predictor | DensePredictor:

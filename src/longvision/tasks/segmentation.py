@@ -91,6 +91,12 @@ class Segmentation(Task):
     def describe(self) -> dict[str, Any]:
         return {"head": self.head, "asking": asdict(self.asking)}
 
+    def on_fit_start(self) -> None:
+        if self.head["head"] == "upernet" and self.trainer.datamodule.batch_size < 2:  # type: ignore[attr-defined]
+            raise ValueError(
+                "--data.batch_size 1: UPerNet's batch norms need 2 pictures at least, --model.head fpn does not"
+            )
+
     def training_step(self, batch: Batch, index: int) -> Tensor:
         images_BCHW, masks_BHW = (torch.stack(part) for part in batch)
         output = self.model(images_BCHW)
