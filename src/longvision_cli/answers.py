@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 PICTURED = 16  # images in a classifier's picture at most
+THRESHOLD = 0.5  # least score of an object that is drawn and counted
 
 
 class Classes:
     """A table of the likeliest classes and one picture, or JSON."""
 
     def __init__(self, predictor: Any, options: Any) -> None:
-        _refuse(options, out="its picture goes to --picture")
+        _refuse(options, out="its picture goes to --picture", threshold="it prints its most likely classes")
         self.json, self.picture = options.json, _free_file(options.picture)
         self.rows: list[tuple[str, list[tuple[str, float]]]] = []
         self.pictured: list[Any] = []
@@ -29,10 +30,7 @@ class Classes:
         from longvision.tasks.pictures import draw_predictions
 
         if self.json:
-            named = [
-                (name, [{"class": label, "probability": share} for label, share in top]) for name, top in self.rows
-            ]
-            print(json.dumps([{"file": name, "top": top} for name, top in named], indent=2))
+            print(json.dumps([_as_json(*row) for row in self.rows], indent=2))
             return
         _print_table(
             [name for name, _ in self.rows], [[f"{c} {100 * p:.1f} %" for c, p in top] for _, top in self.rows]
@@ -48,18 +46,23 @@ class Dense:
     def __init__(self, predictor: Any, options: Any) -> None:
         _refuse(options, picture="its files go to --out")
         self.classes, self.palette = predictor.classes, predictor.palette
-        self.json, self.threshold = options.json, options.threshold
+        self.json, self.threshold = options.json, THRESHOLD if options.threshold is None else options.threshold
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"--threshold {self.threshold}: expected a score from 0 to 1")
         self.folder = None if self.json else free_folder(options.out, "predictions-{}", "--out")
         self.names: list[str] = []
+        self.taken: set[str] = set()
 
     def name(self, prediction: Any) -> str:
-        """Of the files for this picture: its own, with a number where two folders hold the same name."""
-        stem = Path(prediction.name).stem
-        same = sum(Path(name).stem == stem for name in self.names)
+        """Of the files for this picture: its own, with a number where another one has it already."""
+        stem = name = Path(prediction.name).stem
+        number = 1
+        while {name, f"{name}-mask"} & self.taken:
+            number += 1
+            name = f"{stem}-{number}"
+        self.taken |= {name, f"{name}-mask"}
         self.names.append(prediction.name)
-        return f"{stem}-{same + 1}" if same else stem
+        return name
 
     def path(self, file: str) -> Path:
         assert self.folder is not None
@@ -71,6 +74,7 @@ class Masks(Dense):
     """NAME.png beside NAME-mask.png, whose values are class numbers."""
 
     def __init__(self, predictor: Any, options: Any) -> None:
+        _refuse(options, threshold="every pixel gets its most likely class")
         super().__init__(predictor, options)
         self.rows: list[list[tuple[str, float, float]]] = []
 
@@ -178,6 +182,8 @@ def _first_free(pattern: str) -> Path:
 
 def _print_table(files: list[str], cells: list[list[str]]) -> None:
     """One line an image: the file, below the folder that all have in common, and what is in it."""
+    if len({os.path.isabs(name) for name in files}) > 1:  # some typed one way, some the other
+        files = [os.path.abspath(name) for name in files]
     folder = os.path.commonpath([os.path.dirname(name) for name in files]) if len(files) > 1 else ""
     if folder:
         print(f"in {folder}")

@@ -215,7 +215,7 @@ def _check_key(key: str, known: set[str], where: str, source: str) -> None:
     if key in known | sections or parents & (known - sections):
         return
     if key == "data.path":
-        raise ValueError(f"{where}{key}: the source {source} has no path, -c folder and -c parquet have")
+        raise ValueError(f"{where}{key}: the source {source} makes its own pictures; for yours choose another --source")
     dashes = "--" if where.endswith("--") else ""
     raise ValueError(f"{where}{key} is unknown: {_hint(key, sorted(known - sections), dashes)}")
 

@@ -29,9 +29,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument(
         "--window", metavar="PIXELS", type=int, help="of a segmentation: go over the picture in windows of this side"
     )
-    parser.add_argument(
-        "--threshold", type=float, default=0.5, help="of a detection: least score that is drawn and counted (0.5)"
-    )
+    parser.add_argument("--threshold", type=float, help="of a detection: least score that is drawn and counted (0.5)")
     options = parser.parse_args(arguments)
     quiet()
 
@@ -40,6 +38,8 @@ def run(arguments: list[str]) -> int:
     from longvision.tasks.runs import Run
     from longvision_cli.answers import ANSWERS
 
+    if options.window is not None and options.window < 1:
+        raise ValueError(f"--window {options.window}: expected pixels, at least 1")
     predictor = load_predictor(Run.open(options.run).trained_weights(), options.window)
     answer = ANSWERS[type(predictor).__name__](predictor, options)
     paths = find_images(options.images)

@@ -1,5 +1,7 @@
 """`longvision validate`: what a run's model reaches on its data, or on the same kind of data elsewhere."""
 
+from itertools import zip_longest
+
 from longvision_cli.arguments import unknown_option
 from longvision_cli.configuration import parse
 from longvision_cli.quiet import quiet
@@ -29,11 +31,14 @@ def run(arguments: list[str]) -> int:
     folder = Run.open(path)
     configuration = parse(folder.configs()[-1:], overrides, None, None, None, "longvision validate")
     data, task = configuration.build(weights_follow=True)
+    if any(word.split("=")[0] == "--data.size" for word in overrides) and task.kind != "classification":
+        raise ValueError("--data.size: a dense run keeps the size that it was trained at; pictures may have any size")
     classes = read_description(folder.trained_weights())["classes"]
     if classes != data.classes:
         raise ValueError(
-            f"{path} was trained on the classes {', '.join(classes[:5])}…, the data has "
-            f"{', '.join(data.classes[:5])}…: give data with the same class names"
+            f"{path} was trained on the classes {', '.join(classes[:5])}… ({len(classes)}), the data has "
+            f"{', '.join(data.classes[:5])}… ({len(data.classes)}): {_first_difference(classes, data.classes)}; "
+            "give data with the same class names"
         )
     restore_weights(task.model, folder.trained_weights())
     outcome = evaluate(make_trainer(configuration.trainer), task, data, split)
@@ -41,6 +46,13 @@ def run(arguments: list[str]) -> int:
     for name, value in outcome.metrics.items():
         print(f"{name:<10} {value:.4f}" if name == "loss" else f"{name:<10} {100 * value:.1f} %")
     return 0
+
+
+def _first_difference(trained: list[str], given: list[str]) -> str:
+    number, (one, other) = next(
+        (number, pair) for number, pair in enumerate(zip_longest(trained, given), 1) if pair[0] != pair[1]
+    )
+    return f"the {number}. was {one or 'not there'} and is {other or 'not there'}"
 
 
 def _parse(arguments: list[str]) -> tuple[str, str, list[str]]:

@@ -103,8 +103,22 @@ def test_what_predict_refuses(run, longvision, pictures):
     assert "--picture means nothing" in longvision("predict", trained.run, pictures, "--picture", "x.png").err
     window = longvision("predict", trained.run, pictures / "a.png", "--window", 64)
     assert window.code == 0 if recipe == "segment_digits" else "only a segmentation slides" in window.err
-    if recipe != "segment_digits":
+    if recipe == "segment_digits":
+        assert "--threshold means nothing" in longvision("predict", trained.run, pictures, "--threshold", 0.3).err
+    else:
         assert "expected a score from 0 to 1" in longvision("predict", trained.run, pictures, "--threshold", 2).err
+
+
+def test_no_picture_s_file_is_written_over(run, longvision, tmp_path):
+    _, trained = run
+    for name in ("a-2.png", "a.png", "x.png", "x-mask.png", "deep/a.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (40, 40)).save(tmp_path / "in" / name)
+    answer = longvision("predict", trained.run, "in", tmp_path / "in" / "a.png", "--out", "out")
+    assert answer.code == 0, answer.err
+    drawn = [path for path in Path("out").glob("*.png") if "picture" not in path.name]
+    with_masks = len(list(Path("out").glob("*.png")))
+    assert with_masks == (12 if (Path("out") / "a-mask.png").exists() else 6), sorted(path.name for path in drawn)
 
 
 def test_a_picture_too_large_for_memory_is_named(run, longvision, pictures, monkeypatch):

@@ -37,7 +37,7 @@ def check_one_line(answer, *expected):
         ("--model.nmae x", "option --model.nmae is unknown: did you mean --model.name"),
         ("--lr 3", "option --lr is unknown: did you mean --model.lr?"),
         ("--data.augment.flp 3", "data.augment.flip"),
-        ("--data.path x", "--data.path: the source digits has no path, -c folder and -c parquet have"),
+        ("--data.path x", "--data.path: the source digits makes its own pictures"),
         ("--model.lr x", "model.lr is 'x': expected a number"),
         ("--model.lr 1e9", "--model.lr is 1000000000.0: expected a number from 0 to 10"),
         ("--model.lr -1", "--model.lr is -1.0: expected a number from 0 to 10"),
