@@ -5,12 +5,14 @@ Run: python benchmarks/recipes.py RUN SECONDS, after /usr/bin/time or the shell'
 
 import csv
 import json
+import math
 import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import lightning
+import safetensors
 import timm
 import torch
 import yaml
@@ -26,8 +28,11 @@ def main(run: Path, seconds: float) -> None:
     config = yaml.safe_load((run / "config.yaml").read_text())
     metrics = {name: round(value, 4) for name, value in description["metrics"].items()}
     row = {
+        "task": description["task"],
         "source": config["source"],
+        "data": Path(config["data"].get("path", "")).name,  # of a set that does not come with the package
         "model": description["architecture"],
+        "parameters": sum(math.prod(shape) for shape in _shapes(run / "model.safetensors")),
         "epochs": config["trainer"]["max_epochs"],
         "seed": config["seed"],
         "seconds": seconds,
@@ -46,6 +51,11 @@ def main(run: Path, seconds: float) -> None:
         if is_new:
             table.writeheader()
         table.writerow(row)
+
+
+def _shapes(weights: Path) -> list[list[int]]:
+    with safetensors.safe_open(weights, "pt") as file:
+        return [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 not a dict
 
 
 def _processor() -> str:
