@@ -28,6 +28,7 @@ examples:
   longvision benchmark models --sizes 512,1248 --mode train --budget 20
   longvision benchmark models --models vim_small_patch16_224,swin_tiny_patch4_window7_224,resnet50 --batch 4
   longvision benchmark models --models vim_tiny_patch16_224,vim_tiny_patch16_224+checkpoint --mode train
+  longvision benchmark models --head fpn --sizes 512,1248
   longvision benchmark ops --tokens 197,6085 --mode train
 
 `longvision benchmark models --help` and `longvision benchmark ops --help` say more."""
@@ -76,10 +77,12 @@ def _models(arguments: list[str]) -> int:
         device=options.device or _default_device(),
         budget=options.budget,
         baseline=options.baseline,
+        head=options.head,
     )
     benchmark = ModelBenchmark(plan)
+    work = f"{plan.mode} with {plan.head}" if plan.head else plan.mode
     opening = [
-        f"{plan.mode}, batch {plan.batch}, {plan.dtype}, {benchmark.device}; × is a multiple of {plan.yardstick()}",
+        f"{work}, batch {plan.batch}, {plan.dtype}, {benchmark.device}; × is a multiple of {plan.yardstick()}",
         _cost(benchmark, f"{benchmark.steps} process starts of a few seconds each"),
     ]
     folder = _measure(benchmark, options.out, "models.csv", models_table, opening)
@@ -107,6 +110,12 @@ def _models_parser() -> ArgumentParser:
         "(default: %(default)s)",
     )
     parser.add_argument("--mode", default="infer", help="infer, or train: forward, loss, backward (default: infer)")
+    parser.add_argument(
+        "--head",
+        default="",
+        help="fpn: an FPN that segments 150 classes; cascade: a Cascade Mask R-CNN of 80; on each model as a backbone "
+        "(default: the models as classifiers)",
+    )
     parser.add_argument("--batch", type=_whole_number, default=1, metavar="N", help="images a call (default: 1)")
     parser.add_argument(
         "--dtype", default="float32", help="float32, float64, or bfloat16 by autocast (default: float32)"

@@ -1,6 +1,7 @@
 """Plans, turns, budgets, skipping and ratios; the processes are imagined here."""
 
 import csv
+import sys
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,33 @@ def test_the_size_that_ran_is_in_the_row(imagined):
     assert row["gmacs"] == pytest.approx(fitting_size(VIM, 64)[1] / 1e9, abs=1e-3)
 
 
+@pytest.mark.parametrize("head", ["fpn", "cascade"])
+def test_a_head_is_on_every_model_and_in_every_row(imagined, head):
+    if head == "fpn":
+        pytest.importorskip("segmentation_models_pytorch")
+    labels = [VIM, "deit_tiny_patch16_224+materialised"]
+    plan = Plan(labels, [32, 64], head=head)
+    benchmark, launched = imagined(plan, lambda case: Round(seconds=[1.0], spent=1.0))
+    assert {case.head for case, *_ in launched} == {head}
+    for row in benchmark.rows():
+        assert (row["head"], row["gmacs"], row["status"]) == (head, None, "ok")
+        assert row["size"] == row["asked"]
+    assert {row["head"] for row in imagined(Plan([VIM], [32]), steady)[0].rows()} == {""}
+
+
+def test_a_backbone_of_windows_runs_under_a_head_at_a_smaller_size():
+    name = "swinv2_cr_tiny_224"
+    assert fitting_size(name, 230, "fpn")[0] == 224
+    assert fitting_size(name, 224, "fpn") == (224, None)
+
+
+def test_a_head_whose_library_is_missing_is_refused_before_anything_starts(monkeypatch):
+    monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
+    with pytest.raises(ValueError, match="--head fpn on vim_nano_patch4_32: this head needs segmentation_mod"):
+        Plan([VIM], [32], head="fpn")
+    Plan([VIM], [32])
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
@@ -162,6 +190,12 @@ def test_the_size_that_ran_is_in_the_row(imagined):
         ({"budget": float("nan")}, "--budget nan: expected"),
         ({"mode": "run"}, "--mode 'run' is unknown: expected one of infer, train"),
         ({"dtype": "float16"}, "--dtype 'float16' is unknown: expected one of float32, float64, bfloat16"),
+        ({"head": "unet"}, "--head 'unet' is unknown: expected one of fpn, cascade"),
+        ({"head": "cascade", "dtype": "float64"}, "--dtype float64: boxes of --head cascade are float32: choose float"),
+        (
+            {"head": "cascade", "labels": ["vit_small_patch14_dinov2"]},
+            "--head cascade on vit_small_patch14_dinov2: .* maps of strides .*14.* none of stride 4: choose another",
+        ),
         ({"device": "tpu"}, "--device 'tpu' is unknown: expected one of cpu, cuda"),
         ({"baseline": "resnet18"}, "--baseline resnet18 is not measured: choose one of test_vit"),
     ],
@@ -184,7 +218,7 @@ def test_rows_are_written_as_a_whole(tmp_path, imagined):
         read = list(csv.DictReader(file))
     assert [row["model"] for row in read] == [VIM, VIT]
     assert ",".join(read[0]) == (
-        "model,variant,attention,mode,asked,size,batch,dtype,device,threads,ms_median,ms_q1,ms_q3,samples,"
+        "model,variant,head,attention,mode,asked,size,batch,dtype,device,threads,ms_median,ms_q1,ms_q3,samples,"
         "images_per_s,peak_mb,gmacs,time_ratio,memory_ratio,baseline,status,longvision,torch,timm,python,commit,date"
     )
     assert list(tmp_path.iterdir()) == [tmp_path / "models.csv"]

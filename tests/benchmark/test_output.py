@@ -124,6 +124,30 @@ def test_the_picture_knows_where_a_line_ends():
     assert _end([row("x", 64, "over budget: no call in 1 s")]) == "over budget at 64"
 
 
+def titles(monkeypatch, rows, path):
+    from matplotlib.figure import Figure
+
+    seen = []
+    monkeypatch.setattr(Figure, "suptitle", lambda self, text, **_: seen.append(text))
+    draw_models(rows, path)
+    return seen
+
+
+def test_table_and_picture_say_which_head(tmp_path, monkeypatch):
+    rows = [row("vim", 224, head="fpn", gmacs=None), row("deit", 224, head="fpn", gmacs=None)]
+    assert models_table(rows).splitlines()[0].startswith("size  model with fpn  ")
+    assert titles(monkeypatch, rows, tmp_path / "a.png") == [
+        "inference with fpn, batch 2, float32, a processor, 2 threads"
+    ]
+
+
+@pytest.mark.parametrize("head", [{}, {"head": ""}])
+def test_rows_without_a_head_and_those_older_than_the_column_are_bare_models(tmp_path, monkeypatch, head):
+    rows = [row("vim", 224, **head)]
+    assert models_table(rows).splitlines()[0].startswith("size  model  ")
+    assert titles(monkeypatch, rows, tmp_path / "a.png") == ["inference, batch 2, float32, a processor, 2 threads"]
+
+
 @pytest.fixture
 def drawn(monkeypatch):
     """(sides, values, label, marker, colour) of every line of a picture, as it is drawn."""

@@ -150,3 +150,82 @@ def test_checkpointing_takes_less_memory(case):
         for variant in ("", "checkpoint")
     )
     assert recomputed < 0.7 * kept
+
+
+HEADS = ["fpn", "cascade"]
+
+
+@pytest.fixture
+def with_head(case):
+    """with_head(head, mode="train") -> a Case, where the head's library is there."""
+
+    def make(head, **changes):
+        if head == "fpn":
+            pytest.importorskip("segmentation_models_pytorch")
+        return case(**{"model": "vim_nano_patch4_32", "batch": 1, "head": head, **changes})
+
+    return make
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("name", ["vim_nano_patch4_32", "deit_tiny_patch16_224", "resnet10t"])
+def test_training_under_a_head_makes_every_gradient(with_head, head, name, dtype):
+    step = Step(with_head(head, model=name, mode="train", dtype=dtype, size=64))
+    step()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in step.model.parameters())
+    assert next(step.model.backbone.parameters()).grad.any()
+
+
+def test_a_segmenter_s_answer_is_of_every_pixel(with_head):
+    step = Step(with_head("fpn", batch=2, size=52))
+    seen = []
+    step.model.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    step()
+    assert seen[0].shape == (2, 150, 52, 52) and seen[0].is_inference()
+
+
+def test_a_detector_finds_as_many_objects_with_masks_as_it_may(with_head):
+    """With the usual threshold random weights find none, and masks would not be measured."""
+    step = Step(with_head("cascade", batch=2, size=64))
+    seen = []
+    step.model.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    step()
+    assert [found["masks"].shape for found in seen[0]] == [(100, 64, 64)] * 2
+
+
+def test_a_detector_learns_seven_boxes_an_image_that_their_masks_fill(with_head):
+    one, two = (Step(with_head("cascade", mode="train", batch=2, size=96)) for _ in range(2))
+    images, targets = one.inputs
+    assert len(images) == len(targets) == 2
+    for target, same in zip(targets, two.inputs[1], strict=True):
+        boxes = target["boxes"]
+        assert boxes.shape == (7, 4) and torch.equal(boxes, same["boxes"])
+        assert (boxes >= 0).all() and (boxes <= 96).all()
+        sides = boxes[:, 2:] - boxes[:, :2]
+        assert (sides >= 96 / 8 - 1e-4).all() and (sides <= 96 / 2 + 1e-4).all()
+        for (x1, y1, x2, y2), mask in zip(boxes.round().int().tolist(), target["masks"], strict=True):
+            assert mask[y1:y2, x1:x2].all() and mask.sum() == (y2 - y1) * (x2 - x1)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_forms_reach_the_backbone_under_a_head(with_head, head):
+    step = Step(with_head(head, model="deit_tiny_patch16_224", variant="materialised"))
+    assert step.attention == "materialised"
+    assert Step(with_head(head)).attention.startswith("scan: ")
+    step = Step(with_head(head, mode="train", variant="checkpoint"))
+    assert [module.grad_checkpointing for module in step.model.modules() if hasattr(module, "grad_checkpointing")] == [
+        True
+    ]
+
+
+@pytest.mark.parametrize("name", ["vim_nano_patch4_32", "deit_tiny_patch16_224"])
+def test_checkpointing_keeps_less_of_a_backbone_under_a_head(with_head, name):
+    def kept(variant):
+        step = Step(with_head("cascade", model=name, mode="train", variant=variant))
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(1) or x, lambda x: x):
+            step.model.backbone.body(step.images_BCHW)
+        return len(kept)
+
+    assert kept("checkpoint") < 0.5 * kept("")

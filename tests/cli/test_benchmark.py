@@ -153,6 +153,27 @@ def test_the_opening_says_what_it_takes_and_where_results_go(longvision, monkeyp
     assert "\nresults: ops/ops.csv\n" in answer.out
 
 
+def test_models_under_a_head(longvision, one_round):
+    words = [
+        "--models",
+        "deit_tiny_patch16_224",
+        "--sizes",
+        "32",
+        "--budget",
+        0.5,
+        "--head",
+        "cascade",
+        "--mode",
+        "train",
+    ]
+    answer = longvision("benchmark", "models", *words, "--out", "own")
+    assert answer.code == 0, answer.err
+    assert answer.out.startswith("train with cascade, batch 1, float32")
+    assert "\nsize  model with cascade  " in answer.out
+    (row,) = read(Path("own/models.csv"))
+    assert (row["status"], row["head"], row["gmacs"], row["attention"]) == ("ok", "cascade", "", "sdpa")
+
+
 def test_the_opening_is_there_before_the_first_row(longvision, monkeypatch):
     """Also where the output is no terminal, which is written late: a process that is killed has said it."""
 
@@ -277,6 +298,7 @@ def test_numbers_are_refused_before_anything_heavy_is_imported(words):
         ("models --budget inf", "argument --budget: 'inf' is not a number of seconds above 0"),
         ("models --mode x", "--mode 'x' is unknown"),
         ("models --dtype x", "--dtype 'x' is unknown"),
+        ("models --head x", "--head 'x' is unknown: expected one of fpn, cascade"),
         ("models --device x", "--device 'x' is unknown"),
         ("models --out full", "--out full is not empty"),
         ("models --out file", "--out file: file is a file, not a folder: give a new folder"),

@@ -1,6 +1,7 @@
 """A model in one of its forms, and the call that is measured."""
 
 from collections.abc import Callable
+from typing import Any
 
 import timm
 import torch
@@ -9,12 +10,24 @@ from torch import Tensor, nn
 
 from longvision import models  # noqa: F401 registers them
 from longvision.benchmark.case import Case
+from longvision.heads.detection import create_detector
+from longvision.heads.segmentation import create_segmenter
 from longvision.layers.mixer import VimMixer
+from longvision.models.backbone import backbone_of
 from longvision.ops.backends import choose_backend
 
+OBJECTS = 7  # in an image: as many as COCO's have on average
 
-def create(name: str, size: int) -> nn.Module:
-    """Random weights, for square images."""
+
+def create(name: str, size: int, head: str = "") -> nn.Module:
+    """Random weights, for square images; with a head for as many classes as ADE20K or COCO has."""
+    if head == "fpn":
+        return create_segmenter(name, "fpn", 150, 3, (size, size), auxiliary=False)
+    if head == "cascade":
+        detector = create_detector(name, "cascade", classes=80, channels=3, size=(size, size), masks=True, width=256)
+        # Random weights are sure of nothing: at the usual 0.05 there is no object, and the masks would cost nothing.
+        detector.roi_heads.score_thresh = 0.0
+        return detector
     try:
         return timm.create_model(name, img_size=(size, size))
     except TypeError:  # convolutional models take no img_size
@@ -32,7 +45,7 @@ def materialise_attention(model: nn.Module) -> None:
 
 def checkpoint(model: nn.Module) -> None:
     """Recompute each block in the backward pass instead of keeping its activations."""
-    model.set_grad_checkpointing(True)  # type: ignore[operator]
+    (backbone_of(model) or model).set_grad_checkpointing(True)  # type: ignore[operator]
 
 
 # A word behind a model's name and a "+".
@@ -60,7 +73,7 @@ class Step:
 
     def __init__(self, case: Case) -> None:
         self.case = case
-        model = create(case.model, case.size)
+        model = create(case.model, case.size, case.head)
         if case.variant:
             VARIANTS[case.variant](model)
         self.attention = attention(model, case)
@@ -68,15 +81,18 @@ class Step:
         self.model = model.to(case.device, dtype).train(case.mode == "train")
         channels = int(getattr(model, "in_chans", 3))
         self.images_BCHW = torch.randn(case.batch, channels, case.size, case.size, dtype=dtype, device=case.device)
+        self.inputs: tuple[Any, ...] = (self.images_BCHW,)
+        if case.head == "cascade":
+            self.inputs = (list(self.images_BCHW), [_objects(case.size, case.device)] * case.batch)
 
     def __call__(self) -> None:
         if self.case.mode == "infer":
             with torch.inference_mode(), self._precision():
-                self.model(self.images_BCHW)
+                self.model(*self.inputs)
             return
         self.clear()
         with self._precision():
-            loss = _loss(self.model(self.images_BCHW))
+            loss = _loss(self.model(*self.inputs))
         loss.backward()
 
     def clear(self) -> None:
@@ -87,10 +103,33 @@ class Step:
         return torch.autocast(self.case.device, torch.bfloat16, enabled=self.case.dtype == "bfloat16")
 
 
-def _loss(output: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """Cross entropy with class 0; distilled models have two outputs."""
+def _objects(size: int, device: str) -> dict[str, Tensor]:
+    """What a detector learns from an image: boxes of an eighth to half a side, always the same, that masks fill."""
+    chance = torch.Generator().manual_seed(0)
+    sides_N2 = size * (1 / 8 + 3 / 8 * torch.rand(OBJECTS, 2, generator=chance))
+    corners_N2 = (size - sides_N2) * torch.rand(OBJECTS, 2, generator=chance)
+    boxes_N4 = torch.cat([corners_N2, corners_N2 + sides_N2], 1)
+    x1, y1, x2, y2 = boxes_N4[:, :, None, None].unbind(1)
+    at = torch.arange(size) + 0.5
+    target = {
+        "boxes": boxes_N4,
+        "labels": torch.randint(80, (OBJECTS,), generator=chance),
+        "masks": (x1 < at) & (at < x2) & (y1 < at[:, None]) & (at[:, None] < y2),
+        "iscrowd": torch.zeros(OBJECTS, dtype=torch.bool),
+    }
+    return {name: value.to(device) for name, value in target.items()}
+
+
+def _loss(output: Tensor | tuple[Tensor, ...] | dict[str, Tensor]) -> Tensor:
+    """A detector's losses, or cross entropy with class 0, of each pixel if need be; distilled models have two outputs.
+
+    Logits are (B, K) or (B, K, H, W).
+    """
+    if isinstance(output, dict):
+        return torch.stack(list(output.values())).sum()
     outputs = output if isinstance(output, tuple) else (output,)
     total = torch.zeros((), device=outputs[0].device)
-    for logits_BK in outputs:
-        total = total + F.cross_entropy(logits_BK, logits_BK.new_zeros(len(logits_BK), dtype=torch.long))
+    for logits in outputs:
+        classes = logits.new_zeros(logits.shape[:1] + logits.shape[2:], dtype=torch.long)
+        total = total + F.cross_entropy(logits, classes)
     return total

@@ -1,16 +1,20 @@
-"""What is measured, and what came out: one model, in one form, at one size."""
+"""What is measured, and what came out: one model, in one form, bare or with a head, at one size."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 MODES = ("infer", "train")
+HEADS = ("fpn", "cascade")
 DTYPES = ("float32", "float64", "bfloat16")
 OK, OUT_OF_MEMORY, OVER_BUDGET = "ok", "out of memory", "over budget"
 
 
 @dataclass(frozen=True)
 class Case:
-    """One model in one form at one size; `asked` is the size that the user gave, `size` the one that fits."""
+    """One model in one form at one size; `asked` is the size that the user gave, `size` the one that fits.
+
+    `head` is one of HEADS, or "" for the classifier that timm makes.
+    """
 
     model: str
     variant: str
@@ -20,6 +24,7 @@ class Case:
     batch: int
     dtype: str
     device: str
+    head: str = ""
 
     @property
     def label(self) -> str:

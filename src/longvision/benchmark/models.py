@@ -13,9 +13,10 @@ from typing import Any
 import timm
 import torch
 
-from longvision.benchmark.build import VARIANTS
+from longvision.benchmark.build import VARIANTS, create
 from longvision.benchmark.case import (
     DTYPES,
+    HEADS,
     MODES,
     OK,
     OVER_BUDGET,
@@ -29,7 +30,9 @@ from longvision.benchmark.case import (
 )
 from longvision.benchmark.provenance import device_name, provenance
 from longvision.benchmark.worker import TOO_LONG
+from longvision.models.backbone import create_features
 from longvision.models.cost import measure_cost
+from longvision.models.pyramid import STRIDES
 
 WORKER = [sys.executable, "-P", "-m", "longvision.benchmark.worker"]  # -P: a folder "timm" here is not the library
 ROUNDS = 3
@@ -51,11 +54,16 @@ class Plan:
     budget: float = 60.0  # seconds a case, over all rounds
     baseline: str | None = None
     rounds: int = ROUNDS
+    head: str = ""  # one of HEADS on every backbone, or none
 
     def __post_init__(self) -> None:
         check_choice("--mode", self.mode, MODES)
         check_choice("--dtype", self.dtype, DTYPES)
         check_device(self.device)
+        if self.head:
+            check_choice("--head", self.head, HEADS)
+        if self.head == "cascade" and self.dtype == "float64":
+            raise ValueError("--dtype float64: boxes of --head cascade are float32: choose float32 or bfloat16")
         if not self.sizes:
             raise ValueError("--sizes is empty: give image sides such as 224,512")
         if self.batch < 1:
@@ -66,6 +74,8 @@ class Plan:
             raise ValueError("--models is empty: give names such as vim_tiny_patch16_224, separated by commas")
         for label in self.labels:
             check_label(label, self.mode)
+            if self.head:
+                check_head(label.split("+")[0], self.head)
         if self.baseline is not None and self.baseline not in self.labels:
             raise ValueError(f"--baseline {self.baseline} is not measured: choose one of {', '.join(self.labels)}")
 
@@ -106,6 +116,15 @@ def check_label(label: str, mode: str) -> None:
         VARIANTS[variant](model)
     except Exception as error:
         raise ValueError(f"{name} has no variant {variant}: {error or type(error).__name__}") from error
+
+
+def check_head(name: str, head: str) -> None:
+    """Its library is there, and the backbone has the maps that it needs."""
+    try:
+        with torch.device("meta"):
+            create(name, 224, head)
+    except Exception as error:
+        raise ValueError(f"--head {head} on {name}: {error or type(error).__name__}") from error
 
 
 class ModelBenchmark:
@@ -149,8 +168,8 @@ class ModelBenchmark:
     def _start(self, label: str, asked: int) -> Result:
         plan = self.plan
         name, _, variant = label.partition("+")
-        size, macs = fitting_size(name, asked)
-        case = Case(name, variant, plan.mode, asked, size, plan.batch, plan.dtype, plan.device)
+        size, macs = fitting_size(name, asked, plan.head)
+        case = Case(name, variant, plan.mode, asked, size, plan.batch, plan.dtype, plan.device, plan.head)
         result = Result(case, macs)
         for before in self.results:
             if before.case.label == label and before.ended_the_model:
@@ -187,18 +206,29 @@ class ModelBenchmark:
         ]
 
 
-def fitting_size(name: str, asked: int) -> tuple[int, int | None]:
+def fitting_size(name: str, asked: int, head: str = "") -> tuple[int, int | None]:
     """-> the nearest size up to `asked` that the model accepts, and its multiply-adds; tried on the meta device.
 
-    A model that accepts none is left at the size asked for: then the process that runs it says why.
+    With a head they are not counted: how much it has to do depends on what it finds. A model that accepts no size is
+    left at the one asked for: then the process that runs it says why.
     """
     smaller = sorted({asked // step * step for step in STEPS} - {0, asked}, reverse=True)
     for size in (asked, *smaller):
         try:
+            if head:
+                _try_maps(name, size)
+                return size, None
             return size, measure_cost(name, size, size).macs
         except Exception:  # each model refuses in its own words
             continue
     return asked, None
+
+
+def _try_maps(name: str, size: int) -> None:
+    """As heads ask for them, whose maps nest: of the image padded to a multiple of 32. Raises what the model raises."""
+    with torch.device("meta"):
+        padded = size + -size % STRIDES[-1]
+        create_features(name, 3, (size, size)).eval()(torch.empty(1, 3, padded, padded))
 
 
 def launch(
@@ -259,6 +289,7 @@ def _figures(result: Result, device: str) -> dict[str, Any]:
     return {
         "model": case.model,
         "variant": case.variant,
+        "head": case.head,
         "attention": result.attention,
         "mode": case.mode,
         "asked": case.asked,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from longvision.benchmark.table import Row, label
+from longvision.benchmark.table import Row, label, with_head
 
 # Okabe and Ito's colours, which the colour-blind tell apart too; markers for print without colour. One marker fewer
 # than colours: 42 lines pass before a pair of them comes back.
@@ -22,7 +22,7 @@ def draw_models(rows: Sequence[Row], path: Path, names: Sequence[str] = ()) -> N
 
     first = rows[0]
     styles = _styles([*names, *map(label, rows)])
-    work = "training step" if first["mode"] == "train" else "inference"
+    work = " ".join(["training step" if first["mode"] == "train" else "inference", *with_head(rows)])
     figure = Figure(figsize=(11, 5), layout="constrained")
     conditions = [work, f"batch {first['batch']}", first["dtype"], first["device"], _threads(rows)]
     figure.suptitle(", ".join(filter(None, conditions)), fontsize=10)

@@ -13,7 +13,8 @@ COLD_NOTE = f"{COLD}: rests on a first call, which is not warm; raise --budget f
 
 def models_table(rows: Sequence[Row]) -> str:
     """A group of lines for each size that was asked for."""
-    header = ("size", "model", "ms", "quartiles", "images/s", "MB", "GMACs", "time ×", "memory ×", "")
+    model = " ".join(["model", *with_head(rows)])
+    header = ("size", model, "ms", "quartiles", "images/s", "MB", "GMACs", "time ×", "memory ×", "")
     cold = {(label(row), row["asked"]) for row in rows if _is_cold(row)}
     cells = [_model_cells(row, cold) for row in rows]
     first, *lines = align(header, cells, left=2)
@@ -29,6 +30,11 @@ def models_table(rows: Sequence[Row]) -> str:
 def label(row: Row) -> str:
     """The model as the user writes it."""
     return f"{row['model']}+{row['variant']}" if row["variant"] else row["model"]
+
+
+def with_head(rows: Sequence[Row]) -> list[str]:
+    """["with HEAD"], or [] for bare models, as those of a file that is older than the column."""
+    return [f"with {head}" for head in dict.fromkeys(row.get("head") for row in rows) if head]
 
 
 def _model_cells(row: Row, cold: set[tuple[str, int]]) -> list[str]:
