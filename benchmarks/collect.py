@@ -19,10 +19,12 @@ def main(folders: list[Path]) -> None:
     for name in ("models.csv", "ops.csv"):
         rows = [row for folder in folders if (folder / name).exists() for row in read(folder / name)]
         with (ROOT / "benchmarks/results" / name).open("w", newline="") as file:
-            table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            columns = dict.fromkeys(column for row in rows for column in row)  # older folders have fewer
+            table = csv.DictWriter(file, list(columns), restval="", lineterminator="\n")
             table.writeheader()
             table.writerows(rows)
     models = [with_numbers(row) for row in read(ROOT / "benchmarks/results/models.csv") if row["dtype"] == "float32"]
+    models = [row for row in models if not row.get("head")]
     models = [row for row in models if row["baseline"] in LINES or row["model"] not in LINES]
     names = list(dict.fromkeys(map(label, models)))
     for mode in ("infer", "train"):

@@ -135,12 +135,19 @@ def test_checkpointing_reaches_the_backbone():
     assert model.model.base.grad_checkpointing
 
 
-@pytest.mark.parametrize("name", ["vim_nano_patch4_32", "deit_tiny_patch16_224", "resnet10t"])
+SWIN = {"depths": (1, 1, 1, 1), "embed_dim": 12, "num_heads": (1, 2, 4, 8), "window_size": 4}
+
+
+@pytest.mark.parametrize(
+    "name", ["vim_nano_patch4_32", "deit_tiny_patch16_224", "resnet10t", "swin_tiny_patch4_window7_224"]
+)
 def test_create_features_and_the_backbone_inside(name):
-    model = create_features(name, 1, (64, 64))
+    model = create_features(name, 1, (64, 64), args=SWIN if "swin" in name else None)
     assert model.feature_info.reduction() == list(STRIDES)
     maps = model(torch.randn(1, 1, 64, 64))
-    assert [map_BCHW.shape[-1] for map_BCHW in maps] == [16, 8, 4, 2]
+    assert [map_BCHW.shape[1:] for map_BCHW in maps] == [
+        (channels, side, side) for channels, side in zip(model.feature_info.channels(), (16, 8, 4, 2), strict=True)
+    ]
     backbone = backbone_of(torch.nn.Sequential(torch.nn.Linear(2, 2), model))
     assert hasattr(backbone, "group_matcher") == (name != "resnet10t")
     assert backbone is not model or name == "resnet10t"
