@@ -44,7 +44,9 @@ def run(arguments: list[str]) -> int:
     outcome = evaluate(make_trainer(configuration.trainer), task, data, split)
     print(f"{task.evaluated(data, split)} images of the {split} split of {data.name}")
     for name, value in outcome.metrics.items():
-        print(f"{name:<10} {value:.4f}" if name == "loss" else f"{name:<10} {100 * value:.1f} %")
+        print(f"{name:<14} {value:.4f}" if name == "loss" else f"{name:<14} {100 * value:.1f} %")
+    for line in task.class_table():
+        print(line)
     return 0
 
 

@@ -48,7 +48,7 @@ def pictures(tmp_path):
 def test_what_a_run_leaves(run):
     recipe, answer = run
     names = {path.name for path in answer.run.iterdir()}
-    assert {"config.yaml", "metrics.csv", "model.safetensors", "README.md", "curves.png", "classes.png",
+    assert {"config.yaml", "metrics.csv", "model.safetensors", "README.md", "curves.png", "classes.png", "classes.csv",
             "predictions.png"} <= names  # fmt: skip
     assert answer.out.splitlines()[-2].startswith("test mIoU" if "segment" in recipe else "test box AP")
     card = (answer.run / "README.md").read_text()

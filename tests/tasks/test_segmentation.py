@@ -65,7 +65,8 @@ def test_figures_by_hand(monkeypatch):
     assert task.logged["val/miou"] == pytest.approx(0.5)
     assert task.logged["val/pixel_accuracy"] == pytest.approx(4 / 6)
     assert task.logged["val/f1"] == pytest.approx(2 * 2 / (3 + 3))
-    assert task.class_iou.tolist() == pytest.approx([0.5, 0.5])
+    assert task.by_class["IoU"] == pytest.approx([0.5, 0.5])
+    assert task.class_table() == ["class       IoU        F1", "c0       50.0 %    66.7 %", "c1       50.0 %    66.7 %"]
 
 
 def test_figures_start_anew_with_each_epoch(monkeypatch):

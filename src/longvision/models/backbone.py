@@ -48,7 +48,7 @@ def create_features(
     if missing := [stride for stride in strides if stride not in there]:
         raise ValueError(f"model {name} has maps of strides {there}, and none of stride {missing[0]}: choose another")
     options = {"in_chans": channels, **(args or {}), **pretrained_options(pretrained)}
-    if maps.output_fmt == "NHWC":  # Swin's kind: timm turns them where it gets them one by one
+    if getattr(maps, "output_fmt", None) == "NHWC":  # Swin's kind: timm turns them where it gets them one by one
         options["feature_cls"] = "getter"
     indices = [there.index(stride) for stride in strides]
     return _create(name, {"img_size": size, "features_only": True, "out_indices": indices, **options})

@@ -1,25 +1,22 @@
 """What tasks share that find objects: losses summed, COCO's average precision, pictures with boxes and masks."""
 
-from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from longvision.heads.extra import dense_library
-from longvision.tasks.overlays import contact_sheet, draw_objects
-from longvision.tasks.pictures import draw_class_figures
+from longvision.tasks.dense import DenseTask
+from longvision.tasks.overlays import draw_objects
 from longvision.tasks.runs import Run
-from longvision.tasks.task import Task
 
 Target = dict[str, Any]
 Batch = tuple[list[Tensor], list[Target]]
-EXAMPLES = 8  # pictures in predictions.png
 WORDS = {"box_ap": "box AP", "box_ap50": "box AP50", "mask_ap": "mask AP", "mask_ap50": "mask AP50"}
 
 
-class ObjectTask(Task):
+class ObjectTask(DenseTask):
     """A finder of objects. Batches are lists of images (C, H, W) and of targets, see `longvision.data.detection`.
 
     `self.model` returns named losses for images and targets, and has `detect(images, sizes)`.
@@ -27,7 +24,7 @@ class ObjectTask(Task):
 
     pipeline = "object-detection"
     figures: ClassVar = WORDS
-    leaves = "curves.png, classes.png, predictions.png"
+    class_figures: ClassVar = {"class_box_ap": "box AP", "class_mask_ap": "mask AP"}
 
     def set_figures(self, masks: bool) -> None:
         """COCO's figures, of boxes and, with `masks`, of masks. Raises ValueError where their library is missing."""
@@ -60,30 +57,11 @@ class ObjectTask(Task):
         """Images as a model sees them, and the pictures' own sizes -> what is in the pictures, in their pixels."""
         return self.model.detect(images, sizes)  # type: ignore[operator]
 
-    def on_validation_epoch_end(self) -> None:
-        self._finish("val", self.val_figures)
-
-    def on_test_epoch_end(self) -> None:
-        self._finish("test", self.test_figures)
-
-    def _finish(self, split: str, figures: Any) -> None:
-        found = figures.compute()
-        self.class_ap = found["class_box_ap"].cpu()
-        self.log_dict({f"{split}/{name}": value.float() for name, value in found.items() if value.ndim == 0})
-        figures.reset()
-
-    @torch.inference_mode()
-    def draw(self, data: Any, split: str, folder: Path, title: str) -> None:
-        by_class = dict(zip(self.classes, self.class_ap.tolist(), strict=True))
-        draw_class_figures(by_class, folder / "classes.png", title, "box AP, %")
-        self.eval()
-        panels = []
-        for row in np.unique(np.linspace(0, len(data.images(split)) - 1, EXAMPLES).astype(int)).tolist():
-            picture, image_CHW, truth = data.sample(split, row)
-            (found,) = self.detect([image_CHW.to(self.device)], [truth["size"]])
-            found, truth = ({key: _plain(value) for key, value in one.items()} for one in (found, truth))
-            panels.append(draw_objects(picture, {"prediction": found, "truth": truth}, self.classes, data.palette))
-        contact_sheet(panels, f"{title}: some pictures").save(folder / "predictions.png")
+    def panel(self, data: Any, split: str, row: int) -> Image.Image:
+        picture, image_CHW, truth = data.sample(split, row)
+        (found,) = self.detect([image_CHW.to(self.device)], [truth["size"]])
+        found, truth = ({key: _plain(value) for key, value in one.items()} for one in (found, truth))
+        return draw_objects(picture, {"prediction": found, "truth": truth}, self.classes, data.palette)
 
     def usage(self, data: Any, run: Run) -> str:
         return f"""

@@ -1,12 +1,12 @@
 """Semantic segmentation: UPerNet or FPN on any timm backbone, cross-entropy, mean intersection over union."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from longvision.data.dense import IGNORE
@@ -14,18 +14,17 @@ from longvision.heads.segmentation import Head, create_segmenter
 from longvision.models.backbone import backbone_of
 from longvision.tasks.asking import Asking
 from longvision.tasks.confusion import SegmentationFigures
+from longvision.tasks.dense import DenseTask
 from longvision.tasks.optim import Schedule
-from longvision.tasks.overlays import contact_sheet, draw_segmentation
-from longvision.tasks.pictures import draw_class_figures
+from longvision.tasks.overlays import draw_segmentation
 from longvision.tasks.runs import Run
-from longvision.tasks.task import Task, check_range
+from longvision.tasks.task import check_range
 
 Batch = tuple[list[Tensor], list[Tensor]]
-EXAMPLES = 8  # pictures in predictions.png
 AS_TRAINED = Asking()
 
 
-class Segmentation(Task):
+class Segmentation(DenseTask):
     """A classifier of pixels. Batches are lists of images (C, H, W) and masks (H, W), 255 where nothing counts.
 
     Args:
@@ -52,7 +51,7 @@ class Segmentation(Task):
     kind = "segmentation"
     pipeline = "image-segmentation"
     figures: ClassVar = {"miou": "mIoU", "pixel_accuracy": "pixel accuracy", "f1": "F1"}
-    leaves = "curves.png, classes.png, predictions.png"
+    class_figures: ClassVar = {"class_iou": "IoU", "class_f1": "F1"}
 
     def __init__(
         self,
@@ -125,31 +124,11 @@ class Segmentation(Task):
         """(C, h, w) -> (K, H, W) float32 for a picture of that `size`, as `asking` says."""
         return self.asking.probabilities(self.model, image_CHW, len(self.classes), (size[0], size[1]))
 
-    def on_validation_epoch_end(self) -> None:
-        self._finish("val", self.val_figures)
-
-    def on_test_epoch_end(self) -> None:
-        self._finish("test", self.test_figures)
-
-    def _finish(self, split: str, figures: SegmentationFigures) -> None:
-        found = figures.compute()
-        self.class_iou = found["class_iou"].cpu()
-        self.log_dict({f"{split}/{name}": value.float() for name, value in found.items() if value.ndim == 0})
-        figures.reset()
-
-    @torch.inference_mode()
-    def draw(self, data: Any, split: str, folder: Path, title: str) -> None:
-        by_class = dict(zip(self.classes, self.class_iou.tolist(), strict=True))
-        draw_class_figures(by_class, folder / "classes.png", title, "IoU, %")
-        self.eval()
-        rows = np.unique(np.linspace(0, len(data.images(split)) - 1, EXAMPLES).astype(int)).tolist()
-        panels = []
-        for row in rows:
-            picture, image_CHW, truth_HW = data.sample(split, row)
-            found_HW = self.probabilities(image_CHW.to(self.device), truth_HW.shape).argmax(0)
-            masks = {"prediction": found_HW.byte().cpu().numpy(), "truth": np.asarray(truth_HW, np.uint8)}
-            panels.append(draw_segmentation(picture, masks, self.classes, data.palette))
-        contact_sheet(panels, f"{title}: some pictures").save(folder / "predictions.png")
+    def panel(self, data: Any, split: str, row: int) -> Image.Image:
+        picture, image_CHW, truth_HW = data.sample(split, row)
+        found_HW = self.probabilities(image_CHW.to(self.device), truth_HW.shape).argmax(0)
+        masks = {"prediction": found_HW.byte().cpu().numpy(), "truth": np.asarray(truth_HW, np.uint8)}
+        return draw_segmentation(picture, masks, self.classes, data.palette)
 
     def usage(self, data: Any, run: Run) -> str:
         return f"""

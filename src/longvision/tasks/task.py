@@ -51,6 +51,10 @@ class Task(LightningModule):
         """Write the pictures that `leaves` names, all but the curves."""
         raise NotImplementedError
 
+    def class_table(self) -> list[str]:
+        """Lines that say what the last evaluation found for each class; none where a picture says it better."""
+        return []
+
     def usage(self, data: Any, run: Run) -> str:
         """How the weights are used from Python, for the card."""
         return ""

@@ -71,7 +71,7 @@ def test_figures_are_those_of_the_answers_in_the_picture_s_pixels(make, monkeypa
     task.on_validation_epoch_end()
     assert sizes == [(64, 100)]
     assert task.logged["val/box_ap"] == pytest.approx(0.5)
-    assert task.class_ap.tolist() == pytest.approx([1.0, 0.0])
+    assert task.by_class["box AP"] == pytest.approx([1.0, 0.0])
 
 
 def test_detr_refuses_a_resnet_without_weights():
