@@ -17,7 +17,7 @@ TINY = """
     --model.args.depth 1 --model.args.embed_dim 32
 """.split()  # noqa: SIM905 the words as they are typed
 NARROW = {
-    "segment_digits": [],
+    "segment_digits": ["--model.args.depth", 4],
     "detect_digits": ["--model.width", 16],
     "detr_digits": ["--model.width", 16, "--model.layers", 1],
 }
@@ -103,6 +103,7 @@ def test_what_predict_refuses(run, longvision, pictures):
     assert "--picture means nothing" in longvision("predict", trained.run, pictures, "--picture", "x.png").err
     window = longvision("predict", trained.run, pictures / "a.png", "--window", 64)
     assert window.code == 0 if recipe == "segment_digits" else "only a segmentation slides" in window.err
+    assert "--window 0: expected pixels" in longvision("predict", trained.run, pictures, "--window", 0).err
     if recipe == "segment_digits":
         assert "--threshold means nothing" in longvision("predict", trained.run, pictures, "--threshold", 0.3).err
     else:
@@ -144,6 +145,7 @@ def test_weights_of_another_task_are_refused(run, longvision):
     assert answer.code == 2
     task = {"segment_digits": "segmentation", "detect_digits": "detection", "detr_digits": "detr"}[recipe]
     assert f"is a model for {task}, its head included" in answer.err
+    assert "keeps the size that it was trained at" in longvision("validate", trained.run, "--data.size", 96).err
     assert "a run keeps the task" in longvision("validate", trained.run, "--task", "classification").err
 
 

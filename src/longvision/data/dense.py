@@ -1,13 +1,11 @@
 """What segmentation and detection share: how a picture is fitted and normalised, what a set offers, in what batches."""
 
-import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Generic, Literal, Protocol, TypeVar, get_args
 
 import torch
-from lightning import LightningDataModule
 from PIL import Image
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
@@ -15,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from longvision.data.images import Channels, as_channels
-from longvision.data.module import NEEDED
 from longvision.data.sets import Split
+from longvision.data.splits import SplitData
 
 IGNORE = 255  # the class number of pixels that neither train nor count
 Resize = Literal["none", "short", "fit"]
@@ -140,11 +138,13 @@ def as_lists(samples: list[Sample[Target]]) -> tuple[list[Tensor], list[Target]]
     return list(images), list(targets)
 
 
-class DenseData(LightningDataModule, Generic[Target]):
+class DenseData(SplitData, Generic[Target]):
     """Batches of images, list of (C, H, W) float32, and targets, list, from any source of pictures with dense labels.
 
     A subclass says how pictures and targets are transformed together: `train_transform` and `evaluate`.
     """
+
+    collate = staticmethod(as_lists)
 
     def __init__(
         self,
@@ -154,17 +154,9 @@ class DenseData(LightningDataModule, Generic[Target]):
         workers: int | None,
         name: str,
     ) -> None:
-        super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size {batch_size}: expected at least 1 image a batch")
-        if workers is not None and workers < 0:
-            raise ValueError(f"workers {workers}: expected 0 (load in the main process) or more")
-        self.source, self.preprocess, self.name = source, preprocess, name
-        self.batch_size = batch_size
-        self.workers = min(4, os.cpu_count() or 1) if workers is None else workers
-        self.classes, self.palette, self.has_test = source.classes, source.palette, source.has_test
-        self.size, self.channels = preprocess.size, preprocess.channels
-        self._sets: dict[Split, DenseSet[Target]] = {}
+        super().__init__(source, preprocess, batch_size, workers, name)
+        self.palette = source.palette
+        self.evaluation_batch = 1  # pictures differ in size
 
     def train_transform(self, image: Image.Image, target: Target) -> Sample[Target]:
         raise NotImplementedError
@@ -173,21 +165,13 @@ class DenseData(LightningDataModule, Generic[Target]):
         """The image as a model sees it; the target at the picture's own size."""
         return self.preprocess.evaluated(image), target
 
-    def setup(self, stage: str | None = None) -> None:
-        """Open and check what the stage needs, so that a mistake in the files shows before the first step."""
-        everything: tuple[Split, ...] = ("train", "val", "test") if self.has_test else ("train", "val")
-        for split in NEEDED.get(stage or "", everything):
-            if split not in self._sets:
-                self.source.check(split)
-                self.images(split)
+    def open(self, split: Split) -> DenseSet[Target]:
+        """Labels that cannot be right are told before the first step."""
+        self.source.check(split)
+        return self.source.split(split)
 
-    def images(self, split: Split) -> DenseSet[Target]:
-        """The pictures of one split with their targets, opened once."""
-        if split not in self._sets:
-            if split == "test" and not self.has_test:
-                raise ValueError(f"{self.name} has no test images: use the validation images")
-            self._sets[split] = self.source.split(split)
-        return self._sets[split]
+    def dataset(self, split: Split) -> Prepared[Target]:
+        return Prepared(self.images(split), self.train_transform if split == "train" else self.evaluate)
 
     def sample(self, split: Split, index: int) -> tuple[Image.Image, Tensor, Target]:
         """One picture, what an evaluated model sees of it (C, H, W), and its target."""
@@ -196,30 +180,10 @@ class DenseData(LightningDataModule, Generic[Target]):
         return image, seen, target
 
     def train_dataloader(self) -> DataLoader:
-        pictures = self.images("train")
         ranks = self.trainer.world_size if self.trainer else 1
-        if len(pictures) // ranks < self.batch_size:
+        if len(self.images("train")) // ranks < self.batch_size:
             warnings.warn(f"{self.name} has fewer training images than one batch ({self.batch_size})", stacklevel=2)
-        drop_last = len(pictures) // ranks > self.batch_size
-        return self._loader(Prepared(pictures, self.train_transform), self.batch_size, True, drop_last)
-
-    def val_dataloader(self) -> DataLoader:
-        return self._loader(Prepared(self.images("val"), self.evaluate), 1)
-
-    def test_dataloader(self) -> DataLoader:
-        return self._loader(Prepared(self.images("test"), self.evaluate), 1)
-
-    def _loader(self, dataset: Dataset, batch_size: int, shuffle: bool = False, drop_last: bool = False) -> DataLoader:
-        return DataLoader(
-            dataset,
-            batch_size=batch_size,
-            shuffle=shuffle,
-            drop_last=drop_last,
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            collate_fn=as_lists,
-        )
+        return super().train_dataloader()
 
 
 def spread_colours(count: int) -> list[Colour]:

@@ -1,42 +1,30 @@
 """The Lightning side of the image sets: which images, how they are prepared, in what batches."""
 
-import os
-from typing import ClassVar
-
-import torch
-from lightning import LightningDataModule
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from longvision.data.augment import DIGITS_AUGMENT, Augment, batch_mixup, train_transform
 from longvision.data.digits import DigitsSource
-from longvision.data.faults import Prepared, Sample, collate
+from longvision.data.faults import Prepared, collate
 from longvision.data.folder import FolderSource
 from longvision.data.images import Channels
 from longvision.data.parquet import ParquetSource
 from longvision.data.preprocess import Preprocess
-from longvision.data.sets import ImageSet, Source, Split
+from longvision.data.sets import Source, Split
+from longvision.data.splits import SplitData
 
 Batch = tuple[Tensor, Tensor]
-Loader = DataLoader[Sample | None]  # typed by what its set holds; it yields a Batch
 
-NEEDED: dict[str, tuple[Split, ...]] = {
-    "fit": ("train", "val"),
-    "validate": ("val",),
-    "test": ("test",),
-    "predict": (),
-}
 DEFAULT_AUGMENT = Augment()
 
 
-class ClassificationData(LightningDataModule):
+class ClassificationData(SplitData):
     """Batches of images (B, C, H, W) float32 and labels (B,) int64 from any source of labelled images.
 
     With mixup or CutMix, training labels become soft targets (B, K) once the batch is on its device.
     """
 
-    most_workers: ClassVar[int] = 4
+    collate = staticmethod(collate)
 
     def __init__(
         self,
@@ -47,76 +35,27 @@ class ClassificationData(LightningDataModule):
         workers: int | None = None,
         name: str = "the set",
     ) -> None:
-        super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size {batch_size}: expected at least 1 image a batch")
-        if workers is not None and workers < 0:
-            raise ValueError(f"workers {workers}: expected 0 (load in the main process) or more")
-        self.source = source
-        self.preprocess = preprocess
+        super().__init__(source, preprocess, batch_size, workers, name)
         self.augment = augment
-        self.batch_size = batch_size
-        self.workers = min(self.most_workers, os.cpu_count() or 1) if workers is None else workers
-        self.name = name
-        self.classes = source.classes
         self.num_classes = len(source.classes)
-        self.size = preprocess.size
-        self.channels = preprocess.channels
-        self.has_test = source.has_test
         self._mix = batch_mixup(augment, self.num_classes)
-        self._sets: dict[Split, ImageSet] = {}
 
-    def setup(self, stage: str | None = None) -> None:
-        """Open what the stage needs, so that a mistake in the files shows before the first step."""
-        everything: tuple[Split, ...] = ("train", "val", "test") if self.has_test else ("train", "val")
-        for split in NEEDED.get(stage or "", everything):
-            self.images(split)
-
-    def images(self, split: Split) -> ImageSet:
-        """The PIL images of one split with their labels, opened once."""
-        if split not in self._sets:
-            if split == "test" and not self.has_test:
-                raise ValueError(f"{self.name} has no test images: add them as test, or use the validation images")
-            self._sets[split] = self.source.split(split)
-        return self._sets[split]
+    def dataset(self, split: Split) -> Prepared:
+        if split == "train":
+            transform = train_transform(self.augment, self.preprocess)
+        else:
+            transform = self.preprocess.transform()
+        return Prepared(self.images(split), transform, f"{self.name} ({split})")
 
     def sample(self, split: Split, index: int) -> tuple[Image.Image, Tensor, int]:
         """One picture, what an evaluated model sees of it (C, H, W), and its label."""
         image, label = self.images(split)[index]
         return image, self.preprocess.transform()(image), label
 
-    def train_dataloader(self) -> Loader:
-        ranks = self.trainer.world_size if self.trainer else 1
-        # a last batch of one or two images makes a wild step; a set smaller than a batch has no other
-        drop_last = len(self.images("train")) // ranks > self.batch_size
-        return self._loader("train", shuffle=True, drop_last=drop_last)
-
-    def val_dataloader(self) -> Loader:
-        return self._loader("val")
-
-    def test_dataloader(self) -> Loader:
-        return self._loader("test")
-
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         if self._mix is not None and self.trainer is not None and self.trainer.training:
             return self._mix(*batch)
         return batch
-
-    def _loader(self, split: Split, shuffle: bool = False, drop_last: bool = False) -> Loader:
-        if split == "train":
-            transform = train_transform(self.augment, self.preprocess)
-        else:
-            transform = self.preprocess.transform()
-        return DataLoader(
-            Prepared(self.images(split), transform, f"{self.name} ({split})"),
-            batch_size=self.batch_size,
-            shuffle=shuffle,
-            drop_last=drop_last,
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            collate_fn=collate,
-        )
 
 
 class DigitsData(ClassificationData):
