@@ -45,7 +45,7 @@ def test_the_answer_has_the_picture_s_own_size():
     [
         ({"window": 0}, "window 0"),
         ({"window": 8, "stride": 9}, "stride 9: expected 1 to the window's side"),
-        ({"stride": 4}, "stride 4"),
+        ({"stride": 4}, "stride 4 needs --model.asking.window"),
         ({"scales": ()}, "scales"),
         ({"scales": (1.0, 0.0)}, "scales"),
     ],

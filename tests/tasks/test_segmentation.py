@@ -106,6 +106,17 @@ def test_the_rate_rises_over_the_warm_up_and_falls_to_zero():
     assert rates == pytest.approx([0.25, 0.5, 0.75, 1.0, 0.8, 0.6, 0.4, 0.2])
 
 
+def test_upernet_refuses_batches_of_one():
+    for head, batch_size in (("upernet", 2), ("fpn", 1)):
+        task = make(head=head)
+        task._trainer = SimpleNamespace(datamodule=SimpleNamespace(batch_size=batch_size))
+        task.on_fit_start()
+    task = make(head="upernet")
+    task._trainer = SimpleNamespace(datamodule=SimpleNamespace(batch_size=1))
+    with pytest.raises(ValueError, match="batch norms need 2 pictures at least"):
+        task.on_fit_start()
+
+
 def test_what_it_refuses():
     with pytest.raises(ValueError, match="auxiliary is -1"):
         make(auxiliary=-1)
