@@ -22,7 +22,7 @@ def digest(scene: Scene) -> str:
 
 @pytest.mark.parametrize(
     ("split", "size", "expected"),
-    [("train", (128, 128), "aae3f74f86b4d6e6"), ("test", (200, 333), "919e7518bd0d3daa")],
+    [("train", (128, 128), "98fe82161b966f4f"), ("test", (200, 333), "6fd3f456c91e2206")],
 )
 def test_a_picture_is_the_same_on_every_machine(split, size, expected):
     assert digest(ScatteredDigits(split, 8, size, seed=3).scene(5)) == expected
@@ -63,31 +63,34 @@ def test_masks_boxes_and_classes_agree(size):
         assert np.array_equal(class_map, scene.class_map_HW)
 
 
-def test_every_digit_is_there_to_be_seen(monkeypatch):
+def test_no_digit_touches_another_though_boxes_overlap():
+    nearest, boxes_overlap = [], False
+    for scene in scenes(count=40, size=(96, 96), digits=(10, 14)):
+        for number, mask in enumerate(scene.masks_NHW):
+            others = np.pad(scene.masks_NHW.any(0) & ~mask, 3)
+            for row, column in np.argwhere(mask):
+                near = np.argwhere(others[row : row + 7, column : column + 7])
+                nearest.append(np.abs(near - 3).max(1).min() if len(near) else 4)
+            x1, y1, x2, y2 = scene.boxes_N4[number].astype(int)
+            boxes_overlap |= others[3:-3, 3:-3][y1:y2, x1:x2].any()
+    assert min(nearest) == scattered.GAP + 1 and boxes_overlap
+
+
+def test_every_digit_is_whole(monkeypatch):
     placed = []
     monkeypatch.setattr(scattered, "unique_most", lambda digits: placed.append(digits) or unique_most(digits))
-    hidden = []
-    made = scenes(count=40, size=(96, 96), digits=(10, 14))
-    for scene, digits in zip(made, placed, strict=True):
-        for mask, digit in zip(scene.masks_NHW, unique_most(digits), strict=True):
-            assert mask.sum() >= scattered.LEAST_VISIBLE
-            hidden.append(1 - mask.sum() / digit.solid_hw.sum())
-    assert 0.1 < max(hidden) <= 0.5  # at 0 nothing here would overlap
-    for digits in placed:
-        seen = np.zeros((96, 96), int)
-        for number, digit in enumerate(digits, start=1):
-            covered = np.bincount(seen[digit.where][digit.solid_hw], minlength=number)[1:]
-            assert all(3 * n <= below.solid_hw.sum() for n, below in zip(covered, digits, strict=False))
-            seen[digit.where][digit.solid_hw] = number
+    for scene, digits in zip(scenes(count=20, size=(96, 96), digits=(10, 14)), placed, strict=True):
+        pixels = [digit.solid_hw.sum() for digit in unique_most(digits)]
+        assert scene.masks_NHW.sum((1, 2)).tolist() == pixels and min(pixels) >= 20
 
 
-def test_every_digit_differs_from_what_is_around_it():
+def test_every_digit_is_lighter_than_what_is_around_it():
     contrast = []
     for scene in scenes(count=30):
         grey = np.asarray(scene.image).astype(int)
         for mask, (x1, y1, x2, y2) in zip(scene.masks_NHW, scene.boxes_N4.astype(int), strict=True):
             around = grey[y1:y2, x1:x2][scene.instance_HW[y1:y2, x1:x2] == 0]
-            contrast.append(abs(np.median(grey[mask]) - np.median(around)))
+            contrast.append(np.median(grey[mask]) - np.median(around))
     assert min(contrast) > 30
 
 
@@ -133,15 +136,6 @@ def test_test_pictures_show_scans_of_their_own(monkeypatch):
     sets = [ScatteredDigits(split, 1) for split in ("train", "val", "test")]
     assert asked == ["train", "val", "test"]
     assert [len(one.ink_DHW) for one in sets] == [1293, 144, 360]
-
-
-def test_the_smallest_digit_has_enough_pixels():
-    """Or it could never be placed: the check of what is hidden is made for digits already there."""
-    side = scattered.SIDES[0]
-    for split in ("train", "val", "test"):
-        for ink in ScatteredDigits(split, 1).ink_DHW:
-            solid = scattered.sharpened(scattered.enlarged(ink, side, side)) >= 0.5
-            assert solid.sum() >= scattered.LEAST_VISIBLE
 
 
 def test_enlarging_is_bilinear():

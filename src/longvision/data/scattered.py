@@ -17,9 +17,9 @@ from longvision.data.sets import Split
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 COUNTS: dict[Split, int] = {"train": 2000, "val": 200, "test": 400}
-SIDES = (24, 56)  # pixels of the smallest and the largest digit
+SIDES = (32, 64)  # pixels of the smallest and the largest digit
 LEAST_CANVAS, MOST_CANVAS = 32, 16384
-LEAST_VISIBLE = 20  # pixels
+GAP = 2  # pixels that stay free around a digit's strokes
 TRIES = 12  # places tried for a digit before it is left out
 SHARE = (0.25, 0.45)  # of the digits in a picture that show the one that occurs most
 TEXTURE = ((96, 45), (20, 16), (6, 8))  # cells of so many pixels, grey levels up or down
@@ -30,12 +30,12 @@ NEAR = 3  # bins to either side in which a digit's grey would be lost
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture and what is in it. N digits, all of them visible, the later ones on top.
+    """One picture and what is in it: N digits, none of which touches another.
 
     Args:
         image: the picture, mode "L".
         instance_HW: int16, 0 for background, the digit's place in the other arrays plus 1 elsewhere.
-        boxes_N4: float32 x1, y1, x2, y2 in pixels, tight around what is visible; x2 and y2 are exclusive.
+        boxes_N4: float32 x1, y1, x2, y2 in pixels, tight around the strokes; x2 and y2 are exclusive.
         labels_N: int64, the digit that each instance shows.
         most: the digit that occurs most; no other occurs as often.
     """
@@ -53,14 +53,14 @@ class Scene:
 
     @cached_property
     def masks_NHW(self) -> np.ndarray:
-        """bool: the visible pixels of each digit."""
+        """bool: the pixels of each digit."""
         numbers = np.arange(1, len(self.labels_N) + 1, dtype=np.int16)
         return self.instance_HW == numbers[:, None, None]
 
 
 @dataclass
 class Placed:
-    """A digit enlarged to (h, w) at row `top`, column `left`; its visible part is known once all are placed."""
+    """A digit enlarged to (h, w) at row `top`, column `left`."""
 
     label: int
     top: int
@@ -131,12 +131,11 @@ class ScatteredDigits:
         return Scene(Image.fromarray(canvas_HW), instance_HW, tight_boxes(placed, instance_HW), labels_N, most)
 
     def _place(self, random: np.random.Generator) -> list[Placed]:
-        """Digits that cover at most a tenth of another, and leave half of it (and 20 pixels) to be seen."""
+        """Digits whose strokes stay apart; their boxes may overlap."""
         labels = draw_labels(random, int(random.integers(*self.digits, endpoint=True)))
         height, width = self.size
         largest = max(SIDES[0], min(SIDES[1], 7 * min(self.size) // 16))
-        instance_HW = np.zeros(self.size, np.int16)
-        whole, visible, needed = np.zeros((3, len(labels) + 1), np.int64)  # pixels of each digit placed
+        taken_HW = np.zeros((height + 2 * GAP, width + 2 * GAP), bool)  # with a border, so that gaps need no care there
         placed: list[Placed] = []
         for label in labels:
             scan = self.ink_DHW[random.choice(self.rows[label])]
@@ -146,16 +145,10 @@ class ScatteredDigits:
             tops = random.integers(0, height - tall, TRIES, endpoint=True)
             lefts = random.integers(0, width - wide, TRIES, endpoint=True)
             for digit.top, digit.left in zip(tops.tolist(), lefts.tolist(), strict=True):
-                covered = np.bincount(instance_HW[digit.where][digit.solid_hw], minlength=len(labels) + 1)
-                covered[0] = 0
-                left_over = visible - covered
-                if (10 * covered <= whole).all() and (left_over >= needed).all():
+                around_hw = taken_HW[digit.top : digit.top + tall + 2 * GAP, digit.left : digit.left + wide + 2 * GAP]
+                if not around_hw[GAP:-GAP, GAP:-GAP][digit.solid_hw].any():
+                    around_hw |= grown(digit.solid_hw)
                     placed.append(digit)
-                    instance_HW[digit.where][digit.solid_hw] = len(placed)
-                    whole[len(placed)] = digit.solid_hw.sum()
-                    visible = left_over
-                    visible[len(placed)] = whole[len(placed)]
-                    needed[len(placed)] = max(LEAST_VISIBLE, -(-whole[len(placed)] // 2))
                     break
         return placed
 
@@ -188,6 +181,18 @@ def unique_most(placed: list[Placed]) -> list[Placed]:
         else:
             kept.append(digit)
     return kept[::-1]
+
+
+def grown(solid_hw: np.ndarray) -> np.ndarray:
+    """bool (h + 2 GAP, w + 2 GAP): the pixels at most `GAP` away, across and diagonally."""
+    height, width = solid_hw.shape
+    tall = np.zeros((height + 2 * GAP, width), bool)
+    grown_hw = np.zeros((height + 2 * GAP, width + 2 * GAP), bool)
+    for shift in range(2 * GAP + 1):
+        tall[shift : shift + height] |= solid_hw
+    for shift in range(2 * GAP + 1):
+        grown_hw[:, shift : shift + width] |= tall
+    return grown_hw
 
 
 def instance_map(placed: list[Placed], size: tuple[int, int]) -> np.ndarray:
@@ -295,12 +300,13 @@ def stroke(random: np.random.Generator, height: int, width: int, thick: int) -> 
 
 
 def paint(random: np.random.Generator, canvas_HW: np.ndarray, digit: Placed) -> None:
-    """The digit in a grey that little around or below it has."""
+    """The digit in a grey lighter than what is around it, and that little around or below it has."""
     rows, columns = digit.where
     around = canvas_HW[max(0, rows.start - 2) : rows.stop + 2, max(0, columns.start - 2) : columns.stop + 2]
     histogram = np.bincount(around.ravel() // BIN, minlength=256 // BIN)
     sums = np.cumsum(np.pad(histogram, (NEAR + 1, NEAR)))
-    order = random.permutation(len(histogram))
+    darkest = min(len(histogram) - 1, int(around.mean()) // BIN + NEAR)
+    order = darkest + random.permutation(len(histogram) - darkest)
     near = (sums[2 * NEAR + 1 :] - sums[: -2 * NEAR - 1])[order]
     free = np.flatnonzero(near * 12 <= around.size)
     bin_number = order[free[0] if len(free) else near.argmin()]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -30,6 +31,8 @@ class Segmenter(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone, self.decoder, self.classifier, self.auxiliary = backbone, decoder, classifier, auxiliary
+        # As tokens leave the maps: convolutions need not turn them around, which is a tenth of a step on a CPU.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x_BCHW: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         height, width = x_BCHW.shape[2:]
