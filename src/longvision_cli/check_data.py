@@ -55,7 +55,7 @@ def _samples(data: Any) -> Any:
     """Spread evenly over the training images."""
     import numpy as np
 
-    from longvision.tasks.overlays import contact_sheet
+    from longvision.tasks.sheets import contact_sheet
 
     pictures = data.images("train")
     rows = np.unique(np.linspace(0, len(pictures) - 1, SAMPLES).astype(int)).tolist()

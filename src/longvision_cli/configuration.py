@@ -34,7 +34,7 @@ SOURCES = {
         "folder": "longvision.data.module.FolderData",
         "digits": "longvision.data.module.DigitsData",
         "parquet": "longvision.data.module.ParquetData",
-        "scattered": "longvision.data.scattered_sets.MostDigitsData",
+        "scattered": "longvision.data.module.MostDigitsData",
     },
     "segmentation": {
         "masks": "longvision.data.segmentation.MaskFolderData",

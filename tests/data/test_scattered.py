@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from longvision.data import scattered
-from longvision.data.scattered import ScatteredDigits, ScatteredDigitsSource, Scene, draw_labels, unique_most
+from longvision.data.scattered import ScatteredDigits, Scene, draw_labels, unique_most
 
 pytest.importorskip("sklearn.datasets")
 
@@ -198,9 +198,12 @@ def test_no_picture_past_the_last():
 
 
 def test_which_digit_occurs_most():
-    source = ScatteredDigitsSource((64, 96), channels=3, counts={"train": 5, "val": 2})
+    pytest.importorskip("lightning")
+    from longvision.data.scattered_sets import ScatteredMost
+
+    source = ScatteredMost((64, 96), channels=3, pictures=5)
     assert source.classes == list("0123456789") and source.has_test
-    assert [len(source.split(split)) for split in ("train", "val", "test")] == [5, 2, 400]
+    assert [len(source.split(split)) for split in ("train", "val", "test")] == [5, 200, 400]
     image, label = source.split("val")[1]
     assert image.mode == "RGB" and image.size == (96, 64)
     assert label == ScatteredDigits("val", 2, (64, 96)).scene(1).most
@@ -208,7 +211,7 @@ def test_which_digit_occurs_most():
 
 def test_batches_to_classify():
     pytest.importorskip("lightning")
-    from longvision.data.scattered_sets import MostDigitsData
+    from longvision.data.module import MostDigitsData
 
     data = MostDigitsData(size=(48, 64), batch_size=4, workers=0, pictures=9)
     data.setup("fit")

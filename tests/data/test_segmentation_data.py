@@ -8,15 +8,14 @@ from PIL import Image
 
 pytest.importorskip("lightning")
 
+from longvision.data.crops import DenseAugment, TrainCrop
 from longvision.data.dense import IGNORE, DensePreprocess
+from longvision.data.pairs import match
+from longvision.data.scattered_sets import ScatteredSegmentation
 from longvision.data.segmentation import (
-    DenseAugment,
     MaskFolderData,
-    ScatteredSegmentation,
     ScatteredSegmentationData,
     SegmentationFolder,
-    TrainCrop,
-    match,
 )
 
 RAW = {"mean": (0.0,), "std": (1 / 255,)}  # images come out as their grey values
@@ -404,7 +403,7 @@ def test_setup_tells_of_faults_before_training(tmp_path):
 
 def test_the_embedded_set():
     pytest.importorskip("sklearn")
-    source = ScatteredSegmentation((48, 64), counts={"train": 3})
+    source = ScatteredSegmentation((48, 64), pictures=3)
     assert source.classes == ["background", *"0123456789"] and len(set(source.palette)) == 11
     assert [len(source.split(split)) for split in ("train", "val", "test")] == [3, 200, 400]
     assert source.split("test").name(7) == "test picture 7"

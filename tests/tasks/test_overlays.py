@@ -11,7 +11,8 @@ pytest.importorskip("lightning")
 pytest.importorskip("matplotlib")
 from longvision.data.dense import spread_colours
 from longvision.tasks import overlays
-from longvision.tasks.overlays import contact_sheet, titled
+from longvision.tasks.overlays import titled
+from longvision.tasks.sheets import contact_sheet
 
 CLASSES = ["road", "sky", "tree"]
 PALETTE = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
@@ -37,8 +38,8 @@ def written(monkeypatch):
 @pytest.fixture
 def panels(monkeypatch):
     """The panels of every sheet, by their titles."""
-    made, composed = {}, overlays._composed
-    monkeypatch.setattr(overlays, "_composed", lambda p, legend: made.update(p) or composed(p, legend))
+    made, composed = {}, overlays.composed
+    monkeypatch.setattr(overlays, "composed", lambda p, legend: made.update(p) or composed(p, legend))
     return made
 
 

@@ -2,17 +2,17 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Any, Generic, Literal, Protocol, TypeVar, get_args
+from dataclasses import dataclass
+from typing import Generic, Literal, Protocol, TypeVar, get_args
 
 import torch
 from PIL import Image
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from longvision.data.images import Channels, as_channels
+from longvision.data.preprocess import ModelInput
 from longvision.data.sets import Split
 from longvision.data.splits import SplitData
 
@@ -25,7 +25,7 @@ Sample = tuple[Tensor, Target]
 
 
 @dataclass(frozen=True)
-class DensePreprocess:
+class DensePreprocess(ModelInput):
     """How a picture becomes a model's input, proportions kept.
 
     Args:
@@ -44,28 +44,9 @@ class DensePreprocess:
     resize: Resize = "none"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "size", tuple(self.size))
-        if len(self.size) != 2 or min(self.size) < 1:
-            raise ValueError(f"size {self.size}: expected (height, width), both at least 1")
-        if self.channels not in (1, 3):
-            raise ValueError(f"channels {self.channels}: images are read in 1 channel (grey) or 3 (colour)")
+        super().__post_init__()
         if self.resize not in get_args(Resize):
             raise ValueError(f"resize {self.resize!r} is unknown: choose {', '.join(get_args(Resize))}")
-        for word, imagenet in (("mean", IMAGENET_DEFAULT_MEAN), ("std", IMAGENET_DEFAULT_STD)):
-            usual = imagenet if self.channels == 3 else (sum(imagenet) / 3,)
-            object.__setattr__(self, word, tuple(getattr(self, word)) or usual)
-            if len(getattr(self, word)) != self.channels:
-                raise ValueError(f"{word} has {len(getattr(self, word))} values: expected one a channel")
-        if min(self.std) <= 0:
-            raise ValueError(f"std {self.std}: expected values above 0, the image is divided by them")
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "DensePreprocess":
-        """The inverse of `dataclasses.asdict`, also after a way through JSON."""
-        known = [field.name for field in fields(cls)]
-        if unknown := sorted(set(values) - set(known)):
-            raise ValueError(f"preprocessing has no {', '.join(unknown)}: expected {', '.join(known)}")
-        return cls(**values)
 
     def evaluated_size(self, height: int, width: int) -> tuple[int, int]:
         """What a picture of that size is resized to in evaluation."""

@@ -5,17 +5,15 @@ from typing import Protocol
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from longvision.data.coco import CocoSource, Pair
-from longvision.data.dense import DenseData, DensePreprocess, DenseSource, spread_colours
-from longvision.data.digits import CLASSES
+from longvision.data.dense import DenseData, DensePreprocess, DenseSource
 from longvision.data.images import Channels
 from longvision.data.jitter import DetectionAugment, training_sample
 from longvision.data.module import both_sides
-from longvision.data.objects import Target, as_target
-from longvision.data.scattered import COUNTS, ScatteredDigits
-from longvision.data.sets import Split
+from longvision.data.objects import Target
+from longvision.data.scattered import COUNTS
+from longvision.data.scattered_sets import ScatteredDetection
 from longvision.data.voc import VocSource
 
 DEFAULT_AUGMENT = DetectionAugment()
@@ -159,45 +157,5 @@ class ScatteredDetectionData(DetectionData):
         std: tuple[float, ...] | None = None,
     ) -> None:
         preprocess = DensePreprocess(both_sides(size), channels, mean or (), std or (), "fit")
-        source = ScatteredDetection(preprocess.size, pictures, digits, seed)
+        source = ScatteredDetection(preprocess.size, channels, pictures, digits, seed)
         super().__init__(source, preprocess, augment, batch_size, workers, "scattered-digits")
-
-
-class ScatteredDetection:
-    """Where each digit is; see `ScatteredDigits` for the arguments."""
-
-    classes = CLASSES
-    palette = spread_colours(len(CLASSES))
-    has_masks = True
-    has_test = True
-
-    def __init__(
-        self,
-        size: tuple[int, int] = (128, 128),
-        pictures: int = COUNTS["train"],
-        digits: tuple[int, int] | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.size, self.digits, self.seed = size, digits, seed
-        self.counts = {**COUNTS, "train": pictures}
-
-    def split(self, split: Split) -> "DigitScenes":
-        return DigitScenes(ScatteredDigits(split, self.counts[split], self.size, self.digits, self.seed))
-
-    def check(self, split: Split) -> None:
-        """Drawn, not labelled: there is nothing to be wrong."""
-
-
-class DigitScenes(Dataset[tuple[Image.Image, Target]]):
-    def __init__(self, scenes: ScatteredDigits) -> None:
-        self.scenes = scenes
-
-    def __len__(self) -> int:
-        return len(self.scenes)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, Target]:
-        scene = self.scenes.scene(index)
-        return scene.image, as_target(index, scene.boxes_N4, scene.labels_N, None, torch.from_numpy(scene.masks_NHW))
-
-    def name(self, index: int) -> str:
-        return f"{self.scenes.split} {index}"

@@ -10,12 +10,15 @@ from longvision.data.folder import FolderSource
 from longvision.data.images import Channels
 from longvision.data.parquet import ParquetSource
 from longvision.data.preprocess import Preprocess
+from longvision.data.scattered import COUNTS
+from longvision.data.scattered_sets import ScatteredMost
 from longvision.data.sets import Source, Split
 from longvision.data.splits import SplitData
 
 Batch = tuple[Tensor, Tensor]
 
 DEFAULT_AUGMENT = Augment()
+UNVARIED = Augment(crop_scale=None, flip=0.0)  # a crop could change the answer, a mirrored digit is none
 
 
 class ClassificationData(SplitData):
@@ -160,6 +163,36 @@ class ParquetData(ClassificationData):
         preprocess = Preprocess(both_sides(size), channels, crop, mean or (), std or ())
         source = ParquetSource(path, channels, seed, image_column, label_column)
         super().__init__(source, preprocess, augment, batch_size, workers, path)
+
+
+class MostDigitsData(ClassificationData):
+    """Handwritten digits scattered over textured pictures, to be counted: 200 validate, 400 of other writers test.
+
+    Args:
+        size: side of the square pictures, or height and width; 32 pixels or more.
+        channels: 1 for grey, 3 for colour.
+        batch_size: pictures a step.
+        workers: processes that make pictures; at most 4, one a core, when left out.
+        pictures: how many train.
+        seed: another one is another set.
+        mean: mean of each channel on the scale 0..1; ImageNet's when left out.
+        std: standard deviation of each channel; ImageNet's when left out.
+    """
+
+    def __init__(
+        self,
+        size: int | tuple[int, int] = 256,
+        channels: Channels = 1,
+        batch_size: int = 16,
+        workers: int | None = None,
+        pictures: int = COUNTS["train"],
+        seed: int = 0,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+    ) -> None:
+        preprocess = Preprocess(both_sides(size), channels, 1.0, mean or (), std or ())
+        source = ScatteredMost(preprocess.size, channels, pictures, seed=seed)
+        super().__init__(source, preprocess, UNVARIED, batch_size, workers, "scattered-digits")
 
 
 def both_sides(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Self
 
 import torch
 from PIL import Image
@@ -15,8 +15,45 @@ from longvision.data.images import Channels, as_channels
 Transform = Callable[[Image.Image], Tensor]
 
 
+class ModelInput:
+    """What the ways into a model share: size, channels and their statistics, checked and as plain numbers.
+
+    A base of frozen dataclasses, which declare the fields themselves, in their own order.
+    """
+
+    size: tuple[int, int]
+    channels: Channels
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels {self.channels}: images are read in 1 channel (grey) or 3 (colour)")
+        # JSON and YAML have lists only; a frozen dataclass must stay hashable
+        object.__setattr__(self, "size", tuple(self.size))
+        object.__setattr__(self, "mean", tuple(self.mean) or _imagenet(IMAGENET_DEFAULT_MEAN, self.channels))
+        object.__setattr__(self, "std", tuple(self.std) or _imagenet(IMAGENET_DEFAULT_STD, self.channels))
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise ValueError(f"size {self.size}: expected (height, width), both at least 1")
+        for word, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channels:
+                raise ValueError(f"{word} has {len(values)} values: expected one a channel, {self.channels}")
+        if min(self.std) <= 0:
+            raise ValueError(f"std {self.std}: expected values above 0, the image is divided by them")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of `dataclasses.asdict`, also after a way through JSON."""
+        known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+        if unknown := sorted(set(values) - set(known)):
+            raise ValueError(f"preprocessing has no {', '.join(unknown)}: expected {', '.join(known)}")
+        if "size" not in values:
+            raise ValueError("preprocessing needs a size: add the height and width of the model's input")
+        return cls(**values)
+
+
 @dataclass(frozen=True)
-class Preprocess:
+class Preprocess(ModelInput):
     """How an image becomes a model's input.
 
     Args:
@@ -36,37 +73,12 @@ class Preprocess:
     interpolation: str = "bicubic"
 
     def __post_init__(self) -> None:
-        if self.channels not in (1, 3):
-            raise ValueError(f"channels {self.channels}: images are read in 1 channel (grey) or 3 (colour)")
-        # JSON and YAML have lists only; a frozen dataclass must stay hashable
-        object.__setattr__(self, "size", tuple(self.size))
-        object.__setattr__(self, "mean", tuple(self.mean) or _imagenet(IMAGENET_DEFAULT_MEAN, self.channels))
-        object.__setattr__(self, "std", tuple(self.std) or _imagenet(IMAGENET_DEFAULT_STD, self.channels))
-        self._check()
-
-    def _check(self) -> None:
-        if len(self.size) != 2 or min(self.size) < 1:
-            raise ValueError(f"size {self.size}: expected (height, width), both at least 1")
+        super().__post_init__()
         if not 0 < self.crop <= 1:
             raise ValueError(f"crop {self.crop}: expected a share of the image, above 0 and at most 1")
-        for word, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != self.channels:
-                raise ValueError(f"{word} has {len(values)} values: expected one a channel, {self.channels}")
-        if min(self.std) <= 0:
-            raise ValueError(f"std {self.std}: expected values above 0, the image is divided by them")
         known = [mode.value for mode in v2.InterpolationMode]
         if self.interpolation not in known:
             raise ValueError(f"interpolation {self.interpolation!r}: expected one of {', '.join(known)}")
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Preprocess":
-        """The inverse of `dataclasses.asdict`, also after a way through JSON."""
-        known = [field.name for field in fields(cls)]
-        if unknown := sorted(set(values) - set(known)):
-            raise ValueError(f"preprocessing has no {', '.join(unknown)}: expected {', '.join(known)}")
-        if "size" not in values:
-            raise ValueError("preprocessing needs a size: add the height and width of the model's input")
-        return cls(**values)
 
     @property
     def resampling(self) -> v2.InterpolationMode:

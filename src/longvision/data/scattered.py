@@ -9,10 +9,8 @@ from functools import cached_property
 
 import numpy as np
 from PIL import Image
-from torch.utils.data import Dataset
 
-from longvision.data.digits import CLASSES, Digits, load_digits_split
-from longvision.data.images import Channels, as_channels
+from longvision.data.digits import Digits, load_digits_split
 from longvision.data.sets import Split
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -322,38 +320,3 @@ def add_noise(random: np.random.Generator, canvas_HW: np.ndarray) -> None:
         band = canvas_HW[top : top + BAND]
         noise = random.integers(-strength, strength, band.shape, np.int8, endpoint=True)
         band[:] = np.clip(band.astype(np.int16) + noise, 0, 255)
-
-
-class MostDigits(Dataset[tuple[Image.Image, int]]):
-    """Pictures with the digit that occurs most in each."""
-
-    def __init__(self, scenes: ScatteredDigits, channels: Channels = 1) -> None:
-        self.scenes, self.channels = scenes, channels
-
-    def __len__(self) -> int:
-        return len(self.scenes)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        scene = self.scenes.scene(index)
-        return as_channels(scene.image, self.channels), scene.most
-
-
-class ScatteredDigitsSource:
-    """Which digit occurs most? `counts` are the pictures of each split; see `ScatteredDigits` for the rest."""
-
-    classes = CLASSES
-    has_test = True
-
-    def __init__(
-        self,
-        size: tuple[int, int] = (256, 256),
-        channels: Channels = 1,
-        counts: dict[Split, int] | None = None,
-        digits: tuple[int, int] | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.size, self.channels, self.digits, self.seed = size, channels, digits, seed
-        self.counts = {**COUNTS, **(counts or {})}
-
-    def split(self, split: Split) -> MostDigits:
-        return MostDigits(ScatteredDigits(split, self.counts[split], self.size, self.digits, self.seed), self.channels)

@@ -1,39 +1,98 @@
-"""The embedded digits as a classification problem: which one occurs most in a picture of any size?"""
+"""What can be asked of scattered digits: which one occurs most, what each pixel shows, where each of them is."""
 
-from longvision.data.augment import Augment
-from longvision.data.images import Channels
-from longvision.data.module import ClassificationData, both_sides
-from longvision.data.preprocess import Preprocess
-from longvision.data.scattered import COUNTS, ScatteredDigitsSource
+from typing import Generic, TypeVar
 
-PLAIN = Augment(crop_scale=None, flip=0.0)  # a crop could change the answer, a mirrored digit is none
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from longvision.data.dense import Colour, spread_colours
+from longvision.data.digits import CLASSES
+from longvision.data.images import Channels, as_channels
+from longvision.data.objects import Target, as_target
+from longvision.data.scattered import COUNTS, ScatteredDigits, Scene
+from longvision.data.sets import Split
+
+NIGHT = (40, 40, 40)  # the colour of the background
+
+Answer = TypeVar("Answer")
 
 
-class MostDigitsData(ClassificationData):
-    """Handwritten digits scattered over textured pictures, to be counted: 200 validate, 400 of other writers test.
+class ScatteredSource(Generic[Answer]):
+    """Scattered digits as a problem; a subclass says what the answer to a scene is.
 
     Args:
-        size: side of the square pictures, or height and width; 32 pixels or more.
+        size: height and width, pixels.
         channels: 1 for grey, 3 for colour.
-        batch_size: pictures a step.
-        workers: processes that make pictures; at most 4, one a core, when left out.
-        pictures: how many train.
+        pictures: how many train; 200 validate, 400 of other writers test.
+        digits: least and most digits a picture; by its area when left out.
         seed: another one is another set.
-        mean: mean of each channel on the scale 0..1; ImageNet's when left out.
-        std: standard deviation of each channel; ImageNet's when left out.
     """
+
+    has_test = True
+    has_background = False  # a class before the digits
 
     def __init__(
         self,
-        size: int | tuple[int, int] = 256,
+        size: tuple[int, int] = (256, 256),
         channels: Channels = 1,
-        batch_size: int = 16,
-        workers: int | None = None,
         pictures: int = COUNTS["train"],
+        digits: tuple[int, int] | None = None,
         seed: int = 0,
-        mean: tuple[float, ...] | None = None,
-        std: tuple[float, ...] | None = None,
     ) -> None:
-        preprocess = Preprocess(both_sides(size), channels, 1.0, mean or (), std or ())
-        source = ScatteredDigitsSource(preprocess.size, channels, {"train": pictures}, seed=seed)
-        super().__init__(source, preprocess, PLAIN, batch_size, workers, "scattered-digits")
+        self.size, self.channels, self.digits, self.seed = size, channels, digits, seed
+        self.counts = {**COUNTS, "train": pictures}
+        self.classes: list[str] = ["background"] * self.has_background + CLASSES
+        self.palette: list[Colour] = [NIGHT] * self.has_background + spread_colours(len(CLASSES))
+
+    def split(self, split: Split) -> "ScatteredSet[Answer]":
+        return ScatteredSet(self, ScatteredDigits(split, self.counts[split], self.size, self.digits, self.seed))
+
+    def check(self, split: Split) -> None:
+        """Drawn, not labelled: there is nothing to be wrong."""
+
+    def answer(self, index: int, scene: Scene) -> Answer:
+        raise NotImplementedError
+
+
+class ScatteredSet(Dataset[tuple[Image.Image, Answer]]):
+    """One split's pictures with their answers."""
+
+    def __init__(self, source: ScatteredSource[Answer], scenes: ScatteredDigits) -> None:
+        self.source, self.scenes = source, scenes
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, Answer]:
+        scene = self.scenes.scene(index)
+        return as_channels(scene.image, self.source.channels), self.source.answer(index, scene)
+
+    def name(self, index: int) -> str:
+        return f"{self.scenes.split} picture {index}"
+
+
+class ScatteredMost(ScatteredSource[int]):
+    """Which digit occurs most?"""
+
+    def answer(self, index: int, scene: Scene) -> int:
+        return scene.most
+
+
+class ScatteredSegmentation(ScatteredSource[np.ndarray]):
+    """Which digit does each pixel show, if any? Class 0 is the background, class d + 1 digit d."""
+
+    has_background = True
+
+    def answer(self, index: int, scene: Scene) -> np.ndarray:
+        return scene.class_map_HW
+
+
+class ScatteredDetection(ScatteredSource[Target]):
+    """Where is each digit?"""
+
+    has_masks = True
+
+    def answer(self, index: int, scene: Scene) -> Target:
+        return as_target(index, scene.boxes_N4, scene.labels_N, None, torch.from_numpy(scene.masks_NHW))

@@ -1,11 +1,7 @@
-"""Pictures with a class for each pixel: folders of images and masks, the embedded digits, and their training crops."""
+"""Pictures with a class for each pixel: which they are, how they are prepared, in what batches."""
 
 import os
-import re
-from collections import defaultdict
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,49 +9,24 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import pad
 from torch.utils.data import Dataset
-from torchvision import tv_tensors
-from torchvision.transforms import v2
 
-from longvision.data.dense import (
-    IGNORE,
-    Colour,
-    DenseData,
-    DensePreprocess,
-    DenseSource,
-    Resize,
-    spread_colours,
-)
-from longvision.data.digits import CLASSES
+from longvision.data.crops import DEFAULT_AUGMENT, DenseAugment, TrainCrop
+from longvision.data.dense import IGNORE, DenseData, DensePreprocess, DenseSource, Resize, spread_colours
 from longvision.data.faults import NAMED
 from longvision.data.folder import READERS
-from longvision.data.images import Channels, as_channels, files_below, read_image
+from longvision.data.images import Channels, read_image
 from longvision.data.masks import BadMask, MaskReader, read_values
 from longvision.data.module import both_sides
 from longvision.data.objects import upright_size
+from longvision.data.pairs import Pair, find_pairs, is_chase
 from longvision.data.palette import ClassFile, read_classes
-from longvision.data.scattered import COUNTS, ScatteredDigits
-from longvision.data.sets import Split, hold_out
+from longvision.data.scattered import COUNTS
+from longvision.data.scattered_sets import ScatteredSegmentation
+from longvision.data.sets import Split
 
-SPLITS: dict[Split, tuple[str, ...]] = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
-MASKS = ("masks", "annotations", "labels")
-LAYOUTS = (
-    "images/train with masks/train (or annotations/train), train/images with train/masks, train with trainannot, "
-    "images with masks, or CHASEDB1's Image_01L.jpg with Image_01L_1stHO.png"
-)
-CHASE = re.compile(r"Image_(\d\d)[LR]\.jpg")  # the number is the patient's
-CHASE_TRAIN = 9  # patients, of 14; the tenth validates. Publications train on ten: the first 20 of 28 pictures
-JOINTS = "_-. "  # a mask's name is its image's, or goes on after it with one of these
-TRIES = 10  # crops drawn before one that shows almost a single class is taken
-NIGHT = (40, 40, 40)  # the colour of the background
-
-Pair = tuple[str, str | None]  # an image file and its mask's, text as a million of them lie in every worker's memory
-Places = dict[Split, tuple[Path, Path]]  # folders of images and of masks
+# A digit must not be mirrored, and most of every picture is background.
+SCATTERED_AUGMENT = DenseAugment(scale=(0.75, 1.5), flip=0.0, most=1.0)
 
 
 class MaskedPictures(Dataset[tuple[Image.Image, np.ndarray]]):
@@ -120,7 +91,7 @@ class SegmentationFolder(DenseSource[np.ndarray]):
             tuple(named.palette) if named.coloured else (),
             ignored or named.ignore,
             reduce_zero_label,
-            named.binary or (classes_file is None and _is_chase(self.root)),
+            named.binary or (classes_file is None and is_chase(self.root)),
         )
 
     def split(self, split: Split) -> MaskedPictures:
@@ -156,139 +127,6 @@ class SegmentationFolder(DenseSource[np.ndarray]):
             return str(error)
         fault = _size_fault(file, size, mask_HW.shape)
         return fault or set(np.flatnonzero(np.bincount(mask_HW.ravel(), minlength=256)[:IGNORE]).tolist())
-
-
-class ScatteredPictures(Dataset[tuple[Image.Image, np.ndarray]]):
-    """Scenes of scattered digits with their class maps."""
-
-    def __init__(self, scenes: ScatteredDigits, channels: Channels) -> None:
-        self.scenes, self.channels = scenes, channels
-
-    def __len__(self) -> int:
-        return len(self.scenes)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, np.ndarray]:
-        scene = self.scenes.scene(index)
-        return as_channels(scene.image, self.channels), scene.class_map_HW
-
-    def name(self, index: int) -> str:
-        return f"{self.scenes.split} picture {index}"
-
-
-class ScatteredSegmentation(DenseSource[np.ndarray]):
-    """Which digit does each pixel show, if any? See `ScatteredDigits`; `counts` are the pictures of each split."""
-
-    has_test = True
-
-    def __init__(
-        self,
-        size: tuple[int, int] = (256, 256),
-        channels: Channels = 1,
-        counts: dict[Split, int] | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.classes = ["background", *CLASSES]
-        self.palette: list[Colour] = [NIGHT, *spread_colours(len(CLASSES))]
-        self.size, self.channels, self.seed = size, channels, seed
-        self.counts = COUNTS | (counts or {})
-
-    def split(self, split: Split) -> ScatteredPictures:
-        return ScatteredPictures(ScatteredDigits(split, self.counts[split], self.size, seed=self.seed), self.channels)
-
-    def check(self, split: Split) -> None:
-        """There is nothing to go wrong."""
-
-
-@dataclass(frozen=True)
-class DenseAugment:
-    """How training pictures and their masks are varied.
-
-    Args:
-        scale: smallest and largest size, as a share of the size that evaluation sees.
-        flip: probability of mirroring left and right.
-        photometric: how far colours vary; 1 is 12.5 % in brightness, 50 % in contrast and saturation and 5 % of a
-            turn in hue (grey images: brightness and contrast), 0 switches it off.
-        most: a crop of which one class covers a larger share is drawn again, up to ten times; 1 switches it off.
-    """
-
-    scale: tuple[float, float] = (0.5, 2.0)
-    flip: float = 0.5
-    photometric: float = 1.0
-    most: float = 0.75
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "scale", tuple(self.scale))
-        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
-            raise ValueError(f"scale {self.scale}: expected two factors, 0 < smallest <= largest")
-        if not 0 <= self.flip <= 1:
-            raise ValueError(f"flip {self.flip}: expected a probability from 0 to 1")
-        if not 0 <= self.photometric <= 2:
-            raise ValueError(f"photometric {self.photometric}: expected a strength from 0 (off) to 2")
-        if not 0 < self.most <= 1:
-            raise ValueError(f"most {self.most}: expected a share above 0, up to 1 (off)")
-
-
-DEFAULT_AUGMENT = DenseAugment()
-# A digit must not be mirrored, and most of every picture is background.
-SCATTERED_AUGMENT = DenseAugment(scale=(0.75, 1.5), flip=0.0, most=1.0)
-
-
-class TrainCrop:
-    """A picture and its mask -> a crop of both at the training size, varied alike.
-
-    Returns (C, h, w) float32, normalised, and (h, w) int64. What lies beyond a picture smaller than the crop, below and
-    right, is the mean in the image and ignored in the mask.
-    """
-
-    def __init__(self, augment: DenseAugment, preprocess: DensePreprocess) -> None:
-        self.augment, self.preprocess = augment, preprocess
-        steps: list[Any] = [v2.ToImage(), v2.RandomHorizontalFlip(augment.flip)]
-        if augment.photometric:
-            steps.append(_jitter(augment.photometric, preprocess.channels))
-        self.vary = v2.Compose(steps)
-        self.normalise = preprocess.normalise()
-
-    def __call__(self, image: Image.Image, mask_HW: np.ndarray) -> tuple[Tensor, Tensor]:
-        image, mask = as_channels(image, self.preprocess.channels), Image.fromarray(mask_HW)
-        for _ in range(TRIES):
-            window = self._draw(image.height, image.width)
-            crop_hw = np.array(window.cut(mask, Image.Resampling.NEAREST))
-            if self.augment.most == 1 or _largest_share(crop_hw) <= self.augment.most:
-                break
-        cut = window.cut(image, Image.Resampling.BILINEAR)
-        varied, truth = self.vary(cut, tv_tensors.Mask(torch.from_numpy(crop_hw)))
-        height, width = self.preprocess.size
-        beyond = (0, width - cut.width, 0, height - cut.height)
-        seen = self.normalise(varied).as_subclass(Tensor)
-        return pad(seen, beyond), pad(truth.as_subclass(Tensor).long(), beyond, value=IGNORE)
-
-    def _draw(self, height: int, width: int) -> "Window":
-        """A window of a picture of that size, resized at random."""
-        smallest, largest = self.augment.scale
-        factor = smallest + (largest - smallest) * float(torch.rand(()))
-        seen = self.preprocess.evaluated_size(height, width)
-        scaled = max(1, round(seen[0] * factor)), max(1, round(seen[1] * factor))
-        size = min(self.preprocess.size[0], scaled[0]), min(self.preprocess.size[1], scaled[1])
-        top, left = (int(torch.randint(scaled[i] - size[i] + 1, ())) for i in (0, 1))
-        down, across = height / scaled[0], width / scaled[1]
-        right, bottom = min(width, (left + size[1]) * across), min(height, (top + size[0]) * down)
-        return Window((left * across, top * down, right, bottom), size)
-
-
-@dataclass(frozen=True)
-class Window:
-    """A part of a picture, and the size it is resized to: only the pixels that are kept are computed.
-
-    Args:
-        box: left, top, right and bottom in the picture's pixels, fractions included.
-        size: height and width of the result.
-    """
-
-    box: tuple[float, float, float, float]
-    size: tuple[int, int]
-
-    def cut(self, image: Image.Image, resampling: Image.Resampling) -> Image.Image:
-        return image.resize(self.size[::-1], resampling, self.box)
 
 
 class SegmentationData(DenseData[Any]):
@@ -387,125 +225,15 @@ class ScatteredSegmentationData(SegmentationData):
         seed: int = 0,
     ) -> None:
         preprocess = DensePreprocess(both_sides(size), channels, mean or (), std or ())
-        source = ScatteredSegmentation(preprocess.size, channels, {"train": pictures}, seed)
+        source = ScatteredSegmentation(preprocess.size, channels, pictures, seed=seed)
         super().__init__(source, preprocess, augment, batch_size, workers, "scattered-digits")
-
-
-def find_pairs(root: Path, seed: int) -> dict[Split, list[Pair]]:
-    """The images of each split, each with its mask, in the order of their names."""
-    if not root.exists():
-        raise FileNotFoundError(f"{root} does not exist: give a folder of images and masks ({LAYOUTS})")
-    if not root.is_dir():
-        raise ValueError(f"{root} is a file: give a folder of images and masks ({LAYOUTS})")
-    if _is_chase(root):
-        return _chase_pairs(root)
-    pairs = {split: match(*folders) for split, folders in _places(root).items()}
-    if "val" not in pairs:
-        if len(pairs["train"]) < 2:
-            raise ValueError(f"{root} has a single image: add images, or some that validate")
-        train, val = hold_out(np.zeros(len(pairs["train"]), np.int64), seed)
-        pairs["train"], pairs["val"] = ([pairs["train"][row] for row in rows] for rows in (train, val))
-    return pairs
-
-
-def match(images: Path, masks: Path) -> list[Pair]:
-    """Every file below `images` with the one below `masks` whose name is, or begins with, its own."""
-    keys = {path: _key(path, images) for path in files_below(images)}
-    if not keys:
-        raise ValueError(f"{images} has no images: add some, or remove it")
-    named = set(keys.values())
-    same, longer = defaultdict(list), defaultdict(list)
-    for mask in files_below(masks):
-        key = _key(mask, masks)
-        if key in named:
-            same[key].append(mask)
-        else:
-            longer[_owner(key, named)].append(mask)
-    found = {key: same.get(key) or longer.get(key) or [] for key in named}
-    if not any(found.values()):
-        raise ValueError(f"none of the {len(keys)} images in {images} has a mask in {masks}: expected equal names")
-    for key, several in found.items():
-        if len(several) > 1:
-            raise ValueError(f"{images / key} has the masks {', '.join(several[:NAMED])}: keep one")
-    return [(path, found[key][0] if found[key] else None) for path, key in keys.items()]
-
-
-def _key(path: str, folder: Path) -> str:
-    return os.path.splitext(os.path.relpath(path, folder))[0]
-
-
-def _owner(key: str, named: set[str]) -> str | None:
-    """The longest name that the mask's begins with."""
-    cuts = [place for place, letter in enumerate(key) if letter in JOINTS]
-    return next((key[:cut] for cut in reversed(cuts) if key[:cut] in named), None)
-
-
-def _places(root: Path) -> Places:
-    places = {split: place for split, words in SPLITS.items() if (place := _place(root, words))}
-    if "train" in places:
-        unmasked = [root / word for word in SPLITS["val"] if (root / word).is_dir()]
-        unmasked += [root / "images" / word for word in SPLITS["val"] if (root / "images" / word).is_dir()]
-        if "val" not in places and unmasked:
-            raise ValueError(f"{unmasked[0]} has no folder of masks beside it: expected {LAYOUTS}")
-        return places
-    alone = [(root / "images", root / masks) for masks in MASKS]
-    if place := next(filter(_both_exist, alone), None):
-        return {"train": place}
-    raise ValueError(f"{root} has no images with masks: expected {LAYOUTS}")
-
-
-def _place(root: Path, words: Iterable[str]) -> tuple[Path, Path] | None:
-    """Where the split that may be called by any of `words` lies."""
-    for word in words:
-        candidates = [(root / word, root / f"{word}annot")]
-        for masks in MASKS:
-            candidates += [
-                (root / "images" / word, root / masks / word),
-                (root / word / "images", root / word / masks),
-            ]
-        if place := next(filter(_both_exist, candidates), None):
-            return place
-    return None
-
-
-def _both_exist(folders: tuple[Path, Path]) -> bool:
-    return all(folder.is_dir() for folder in folders)
-
-
-def _is_chase(root: Path) -> bool:
-    return any(CHASE.fullmatch(entry.name) for entry in root.iterdir())
-
-
-def _chase_pairs(root: Path) -> dict[Split, list[Pair]]:
-    """The usual 8 test pictures, and both eyes of the last training patient to validate.
-
-    The first observer's masks are the truth, as is usual.
-    """
-    pairs: dict[Split, list[Pair]] = {"train": [], "val": [], "test": []}
-    for image in sorted(root.iterdir()):
-        if found := CHASE.fullmatch(image.name):
-            mask = image.with_name(f"{image.stem}_1stHO.png")
-            pairs[_chase_split(int(found[1]))].append((str(image), str(mask) if mask.exists() else None))
-    if not all(pairs.values()):
-        count = sum(map(len, pairs.values()))
-        raise ValueError(
-            f"{root} has {count} of CHASEDB1's 28 pictures: expected patients 1 to {CHASE_TRAIN} to train, "
-            f"{CHASE_TRAIN + 1} to validate and {CHASE_TRAIN + 2} to 14 to test"
-        )
-    return pairs
-
-
-def _chase_split(patient: int) -> Split:
-    if patient <= CHASE_TRAIN:
-        return "train"
-    return "val" if patient == CHASE_TRAIN + 1 else "test"
 
 
 def _unnamed(masks: list[str], ignored: tuple[int, ...], reduce_zero_label: bool, root: Path) -> ClassFile:
     """Numbered classes, as many as the values of the masks ask for."""
     with ThreadPoolExecutor(READERS) as readers:
         values = set().union(*readers.map(_grey_values, masks)) - set(ignored)
-    binary = _is_chase(root) or values == {0, 255}
+    binary = is_chase(root) or values == {0, 255}
     highest = 1 if binary else max(values - {IGNORE}, default=0) - reduce_zero_label
     if not 1 <= highest < IGNORE:
         some = ", ".join(map(str, sorted(values)[:NAMED])) or "no value"
@@ -536,15 +264,3 @@ def _size_fault(file: str, image: tuple[int, ...], mask: tuple[int, ...]) -> str
     if image == mask:
         return None
     return f"{file} is {image[0]}x{image[1]}, its mask {mask[0]}x{mask[1]}"
-
-
-def _largest_share(mask_hw: np.ndarray) -> float:
-    """Of the pixels that count, those of the class with the most; 1 where none counts."""
-    counts = np.bincount(mask_hw.ravel(), minlength=256)[:IGNORE]
-    return float(counts.max() / counts.sum()) if counts.any() else 1.0
-
-
-def _jitter(strength: float, channels: Channels) -> v2.ColorJitter:
-    if channels == 1:
-        return v2.ColorJitter(brightness=0.125 * strength, contrast=0.5 * strength)
-    return v2.ColorJitter(0.125 * strength, 0.5 * strength, 0.5 * strength, 0.05 * strength)

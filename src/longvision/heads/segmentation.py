@@ -32,7 +32,7 @@ class Segmenter(nn.Module):
         super().__init__()
         self.backbone, self.decoder, self.classifier, self.auxiliary = backbone, decoder, classifier, auxiliary
         # As tokens leave the maps: convolutions need not turn them around, which is a tenth of a step on a CPU.
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, x_BCHW: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         height, width = x_BCHW.shape[2:]

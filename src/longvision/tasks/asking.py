@@ -45,7 +45,7 @@ class Asking:
 
         def predict(shown_CHW: Tensor) -> Tensor:
             if self.window is None:
-                return whole(model, shown_CHW, multiple=1)
+                return whole(model, shown_CHW)
             step = self.stride or max(1, self.window * 2 // 3)
             return slide(model, shown_CHW, (self.window, self.window), (step, step), classes)
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from longvision.tasks.overlays import contact_sheet
 from longvision.tasks.pictures import draw_class_figures
+from longvision.tasks.sheets import contact_sheet
 from longvision.tasks.task import Task
 
 EXAMPLES = 8  # pictures in predictions.png

@@ -1,23 +1,18 @@
 """What predictions and labels look like: classes and objects drawn over their picture."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from longvision.data.dense import IGNORE, Colour
+from longvision.tasks.sheets import SMALLEST, WHITE, Line, composed, fitted, font_of, line_height, resized, short
 
-SMALLEST, LARGEST = 320, 1024  # sides of a panel that a picture is enlarged or shrunk to, pixels
-LARGEST_SHEET, GAP = 4000, 16
-MOST_LINES = 24  # of a legend
-LONGEST_NAME = 40  # letters
+LARGEST = 1024  # side of a panel that a large picture is shrunk to, pixels
 OVERLAY = 0.55  # how much of the colour covers the picture
-WHITE, INK, FRAME = (255, 255, 255), (30, 30, 30), (170, 170, 170)
 
-Line = tuple[Colour | None, str]  # of a legend: its swatch, its text
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
@@ -39,7 +34,7 @@ def draw_segmentation(
         _check_mask(title, mask, image, len(classes))
     shown = _shown(image)
     panels = {"picture": shown} | {title: _coloured(shown, mask, palette) for title, mask in masks.items()}
-    return _composed(panels, _pixel_legend(list(masks.values()), classes, palette, scores or {}))
+    return composed(panels, _pixel_legend(list(masks.values()), classes, palette, scores or {}))
 
 
 def draw_objects(
@@ -64,53 +59,21 @@ def draw_objects(
         drawn = _with_objects(shown, _scaled(above, image.size, shown.size), classes, palette)
         panels[f"{title}: {_counted(above)}{limit}"] = drawn
         labels.append(above["labels"])
-    return _composed(panels, _object_legend(labels, classes, palette))
+    return composed(panels, _object_legend(labels, classes, palette))
 
 
 def titled(image: Image.Image, title: str) -> Image.Image:
     """The picture under a line of text."""
-    return _composed({title: _shown(image)}, [])
-
-
-def contact_sheet(panels: Sequence[Image.Image], title: str) -> Image.Image:
-    """The panels in a grid, in the order of reading, shrunk where the sheet would be larger than about 4000 pixels."""
-    if not panels:
-        raise ValueError(f"no pictures for the sheet {title!r}: expected at least one")
-    columns = max(range(1, len(panels) + 1), key=lambda n: _fit(panels, n))
-    shrink, _ = _fit(panels, columns)
-    panels = [_resized(panel, shrink) for panel in panels]
-    column = max(panel.width for panel in panels) + GAP
-    rows = [panels[first : first + columns] for first in range(0, len(panels), columns)]
-    heights = [max(panel.height for panel in row) + GAP for row in rows]
-    width = max(columns * column + GAP, SMALLEST)
-    font = _font(width / 50)
-    heading, line = _wrapped(title, width - 2 * GAP, font), _line_height(font)
-    top = 2 * GAP + len(heading) * line
-    sheet = Image.new("RGB", (width, top + sum(heights)), WHITE)
-    draw = ImageDraw.Draw(sheet)
-    for number, text in enumerate(heading):
-        draw.text((GAP, GAP + number * line), text, INK, font)
-    for row, height in zip(rows, heights, strict=True):
-        for number, panel in enumerate(row):
-            sheet.paste(panel, (GAP + number * column, top))
-        top += height
-    return sheet
+    return composed({title: _shown(image)}, [])
 
 
 def _shown(image: Image.Image) -> Image.Image:
     """The picture in colour, at a size to look at: large ones shrunk, small ones enlarged with their pixels visible."""
     image = image.convert("RGB")
     if max(image.size) > LARGEST:
-        return _resized(image, LARGEST / max(image.size))
+        return resized(image, LARGEST / max(image.size))
     times = max(1, min(-(-SMALLEST // min(image.size)), LARGEST // max(image.size)))
     return image.resize((times * image.width, times * image.height), Image.Resampling.NEAREST)
-
-
-def _resized(image: Image.Image, scale: float) -> Image.Image:
-    if scale == 1:
-        return image
-    size = (max(1, round(scale * image.width)), max(1, round(scale * image.height)))
-    return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3)
 
 
 def _mask_at(mask_HW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -162,7 +125,7 @@ def _pixel_legend(
     for k in occurring:
         shares = [_percent(count[k] / mask.size) for count, mask in zip(counts, masks, strict=True)]
         score = f", score {scores[k]:.2f}" if k in scores else ""
-        lines.append((colours[k], _with_truth(_short(names[k]), shares) + score))
+        lines.append((colours[k], _with_truth(short(names[k]), shares) + score))
     return lines
 
 
@@ -239,10 +202,10 @@ def _draw_label(
     taken: list[Box],
 ) -> None:
     """A filled tag at the box, inside the panel, where it hides the least of the tags before it."""
-    font = _font((panel[0] * panel[1]) ** 0.5 / 45)
+    font = font_of((panel[0] * panel[1]) ** 0.5 / 45)
     tail = "" if score is None else f" {score:.2f}"
-    text = (_fitted(_short(name), panel[0] - 6 - font.getlength(tail), font) + tail).strip()
-    width, height = round(font.getlength(text)) + 6, _line_height(font)
+    text = (fitted(short(name), panel[0] - 6 - font.getlength(tail), font) + tail).strip()
+    width, height = round(font.getlength(text)) + 6, line_height(font)
     left, top, right, bottom = box
     places = [(left, top - height), (left, top), (left, bottom), (left, bottom - height)]
     places += [(right - width, y) for _, y in places]
@@ -267,101 +230,6 @@ def _object_legend(labels: Sequence[np.ndarray], classes: Sequence[str], palette
     counts = [np.bincount(of, minlength=len(classes)) for of in labels]
     occurring = sorted(np.flatnonzero(sum(counts)).tolist(), key=lambda k: [-count[k] for count in counts])
     return [
-        (palette[k], _with_truth(_short(classes[k]), [f"× {counts[0][k]}", *(str(count[k]) for count in counts[1:])]))
+        (palette[k], _with_truth(short(classes[k]), [f"× {counts[0][k]}", *(str(count[k]) for count in counts[1:])]))
         for k in occurring
     ]
-
-
-# -- sheets and text --------------------------------------------------------------------------------------------------
-
-
-def _composed(panels: Mapping[str, Image.Image], legend: Sequence[Line]) -> Image.Image:
-    """Panels with their titles side by side, wide ones below each other, over a legend."""
-    width, height = next(iter(panels.values())).size
-    columns = 1 if width > 2 * height else len(panels)
-    font = _font(columns * width / 70)
-    line = gap = _line_height(font)
-    cell = max(width, *(round(font.getlength(title)) for title in panels)) + gap
-    key = _drawn_legend(legend, columns * cell - gap, font)
-    rows = -(-len(panels) // columns)
-    below = gap // 2 + rows * (line + height + gap)
-    sheet = Image.new("RGB", (max(columns * cell, key.width + gap) + gap, below + key.height + gap // 2), WHITE)
-    draw = ImageDraw.Draw(sheet)
-    for number, (title, panel) in enumerate(panels.items()):
-        left = gap + number % columns * cell
-        top = gap // 2 + number // columns * (line + height + gap)
-        draw.text((left, top), title, INK, font)
-        draw.rectangle((left - 1, top + line - 1, left + width, top + line + height), outline=FRAME)
-        sheet.paste(panel, (left, top + line))
-    sheet.paste(key, (gap, below))
-    return sheet
-
-
-def _drawn_legend(lines: Sequence[Line], width: int, font: ImageFont.FreeTypeFont) -> Image.Image:
-    """In as many columns as fit into `width`, wider only where one does not."""
-    if len(lines) > MOST_LINES:
-        lines = [*lines[:MOST_LINES], (None, f"and {len(lines) - MOST_LINES} more")]
-    if not lines:
-        return Image.new("RGB", (1, 1), WHITE)
-    line = _line_height(font)
-    indent, side = round(1.3 * line), round(0.7 * line)
-    column = indent + round(max(font.getlength(text) for _, text in lines)) + line
-    rows = -(-len(lines) // max(1, width // column))
-    columns = -(-len(lines) // rows)
-    drawn = Image.new("RGB", (columns * column, rows * line), WHITE)
-    draw = ImageDraw.Draw(drawn)
-    for number, (colour, text) in enumerate(lines):
-        left, top = number // rows * column, number % rows * line
-        if colour is not None:
-            inset = (line - side) // 2
-            draw.rectangle((left, top + inset, left + side, top + inset + side), colour, FRAME)
-        draw.text((left + indent, top), text, INK, font)
-    return drawn
-
-
-def _fit(panels: Sequence[Image.Image], columns: int) -> tuple[float, float]:
-    """What a grid has to be shrunk by, and how near it is to four by three: the larger, the better."""
-    rows = [panels[first : first + columns] for first in range(0, len(panels), columns)]
-    width = columns * max(panel.width for panel in panels)
-    height = sum(max(panel.height for panel in row) for row in rows)
-    across, down = LARGEST_SHEET - GAP * (columns + 1), LARGEST_SHEET - GAP * (len(rows) + 1)
-    shrink = max(0.02, min(1.0, across / width, down / height))
-    return shrink, -abs(float(np.log(width / height * 3 / 4)))
-
-
-def _font(size: float) -> ImageFont.FreeTypeFont:
-    """matplotlib's, which has the letters of most alphabets; readable, whatever the size asked for."""
-    import matplotlib
-
-    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    return ImageFont.truetype(str(path), round(float(np.clip(size, 12, 30))))
-
-
-def _line_height(font: ImageFont.FreeTypeFont) -> int:
-    return sum(font.getmetrics()) + 2
-
-
-def _short(name: str) -> str:
-    """A name in one line."""
-    name = " ".join(name.split())
-    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
-
-
-def _fitted(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
-    """As many letters as fit."""
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…" if text else ""
-
-
-def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return [_fitted(line, width, font) for line in lines]

@@ -10,16 +10,9 @@ Model = Callable[[Tensor], Tensor]
 Size = tuple[int, int]
 
 
-def whole(model: Model, image_CHW: Tensor, multiple: int = 32) -> Tensor:
-    """(C, H, W) -> logits (K, H, W), float32, in one pass.
-
-    Args:
-        model: images (1, C, h, w) -> logits (1, K, h, w).
-        multiple: height and width are padded to one, by zeros on the right and below.
-    """
-    height, width = image_CHW.shape[1:]
-    padded = _padded(image_CHW, (-(-height // multiple) * multiple, -(-width // multiple) * multiple))
-    return _asked(model, padded[None])[0, :, :height, :width]
+def whole(model: Model, image_CHW: Tensor) -> Tensor:
+    """(C, H, W) -> logits (K, H, W), float32, in one pass of a model: images (1, C, h, w) -> logits (1, K, h, w)."""
+    return _asked(model, image_CHW[None])[0]
 
 
 def slide(model: Model, image_CHW: Tensor, crop: Size, stride: Size, classes: int, batch: int = 8) -> Tensor:
