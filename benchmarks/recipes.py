@@ -32,6 +32,7 @@ def main(run: Path, seconds: float) -> None:
         "source": config["source"],
         "data": Path(config["data"].get("path", "")).name,  # of a set that does not come with the package
         "model": description["architecture"],
+        "args": json.dumps(config["model"].get("args") or {}),
         "parameters": sum(math.prod(shape) for shape in _shapes(run / "model.safetensors")),
         "epochs": config["trainer"]["max_epochs"],
         "seed": config["seed"],
