@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from longvision.data.augment import DIGITS_AUGMENT, Augment, batch_mixup, train_transform
     from longvision.data.digits import load_digits_split
     from longvision.data.images import UnreadableImage, find_images, read_image
-    from longvision.data.module import ClassificationData, DigitsData, FolderData, ParquetData
+    from longvision.data.module import ClassificationData, DigitsData, FolderData, MostDigitsData, ParquetData
     from longvision.data.preprocess import Preprocess
 
 _HOME = {
@@ -25,6 +25,7 @@ _HOME = {
     "ClassificationData": "module",
     "DigitsData": "module",
     "FolderData": "module",
+    "MostDigitsData": "module",
     "ParquetData": "module",
     "Preprocess": "preprocess",
 }
@@ -35,6 +36,7 @@ __all__ = [
     "ClassificationData",
     "DigitsData",
     "FolderData",
+    "MostDigitsData",
     "ParquetData",
     "Preprocess",
     "UnreadableImage",

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from longvision.data.dense import spread_colours
+from longvision.data.colours import spread_colours
 from longvision.data.objects import (
     Annotated,
     Box,

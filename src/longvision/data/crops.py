@@ -11,7 +11,8 @@ from torch.nn.functional import pad
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from longvision.data.dense import IGNORE, DensePreprocess
+from longvision.data.colours import IGNORE
+from longvision.data.dense import DensePreprocess
 from longvision.data.images import Channels, as_channels
 
 TRIES = 10  # crops drawn before one that shows almost a single class is taken

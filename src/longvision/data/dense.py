@@ -11,14 +11,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from longvision.data.colours import Colour
 from longvision.data.images import Channels, as_channels
 from longvision.data.preprocess import ModelInput
 from longvision.data.sets import Split
 from longvision.data.splits import SplitData
 
-IGNORE = 255  # the class number of pixels that neither train nor count
 Resize = Literal["none", "short", "fit"]
-Colour = tuple[int, int, int]
 Target = TypeVar("Target")
 Given = TypeVar("Given", covariant=True)
 Sample = tuple[Tensor, Target]
@@ -165,14 +164,3 @@ class DenseData(SplitData, Generic[Target]):
         if len(self.images("train")) // ranks < self.batch_size:
             warnings.warn(f"{self.name} has fewer training images than one batch ({self.batch_size})", stacklevel=2)
         return super().train_dataloader()
-
-
-def spread_colours(count: int) -> list[Colour]:
-    """Colours for `count` classes, as far apart as their number allows, none of them black or white."""
-    import colorsys
-
-    golden = 0.618034  # of a turn: neighbours in number are far apart in hue
-    hues = [(0.02 + golden * i) % 1 for i in range(count)]
-    shades = [((0.85, 0.9), (0.55, 0.75), (0.95, 0.6))[i // 8 % 3] for i in range(count)]
-    colours = [colorsys.hsv_to_rgb(hue, *shade) for hue, shade in zip(hues, shades, strict=True)]
-    return [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b in colours]

@@ -18,7 +18,7 @@ from longvision.data.voc import VocSource
 
 DEFAULT_AUGMENT = DetectionAugment()
 # An upright digit has a left and a right, and a canvas of the model's own size needs no tenfold change.
-DIGITS_AUGMENT = DetectionAugment(scale=(0.5, 1.5), flip=0.0)
+SCATTERED_AUGMENT = DetectionAugment(scale=(0.5, 1.5), flip=0.0)
 
 
 class DetectionSource(DenseSource[Target], Protocol):
@@ -134,7 +134,6 @@ class ScatteredDetectionData(DetectionData):
         size: side of the square canvases, or their height and width.
         channels: 1 for grey, 3 for colour.
         pictures: how many train; 200 validate, 400 of other writers test.
-        digits: least and most digits a picture; by its area when left out.
         seed: another one is another set.
         batch_size: pictures a step.
         workers: processes that load pictures; at most 4, one a core, when left out.
@@ -148,14 +147,13 @@ class ScatteredDetectionData(DetectionData):
         size: int | tuple[int, int] = 128,
         channels: Channels = 1,
         pictures: int = COUNTS["train"],
-        digits: tuple[int, int] | None = None,
         seed: int = 0,
         batch_size: int = 16,
         workers: int | None = None,
-        augment: DetectionAugment = DIGITS_AUGMENT,
+        augment: DetectionAugment = SCATTERED_AUGMENT,
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
     ) -> None:
         preprocess = DensePreprocess(both_sides(size), channels, mean or (), std or (), "fit")
-        source = ScatteredDetection(preprocess.size, channels, pictures, digits, seed)
+        source = ScatteredDetection(preprocess.size, channels, pictures, seed=seed)
         super().__init__(source, preprocess, augment, batch_size, workers, "scattered-digits")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from longvision.data.dense import IGNORE, Colour
+from longvision.data.colours import IGNORE, Colour
 from longvision.data.images import DAMAGE
 
 DEEP = 1 << 16  # values of a mask with 16 bits

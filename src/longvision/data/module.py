@@ -18,7 +18,7 @@ from longvision.data.splits import SplitData
 Batch = tuple[Tensor, Tensor]
 
 DEFAULT_AUGMENT = Augment()
-UNVARIED = Augment(crop_scale=None, flip=0.0)  # a crop could change the answer, a mirrored digit is none
+SCATTERED_AUGMENT = Augment(crop_scale=None, flip=0.0)  # a crop could change the answer, a mirrored digit is none
 
 
 class ClassificationData(SplitData):
@@ -192,7 +192,7 @@ class MostDigitsData(ClassificationData):
     ) -> None:
         preprocess = Preprocess(both_sides(size), channels, 1.0, mean or (), std or ())
         source = ScatteredMost(preprocess.size, channels, pictures, seed=seed)
-        super().__init__(source, preprocess, UNVARIED, batch_size, workers, "scattered-digits")
+        super().__init__(source, preprocess, SCATTERED_AUGMENT, batch_size, workers, "scattered-digits")
 
 
 def both_sides(size: int | tuple[int, int]) -> tuple[int, int]:

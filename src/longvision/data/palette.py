@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from longvision.data.dense import IGNORE, Colour, spread_colours
+from longvision.data.colours import IGNORE, Colour, spread_colours
 
 FOLDER = Path(__file__).parent.parent / "recipes" / "classes"  # the files that come with the package
 DOCUMENTS = (".json", ".yaml", ".yml")

@@ -15,9 +15,9 @@ from longvision.data.sets import Split
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 COUNTS: dict[Split, int] = {"train": 2000, "val": 200, "test": 400}
-SIDES = (32, 64)  # pixels of the smallest and the largest digit
+SIDES = (32, 64)  # pixels of the smallest and the largest scan with its margin; at most 7/16 of the canvas
 LEAST_CANVAS, MOST_CANVAS = 32, 16384
-GAP = 2  # pixels that stay free around a digit's strokes
+GAP = 2  # pixels at least between the masks of two digits; the soft edges of their strokes reach further
 TRIES = 12  # places tried for a digit before it is left out
 SHARE = (0.25, 0.45)  # of the digits in a picture that show the one that occurs most
 TEXTURE = ((96, 45), (20, 16), (6, 8))  # cells of so many pixels, grey levels up or down
@@ -28,7 +28,7 @@ NEAR = 3  # bins to either side in which a digit's grey would be lost
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture and what is in it: N digits, none of which touches another.
+    """One picture and what is in it: N digits, of which no two masks touch.
 
     Args:
         image: the picture, mode "L".
@@ -82,7 +82,8 @@ class ScatteredDigits:
         split: "train", "val" or "test".
         count: pictures.
         size: height and width, pixels.
-        digits: least and most digits a picture; by its area when left out. One for which no place is found is left out.
+        digits: least and most digits tried; by the picture's area when left out. There are fewer where no place is
+            found for one, or where two digits would occur equally often: one alone on 32x32 pixels.
         seed: another one is another set.
     """
 
@@ -129,7 +130,7 @@ class ScatteredDigits:
         return Scene(Image.fromarray(canvas_HW), instance_HW, tight_boxes(placed, instance_HW), labels_N, most)
 
     def _place(self, random: np.random.Generator) -> list[Placed]:
-        """Digits whose strokes stay apart; their boxes may overlap."""
+        """Digits whose masks stay apart; their boxes may overlap."""
         labels = draw_labels(random, int(random.integers(*self.digits, endpoint=True)))
         height, width = self.size
         largest = max(SIDES[0], min(SIDES[1], 7 * min(self.size) // 16))
@@ -298,7 +299,7 @@ def stroke(random: np.random.Generator, height: int, width: int, thick: int) -> 
 
 
 def paint(random: np.random.Generator, canvas_HW: np.ndarray, digit: Placed) -> None:
-    """The digit in a grey lighter than what is around it, and that little around or below it has."""
+    """The digit in a grey that is lighter than the mean around it, by 33 levels where bytes allow, and rare there."""
     rows, columns = digit.where
     around = canvas_HW[max(0, rows.start - 2) : rows.stop + 2, max(0, columns.start - 2) : columns.stop + 2]
     histogram = np.bincount(around.ravel() // BIN, minlength=256 // BIN)

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from longvision.data.dense import Colour, spread_colours
+from longvision.data.colours import Colour, spread_colours
 from longvision.data.digits import CLASSES
 from longvision.data.images import Channels, as_channels
 from longvision.data.objects import Target, as_target
@@ -26,7 +26,7 @@ class ScatteredSource(Generic[Answer]):
         size: height and width, pixels.
         channels: 1 for grey, 3 for colour.
         pictures: how many train; 200 validate, 400 of other writers test.
-        digits: least and most digits a picture; by its area when left out.
+        digits: least and most digits tried; see `ScatteredDigits`.
         seed: another one is another set.
     """
 

@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from longvision.data.colours import IGNORE, spread_colours
 from longvision.data.crops import DEFAULT_AUGMENT, DenseAugment, TrainCrop
-from longvision.data.dense import IGNORE, DenseData, DensePreprocess, DenseSource, Resize, spread_colours
+from longvision.data.dense import DenseData, DensePreprocess, DenseSource, Resize
 from longvision.data.faults import NAMED
 from longvision.data.folder import READERS
 from longvision.data.images import Channels, read_image
@@ -58,7 +59,7 @@ class SegmentationFolder(DenseSource[np.ndarray]):
     tenth of the training images, drawn with `seed`, does. A test folder without masks is not used.
 
     Args:
-        root: see LAYOUTS.
+        root: see `pairs.LAYOUTS`.
         channels: 1 for grey, 3 for colour.
         classes_file: see `palette.read_classes`. When left out, all masks are read once and the classes are called
             class 0, class 1, … up to the highest value found; masks of 0 and 255 alone show class 0 and class 1.

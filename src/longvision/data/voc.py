@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
 
-from longvision.data.dense import spread_colours
+from longvision.data.colours import spread_colours
 from longvision.data.images import is_hidden
 from longvision.data.objects import (
     Annotated,

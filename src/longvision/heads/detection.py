@@ -15,6 +15,7 @@ from longvision.heads.cascade import CASCADE, CascadeRoIHeads, Size, Target
 from longvision.models.backbone import create_features, dense_name
 
 Head = Literal["cascade", "rcnn"]
+NESTING = 64  # the coarsest stride: torchvision spaces anchors by an image's side over its map's, so they must divide
 
 
 def create_detector(
@@ -140,7 +141,7 @@ class Detector(nn.Module):
         backbone: (B, C, H, W) -> maps by name, finest first, the last one for proposals only.
         rpn: torchvision's.
         roi_heads: such as `CascadeRoIHeads`.
-        size: (height, width), multiples of 32, that smaller images are padded to with zeros, as in training, so that
+        size: (height, width) that smaller images are padded to with zeros, as in training, so that
             the backbone sees positions that it has learned.
     """
 
@@ -199,9 +200,9 @@ class Detector(nn.Module):
 
 
 def padded(images: list[Tensor], size: Size) -> ImageList:
-    """One batch: zeros at the right and below, up to `size`, or where an image is larger to a multiple of 32."""
+    """One batch: zeros at the right and below, up to `size` or the largest image, and on to a multiple of `NESTING`."""
     sizes = [(image.shape[-2], image.shape[-1]) for image in images]
-    height, width = (max(size[d], *(-(-one[d] // 32) * 32 for one in sizes)) for d in (0, 1))
+    height, width = (-(-max(one[d] for one in (size, *sizes)) // NESTING) * NESTING for d in (0, 1))
     batch_BCHW = images[0].new_zeros(len(images), images[0].shape[0], height, width)
     for image, room in zip(images, batch_BCHW, strict=True):
         room[:, : image.shape[1], : image.shape[2]] = image

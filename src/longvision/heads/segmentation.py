@@ -31,7 +31,7 @@ class Segmenter(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone, self.decoder, self.classifier, self.auxiliary = backbone, decoder, classifier, auxiliary
-        # As tokens leave the maps: convolutions need not turn them around, which is a tenth of a step on a CPU.
+        # A backbone of tokens gives maps in this order: convolutions that take it need not turn them around.
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x_BCHW: Tensor) -> Tensor | tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from longvision.data.dense import IGNORE
+from longvision.data.colours import IGNORE
 
 
 class SegmentationFigures(Metric):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from longvision.data.dense import IGNORE, Colour
+from longvision.data.colours import IGNORE, Colour
 from longvision.tasks.sheets import SMALLEST, WHITE, Line, composed, fitted, font_of, line_height, resized, short
 
 LARGEST = 1024  # side of a panel that a large picture is shrunk to, pixels

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from longvision.data.dense import IGNORE, Colour
+from longvision.data.colours import IGNORE, Colour
 
 WHITE = (255, 255, 255)
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from longvision.data.dense import IGNORE
+from longvision.data.colours import IGNORE
 from longvision.heads.segmentation import Head, create_segmenter
 from longvision.models.backbone import backbone_of
 from longvision.tasks.asking import Asking

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from longvision.data.dense import Colour
+from longvision.data.colours import Colour
 
 SMALLEST = 320  # side of a panel that a small picture is enlarged to, pixels
 LARGEST_SHEET, GAP = 4000, 16
