@@ -15,7 +15,7 @@ import torch
 
 import recipes
 
-EPOCHS = {"camvid": 10, "bccd": 8, "chasedb1": 100}
+EPOCHS = {"camvid": 10, "bccd": 5, "chasedb1": 60}
 MODELS = {
     "vim_nano_patch4_32": {"patch_size": 8},
     "deit_tiny_patch16_224": {"patch_size": 8, "embed_dim": 128, "depth": 3, "num_heads": 2},

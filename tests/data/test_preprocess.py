@@ -79,18 +79,36 @@ def test_the_far_ends_of_a_strip_are_cut_first():
     assert cover(Image.new("L", (2000, 1))).size == (2048, 256)
 
 
-def test_round_trip_through_json():
-    preprocess = Preprocess((192, 256), channels=1, crop=0.9, interpolation="bilinear")
-    again = Preprocess.from_dict(json.loads(json.dumps(asdict(preprocess))))
+def test_the_transform_travels_to_workers():
+    transform = Preprocess((192, 256), channels=1, crop=0.9, interpolation="bilinear").transform()
+    image = noise(300, 300)
+    assert torch.equal(pickle.loads(pickle.dumps(transform))(image), transform(image))
+
+
+def dense():
+    pytest.importorskip("lightning")
+    from longvision.data.dense import DensePreprocess
+
+    return DensePreprocess
+
+
+@pytest.fixture(params=[lambda: Preprocess, dense], ids=["Preprocess", "DensePreprocess"])
+def kind(request):
+    return request.param()
+
+
+def test_round_trip_through_json(kind):
+    own = {"crop": 0.9, "interpolation": "bilinear"} if kind is Preprocess else {"resize": "short"}
+    preprocess = kind((192, 256), channels=1, mean=(0.25,), std=(0.5,), **own)
+    again = kind.from_dict(json.loads(json.dumps(asdict(preprocess))))
     assert again == preprocess
     assert hash(again) == hash(preprocess)
-    assert pickle.loads(pickle.dumps(preprocess.transform()))(noise(300, 300)).shape == (1, 192, 256)
 
 
-def test_defaults_are_imagenets():
-    assert Preprocess((8, 8)).mean == IMAGENET_DEFAULT_MEAN
-    assert Preprocess((8, 8)).std == IMAGENET_DEFAULT_STD
-    assert Preprocess((8, 8), channels=1).mean == pytest.approx((sum(IMAGENET_DEFAULT_MEAN) / 3,))
+def test_defaults_are_imagenets(kind):
+    assert kind((8, 8)).mean == IMAGENET_DEFAULT_MEAN
+    assert kind((8, 8)).std == IMAGENET_DEFAULT_STD
+    assert kind((8, 8), channels=1).mean == pytest.approx((sum(IMAGENET_DEFAULT_MEAN) / 3,))
 
 
 @pytest.mark.parametrize(
@@ -99,14 +117,23 @@ def test_defaults_are_imagenets():
         ({"size": (0, 8)}, r"size \(0, 8\): expected"),
         ({"size": (8,)}, "expected \\(height, width\\)"),
         ({"size": (8, 8), "channels": 2}, "channels 2"),
-        ({"size": (8, 8), "crop": 0.0}, "crop 0.0"),
         ({"size": (8, 8), "mean": (0.5,)}, "mean has 1 values"),
         ({"size": (8, 8), "std": (0.0, 1.0, 1.0)}, "divided by"),
-        ({"size": (8, 8), "interpolation": "cubic"}, "bicubic"),
         ({"size": (8, 8), "colour": 1}, "has no colour"),
-        ({"crop": 1.0}, "needs a size"),
+        ({"channels": 1}, "needs a size"),
     ],
 )
-def test_mistakes(values, message):
+def test_mistakes(kind, values, message):
     with pytest.raises(ValueError, match=message):
-        Preprocess.from_dict(values)
+        kind.from_dict(values)
+
+
+@pytest.mark.parametrize("values, message", [({"crop": 0.0}, "crop 0.0"), ({"interpolation": "cubic"}, "bicubic")])
+def test_mistakes_in_what_is_cut(values, message):
+    with pytest.raises(ValueError, match=message):
+        Preprocess.from_dict({"size": (8, 8), **values})
+
+
+def test_mistakes_in_what_is_resized():
+    with pytest.raises(ValueError, match="resize 'x' is unknown: choose none, short, fit"):
+        dense().from_dict({"size": (8, 8), "resize": "x"})

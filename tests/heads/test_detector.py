@@ -114,14 +114,30 @@ def test_only_crowds_is_as_nothing():
     assert losses["loss_mask"] == 0 and losses["loss_rpn_box_reg"] == 0
 
 
-@pytest.mark.parametrize("sizes, expected", [(((20, 30),), (64, 64)), (((65, 10), (20, 97)), (96, 128))])
-def test_images_are_padded_to_the_training_size_or_what_32_divides(sizes: tuple, expected: tuple):
+@pytest.mark.parametrize("sizes, expected", [(((20, 30),), (64, 64)), (((65, 10), (20, 130)), (128, 192))])
+def test_images_are_padded_to_the_training_size_or_what_64_divides(sizes: tuple, expected: tuple):
     one = images(*sizes)
     batch = padded(one, SIZE)
     assert batch.tensors.shape == (len(sizes), 1, *expected) and batch.image_sizes == list(sizes)
     for image, room in zip(one, batch.tensors, strict=True):
         torch.testing.assert_close(room[:, : image.shape[1], : image.shape[2]], image)
         assert room.abs().sum().item() == pytest.approx(image.abs().sum().item(), rel=1e-5)
+
+
+def test_anchors_stand_on_the_cells_of_every_map():
+    """torchvision takes an image's side over a map's for the distance of anchors, which must be the map's stride."""
+    model = detector()
+    batch, maps = model._maps(images((96, 160)))
+    anchors = model.rpn.anchor_generator(batch, list(maps.values()))[0]
+    first = 0
+    for map_BChw, stride in zip(maps.values(), (4, 8, 16, 32, 64), strict=True):
+        height, width = map_BChw.shape[2:]
+        centres = (
+            anchors[first : first + 3 * height * width, :2] + anchors[first : first + 3 * height * width, 2:]
+        ) / 2
+        rows = centres.reshape(height, width, 3, 2)[:, :, 0]
+        assert rows[-1, -1].tolist() == [stride * (width - 1), stride * (height - 1)]
+        first += 3 * height * width
 
 
 def test_finds_in_pixels_of_the_sizes_asked_for():

@@ -32,6 +32,18 @@ def test_every_parameter_learns(name, head):
     assert [key for key, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
+@pytest.mark.parametrize("head", ["upernet", "fpn"])
+def test_convolutions_stay_channels_last_and_change_nothing_by_it(head):
+    model = make(head=head).eval()
+    model.load_state_dict({key: value.contiguous() for key, value in model.state_dict().items()})
+    kernels = [one for one in model.decoder.parameters() if one.dim() == 4 and one.shape[-1] == 3]
+    assert kernels and all(one.is_contiguous(memory_format=torch.channels_last) for one in kernels)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        last = model(x)
+        torch.testing.assert_close(last, model.to(memory_format=torch.contiguous_format)(x), rtol=1e-4, atol=1e-5)
+
+
 def test_without_auxiliary_head_training_gives_logits_alone():
     model = make(auxiliary=False)
     assert model.auxiliary is None

@@ -5,34 +5,17 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 
 pytest.importorskip("lightning")
 pytest.importorskip("matplotlib")
-from longvision.data.dense import spread_colours
+from longvision.data.colours import spread_colours
 from longvision.tasks import overlays
 from longvision.tasks.overlays import titled
-from longvision.tasks.sheets import contact_sheet
 
 CLASSES = ["road", "sky", "tree"]
 PALETTE = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
 GREY = (100, 100, 100)
-
-
-@pytest.fixture
-def written(monkeypatch):
-    """Every text that is drawn, with its place, and whether it fits on what it is drawn on."""
-    texts, draw_text = [], ImageDraw.ImageDraw.text
-
-    def record(self, xy, text, fill, font):
-        left, top, right, bottom = self.textbbox(xy, text, font=font)
-        width, height = self.im.size
-        inside = min(left, top) >= 0 and right <= width and bottom <= height
-        texts.append({"text": text, "box": (left, top, right, bottom), "inside": inside, "size": font.size})
-        draw_text(self, xy, text, fill, font)
-
-    monkeypatch.setattr(ImageDraw.ImageDraw, "text", record)
-    return texts
 
 
 @pytest.fixture
@@ -106,6 +89,11 @@ def test_a_share_that_would_round_to_nothing_is_said_to_be_something(written):
     mask[0, 0] = 1
     draw_segmentation(picture(100, 100), mask, CLASSES, PALETTE)
     assert "sky  <0.1 %" in [t["text"] for t in written]
+
+
+def test_the_legend_says_scores(written):
+    draw_segmentation(picture(10, 10), np.ones((10, 10), np.uint8), CLASSES, PALETTE, scores={1: 0.934})
+    assert "sky  100.0 %, score 0.93" in [text["text"] for text in written]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (32, 32), (480, 360), (3000, 200), (200, 3000), (2500, 2500)])
@@ -232,36 +220,7 @@ def test_labels_are_dark_on_light_and_light_on_dark(colour, ink, panels):
     assert near.sum() > 20
 
 
-# -- sheets
-
-
-@pytest.mark.parametrize("count", [1, 2, 7, 20, 150])
-def test_a_sheet_holds_every_panel_and_stays_small(count, written):
-    shown = [Image.new("RGB", (1500, 400 + 10 * (n % 3)), spread_colours(8)[n % 8]) for n in range(count)]
-    sheet = contact_sheet(shown, "twenty samples of " + "a long title " * 30)
-    assert max(sheet.size) <= 4100
-    assert all(text["inside"] for text in written)
-    area = np.asarray(sheet.reduce(4)).reshape(-1, 3)
-    assert {tuple(c) for c in area} >= set(spread_colours(8)[:count])
-    if count > 1:
-        assert 0.4 < sheet.width / sheet.height < 2.5
-
-
-def test_a_sheet_is_read_line_by_line():
-    colours = spread_colours(6)
-    sheet = np.asarray(contact_sheet([Image.new("RGB", (200, 150), colour) for colour in colours], "title"))
-    first = [np.argwhere((sheet == colour).all(-1)).min(0).tolist() for colour in colours]
-    assert first == sorted(first) and len({left for _, left in first}) > 1
-
-
-def test_a_sheet_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="expected at least one"):
-        contact_sheet([], "title")
-
-
-def test_the_legend_says_scores(written):
-    draw_segmentation(picture(10, 10), np.ones((10, 10), np.uint8), CLASSES, PALETTE, scores={1: 0.934})
-    assert "sky  100.0 %, score 0.93" in [text["text"] for text in written]
+# -- classes
 
 
 def test_a_class_is_said_over_its_picture(written, panels):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("lightning")
-from longvision.data.dense import spread_colours
+from longvision.data.colours import spread_colours
 from longvision.tasks.results import CocoResults, save_palette_png
 
 CLASSES = ["road", "sky", "tree"]
