@@ -120,7 +120,8 @@ class Objects(Dense):
         shown = found["labels"][found["scores"] >= self.threshold]
         numbers, counts = np.unique(shown, return_counts=True)
         order = np.argsort(-counts, kind="stable")
-        self.counts.append(", ".join(f"{counts[i]} {self.classes[numbers[i]]}" for i in order) or "nothing")
+        found_words = ", ".join(f"{counts[i]} {self.classes[numbers[i]]}" for i in order)
+        self.counts.append(found_words or f"nothing above {self.threshold:.2f}")
         if not self.json:
             objects = {"prediction": found}
             drawn = draw_objects(prediction.image, objects, self.classes, self.palette, self.threshold)

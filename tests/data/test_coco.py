@@ -291,7 +291,7 @@ def test_ids_that_name_no_one_image(write, images, message):
 def test_folders_and_files_that_are_not_there(write, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
         CocoSource(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"has 0 files instances_train\*\.json, expected one: give train as"):
+    with pytest.raises(ValueError, match=r"has 0 files instances_train\*\.json, expected one: give data.train, its"):
         CocoSource(tmp_path)
     root = write(content([thing(1)]))
     (root / "annotations/instances_train2014.json").write_text("{}")

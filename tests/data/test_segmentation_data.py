@@ -125,14 +125,14 @@ def test_every_kind_of_fault_is_told_in_one_sentence(tmp_path):
     said = str(caught.value)
     assert said.startswith(f"5 of 16 pictures of {tmp_path} (train) cannot be used: ") and "\n" not in said
     for words in (
-        "train/03.png is 6x8, its mask 6x9",
+        "train/03.png is 8 wide and 6 high, its mask 9 wide and 6 high",
         "trainannot/05.png has the values 2, 77: expected 0 to 1, or 255",
         "train/07.png has no mask",
         "trainannot/09.png cannot be read as a mask",
         "train/11.png is not an image",
     ):
         assert words in said
-    with pytest.raises(ValueError, match="6x8, its mask 6x9"):
+    with pytest.raises(ValueError, match="8 wide and 6 high, its mask 9 wide and 6 high"):
         _ = source.split("train")[3]
     with pytest.raises(ValueError, match="has no mask"):
         _ = source.split("train")[7]

@@ -312,7 +312,7 @@ def _by_name(root: Path, split: Split) -> tuple[Path, Path]:
     if len(found) != 1:
         raise ValueError(
             f"{root / 'annotations'} has {len(found)} files instances_{split}*.json, expected one: "
-            f"give {split} as a JSON file and the folder of its images"
+            f"give data.{split}, its JSON file and the folder of its images"
         )
     name = found[0].stem.removeprefix("instances_")
     folders = [root / name, root / "images" / name]
@@ -321,7 +321,7 @@ def _by_name(root: Path, split: Split) -> tuple[Path, Path]:
             return found[0], folder
     raise FileNotFoundError(
         f"neither {folders[0]} nor {folders[1]} is a folder: "
-        f"put the images of {found[0].name} there, or give {split} as a JSON file and the folder of its images"
+        f"put the images of {found[0].name} there, or give data.{split}, its JSON file and the folder of its images"
     )
 
 

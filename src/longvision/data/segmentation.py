@@ -264,4 +264,4 @@ def _grey_value(ignore: int) -> int:
 def _size_fault(file: str, image: tuple[int, ...], mask: tuple[int, ...]) -> str | None:
     if image == mask:
         return None
-    return f"{file} is {image[0]}x{image[1]}, its mask {mask[0]}x{mask[1]}"
+    return f"{file} is {image[1]} wide and {image[0]} high, its mask {mask[1]} wide and {mask[0]} high"

@@ -17,6 +17,7 @@ class RunProgress(ProgressBar):
         super().__init__()
         self.bar: tqdm | None = None
         self.enabled = True
+        self.started = 0.0  # not yet
 
     def disable(self) -> None:
         self.enabled = False
@@ -53,6 +54,11 @@ class RunProgress(ProgressBar):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._close()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """After training, which ended with no time left: it is minutes of silence on large pictures."""
+        if self.started and self.enabled:
+            print(f"testing the best epoch on {len(trainer.datamodule.images('test'))} pictures", flush=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._close()
