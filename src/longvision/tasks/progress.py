@@ -58,7 +58,8 @@ class RunProgress(ProgressBar):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After training, which ended with no time left: it is minutes of silence on large pictures."""
         if self.started and self.enabled:
-            print(f"testing the best epoch on {len(trainer.datamodule.images('test'))} pictures", flush=True)
+            pictures = len(trainer.datamodule.images("test"))  # type: ignore[attr-defined]
+            print(f"testing the best epoch on {pictures} pictures", flush=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._close()
