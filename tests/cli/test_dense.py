@@ -108,6 +108,9 @@ def test_what_predict_refuses(run, longvision, pictures):
         assert "--threshold means nothing" in longvision("predict", trained.run, pictures, "--threshold", 0.3).err
     else:
         assert "expected a score from 0 to 1" in longvision("predict", trained.run, pictures, "--threshold", 2).err
+        assert (
+            "nothing above 1.00" in longvision("predict", trained.run, pictures, "--threshold", 1, "--out", "sure").out
+        )
 
 
 def test_no_picture_s_file_is_written_over(run, longvision, tmp_path):

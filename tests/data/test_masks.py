@@ -112,6 +112,11 @@ def test_values_that_do_not_count_are_those_of_the_file(tmp_path):
     assert read(saved(tmp_path, grey(0, 1, 11)), ignore=(11, 0)) == [255, 1, 255]
 
 
+def test_values_that_may_be_there_are_named_those_that_do_not_count_too(tmp_path):
+    with pytest.raises(BadMask, match="the value 77: expected 0 to 2, or 5 or 255 for pixels to ignore"):
+        read(saved(tmp_path, grey(0, 5, 77)), ignore=(5,))
+
+
 def test_values_beyond_the_classes_are_named(tmp_path):
     path = saved(tmp_path, grey(*range(12)))
     with pytest.raises(BadMask, match=r"mask.png has the values 3, 4, 5, 6, 7, …: expected 0 to 2, or 255"):

@@ -155,5 +155,5 @@ class ScatteredDetectionData(DetectionData):
         std: tuple[float, ...] | None = None,
     ) -> None:
         preprocess = DensePreprocess(both_sides(size), channels, mean or (), std or (), "fit")
-        source = ScatteredDetection(preprocess.size, channels, pictures, seed=seed)
+        source = ScatteredDetection(preprocess.size, channels, pictures, seed)
         super().__init__(source, preprocess, augment, batch_size, workers, "scattered-digits")

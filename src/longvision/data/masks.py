@@ -92,7 +92,7 @@ class MaskReader:
         if values.ndim == 3 and self.palette:
             return f"expected the colours of the {self.classes} classes"
         first = int(self.reduce_zero_label)
-        ignored = " or ".join(str(value) for value in sorted({IGNORE, *self.ignore}, key=str) if isinstance(value, int))
+        ignored = " or ".join(map(str, sorted({IGNORE, *(value for value in self.ignore if isinstance(value, int))})))
         return f"expected {first} to {first + self.classes - 1}, or {ignored} for pixels to ignore"
 
 

@@ -191,7 +191,7 @@ class MostDigitsData(ClassificationData):
         std: tuple[float, ...] | None = None,
     ) -> None:
         preprocess = Preprocess(both_sides(size), channels, 1.0, mean or (), std or ())
-        source = ScatteredMost(preprocess.size, channels, pictures, seed=seed)
+        source = ScatteredMost(preprocess.size, channels, pictures, seed)
         super().__init__(source, preprocess, SCATTERED_AUGMENT, batch_size, workers, "scattered-digits")
 
 

@@ -26,7 +26,6 @@ class ScatteredSource(Generic[Answer]):
         size: height and width, pixels.
         channels: 1 for grey, 3 for colour.
         pictures: how many train; 200 validate, 400 of other writers test.
-        digits: least and most digits tried; see `ScatteredDigits`.
         seed: another one is another set.
     """
 
@@ -38,16 +37,15 @@ class ScatteredSource(Generic[Answer]):
         size: tuple[int, int] = (256, 256),
         channels: Channels = 1,
         pictures: int = COUNTS["train"],
-        digits: tuple[int, int] | None = None,
         seed: int = 0,
     ) -> None:
-        self.size, self.channels, self.digits, self.seed = size, channels, digits, seed
+        self.size, self.channels, self.seed = size, channels, seed
         self.counts = {**COUNTS, "train": pictures}
         self.classes: list[str] = ["background"] * self.has_background + CLASSES
         self.palette: list[Colour] = [NIGHT] * self.has_background + spread_colours(len(CLASSES))
 
     def split(self, split: Split) -> "ScatteredSet[Answer]":
-        return ScatteredSet(self, ScatteredDigits(split, self.counts[split], self.size, self.digits, self.seed))
+        return ScatteredSet(self, ScatteredDigits(split, self.counts[split], self.size, seed=self.seed))
 
     def check(self, split: Split) -> None:
         """Drawn, not labelled: there is nothing to be wrong."""

@@ -226,7 +226,7 @@ class ScatteredSegmentationData(SegmentationData):
         seed: int = 0,
     ) -> None:
         preprocess = DensePreprocess(both_sides(size), channels, mean or (), std or ())
-        source = ScatteredSegmentation(preprocess.size, channels, pictures, seed=seed)
+        source = ScatteredSegmentation(preprocess.size, channels, pictures, seed)
         super().__init__(source, preprocess, augment, batch_size, workers, "scattered-digits")
 
 
