@@ -52,6 +52,7 @@ class Dense:
         self.folder = None if self.json else free_folder(options.out, "predictions-{}", "--out")
         self.names: list[str] = []
         self.taken: set[str] = set()
+        self.renamed: list[str] = []
 
     def name(self, prediction: Any) -> str:
         """Of the files for this picture: its own, with a number where another one has it already."""
@@ -62,6 +63,8 @@ class Dense:
             name = f"{stem}-{number}"
         self.taken |= {name, f"{name}-mask"}
         self.names.append(prediction.name)
+        if name != stem:
+            self.renamed.append(f"{prediction.name} is {name}.png there: another one has {stem}.png")
         return name
 
     def path(self, file: str) -> Path:
@@ -99,7 +102,7 @@ class Masks(Dense):
             print(json.dumps([{"file": f, "classes": row} for f, row in zip(self.names, as_dicts)], indent=2))
             return
         _print_table(self.names, [[f"{c} {100 * n:.1f} %" for c, n, _ in row[:5]] for row in self.rows])
-        print(f"pictures and masks (the values are class numbers): {self.folder}")
+        print(*self.renamed, f"pictures and masks (the values are class numbers): {self.folder}", sep="\n")
 
 
 class Objects(Dense):
@@ -133,7 +136,7 @@ class Objects(Dense):
             return
         self.path("objects.json").write_text(json.dumps(self.found.as_dict()))
         _print_table(self.names, [[counts] for counts in self.counts])
-        print(f"pictures, and objects.json in COCO's format: {self.folder}")
+        print(*self.renamed, f"pictures, and objects.json in COCO's format: {self.folder}", sep="\n")
 
 
 ANSWERS: dict[str, Any] = {

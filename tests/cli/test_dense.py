@@ -123,6 +123,9 @@ def test_no_picture_s_file_is_written_over(run, longvision, tmp_path):
     drawn = [path for path in Path("out").glob("*.png") if "picture" not in path.name]
     with_masks = len(list(Path("out").glob("*.png")))
     assert with_masks == (12 if (Path("out") / "a-mask.png").exists() else 6), sorted(path.name for path in drawn)
+    renamed = [line for line in answer.out.splitlines() if "another one has" in line]
+    deep = Path("in", "deep", "a.png")
+    assert len(renamed) >= 2 and any(line.startswith(f"{deep} is a-") for line in renamed), renamed
 
 
 def test_a_picture_too_large_for_memory_is_named(run, longvision, pictures, monkeypatch):

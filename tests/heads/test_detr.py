@@ -376,11 +376,12 @@ def test_it_begins_as_the_papers_code_does():
     assert not attention.k_proj.bias.any() and mlp.fc1.bias.any()
 
 
-def test_dropout_is_where_the_paper_has_it():
-    model = small().model.model
+@pytest.mark.parametrize(("options", "dropout"), [({}, 0.1), ({"dropout": 0.0}, 0.0)])
+def test_dropout_is_where_the_paper_has_it(options: dict, dropout: float):
+    model = small(**options).model.model
     for layer in [*model.encoder.layers, *model.decoder.layers]:
-        assert layer.dropout == layer.mlp.dropout == layer.mlp.activation_dropout == 0.1
-        assert layer.self_attn.attention_dropout == 0.1
+        assert layer.dropout == layer.mlp.dropout == layer.mlp.activation_dropout == dropout
+        assert layer.self_attn.attention_dropout == dropout
     assert model.encoder.dropout == 0
 
 
@@ -407,6 +408,7 @@ def test_nothing_is_asked_of_the_network(monkeypatch: pytest.MonkeyPatch):
         ({"queries": 0}, "queries 0: expected at least 1"),
         ({"classes": 0}, "classes 0: expected at least 1"),
         ({"layers": 0}, "layers 0: expected at least 1"),
+        ({"dropout": 1.0}, "dropout 1.0: expected from 0 to below 1"),
         ({"name": "vim_tiny_patch16_242"}, "did you mean vim_tiny_patch16_224"),
     ],
 )

@@ -28,6 +28,7 @@ def create_detr(
     queries: int = 100,
     width: int = 256,
     layers: int = 6,
+    dropout: float = 0.1,
 ) -> "Detr":
     """DETR on one map of a backbone: of stride 32, as published, or of 16 from a Vim or another of one stride.
 
@@ -46,20 +47,23 @@ def create_detr(
         queries: the most objects that can be found in an image.
         width: of encoder and decoder; their hidden layers are 8 times as wide.
         layers: of the encoder, and of the decoder.
+        dropout: in encoder and decoder.
 
     Raises:
-        ValueError: an unknown backbone, a width that does not divide into 8 heads, a count below 1, or transformers is
-            not installed.
+        ValueError: an unknown backbone, a width that does not divide into 8 heads, a count below 1, a dropout that is
+            no share, or transformers is not installed.
     """
     for word, value in (("classes", classes), ("queries", queries), ("layers", layers)):
         if value < 1:
             raise ValueError(f"{word} {value}: expected at least 1")
     if width < HEADS or width % HEADS:
         raise ValueError(f"width {width} does not divide into {HEADS} heads: the nearest that do are multiples of 8")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout {dropout}: expected from 0 to below 1")
     stride = 16 if dense_name(name).partition(".")[0].endswith("_pyramid") else 32
     features = freeze_batch_norm_2d(create_features(name, channels, size, pretrained, args, (stride,)))
     _freeze_stem(features)
-    return Detr(features, classes, queries, width, layers)
+    return Detr(features, classes, queries, width, layers, dropout)
 
 
 def _freeze_stem(features: nn.Module) -> None:
@@ -76,12 +80,14 @@ class Detr(nn.Module):
 
     Args:
         features: images (B, C, H, W) -> list of maps, the last of which is used, with timm's `feature_info`.
-        classes, queries, width, layers: as in `create_detr`.
+        classes, queries, width, layers, dropout: as in `create_detr`.
     """
 
-    def __init__(self, features: nn.Module, classes: int, queries: int, width: int, layers: int) -> None:
+    def __init__(
+        self, features: nn.Module, classes: int, queries: int, width: int, layers: int, dropout: float = 0.1
+    ) -> None:
         super().__init__()
-        self.model = _transformers_detr(classes, queries, width, layers)
+        self.model = _transformers_detr(classes, queries, width, layers, dropout)
         # Put in afterwards: transformers would initialise the backbone anew, weights from a file included.
         self.model.model.backbone = MaskedMap(features)
         self.model.model.input_projection = nn.Conv2d(features.feature_info.channels()[-1], width, 1)  # type: ignore
@@ -166,7 +172,7 @@ class MaskedMap(nn.Module):
         return [(map_BDHW, mask_B1HW[:, 0].bool())]
 
 
-def _transformers_detr(classes: int, queries: int, width: int, layers: int) -> Any:
+def _transformers_detr(classes: int, queries: int, width: int, layers: int, dropout: float) -> Any:
     """DetrForObjectDetection as published but for its backbone, a stand-in that costs and downloads nothing."""
     transformers: Any = dense_library("transformers")
     stand_in: dict[str, Any] = dict(embedding_size=1, hidden_sizes=[1], depths=[1], out_features=["stage1"])
@@ -176,9 +182,9 @@ def _transformers_detr(classes: int, queries: int, width: int, layers: int) -> A
         num_labels=classes,
         num_queries=queries,
         d_model=width,
-        dropout=0.1,
-        attention_dropout=0.1,  # this and the next are 0 by default
-        activation_dropout=0.1,
+        dropout=dropout,
+        attention_dropout=dropout,  # this and the next are 0 by default
+        activation_dropout=dropout,
     )
     for part in ("encoder", "decoder"):
         options |= {f"{part}_layers": layers, f"{part}_attention_heads": HEADS, f"{part}_ffn_dim": 8 * width}

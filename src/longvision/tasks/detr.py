@@ -21,6 +21,7 @@ class DetrDetection(ObjectTask):
         queries: the most objects that are found in a picture.
         width: of encoder and decoder.
         layers: of the encoder, and of the decoder.
+        dropout: in encoder and decoder.
         lr: learning rate at the end of the warm-up.
         backbone_lr: the backbone's, as a fraction of lr.
         weight_decay: AdamW's, for all but norms, biases, positions and decay rates.
@@ -43,6 +44,7 @@ class DetrDetection(ObjectTask):
         queries: int = 100,
         width: int = 256,
         layers: int = 6,
+        dropout: float = 0.1,
         lr: float = 1e-4,
         backbone_lr: float = 0.1,
         weight_decay: float = 1e-4,
@@ -60,7 +62,7 @@ class DetrDetection(ObjectTask):
                            backbone_lr=backbone_lr)  # fmt: skip
         check_range(backbone_lr=(backbone_lr, 0, 10), warmup_steps=(warmup_steps, 0, 1e9))
         self.warmup_steps = warmup_steps
-        self.head: dict[str, Any] = {"queries": queries, "width": width, "layers": layers}
+        self.head: dict[str, Any] = {"queries": queries, "width": width, "layers": layers, "dropout": dropout}
         self.model = create_detr(name, len(classes), channels, size, pretrained, self.args, **self.head)
         self.set_figures(masks=False)
 
