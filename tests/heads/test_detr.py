@@ -382,6 +382,7 @@ def test_dropout_is_where_the_paper_has_it(options: dict, dropout: float):
     for layer in [*model.encoder.layers, *model.decoder.layers]:
         assert layer.dropout == layer.mlp.dropout == layer.mlp.activation_dropout == dropout
         assert layer.self_attn.attention_dropout == dropout
+    assert all(layer.encoder_attn.attention_dropout == dropout for layer in model.decoder.layers)
     assert model.encoder.dropout == 0
 
 

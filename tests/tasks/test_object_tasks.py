@@ -110,6 +110,11 @@ def test_detr_s_backbone_has_a_rate_of_its_own():
     assert len(rates) == len(list(task.model.parameters()))
 
 
+def test_detr_s_dropout_is_the_one_asked_for():
+    layer = detr(dropout=0.25).model.model.model.decoder.layers[0]
+    assert layer.dropout == layer.mlp.dropout == layer.encoder_attn.attention_dropout == 0.25
+
+
 def test_masks_are_learned_where_the_data_has_them():
     with_masks, without = detection(masks=True), detection()
     assert "mask" in "".join(name for name, _ in with_masks.model.named_parameters())
