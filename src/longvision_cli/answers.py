@@ -123,7 +123,7 @@ class Objects(Dense):
         shown = found["labels"][found["scores"] >= self.threshold]
         numbers, counts = np.unique(shown, return_counts=True)
         order = np.argsort(-counts, kind="stable")
-        found_words = ", ".join(f"{counts[i]} {self.classes[numbers[i]]}" for i in order)
+        found_words = ", ".join(f"{self.classes[numbers[i]]} × {counts[i]}" for i in order)
         self.counts.append(found_words or f"nothing above {self.threshold:.2f}")
         if not self.json:
             objects = {"prediction": found}
