@@ -1,6 +1,7 @@
 """Segmentation and detection from the command line: train, validate, predict, check-data, and what is refused."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,19 @@ def test_what_predict_refuses(run, longvision, pictures):
         assert (
             "nothing above 1.00" in longvision("predict", trained.run, pictures, "--threshold", 1, "--out", "sure").out
         )
+
+
+def test_what_is_found_is_counted_by_class(run, longvision, pictures):
+    recipe, trained = run
+    if recipe == "segment_digits":
+        said = longvision("predict", trained.run, pictures / "a.png").out
+        assert sum(map(float, re.findall(r"(\d+\.\d) %", said.splitlines()[0]))) > 50  # the first five classes' pixels
+        return
+    answer = longvision("predict", trained.run, pictures, "--threshold", 0)
+    (folder,) = Path().glob("predictions-*")
+    found = json.loads((folder / "objects.json").read_text())["annotations"]
+    said = re.findall(r"\d × (\d+)", answer.out)
+    assert said and sum(map(int, said)) == len(found), answer.out
 
 
 def test_no_picture_s_file_is_written_over(run, longvision, tmp_path):

@@ -84,7 +84,7 @@ class Detr(nn.Module):
     """
 
     def __init__(
-        self, features: nn.Module, classes: int, queries: int, width: int, layers: int, dropout: float = 0.1
+        self, features: nn.Module, classes: int, queries: int, width: int, layers: int, dropout: float
     ) -> None:
         super().__init__()
         self.model = _transformers_detr(classes, queries, width, layers, dropout)
