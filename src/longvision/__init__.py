@@ -4,7 +4,13 @@ import longvision, timm
 model = timm.create_model("vim_tiny_patch16_224")
 """
 
-from longvision import models  # registers them
+import sys
+
 from longvision.version import __version__
+
+# Registering loads torch, which takes seconds. The command tells a mistake before that: it looks at options, files and
+# names first, and imports `longvision.models` itself when there is work to do.
+if "longvision_cli.main" not in sys.modules:
+    from longvision import models
 
 __all__ = ["__version__", "models"]

@@ -27,7 +27,7 @@ class Classes:
             self.pictured.append((prediction.image, Path(prediction.name).name, prediction.top))
 
     def finish(self) -> None:
-        from longvision.tasks.pictures import draw_predictions
+        from longvision.viz.charts import draw_predictions
 
         if self.json:
             print(json.dumps([_as_json(*row) for row in self.rows], indent=2))
@@ -82,8 +82,8 @@ class Masks(Dense):
         self.rows: list[list[tuple[str, float, float]]] = []
 
     def add(self, prediction: Any) -> None:
-        from longvision.tasks.overlays import draw_segmentation
-        from longvision.tasks.results import save_palette_png
+        from longvision.inference.outputs import save_palette_png
+        from longvision.viz.overlays import draw_segmentation
 
         name, mask_HW = self.name(prediction), prediction.mask_HW
         counts = np.bincount(mask_HW.ravel(), minlength=len(self.classes)) / mask_HW.size
@@ -110,13 +110,13 @@ class Objects(Dense):
 
     def __init__(self, predictor: Any, options: Any) -> None:
         super().__init__(predictor, options)
-        from longvision.tasks.results import CocoResults
+        from longvision.inference.outputs import CocoResults
 
         self.found = CocoResults(self.classes)
         self.counts: list[str] = []
 
     def add(self, prediction: Any) -> None:
-        from longvision.tasks.overlays import draw_objects
+        from longvision.viz.overlays import draw_objects
 
         name, found = self.name(prediction), prediction.objects
         self.found.add(prediction.name, (prediction.image.height, prediction.image.width), found)

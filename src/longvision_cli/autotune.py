@@ -37,7 +37,7 @@ def run(arguments: list[str]) -> int:
     if importlib.util.find_spec("triton") is None:
         raise ValueError("there are no kernels to measure: the package triton is not installed (pip install triton)")
     from longvision.benchmark.autotune import MOST_TOKENS, shapes
-    from longvision.ops.triton.configurations import check_writable, measured_file
+    from longvision.ops.kernels.triton.configurations import check_writable, measured_file
 
     fitting, too_large = shapes(*sizes)
     if not fitting:
@@ -60,7 +60,7 @@ def _measure(shape: "Shape", dtype: str, path: Path) -> bool:
     import torch
 
     from longvision.benchmark.autotune import FAILURES, reason, seconds_of, tune
-    from longvision.ops.triton.configurations import write_rows
+    from longvision.ops.kernels.triton.configurations import write_rows
 
     print(_words(shape))
     try:
@@ -74,7 +74,7 @@ def _measure(shape: "Shape", dtype: str, path: Path) -> bool:
 
 
 def _say(tried: "Tried") -> None:
-    from longvision.ops.triton.configurations import KERNELS
+    from longvision.ops.kernels.triton.configurations import KERNELS
 
     settings = ", ".join(f"{name} {getattr(tried.chosen, name)}" for name in KERNELS[tried.kernel])
     took = f"{tried.seconds * 1e6:.0f} µs" if math.isfinite(tried.seconds) else f"wrong by {tried.off:.1g}: not timed"

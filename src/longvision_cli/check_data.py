@@ -55,7 +55,7 @@ def _samples(data: Any) -> Any:
     """Spread evenly over the training images."""
     import numpy as np
 
-    from longvision.tasks.sheets import contact_sheet
+    from longvision.viz.sheets import contact_sheet
 
     pictures = data.images("train")
     rows = np.unique(np.linspace(0, len(pictures) - 1, SAMPLES).astype(int)).tolist()
@@ -64,7 +64,7 @@ def _samples(data: Any) -> Any:
 
 def _drawn(data: Any, image: Any, label: Any) -> Any:
     """A class number, a class map or objects over the picture."""
-    from longvision.tasks.overlays import draw_objects, draw_segmentation, titled
+    from longvision.viz.overlays import draw_objects, draw_segmentation, titled
 
     if isinstance(label, int):
         return titled(image, data.classes[label])

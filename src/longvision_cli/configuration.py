@@ -111,7 +111,7 @@ def read_configuration(arguments: list[str], default: str) -> Configuration:
     except argparse.ArgumentError as error:
         raise ValueError(f"{error}; `longvision train --help` says more") from error
     if chosen.resume:
-        from longvision.tasks.runs import Run
+        from longvision.engine.run import Run
 
         if chosen.config or any(word.startswith("--model.") for word in rest):
             raise ValueError(

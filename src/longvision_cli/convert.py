@@ -22,8 +22,8 @@ def run(arguments: list[str]) -> int:
     if not target.absolute().parent.is_dir():
         raise FileNotFoundError(f"the folder of {target} does not exist: make it first")
 
-    from longvision.models.checkpoints import read_weights, write_weights
-    from longvision.models.identify import identify
+    from longvision.models.weights.files import read_weights, write_weights
+    from longvision.models.weights.identify import identify
 
     weights, metadata = read_weights(options.source)
     found = identify(weights, options.source)

@@ -33,9 +33,9 @@ def run(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     quiet()
 
-    from longvision.data.images import find_images
-    from longvision.tasks.prediction import load_predictor
-    from longvision.tasks.runs import Run
+    from longvision.data.io.images import find_images
+    from longvision.engine.run import Run
+    from longvision.inference.predictor import load_predictor
     from longvision_cli.answers import ANSWERS
 
     if options.window is not None and options.window < 1:
@@ -60,7 +60,7 @@ def run(arguments: list[str]) -> int:
 def _predictions(predictor: Any, paths: Any, bad: list[str]) -> Iterator[Any]:
     """What is said of each picture; why there is nothing of some goes into `bad`."""
     from longvision.benchmark.memory import is_out_of_memory, limit_memory
-    from longvision.data.images import UnreadableImage
+    from longvision.data.io.images import UnreadableImage
 
     limit_memory()  # else the system would end the command, and say nothing
     for path in paths:

@@ -13,8 +13,8 @@ def run(arguments: list[str]) -> int:
     configuration = read_configuration(arguments, default=DEFAULT_RECIPE)
     from lightning import seed_everything
 
-    from longvision.tasks.runs import Run, leads_run
-    from longvision.tasks.training import make_trainer, train
+    from longvision.engine.run import Run, leads_run
+    from longvision.engine.trainer import make_trainer, train
 
     resumed = Run.open(configuration.resume) if configuration.resume else None
     checkpoint = resumed.resume_from() if resumed else None

@@ -23,10 +23,10 @@ def run(arguments: list[str]) -> int:
     quiet()
     path, split, overrides = _parse(arguments)
 
-    from longvision.models.checkpoints import restore_weights
-    from longvision.tasks.prediction import read_description
-    from longvision.tasks.runs import Run
-    from longvision.tasks.training import evaluate, make_trainer
+    from longvision.engine.run import Run
+    from longvision.engine.trainer import evaluate, make_trainer
+    from longvision.inference.predictor import read_description
+    from longvision.models.weights.files import restore_weights
 
     folder = Run.open(path)
     configuration = parse(folder.configs()[-1:], overrides, None, None, None, "longvision validate")

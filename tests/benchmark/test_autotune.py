@@ -14,9 +14,9 @@ from triton.runtime.errors import OutOfResources
 
 from longvision.benchmark import autotune
 from longvision.benchmark.autotune import Shape, candidates, shapes, tune
-from longvision.ops.native.compiler import CompilerError
-from longvision.ops.triton import configurations, scan
-from longvision.ops.triton.configurations import Configuration, configuration, forced, read_rows, write_rows
+from longvision.ops.kernels.cpp.compiler import CompilerError
+from longvision.ops.kernels.triton import configurations, scan
+from longvision.ops.kernels.triton.configurations import Configuration, configuration, forced, read_rows, write_rows
 from longvision_cli.main import main
 
 interpreted = pytest.mark.skipif(torch.cuda.is_available(), reason="in Triton's interpreter, on the CPU")

@@ -48,7 +48,7 @@ def test_every_kernel_has_a_case():
     from longvision.benchmark.compiled import launches
     from longvision.benchmark.compiled_cases import CASES
 
-    sources = [path.read_text() for path in (ROOT / "src/longvision/ops/triton").glob("*.py")]
+    sources = [path.read_text() for path in (ROOT / "src/longvision/ops/kernels/triton").glob("*.py")]
     started = {name for source in sources for name in re.findall(r"\blaunch\(\s*(\w+),", source)}
     assert started == {launch.name for case in CASES for launch in launches(case)}
 

@@ -135,7 +135,7 @@ def stop_at(
     step: int, monkeypatch: pytest.MonkeyPatch, call: Callable[[], Answer], where: str = "on_train_batch_end"
 ) -> Answer:
     """Ctrl-C in one of the moments that Lightning calls back in, once so many steps are made."""
-    from longvision.tasks import training
+    from longvision.engine import trainer as training
 
     def stop(self, trainer, *rest):  # type: ignore[no-untyped-def]
         if trainer.global_step == step:

@@ -143,7 +143,7 @@ def test_no_picture_s_file_is_written_over(run, longvision, tmp_path):
 
 
 def test_a_picture_too_large_for_memory_is_named(run, longvision, pictures, monkeypatch):
-    from longvision.tasks import prediction
+    from longvision.inference import predictor as prediction
 
     _, trained = run
 

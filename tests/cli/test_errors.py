@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from longvision.models.checkpoints import read_weights, write_weights
+from longvision.models.weights.files import read_weights, write_weights
 
 
 def check_one_line(answer, *expected):

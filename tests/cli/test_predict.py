@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from longvision.tasks.prediction import Predictor
+from longvision.inference.predictor import Predictor
 
 
 @pytest.fixture
 def three(tmp_path):
     """Three scans of digits, two of them in a folder."""
-    from longvision.data.digits import load_digits_split
+    from longvision.data.sources.digits import load_digits_split
 
     digits = load_digits_split("test")
     (tmp_path / "scans" / "deep").mkdir(parents=True)

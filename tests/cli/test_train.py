@@ -18,11 +18,11 @@ import yaml
 from PIL import Image
 from safetensors import safe_open
 
-from longvision.models.checkpoints import read_weights
-from longvision.tasks import training
+from longvision.engine import trainer as training
+from longvision.engine.run import Run
+from longvision.engine.trainer import RunCheckpoint
+from longvision.models.weights.files import read_weights
 from longvision.tasks.classification import Classification
-from longvision.tasks.runs import Run
-from longvision.tasks.training import RunCheckpoint
 
 
 def rows(run):

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from longvision.models.checkpoints import read_weights
+from longvision.models.weights.files import read_weights
 
 
 def figures(answer):

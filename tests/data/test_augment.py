@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from longvision.data.augment import Augment, batch_mixup, train_transform
-from longvision.data.preprocess import Preprocess
+from longvision.data.transforms.classification import Augment, batch_mixup, train_transform
+from longvision.data.transforms.preprocess import Preprocess
 
 NOTHING = {"crop_scale": None, "flip": 0.0}
 ALL = Augment(rotate=10, shift=0.1, zoom=0.1, rand_augment="rand-m9-mstd0.5-inc1", erase=0.5)

@@ -9,7 +9,7 @@ from PIL import Image
 pytest.importorskip("lightning")
 pytest.importorskip("faster_coco_eval")
 
-from longvision.data.coco import CocoSource, is_empty, load_json, masks_of
+from longvision.data.sources.coco import CocoSource, is_empty, load_json, masks_of
 
 HEIGHT, WIDTH = 40, 60
 SQUARE = [[10, 10, 20, 10, 20, 20, 10, 20]]

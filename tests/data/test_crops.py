@@ -5,9 +5,9 @@ from PIL import Image
 
 pytest.importorskip("lightning")
 
-from longvision.data.colours import IGNORE
-from longvision.data.crops import DenseAugment, TrainCrop
 from longvision.data.dense import DensePreprocess
+from longvision.data.transforms.segmentation import DenseAugment, TrainCrop
+from longvision.types import IGNORE
 
 RAW = {"mean": (0.0,), "std": (1 / 255,)}  # images come out as their grey values
 

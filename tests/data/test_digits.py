@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from longvision.data.digits import load_digits_split
+from longvision.data.sources.digits import load_digits_split
 
 sklearn_datasets = pytest.importorskip("sklearn.datasets")
 

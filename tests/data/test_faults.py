@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from longvision.data.faults import Prepared, collate, report
-from longvision.data.images import UnreadableImage
-from longvision.data.preprocess import Preprocess
+from longvision.data.io.images import UnreadableImage
+from longvision.data.transforms.preprocess import Preprocess
 
 
 class Set:

@@ -4,8 +4,8 @@ import warnings
 import pytest
 from PIL import Image
 
-from longvision.data.folder import FolderSource
-from longvision.data.images import UnreadableImage
+from longvision.data.io.images import UnreadableImage
+from longvision.data.sources.folder import FolderSource
 
 
 def fill(root, **counts):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from longvision.data.images import UnreadableImage, find_images, read_image
+from longvision.data.io.images import UnreadableImage, find_images, read_image
 
 RED, GREY, WHITE, BLACK = (255, 0, 0), (90, 90, 90), (255, 255, 255), (0, 0, 0)
 

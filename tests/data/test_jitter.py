@@ -6,8 +6,8 @@ from PIL import Image
 pytest.importorskip("lightning")
 
 from longvision.data.dense import DensePreprocess
-from longvision.data.jitter import DetectionAugment, jittered, pasted, tight_boxes, training_sample
-from longvision.data.objects import as_target
+from longvision.data.sources.objects import as_target
+from longvision.data.transforms.detection import DetectionAugment, jittered, pasted, tight_boxes, training_sample
 
 SIZE = (96, 128)
 BLACK = {"mean": (0.01,), "std": (1.0,)}  # mean colour 3 of 255: what is padded is dark

@@ -12,7 +12,7 @@ HEAVY = ("lightning", "sklearn", "pyarrow", "matplotlib")
     "statement",
     [
         "from longvision.data import read_image, find_images, Preprocess, Augment",
-        "import longvision.data.images, longvision.data.preprocess, longvision.data.augment",
+        "import longvision.data.io.images, longvision.data.transforms.classification",
     ],
 )
 def test_reading_a_picture_needs_no_training_library(statement):

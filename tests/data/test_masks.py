@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from longvision.data.masks import BadMask, MaskReader, read_values
+from longvision.data.io.masks import BadMask, MaskReader, read_values
 
 RED, GREEN, BLACK = (200, 0, 0), (0, 200, 0), (0, 0, 0)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from longvision.data.objects import (
+from longvision.data.sources.objects import (
     Annotated,
     PictureFiles,
     Shelf,

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from longvision.data.pairs import find_pairs, match
+from longvision.data.sources.pairs import find_pairs, match
 
 
 def touch(path):

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from longvision.data.palette import ClassFile, read_classes
+from longvision.data.io.class_files import ClassFile, read_classes
 
 ROAD, TREE = (128, 64, 128), (128, 128, 0)
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
-from longvision.data.parquet import ParquetSource  # noqa: E402
+from longvision.data.sources.parquet import ParquetSource  # noqa: E402
 
 
 def png(shade):

@@ -4,8 +4,8 @@ import time
 import numpy as np
 import pytest
 
-from longvision.data import scattered
-from longvision.data.scattered import ScatteredDigits, Scene, draw_labels, unique_most
+from longvision.data.sources import scattered
+from longvision.data.sources.scattered import ScatteredDigits, Scene, draw_labels, unique_most
 
 pytest.importorskip("sklearn.datasets")
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from longvision.data.scattered import ScatteredDigits
-from longvision.data.scattered_sets import ScatteredMost, ScatteredSegmentation
+from longvision.data.sources.scattered import ScatteredDigits
+from longvision.data.sources.scattered_sets import ScatteredMost, ScatteredSegmentation
 
 pytest.importorskip("sklearn.datasets")
 

@@ -7,8 +7,8 @@ from PIL import Image
 
 pytest.importorskip("lightning")
 
-from longvision.data.colours import IGNORE
 from longvision.data.segmentation import MaskFolderData, ScatteredSegmentationData, SegmentationFolder
+from longvision.types import IGNORE
 
 
 def save(path, values):

@@ -3,7 +3,7 @@ from PIL import Image
 
 pytest.importorskip("lightning")
 
-from longvision.data.voc import VocSource
+from longvision.data.sources.voc import VocSource
 
 HEIGHT, WIDTH = 40, 60
 

@@ -11,7 +11,7 @@ import torch
 
 from longvision.layers import resample_pos_embed
 from longvision.models import Vim
-from longvision.models.checkpoints import load_weights, read_weights, save_weights
+from longvision.models.weights.files import load_weights, read_weights, save_weights
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_classes": 5}
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from longvision.ops import selective_scan
-from longvision.ops.native.compiler import CompilerError, find_compiler
+from longvision.ops.kernels.cpp.compiler import CompilerError, find_compiler
 
 NAMES = ("x", "delta", "A", "B", "C", "D", "z", "delta_bias")
 PER_TOKEN = ("x", "delta", "B", "C", "z")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scan_cases import needs_compiler
 
 from longvision.ops import causal_conv1d
-from longvision.ops.causal_conv1d import cpu, shifted
+from longvision.ops.causal_conv1d import chunked, cpu
 from longvision.ops.causal_conv1d.reference import causal_conv1d_reference
 
 pytestmark = pytest.mark.usefixtures("poison")
@@ -269,10 +269,10 @@ def test_opcheck_of_a_permuted_input(silu):
 # The kernels in C++, and plain torch where there are none
 
 
-@pytest.fixture(params=[pytest.param("cpu", marks=needs_compiler), "shifted"])
+@pytest.fixture(params=[pytest.param("cpu", marks=needs_compiler), "chunked"])
 def backend(request, monkeypatch):
     """What computes: the kernels, or plain torch as where there is no compiler."""
-    if request.param == "shifted":
+    if request.param == "chunked":
         monkeypatch.setattr("longvision.ops.backends.has_cpu_kernels", lambda device, dtype: False)
     return request.param
 
@@ -280,7 +280,7 @@ def backend(request, monkeypatch):
 def taken(monkeypatch):
     """-> a list to which each call adds the name of the module that computes it."""
     names = []
-    for module in (cpu, shifted):
+    for module in (cpu, chunked):
         original = module.forward
         name = module.__name__.rpartition(".")[2]
         monkeypatch.setattr(module, "forward", lambda *a, _name=name, _f=original: (names.append(_name), _f(*a))[1])
@@ -298,7 +298,7 @@ def test_each_backend_equals_torch(monkeypatch, backend, taps, reverse, borders)
     names = taken(monkeypatch)
     options = {"silu": True, "reverse": reverse, "cu_seqlens": borders}
     got = value_and_grads(causal_conv1d, tensors, grad, **options)
-    assert names == [backend if taps <= 8 else "shifted"]
+    assert names == [backend if taps <= 8 else "chunked"]
     assert_close(got, value_and_grads(torch_conv, tensors, grad, **options), 1e-13)  # float64, another order
 
 

@@ -15,7 +15,7 @@ import torch
 from scan_cases import needs_compiler
 
 from longvision.ops.causal_conv1d import cpu as conv_cpu
-from longvision.ops.native import compiler, library
+from longvision.ops.kernels.cpp import compiler, library
 from longvision.ops.rms_norm import cpu as norm_cpu
 from longvision.ops.selective_scan import cpu as scan_cpu
 
@@ -234,7 +234,7 @@ def test_another_source_or_compiler_is_another_library(monkeypatch, tmp_path):
 
 PATCHED = (
     """
-from longvision.ops.native import compiler, library
+from longvision.ops.kernels.cpp import compiler, library
 {patch}
 import torch
 torch.set_num_threads({threads})

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from longvision.ops.native import kernels, product
+from longvision.ops.kernels.cpp import kernels, product
 
 TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-14, torch.bfloat16: 8e-3}  # bfloat16: one rounding, at the end
 SIZES = [

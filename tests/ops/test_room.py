@@ -11,7 +11,7 @@ import torch
 
 from longvision.layers import VimBlock
 from longvision.ops import release_memory
-from longvision.ops.native import memory, room
+from longvision.ops.kernels.cpp import memory, room
 
 LEAST = memory.LEAST // 4  # float32 numbers
 MIB = 2**18  # float32 numbers

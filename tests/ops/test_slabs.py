@@ -7,9 +7,9 @@ from test_mamba_block import EPS, TOLERANCE, inputs_of
 from test_mamba_inner import assert_near, make, make_walk
 
 from longvision.ops import mamba_block, mamba_inner
+from longvision.ops.kernels.cpp import memory
 from longvision.ops.mamba_inner import slabs
 from longvision.ops.mamba_inner.composed import composed
-from longvision.ops.native import memory
 from longvision.ops.rms_norm.reference import rms_norm_reference
 
 pytestmark = [pytest.mark.usefixtures("poison"), needs_compiler]

@@ -13,7 +13,7 @@ pytest.importorskip("lightning")
 pytest.importorskip("jsonargparse")
 import longvision
 from longvision.data.module import both_sides
-from longvision.tasks.asking import Asking
+from longvision.inference.config import Asking
 from longvision_cli.configuration import TASKS, _load, read_configuration
 from longvision_cli.main import main
 

@@ -11,7 +11,7 @@ pytest.importorskip("segmentation_models_pytorch")
 from lightning import Trainer
 
 from longvision.data.segmentation import ScatteredSegmentationData
-from longvision.tasks.asking import Asking
+from longvision.inference.config import Asking
 from longvision.tasks.segmentation import Segmentation, pixel_loss
 
 SMALL = {"depth": 1, "embed_dim": 16}

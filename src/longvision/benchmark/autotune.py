@@ -11,9 +11,9 @@ from triton.errors import TritonError
 
 from longvision.benchmark.case import OUT_OF_MEMORY, sentence
 from longvision.benchmark.memory import is_out_of_memory
-from longvision.ops.triton import scan
-from longvision.ops.triton.configurations import KERNELS, Configuration, configuration, forced
-from longvision.ops.triton.layout import kept_shape
+from longvision.ops.kernels.triton import scan
+from longvision.ops.kernels.triton.configurations import KERNELS, Configuration, configuration, forced
+from longvision.ops.kernels.triton.layout import kept_shape
 
 CHANNELS, PIECES = (32, 64, 128), (2, 4, 8)
 # The shipped one first: of those that start the same the first is taken. With the least of them a long image is still

@@ -21,8 +21,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from longvision.benchmark.compiled_cases import Case
-from longvision.ops.triton import launch as launching
-from longvision.ops.triton.layout import CHUNK
+from longvision.ops.kernels.triton import launch as launching
+from longvision.ops.kernels.triton.layout import CHUNK
 
 TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.int32: "i32", torch.int64: "i64"}
 LOADS_AND_STORES = ("LDG", "STG")

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from longvision.ops.causal_conv1d import triton as convolution
-from longvision.ops.mamba_block import triton as block
+from longvision.ops.causal_conv1d import cuda as convolution
+from longvision.ops.mamba_block import cuda as block
 from longvision.ops.mamba_inner.walk import Inner, Walk
-from longvision.ops.rms_norm import triton as norm
-from longvision.ops.selective_scan import triton as scan
+from longvision.ops.rms_norm import cuda as norm
+from longvision.ops.selective_scan import cuda as scan
 from longvision.ops.selective_scan.inputs import ScanInputs
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32

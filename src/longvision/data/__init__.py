@@ -7,27 +7,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from longvision.data.augment import DIGITS_AUGMENT, Augment, batch_mixup, train_transform
-    from longvision.data.digits import load_digits_split
-    from longvision.data.images import UnreadableImage, find_images, read_image
+    from longvision.data.io.images import UnreadableImage, find_images, read_image
     from longvision.data.module import ClassificationData, DigitsData, FolderData, MostDigitsData, ParquetData
-    from longvision.data.preprocess import Preprocess
+    from longvision.data.sources.digits import load_digits_split
+    from longvision.data.transforms.classification import DIGITS_AUGMENT, Augment, batch_mixup, train_transform
+    from longvision.data.transforms.preprocess import Preprocess
 
 _HOME = {
-    "Augment": "augment",
-    "DIGITS_AUGMENT": "augment",
-    "batch_mixup": "augment",
-    "train_transform": "augment",
-    "load_digits_split": "digits",
-    "UnreadableImage": "images",
-    "find_images": "images",
-    "read_image": "images",
+    "Augment": "transforms.classification",
+    "DIGITS_AUGMENT": "transforms.classification",
+    "batch_mixup": "transforms.classification",
+    "train_transform": "transforms.classification",
+    "load_digits_split": "sources.digits",
+    "UnreadableImage": "io.images",
+    "find_images": "io.images",
+    "read_image": "io.images",
     "ClassificationData": "module",
     "DigitsData": "module",
     "FolderData": "module",
     "MostDigitsData": "module",
     "ParquetData": "module",
-    "Preprocess": "preprocess",
+    "Preprocess": "transforms.preprocess",
 }
 
 __all__ = [

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from longvision.data.colours import Colour
-from longvision.data.images import Channels, as_channels
-from longvision.data.preprocess import ModelInput
-from longvision.data.sets import Split
+from longvision.data.io.images import Channels, as_channels
+from longvision.data.sources.sets import Split
 from longvision.data.splits import SplitData
+from longvision.data.transforms.preprocess import ModelInput
+from longvision.types import Colour
 
 Resize = Literal["none", "short", "fit"]
 Target = TypeVar("Target")

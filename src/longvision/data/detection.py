@@ -6,15 +6,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from longvision.data.coco import CocoSource, Pair
 from longvision.data.dense import DenseData, DensePreprocess, DenseSource
-from longvision.data.images import Channels
-from longvision.data.jitter import DetectionAugment, training_sample
+from longvision.data.io.images import Channels
 from longvision.data.module import both_sides
-from longvision.data.objects import Target
-from longvision.data.scattered import COUNTS
-from longvision.data.scattered_sets import ScatteredDetection
-from longvision.data.voc import VocSource
+from longvision.data.sources.coco import CocoSource, Pair
+from longvision.data.sources.objects import Target
+from longvision.data.sources.scattered import COUNTS
+from longvision.data.sources.scattered_sets import ScatteredDetection
+from longvision.data.sources.voc import VocSource
+from longvision.data.transforms.detection import DetectionAugment, training_sample
 
 DEFAULT_AUGMENT = DetectionAugment()
 # An upright digit has a left and a right, and a canvas of the model's own size needs no tenfold change.

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from longvision.data.images import UnreadableImage
-from longvision.data.preprocess import Transform
-from longvision.data.sets import ImageSet
+from longvision.data.io.images import UnreadableImage
+from longvision.data.sources.sets import ImageSet
+from longvision.data.transforms.preprocess import Transform
 
 TOLERATED = 0.01  # share of a set: beyond it, what is left is not the set that was meant
 NAMED = 10

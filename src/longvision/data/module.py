@@ -3,17 +3,17 @@
 from PIL import Image
 from torch import Tensor
 
-from longvision.data.augment import DIGITS_AUGMENT, Augment, batch_mixup, train_transform
-from longvision.data.digits import DigitsSource
 from longvision.data.faults import Prepared, collate
-from longvision.data.folder import FolderSource
-from longvision.data.images import Channels
-from longvision.data.parquet import ParquetSource
-from longvision.data.preprocess import Preprocess
-from longvision.data.scattered import COUNTS
-from longvision.data.scattered_sets import ScatteredMost
-from longvision.data.sets import Source, Split
+from longvision.data.io.images import Channels
+from longvision.data.sources.digits import DigitsSource
+from longvision.data.sources.folder import FolderSource
+from longvision.data.sources.parquet import ParquetSource
+from longvision.data.sources.scattered import COUNTS
+from longvision.data.sources.scattered_sets import ScatteredMost
+from longvision.data.sources.sets import Source, Split
 from longvision.data.splits import SplitData
+from longvision.data.transforms.classification import DIGITS_AUGMENT, Augment, batch_mixup, train_transform
+from longvision.data.transforms.preprocess import Preprocess
 
 Batch = tuple[Tensor, Tensor]
 

@@ -11,20 +11,21 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from longvision.data.colours import IGNORE, spread_colours
-from longvision.data.crops import DEFAULT_AUGMENT, DenseAugment, TrainCrop
 from longvision.data.dense import DenseData, DensePreprocess, DenseSource, Resize
 from longvision.data.faults import NAMED
-from longvision.data.folder import READERS
-from longvision.data.images import Channels, read_image
-from longvision.data.masks import BadMask, MaskReader, read_values
+from longvision.data.io.class_files import ClassFile, read_classes
+from longvision.data.io.colours import spread_colours
+from longvision.data.io.images import Channels, read_image
+from longvision.data.io.masks import BadMask, MaskReader, read_values
 from longvision.data.module import both_sides
-from longvision.data.objects import upright_size
-from longvision.data.pairs import Pair, find_pairs, is_chase
-from longvision.data.palette import ClassFile, read_classes
-from longvision.data.scattered import COUNTS
-from longvision.data.scattered_sets import ScatteredSegmentation
-from longvision.data.sets import Split
+from longvision.data.sources.folder import READERS
+from longvision.data.sources.objects import upright_size
+from longvision.data.sources.pairs import Pair, find_pairs, is_chase
+from longvision.data.sources.scattered import COUNTS
+from longvision.data.sources.scattered_sets import ScatteredSegmentation
+from longvision.data.sources.sets import Split
+from longvision.data.transforms.segmentation import DEFAULT_AUGMENT, DenseAugment, TrainCrop
+from longvision.types import IGNORE
 
 # A digit must not be mirrored, and most of every picture is background.
 SCATTERED_AUGMENT = DenseAugment(scale=(0.75, 1.5), flip=0.0, most=1.0)

@@ -7,7 +7,7 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from longvision.data.sets import Split
+from longvision.data.sources.sets import Split
 
 NEEDED: dict[str, tuple[Split, ...]] = {
     "fit": ("train", "val"),

@@ -4,7 +4,7 @@ from longvision.layers.block import VimBlock
 from longvision.layers.mixer import Direction, VimMixer
 from longvision.layers.norm import RMSNorm
 from longvision.layers.patch_embed import PatchEmbed
-from longvision.layers.pos_embed import resample_pos_embed
+from longvision.layers.positions import resample_pos_embed
 from longvision.layers.tokens import ClassToken, ClassTokens
 
 __all__ = [

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils import checkpoint as recompute
 
 from longvision.layers import ClassToken, ClassTokens, Direction, PatchEmbed, RMSNorm, VimBlock, resample_pos_embed
-from longvision.models.checkpoints import fit_positions, load_weights, locate_weights
+from longvision.models.weights.files import fit_positions, load_weights, locate_weights
 
 Checkpoint = Literal["none", "block"]
 Pool = Literal["token", "mean", "max", "none"]

@@ -4,10 +4,10 @@ import os
 
 import torch
 
-from longvision.ops.native import available as has_cpu_kernels
-from longvision.ops.native.library import DEFINITIONS as CPU_DTYPES
-from longvision.ops.triton import DTYPES as TRITON_DTYPES
-from longvision.ops.triton import available as has_triton_kernels
+from longvision.ops.kernels.cpp import available as has_cpu_kernels
+from longvision.ops.kernels.cpp.library import DEFINITIONS as CPU_DTYPES
+from longvision.ops.kernels.triton import DTYPES as TRITON_DTYPES
+from longvision.ops.kernels.triton import available as has_triton_kernels
 
 BACKENDS = ("cpu", "triton", "chunked", "reference")
 BACKEND_VARIABLE = "LONGVISION_SCAN_BACKEND"

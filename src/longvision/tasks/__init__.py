@@ -1,5 +1,1 @@
-"""A model with its loss and metrics, and what a run leaves behind."""
-
-from longvision.tasks.classification import Classification
-
-__all__ = ["Classification"]
+"""LightningModules: a model with its loss and metrics. They know no run folder."""

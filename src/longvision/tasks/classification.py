@@ -11,10 +11,10 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
+from longvision.engine.run import Run
 from longvision.models.backbone import create_backbone
-from longvision.tasks.pictures import draw_confusion, draw_examples
-from longvision.tasks.runs import Run
 from longvision.tasks.task import Task, check_range
+from longvision.viz.charts import draw_confusion, draw_examples
 
 EXAMPLES = 32  # images in predictions.png
 

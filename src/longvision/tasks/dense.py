@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from longvision.tasks.pictures import draw_class_figures
-from longvision.tasks.sheets import contact_sheet
 from longvision.tasks.task import Task
+from longvision.viz.charts import draw_class_figures
+from longvision.viz.sheets import contact_sheet
 
 EXAMPLES = 8  # pictures in predictions.png
 

@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from longvision.engine.run import Run
 from longvision.heads.extra import dense_library
 from longvision.tasks.dense import DenseTask
-from longvision.tasks.overlays import draw_objects
-from longvision.tasks.runs import Run
+from longvision.viz.overlays import draw_objects
 
 Target = dict[str, Any]
 Batch = tuple[list[Tensor], list[Target]]
@@ -29,7 +29,7 @@ class ObjectTask(DenseTask):
     def set_figures(self, masks: bool) -> None:
         """COCO's figures, of boxes and, with `masks`, of masks. Raises ValueError where their library is missing."""
         dense_library("faster_coco_eval")
-        from longvision.tasks.average_precision import AveragePrecision
+        from longvision.metrics.average_precision import AveragePrecision
 
         self.val_figures, self.test_figures = (AveragePrecision(len(self.classes), masks) for _ in range(2))
 
@@ -66,7 +66,7 @@ class ObjectTask(DenseTask):
     def usage(self, data: Any, run: Run) -> str:
         return f"""
 ```python
-from longvision.tasks.prediction import load_predictor
+from longvision.inference.predictor import load_predictor
 
 predictor = load_predictor("{run.path.name}/{run.weights.name}")
 found = predictor.predict("IMAGE").objects  # boxes (N, 4) xyxy in pixels, labels, scores, masks where there are any

@@ -9,16 +9,16 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from longvision.data.colours import IGNORE
+from longvision.engine.run import Run
 from longvision.heads.segmentation import Head, create_segmenter
+from longvision.inference.config import Asking
+from longvision.metrics.segmentation import SegmentationFigures
 from longvision.models.backbone import backbone_of
-from longvision.tasks.asking import Asking
-from longvision.tasks.confusion import SegmentationFigures
 from longvision.tasks.dense import DenseTask
 from longvision.tasks.optim import Schedule
-from longvision.tasks.overlays import draw_segmentation
-from longvision.tasks.runs import Run
 from longvision.tasks.task import check_range
+from longvision.types import IGNORE
+from longvision.viz.overlays import draw_segmentation
 
 Batch = tuple[list[Tensor], list[Tensor]]
 AS_TRAINED = Asking()
@@ -133,7 +133,7 @@ class Segmentation(DenseTask):
     def usage(self, data: Any, run: Run) -> str:
         return f"""
 ```python
-from longvision.tasks.prediction import load_predictor
+from longvision.inference.predictor import load_predictor
 
 predictor = load_predictor("{run.path.name}/{run.weights.name}")
 mask = predictor.predict("IMAGE").mask_HW  # class numbers

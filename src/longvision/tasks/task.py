@@ -7,8 +7,8 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
+from longvision.engine.run import Run
 from longvision.tasks.optim import Schedule, adamw
-from longvision.tasks.runs import Run
 
 
 class Task(LightningModule):

@@ -52,6 +52,6 @@ def chunk(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Sets the tokens between kept states, to have many chunks of few tokens."""
 
     def set_chunk(tokens: int) -> None:
-        monkeypatch.setattr("longvision.ops.triton.layout.CHUNK", tokens)
+        monkeypatch.setattr("longvision.ops.kernels.triton.layout.CHUNK", tokens)
 
     return set_chunk

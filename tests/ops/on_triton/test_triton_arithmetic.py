@@ -8,7 +8,7 @@ pytest.importorskip("triton.language")
 
 import triton.language as tl  # noqa: E402
 
-from longvision.ops.triton.arithmetic import (  # noqa: E402
+from longvision.ops.kernels.triton.arithmetic import (  # noqa: E402
     lane_sums,
     load_pair,
     product,
@@ -16,7 +16,7 @@ from longvision.ops.triton.arithmetic import (  # noqa: E402
     slope_of_softplus,
     softplus,
 )
-from longvision.ops.triton.launch import launch  # noqa: E402
+from longvision.ops.kernels.triton.launch import launch  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("poison")
 

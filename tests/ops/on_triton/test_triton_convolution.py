@@ -19,7 +19,7 @@ each_way = pytest.mark.parametrize("reverse", [False, True])
 @pytest.fixture
 def entered(monkeypatch):
     """The widths that the kernels were called with: nothing else computes."""
-    from longvision.ops.triton import convolution
+    from longvision.ops.kernels.triton import convolution
 
     seen = []
     for name in ("forward", "backward"):
@@ -102,7 +102,7 @@ def test_strides(device, layout):
 
 @each_way
 def test_the_gradient_is_added_to_what_there_is(device, reverse):
-    from longvision.ops.triton import convolution
+    from longvision.ops.kernels.triton import convolution
 
     x, weight, bias = (t.to(device) for t in make(1, 67, 5, 4, torch.float32))
     grad, before = torch.randn(1, 67, 5, device=device), torch.randn(1, 67, 10, device=device)

@@ -10,9 +10,9 @@ from scan_cases import assert_true, make, value_and_grads
 from longvision.benchmark.compiled import recorded
 from longvision.layers import VimBlock
 from longvision.ops import selective_scan
-from longvision.ops import triton as kernels
-from longvision.ops.triton import configurations, scan
-from longvision.ops.triton.configurations import read_rows
+from longvision.ops.kernels import triton as kernels
+from longvision.ops.kernels.triton import configurations, scan
+from longvision.ops.kernels.triton.configurations import read_rows
 
 
 def test_more_states_than_a_backward_kernel_takes(device):

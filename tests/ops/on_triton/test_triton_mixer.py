@@ -14,7 +14,7 @@ from triton_cases import assert_a_graph_repeats
 import longvision  # noqa: F401  # registers the models
 from longvision.layers import VimBlock
 from longvision.ops import mamba_block, mamba_inner
-from longvision.ops.mamba_inner import triton as mixer
+from longvision.ops.mamba_inner import cuda as mixer
 from longvision.ops.mamba_inner.composed import composed
 
 pytestmark = pytest.mark.usefixtures("poison", "chosen")

@@ -6,7 +6,7 @@ from layouts import LAYOUTS, laid_out
 from triton_cases import TOLERANCE, assert_norms
 
 from longvision.ops import add_rms_norm, rms_norm
-from longvision.ops.rms_norm import triton as kernels
+from longvision.ops.rms_norm import cuda as kernels
 from longvision.ops.rms_norm.reference import rms_norm_reference
 
 pytestmark = pytest.mark.usefixtures("poison", "chosen")
@@ -108,7 +108,7 @@ def test_what_is_normalised_is_what_is_handed_on(device):
 
 
 def test_what_came_around_the_norm_is_added(device):
-    from longvision.ops.triton import norm
+    from longvision.ops.kernels.triton import norm
 
     x, weight, grad, passed = (torch.randn(*s, device=device) for s in ((70, 5), (5,), (70, 5), (70, 5)))
     _, inverse, total = norm.forward(x, weight, EPS, torch.float32)
@@ -180,7 +180,7 @@ def test_opcheck_with_the_residual_sum(device, weight_dtype):
 
 def test_too_wide_a_row_is_left_to_torch(device, monkeypatch):
     monkeypatch.setattr(kernels, "MOST_CHANNELS", 4)
-    monkeypatch.setattr("longvision.ops.triton.norm.forward", None)  # not called
+    monkeypatch.setattr("longvision.ops.kernels.triton.norm.forward", None)  # not called
     tensors, grad = make(3, 5)
     check(device, tensors, [grad], rms_norm, rms_norm_reference)
 

@@ -126,7 +126,7 @@ def test_packed_over_many_chunks(device, chunk, programs, borders, reverse):
 @pytest.fixture
 def groups(monkeypatch):
     """How many groups each pass is split into."""
-    from longvision.ops.triton import scan as kernels
+    from longvision.ops.kernels.triton import scan as kernels
 
     seen, original = [], kernels.grouping
     monkeypatch.setattr(kernels, "grouping", lambda *a: (seen.append((found := original(*a))[1]), found)[1])
@@ -181,13 +181,13 @@ def test_groups_without_the_optional_arguments(device, chunk, absent, softplus):
     (197, 288, 1056, (256, 1)),  # three would be asked for, but whole chunks make two
 ])  # fmt: skip
 def test_how_many_groups(tokens, programs, wanted, expected):
-    from longvision.ops.triton import scan as kernels
+    from longvision.ops.kernels.triton import scan as kernels
 
     assert kernels.grouping(tokens, programs, wanted) == expected
 
 
 def test_there_are_never_two_groups():
-    from longvision.ops.triton import scan as kernels
+    from longvision.ops.kernels.triton import scan as kernels
 
     for tokens in range(1, 1000, 7):
         for programs in range(1, 600, 13):
@@ -403,7 +403,7 @@ def test_the_default_on_a_cpu_is_not_the_interpreter(monkeypatch, interpret):
     (torch.float64, "chunked"),
 ], ids=str)  # fmt: skip
 def test_the_default_on_a_gpu(monkeypatch, dtype, expected):
-    monkeypatch.setattr("longvision.ops.triton._starts_kernels", lambda: True)  # as on a machine that has one
+    monkeypatch.setattr("longvision.ops.kernels.triton._starts_kernels", lambda: True)  # as on a machine that has one
     monkeypatch.setattr("torch.version.cuda", "13.0")
     monkeypatch.delenv("LONGVISION_SCAN_BACKEND", raising=False)
     assert choose_backend(None, "cuda", dtype) == expected

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from longvision.ops.triton import launch
+from longvision.ops.kernels.triton import launch
 
 
 def watch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ def assert_norms(got, truth, tolerance, sums=()):
 @contextmanager
 def launched(**options):
     """The scan's kernels so, whatever the shape."""
-    from longvision.ops.triton.configurations import Configuration, forced
+    from longvision.ops.kernels.triton.configurations import Configuration, forced
 
     with ExitStack() as stack:
         for kernel in ("scan_forward", "scan_ends", "scan_backward"):

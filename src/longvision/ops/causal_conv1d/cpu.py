@@ -1,9 +1,9 @@
-"""The short depthwise convolution with SiLU in C++ (ops/native/conv.h)."""
+"""The short depthwise convolution with SiLU in C++ (ops/kernels/cpp/conv.h)."""
 
 import torch
 from torch import Tensor
 
-from longvision.ops.native import Library, address, dense, dense_rows, kernels, pack, room, rows
+from longvision.ops.kernels.cpp import Library, address, dense, dense_rows, kernels, pack, room, rows
 from longvision.ops.packing import sequence_borders
 
 MOST_TAPS = 8  # as in native/conv.h

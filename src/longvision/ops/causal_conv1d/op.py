@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from longvision.ops.backends import choose_backend
-from longvision.ops.causal_conv1d import cpu, shifted, triton
+from longvision.ops.causal_conv1d import chunked, cpu, cuda
 from longvision.ops.causal_conv1d.cpu import MOST_TAPS
 from longvision.ops.checks import check_fits, check_tokens, columns
 from longvision.ops.packing import check_cu_seqlens
@@ -48,8 +48,8 @@ def causal_conv1d(
 
 
 def _backend(x: Tensor, taps: int) -> Any:
-    fused = {"cpu": cpu, "triton": triton}.get(choose_backend(None, x.device.type, x.dtype))
-    return shifted if fused is None or taps > MOST_TAPS else fused
+    fused = {"cpu": cpu, "triton": cuda}.get(choose_backend(None, x.device.type, x.dtype))
+    return chunked if fused is None or taps > MOST_TAPS else fused
 
 
 @torch.library.custom_op("longvision::causal_conv1d", mutates_args=())

@@ -10,7 +10,7 @@ from longvision.ops.backends import choose_backend
 from longvision.ops.causal_conv1d.cpu import MOST_TAPS
 from longvision.ops.checks import check_fits, columns
 from longvision.ops.kept import check_kept, may_need_backward
-from longvision.ops.mamba_block import cpu, triton
+from longvision.ops.mamba_block import cpu, cuda
 from longvision.ops.mamba_inner.op import FUSED, mamba_inner
 from longvision.ops.mamba_inner.walk import Inner, Walk, check_walks, flat, unflat
 from longvision.ops.packing import check_cu_seqlens
@@ -18,7 +18,7 @@ from longvision.ops.precision import mixed_dtype
 from longvision.ops.rms_norm.op import rms_norm
 from longvision.ops.tangents import refuse_tangents
 
-BLOCKS: dict[str, Any] = {"cpu": cpu, "triton": triton}  # the block around each of `FUSED`
+BLOCKS: dict[str, Any] = {"cpu": cpu, "triton": cuda}  # the block around each of `FUSED`
 
 
 def mamba_block(

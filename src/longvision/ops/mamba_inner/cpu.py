@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from longvision.ops.causal_conv1d import cpu as conv
+from longvision.ops.kernels.cpp import Library, address, dense, dense_rows, double, kernels, pack, product, room, rows
 from longvision.ops.mamba_inner.walk import Inner, Walk
-from longvision.ops.native import Library, address, dense, dense_rows, double, kernels, pack, product, room, rows
 from longvision.ops.packing import sequence_borders
 from longvision.ops.selective_scan.cpu import ScanGradients, num_pieces, scan_record
 

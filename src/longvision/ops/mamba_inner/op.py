@@ -9,14 +9,14 @@ from torch import Tensor
 from longvision.ops.backends import choose_backend
 from longvision.ops.causal_conv1d.cpu import MOST_TAPS
 from longvision.ops.kept import check_kept, may_need_backward
-from longvision.ops.mamba_inner import cpu, slabs, triton
+from longvision.ops.mamba_inner import cpu, cuda, slabs
 from longvision.ops.mamba_inner.composed import composed
 from longvision.ops.mamba_inner.walk import Inner, Walk, check_walks, flat, unflat
 from longvision.ops.packing import check_cu_seqlens
 from longvision.ops.precision import mixed_dtype
 from longvision.ops.tangents import refuse_tangents
 
-FUSED: dict[str, Any] = {"cpu": cpu, "triton": triton}  # the backends that have kernels for the whole mixer
+FUSED: dict[str, Any] = {"cpu": cpu, "triton": cuda}  # the backends that have kernels for the whole mixer
 
 
 def mamba_inner(

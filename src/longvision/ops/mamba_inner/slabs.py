@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from longvision.ops.kernels.cpp import kernels, product, room
 from longvision.ops.mamba_inner.cpu import Part, run
 from longvision.ops.mamba_inner.walk import Inner, Walk
-from longvision.ops.native import kernels, product, room
 
 SLAB = 512  # tokens
 LEAST = 8 * SLAB  # tokens: from here on what is saved weighs more than what is computed again

@@ -1,9 +1,9 @@
-"""Root-mean-square normalisation in C++ (ops/native/norm.h): keeps one number a token for the backward pass."""
+"""Root-mean-square normalisation in C++ (ops/kernels/cpp/norm.h): keeps one number a token for the backward pass."""
 
 import torch
 from torch import Tensor
 
-from longvision.ops.native import dense, double, kernels, pack, room
+from longvision.ops.kernels.cpp import dense, double, kernels, pack, room
 
 ROWS = 64  # tokens of a task, as in native/norm.h
 

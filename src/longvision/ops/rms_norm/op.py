@@ -7,11 +7,11 @@ from torch import Tensor
 
 from longvision.ops.backends import choose_backend
 from longvision.ops.checks import check_fits
-from longvision.ops.rms_norm import cpu, triton
+from longvision.ops.rms_norm import cpu, cuda
 from longvision.ops.rms_norm.reference import rms_norm_reference
 from longvision.ops.tangents import refuse_tangents
 
-FUSED: dict[str, Any] = {"cpu": cpu, "triton": triton}
+FUSED: dict[str, Any] = {"cpu": cpu, "triton": cuda}
 
 
 def rms_norm(x_BMD: Tensor, weight_D: Tensor, eps: float = 1e-5) -> Tensor:
@@ -42,7 +42,7 @@ def add_rms_norm(x_BMD: Tensor, branch_BMD: Tensor, weight_D: Tensor, eps: float
     _check(x_BMD, weight_D)
     check_fits("rms_norm", "branch", branch_BMD, tuple(x_BMD.shape), x_BMD)
     backend = choose_backend(None, x_BMD.device.type, weight_D.dtype)
-    if backend != "triton" or not triton.takes(x_BMD, weight_D.dtype):
+    if backend != "triton" or not cuda.takes(x_BMD, weight_D.dtype):
         total_BMD = x_BMD + branch_BMD.to(x_BMD.dtype)
         return total_BMD, rms_norm(total_BMD, weight_D, eps)
     refuse_tangents("rms_norm", x_BMD, branch_BMD, weight_D)
@@ -100,7 +100,7 @@ _rms_norm.register_autograd(_backward, setup_context=_setup_context)
 @torch.library.custom_op("longvision::add_rms_norm", mutates_args=())
 def _add_rms_norm(x: Tensor, branch: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """-> x + branch, its norm, and 1 / rms."""
-    return triton.add_forward(x, branch, weight, eps)
+    return cuda.add_forward(x, branch, weight, eps)
 
 
 @_add_rms_norm.register_fake
@@ -113,7 +113,7 @@ def _add_rms_norm_backward(
     grad_total: Tensor | None, grad: Tensor, inverse: Tensor, total: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
     """-> gradients of the sum, which is that of both its parts, and of the weight."""
-    return triton.add_backward(grad_total, grad, inverse, total, weight)
+    return cuda.add_backward(grad_total, grad, inverse, total, weight)
 
 
 @_add_rms_norm_backward.register_fake

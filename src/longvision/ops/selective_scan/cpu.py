@@ -1,4 +1,4 @@
-"""The selective scan in C++ (ops/native/scan.h): the fastest on a CPU.
+"""The selective scan in C++ (ops/kernels/cpp/scan.h): the fastest on a CPU.
 
 The forward keeps the state with which each piece of CHUNK tokens begins; the backward recomputes from it, so that no
 (B, M, E, N) tensor ever exists. What is summed, and in which order, depends on the shapes alone: results are the same
@@ -10,7 +10,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from longvision.ops.native import Library, address, dense, dense_rows, double, kernels, pack, room, rows
+from longvision.ops.kernels.cpp import Library, address, dense, dense_rows, double, kernels, pack, room, rows
 from longvision.ops.packing import sequence_borders
 from longvision.ops.selective_scan.inputs import ScanInputs
 

@@ -10,12 +10,12 @@ from longvision.ops.backends import choose_backend
 from longvision.ops.checks import check_fits, check_tokens, columns
 from longvision.ops.kept import check_kept, may_need_backward
 from longvision.ops.packing import check_cu_seqlens
-from longvision.ops.selective_scan import chunked, cpu, triton
+from longvision.ops.selective_scan import chunked, cpu, cuda
 from longvision.ops.selective_scan.inputs import ScanInputs
 from longvision.ops.selective_scan.reference import selective_scan_reference
 from longvision.ops.tangents import refuse_tangents
 
-MODULES: dict[str, Any] = {"cpu": cpu, "triton": triton, "chunked": chunked}
+MODULES: dict[str, Any] = {"cpu": cpu, "triton": cuda, "chunked": chunked}
 
 
 def selective_scan(

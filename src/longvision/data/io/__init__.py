@@ -1,0 +1,1 @@
+"""Reads one thing from disk, in one place, whoever asks."""

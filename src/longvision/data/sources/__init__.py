@@ -1,0 +1,1 @@
+"""Sets of images: which images there are, in which split, with what labels."""

@@ -1,0 +1,154 @@
+"""A folder per class: DIR/train/<class>/*, with DIR/val and DIR/test or without, or DIR/<class>/* alone."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import Dataset
+
+from longvision.data.faults import report
+from longvision.data.io.images import Channels, UnreadableImage, check_header, files_below, is_hidden, read_image
+from longvision.data.sources.sets import Split, hold_out
+
+NAMES: dict[Split, tuple[str, ...]] = {
+    "train": ("train",),
+    "val": ("val", "valid", "validation"),
+    "test": ("test",),
+}
+READERS = 8  # enough to hide the wait for a network disk
+
+Labelled = list[tuple[str, int]]  # text, not Path: a million of them lie in every worker's memory
+
+
+class FolderSplit(Dataset[tuple[Image.Image, int]]):
+    """Image files, each with the number of its class; read when they are asked for."""
+
+    def __init__(self, files: Labelled, channels: Channels) -> None:
+        self.files = files
+        self.channels = channels
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        path, label = self.files[index]
+        return self._read(path), label
+
+    def _read(self, path: str) -> Image.Image:
+        try:
+            return read_image(path, self.channels)
+        except FileNotFoundError as error:
+            # it was there when the folder was listed: for a run of days, one image less, not the end
+            raise UnreadableImage(f"{path} has disappeared since the folder was listed") from error
+
+
+class FolderSource:
+    """The class folders below `root`, listed; no file is opened before a split is asked for.
+
+    Class numbers follow the sorted names of the training folders. Without validation images, a tenth of each
+    class, drawn with `seed`, validates. A test folder without class folders holds no labels and is not used.
+    """
+
+    def __init__(self, root: str | Path, channels: Channels = 3, seed: int = 0) -> None:
+        self.root = Path(root)
+        self.channels = channels
+        self.seed = seed
+        self.folders = _split_folders(self.root)
+        self.classes = _train_classes(self.folders["train"])
+        self.listed = {split: self._list(split) for split in self.folders}
+        _require_every_class(self.classes, self.listed["train"], self.folders["train"], "images")
+        self.has_test = "test" in self.listed
+        self._checked: dict[Split, Labelled] = {}
+
+    def split(self, split: Split) -> FolderSplit:
+        """The readable images of one split; files that are no images are reported once."""
+        if split in self.listed and (split != "train" or "val" in self.listed):
+            return FolderSplit(self._readable(split), self.channels)
+        files = self._readable("train")
+        train, val = hold_out(np.array([label for _, label in files]), self.seed)
+        rows = {"train": train, "val": val}[split]
+        return FolderSplit([files[row] for row in rows], self.channels)
+
+    def _list(self, split: Split) -> Labelled:
+        folder = self.folders[split]
+        names = _class_folders(folder)
+        if unknown := sorted(set(names) - set(self.classes)):
+            raise ValueError(
+                f"{folder} has the classes {', '.join(unknown)}, which {self.folders['train']} has not: "
+                "add training images for them, or remove their folders"
+            )
+        files = [(path, self.classes.index(name)) for name in names for path in files_below(folder / name)]
+        if not files:
+            raise ValueError(f"{folder} has no images in class folders: add some, or remove {folder.name}/")
+        return files
+
+    def _readable(self, split: Split) -> Labelled:
+        if split not in self._checked:
+            folder, files = self.folders[split], self.listed[split]
+            bad = _not_images([path for path, _ in files])
+            report([os.path.relpath(path, folder) for path in bad], len(files), str(folder))
+            left_out = set(bad)
+            self._checked[split] = [(path, label) for path, label in files if path not in left_out]
+            if split == "train":
+                _require_every_class(self.classes, self._checked[split], folder, "readable images")
+        return self._checked[split]
+
+
+def _split_folders(root: Path) -> dict[Split, Path]:
+    """Where each split lies; a root whose own folders are the classes is all training images."""
+    if not root.exists():
+        raise FileNotFoundError(f"{root} does not exist: give a folder with one folder of images per class")
+    if not root.is_dir():
+        raise ValueError(f"{root} is a file: give a folder with one folder of images per class")
+    names = _class_folders(root)
+    splits: dict[Split, Path] = {}
+    for split, aliases in NAMES.items():
+        if found := [name for name in aliases if name in names]:
+            splits[split] = root / found[0]
+    if "train" in splits and _class_folders(splits["train"]):
+        if "test" in splits and not _class_folders(splits["test"]):
+            del splits["test"]
+        return splits
+    if names and len(splits) == len(names):
+        raise ValueError(
+            f"{root} has {', '.join(names)} but no class folders in train: "
+            f"expected one folder of images per class in {root / 'train'}"
+        )
+    return {"train": root}
+
+
+def _train_classes(folder: Path) -> list[str]:
+    names = _class_folders(folder)
+    if not names:
+        raise ValueError(f"{folder} has no class folders: expected one folder of images per class in it")
+    if len(names) == 1:
+        raise ValueError(
+            f"{folder} has only the class {names[0]}: two classes are needed, each a folder of its own images"
+        )
+    return names
+
+
+def _require_every_class(classes: list[str], files: Labelled, folder: Path, what: str) -> None:
+    present = {label for _, label in files}
+    if missing := [name for label, name in enumerate(classes) if label not in present]:
+        raise ValueError(f"{folder} has no {what} of {', '.join(missing)}: add some, or remove the folders")
+
+
+def _class_folders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not is_hidden(entry.name))
+
+
+def _not_images(paths: Sequence[str]) -> list[str]:
+    with ThreadPoolExecutor(READERS) as readers:
+        return [path for path, image in zip(paths, readers.map(_has_header, paths), strict=True) if not image]
+
+
+def _has_header(path: str) -> bool:
+    try:
+        check_header(path)
+    except UnreadableImage:
+        return False
+    return True

@@ -1,0 +1,323 @@
+"""Scanned digits scattered over textured canvases of any size: segmentation, detection and counting without a download.
+
+A picture is a function of its seed, split, number and size alone, to the byte and on every machine: all arithmetic is
+on integers or, value by value, on float64, and no draw goes through a logarithm or a sine.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from PIL import Image
+
+from longvision.data.sources.digits import Digits, load_digits_split
+from longvision.data.sources.sets import Split
+
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+COUNTS: dict[Split, int] = {"train": 2000, "val": 200, "test": 400}
+SIDES = (32, 64)  # pixels of the smallest and the largest scan with its margin; at most 7/16 of the canvas
+LEAST_CANVAS, MOST_CANVAS = 32, 16384
+GAP = 2  # pixels at least between the masks of two digits; the soft edges of their strokes reach further
+TRIES = 12  # places tried for a digit before it is left out
+SHARE = (0.25, 0.45)  # of the digits in a picture that show the one that occurs most
+TEXTURE = ((96, 45), (20, 16), (6, 8))  # cells of so many pixels, grey levels up or down
+BAND = 64  # rows worked on at a time, so that a canvas of 4096x4096 needs no float64 copy
+BIN = 16  # grey levels
+NEAR = 3  # bins to either side in which a digit's grey would be lost
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One picture and what is in it: N digits, of which no two masks touch.
+
+    Args:
+        image: the picture, mode "L".
+        instance_HW: int16, 0 for background, the digit's place in the other arrays plus 1 elsewhere.
+        boxes_N4: float32 x1, y1, x2, y2 in pixels, tight around the strokes; x2 and y2 are exclusive.
+        labels_N: int64, the digit that each instance shows.
+        most: the digit that occurs most; no other occurs as often.
+    """
+
+    image: Image.Image
+    instance_HW: np.ndarray
+    boxes_N4: np.ndarray
+    labels_N: np.ndarray
+    most: int
+
+    @cached_property
+    def class_map_HW(self) -> np.ndarray:
+        """uint8: 0 for background, d + 1 for digit d."""
+        return np.append(0, self.labels_N + 1).astype(np.uint8)[self.instance_HW]
+
+    @cached_property
+    def masks_NHW(self) -> np.ndarray:
+        """bool: the pixels of each digit."""
+        numbers = np.arange(1, len(self.labels_N) + 1, dtype=np.int16)
+        return self.instance_HW == numbers[:, None, None]
+
+
+@dataclass
+class Placed:
+    """A digit enlarged to (h, w) at row `top`, column `left`."""
+
+    label: int
+    top: int
+    left: int
+    ink_hw: np.ndarray  # float64 0..1
+
+    @cached_property
+    def solid_hw(self) -> np.ndarray:
+        return self.ink_hw >= 0.5
+
+    @property
+    def where(self) -> tuple[slice, slice]:
+        height, width = self.ink_hw.shape
+        return slice(self.top, self.top + height), slice(self.left, self.left + width)
+
+
+class ScatteredDigits:
+    """`count` scenes of scikit-learn's digits, each split with scans (and, in test, writers) of its own.
+
+    Args:
+        split: "train", "val" or "test".
+        count: pictures.
+        size: height and width, pixels.
+        digits: least and most digits tried; by the picture's area when left out. There are fewer where no place is
+            found for one, or where two digits would occur equally often: one alone on 32x32 pixels.
+        seed: another one is another set.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        count: int,
+        size: tuple[int, int] = (256, 256),
+        digits: tuple[int, int] | None = None,
+        seed: int = 0,
+    ) -> None:
+        height, width = size
+        if not LEAST_CANVAS <= min(size) <= max(size) <= MOST_CANVAS:
+            raise ValueError(f"size {height}x{width}: expected sides from {LEAST_CANVAS} to {MOST_CANVAS} pixels")
+        if count < 1:
+            raise ValueError(f"{count} pictures: expected at least 1")
+        if seed < 0:
+            raise ValueError(f"seed {seed}: expected 0 or more")
+        least, most = digits or usual_digits(height, width)
+        if not 1 <= least <= most <= 10000:
+            raise ValueError(f"digits {least} to {most} a picture: expected 1 <= least <= most <= 10000")
+        self.split, self.count, self.size, self.digits, self.seed = split, count, (height, width), (least, most), seed
+        scans = load_digits_split(split)
+        self.ink_DHW = padded_ink(scans)
+        self.rows = [np.flatnonzero(scans.labels_N == digit) for digit in range(10)]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def scene(self, index: int) -> Scene:
+        if not 0 <= index < self.count:
+            raise IndexError(f"picture {index} of {self.count}")
+        key = [self.seed, SPLITS.index(self.split), index, *self.size]
+        random = np.random.Generator(np.random.PCG64(key))
+        placed = unique_most(self._place(random))
+        canvas_HW = texture(random, *self.size)
+        strew_clutter(random, canvas_HW)
+        for digit in placed:
+            paint(random, canvas_HW, digit)
+        add_noise(random, canvas_HW)
+        instance_HW = instance_map(placed, self.size)
+        labels_N = np.array([digit.label for digit in placed], dtype=np.int64)
+        most = int(np.bincount(labels_N).argmax())
+        return Scene(Image.fromarray(canvas_HW), instance_HW, tight_boxes(placed, instance_HW), labels_N, most)
+
+    def _place(self, random: np.random.Generator) -> list[Placed]:
+        """Digits whose masks stay apart; their boxes may overlap."""
+        labels = draw_labels(random, int(random.integers(*self.digits, endpoint=True)))
+        height, width = self.size
+        largest = max(SIDES[0], min(SIDES[1], 7 * min(self.size) // 16))
+        taken_HW = np.zeros((height + 2 * GAP, width + 2 * GAP), bool)  # with a border, so that gaps need no care there
+        placed: list[Placed] = []
+        for label in labels:
+            scan = self.ink_DHW[random.choice(self.rows[label])]
+            tall, wide = (int(side) for side in random.integers(SIDES[0], largest, 2, endpoint=True))
+            wide = min(max(wide, 3 * tall // 4), max(SIDES[0], 5 * tall // 4))  # a digit keeps about its proportions
+            digit = Placed(int(label), 0, 0, sharpened(enlarged(scan, tall, wide)))
+            tops = random.integers(0, height - tall, TRIES, endpoint=True)
+            lefts = random.integers(0, width - wide, TRIES, endpoint=True)
+            for digit.top, digit.left in zip(tops.tolist(), lefts.tolist(), strict=True):
+                around_hw = taken_HW[digit.top : digit.top + tall + 2 * GAP, digit.left : digit.left + wide + 2 * GAP]
+                if not around_hw[GAP:-GAP, GAP:-GAP][digit.solid_hw].any():
+                    around_hw |= grown(digit.solid_hw)
+                    placed.append(digit)
+                    break
+        return placed
+
+
+def usual_digits(height: int, width: int) -> tuple[int, int]:
+    """Least and most digits on a canvas: 4 to 10 on 128x128, 12 to 30 on 256x256, 120 to 300 on the largest."""
+    share = height * width / 256**2
+    return min(120, max(4, round(12 * share))), min(300, max(10, round(30 * share)))
+
+
+def draw_labels(random: np.random.Generator, count: int) -> np.ndarray:
+    """Digits (count,) in any order, of which one occurs more often than each other."""
+    most = random.integers(10)
+    low, high = SHARE
+    often = min(count, max(2, round(count * (low + (high - low) * random.random()))))
+    others = np.repeat(np.delete(np.arange(10), most), often - 1)
+    return random.permutation(np.append(np.full(often, most), random.permutation(others)[: count - often]))
+
+
+def unique_most(placed: list[Placed]) -> list[Placed]:
+    """The digits without the last ones that occur as often as the one that occurs most."""
+    counts = np.bincount([digit.label for digit in placed], minlength=10)
+    most = counts.argmax()
+    surplus = counts - (counts[most] - 1)
+    surplus[most] = 0
+    kept: list[Placed] = []
+    for digit in reversed(placed):
+        if surplus[digit.label] > 0:
+            surplus[digit.label] -= 1
+        else:
+            kept.append(digit)
+    return kept[::-1]
+
+
+def grown(solid_hw: np.ndarray) -> np.ndarray:
+    """bool (h + 2 GAP, w + 2 GAP): the pixels at most `GAP` away, across and diagonally."""
+    height, width = solid_hw.shape
+    tall = np.zeros((height + 2 * GAP, width), bool)
+    grown_hw = np.zeros((height + 2 * GAP, width + 2 * GAP), bool)
+    for shift in range(2 * GAP + 1):
+        tall[shift : shift + height] |= solid_hw
+    for shift in range(2 * GAP + 1):
+        grown_hw[:, shift : shift + width] |= tall
+    return grown_hw
+
+
+def instance_map(placed: list[Placed], size: tuple[int, int]) -> np.ndarray:
+    instance_HW = np.zeros(size, np.int16)
+    for number, digit in enumerate(placed, start=1):
+        instance_HW[digit.where][digit.solid_hw] = number
+    return instance_HW
+
+
+def tight_boxes(placed: list[Placed], instance_HW: np.ndarray) -> np.ndarray:
+    boxes_N4 = np.empty((len(placed), 4), np.float32)
+    for number, digit in enumerate(placed, start=1):
+        seen_hw = instance_HW[digit.where] == number
+        rows, columns = np.flatnonzero(seen_hw.any(1)), np.flatnonzero(seen_hw.any(0))
+        boxes_N4[number - 1] = (
+            digit.left + columns[0],
+            digit.top + rows[0],
+            digit.left + columns[-1] + 1,
+            digit.top + rows[-1] + 1,
+        )
+    return boxes_N4
+
+
+def padded_ink(scans: Digits) -> np.ndarray:
+    """Scans (D, 8, 8) of bytes -> ink (D, 10, 10) from 0 to 1, with a margin so that strokes end inside."""
+    return np.pad(scans.scans_NHW / 255, ((0, 0), (1, 1), (1, 1)))
+
+
+def sharpened(ink_hw: np.ndarray) -> np.ndarray:
+    """Ink of a scan, smeared by the enlargement, -> strokes with narrow edges; 0.5 where the ink is 0.4."""
+    return np.clip((ink_hw - 0.4) * 3 + 0.5, 0, 1)
+
+
+def enlarged(grid: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(h, w) -> (height, width) float64, bilinear between the centres of the pixels."""
+    return taller(wider(grid, width), height, 0, height)
+
+
+def wider(grid: np.ndarray, width: int) -> np.ndarray:
+    low, high, share = neighbours(grid.shape[1], width, 0, width)
+    return grid[:, low] * (1 - share) + grid[:, high] * share
+
+
+def taller(grid: np.ndarray, height: int, first: int, last: int) -> np.ndarray:
+    """Rows `first` to `last` (exclusive) of `grid` enlarged to `height` rows."""
+    low, high, share = neighbours(grid.shape[0], height, first, last)
+    return grid[low] * (1 - share)[:, None] + grid[high] * share[:, None]
+
+
+def neighbours(count: int, target: int, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The two of `count` points that each of `target` points lies between, and the share of the second."""
+    at = (np.arange(first, last) + 0.5) * (count / target) - 0.5
+    at = np.clip(at, 0, count - 1)
+    low = at.astype(np.int64)
+    return low, np.minimum(low + 1, count - 1), at - low
+
+
+def texture(random: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A canvas (H, W) of bytes: light and shade of three grain sizes around a middle grey."""
+    base = random.integers(95, 161)
+    layers = []
+    for cell, strength in TEXTURE:
+        grid = random.random((height // cell + 2, width // cell + 2)) * 2 - 1
+        layers.append(wider(grid * (strength * random.random()), width))
+    canvas_HW = np.empty((height, width), np.uint8)
+    for top in range(0, height, BAND):
+        bottom = min(height, top + BAND)
+        band = taller(layers[0], height, top, bottom)
+        for layer in layers[1:]:
+            band += taller(layer, height, top, bottom)
+        canvas_HW[top:bottom] = np.rint(band + base)  # 95 - 69 and 160 + 69 are bytes
+    return canvas_HW
+
+
+def strew_clutter(random: np.random.Generator, canvas_HW: np.ndarray) -> None:
+    """Rectangles, frames, strokes as wide as a digit's, and specks: what a model has to tell from digits."""
+    height, width = canvas_HW.shape
+    least, most = usual_digits(height, width)
+    for kind in random.integers(4, size=random.integers(least, most, endpoint=True)).tolist():
+        tall, wide = (int(side) for side in random.integers(4, min(40, height, width) + 1, 2))
+        top, left = int(random.integers(height - tall + 1)), int(random.integers(width - wide + 1))
+        patch = canvas_HW[top : top + tall, left : left + wide]
+        level, thick = int(random.integers(256)), int(random.integers(2, 6))
+        if kind == 0:
+            patch[:] = (patch.astype(np.int64) + level) // 2
+        elif kind == 1:
+            middle = patch[thick:-thick, thick:-thick].copy()
+            patch[:] = level
+            patch[thick:-thick, thick:-thick] = middle
+        elif kind == 2:
+            patch[stroke(random, tall, wide, thick)] = level
+        else:
+            count = int(random.integers(3, 13))
+            patch[random.integers(tall, size=count), random.integers(wide, size=count)] = level
+
+
+def stroke(random: np.random.Generator, height: int, width: int, thick: int) -> np.ndarray:
+    """bool (H, W): the pixels within half of `thick` of the line between two random points."""
+    (y1, y2), (x1, x2) = random.random(2) * (height - 1), random.random(2) * (width - 1)
+    dy, dx = y2 - y1, x2 - x1
+    y, x = np.arange(height)[:, None] - y1, np.arange(width) - x1
+    along = np.clip((y * dy + x * dx) / (dy * dy + dx * dx + 1e-9), 0, 1)
+    off_y, off_x = y - along * dy, x - along * dx
+    return off_y * off_y + off_x * off_x <= thick * thick / 4
+
+
+def paint(random: np.random.Generator, canvas_HW: np.ndarray, digit: Placed) -> None:
+    """The digit in a grey that is lighter than the mean around it, by 33 levels where bytes allow, and rare there."""
+    rows, columns = digit.where
+    around = canvas_HW[max(0, rows.start - 2) : rows.stop + 2, max(0, columns.start - 2) : columns.stop + 2]
+    histogram = np.bincount(around.ravel() // BIN, minlength=256 // BIN)
+    sums = np.cumsum(np.pad(histogram, (NEAR + 1, NEAR)))
+    darkest = min(len(histogram) - 1, int(around.mean()) // BIN + NEAR)
+    order = darkest + random.permutation(len(histogram) - darkest)
+    near = (sums[2 * NEAR + 1 :] - sums[: -2 * NEAR - 1])[order]
+    free = np.flatnonzero(near * 12 <= around.size)
+    bin_number = order[free[0] if len(free) else near.argmin()]
+    level = int(bin_number) * BIN + int(random.integers(BIN))
+    patch = canvas_HW[rows, columns]
+    patch[:] = np.rint(patch * (1 - digit.ink_hw) + level * digit.ink_hw)
+
+
+def add_noise(random: np.random.Generator, canvas_HW: np.ndarray) -> None:
+    """Each pixel up or down by up to 12 grey levels, as drawn for the picture."""
+    strength = int(random.integers(1, 13))
+    for top in range(0, len(canvas_HW), BAND):
+        band = canvas_HW[top : top + BAND]
+        noise = random.integers(-strength, strength, band.shape, np.int8, endpoint=True)
+        band[:] = np.clip(band.astype(np.int16) + noise, 0, 255)

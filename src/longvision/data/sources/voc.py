@@ -1,0 +1,192 @@
+"""Objects labelled as Pascal VOC does: one XML file a picture, and lists of names that make the splits."""
+
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+
+from longvision.data.io.colours import spread_colours
+from longvision.data.io.images import is_hidden
+from longvision.data.sources.objects import (
+    Annotated,
+    Box,
+    PictureFiles,
+    Shelf,
+    check_files,
+    cut_to,
+    has_area,
+    is_outside,
+    refuse,
+    without_area,
+)
+from longvision.data.sources.sets import Split
+
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One XML file. Boxes as they stand there: pixels count from 1, the last ones belong to the object."""
+
+    name: str
+    height: int
+    width: int
+    classes: list[str]
+    boxes: list[Box]
+    difficult: list[bool]
+
+    def words(self, number: int) -> str:
+        return f"object {number + 1} of {self.name}"
+
+
+class VocSource:
+    """The splits of a Pascal VOC set. Class numbers follow the sorted names in the training annotations.
+
+    A box of VOC's counts pixels from 1 and includes its last row and column; as in its devkit, xmin, ymin, xmax, ymax
+    become x1 = xmin - 1, y1 = ymin - 1, x2 = xmax, y2 = ymax. Objects marked `difficult` are neither trained on nor
+    counted when they are missed: they are treated as COCO's crowds. Boxes up to a pixel over the edge are cut there;
+    boxes that end before they begin are left out with a warning while they are at most 1 % of all. Where xmin is xmax,
+    a box is one pixel wide: one of a single point, as BCCD has two, is kept as the pixel that it means by this rule.
+
+    Args:
+        path: a folder, or one with a single such folder in it, that has Annotations/*.xml, JPEGImages/ and
+            ImageSets/Main/train.txt and val.txt, and test.txt where there are labels for it.
+    """
+
+    has_masks = False
+
+    def __init__(self, path: str | Path) -> None:
+        self.root = _root(Path(path))
+        self.pictures = _pictures(self.root / "JPEGImages")
+        self.has_test = self._has_test()
+        self.entries: dict[Split, list[Entry]] = {"train": self._entries("train")}
+        self.classes = sorted({name for entry in self.entries["train"] for name in entry.classes})
+        if not self.classes:
+            raise ValueError(f"{self._list('train')} lists no picture with objects: expected some to learn from")
+        self.palette = spread_colours(len(self.classes))
+        self._records: dict[Split, Shelf] = {}
+
+    def split(self, split: Split) -> PictureFiles:
+        return PictureFiles(self._read(split))
+
+    def check(self, split: Split) -> None:
+        """Raise ValueError for labels that cannot be right, and for images that do not fit them."""
+        check_files(self._read(split), str(self.root / "Annotations"))
+
+    def _read(self, split: Split) -> Shelf:
+        if split not in self._records:
+            entries = self.entries.pop(split, None) or self._entries(split)
+            self._check(entries)
+            self._records[split] = Shelf(self._annotated(entries, split))
+        return self._records[split]
+
+    def _check(self, entries: list[Entry]) -> None:
+        """Each class is one that trains, and each box lies in its picture."""
+        folder = self.root / "Annotations"
+        unknown, outside = [], []
+        for entry in entries:
+            for number, (name, box) in enumerate(zip(entry.classes, entry.boxes, strict=True)):
+                if name not in self.classes:
+                    unknown.append(f"{entry.words(number)}: {name}")
+                if is_outside(from_one(box), entry.height, entry.width):
+                    outside.append(f"{entry.words(number)}: {box} in {entry.height}x{entry.width}")
+        refuse(unknown, f"objects in {folder} are of classes that no training picture has", "correct or remove them")
+        refuse(outside, f"boxes in {folder} lie outside their images", "correct them: xmin, ymin, xmax, ymax in pixels")
+
+    def _annotated(self, entries: list[Entry], split: Split) -> list[Annotated]:
+        records, flat = [], []
+        for index, entry in enumerate(entries):
+            file = self.pictures.get(entry.name, str(self.root / "JPEGImages" / f"{entry.name}.jpg"))
+            record = Annotated(file, index, entry.height, entry.width)
+            for number, box in enumerate(entry.boxes):
+                inside = cut_to(from_one(box), entry.height, entry.width)
+                if not has_area(inside):
+                    flat.append(entry.words(number))
+                    continue
+                record.boxes.append(inside)
+                record.labels.append(self.classes.index(entry.classes[number]))
+                record.crowd.append(entry.difficult[number])
+            records.append(record)
+        without_area(flat, sum(len(entry.boxes) for entry in entries), f"{self.root / 'Annotations'} ({split})")
+        return records
+
+    def _entries(self, split: Split) -> list[Entry]:
+        names = _listed(self._list(split))
+        folder = self.root / "Annotations"
+        missing = [name for name in names if not (folder / f"{name}.xml").is_file()]
+        refuse(
+            missing, f"pictures of {self._list(split)} have no XML file in {folder}", "add them, or shorten the list"
+        )
+        return [read_entry(folder / f"{name}.xml") for name in names]
+
+    def _list(self, split: Split) -> Path:
+        return self.root / "ImageSets" / "Main" / f"{split}.txt"
+
+    def _has_test(self) -> bool:
+        """VOC publishes the test pictures' names, but of most years not their labels."""
+        if not self._list("test").is_file():
+            return False
+        return any((self.root / "Annotations" / f"{name}.xml").is_file() for name in _listed(self._list("test")))
+
+
+def from_one(box: Box) -> Box:
+    """VOC's corners, from 1 and inclusive, -> x1, y1, x2, y2 from 0, the last two exclusive."""
+    xmin, ymin, xmax, ymax = box
+    return xmin - 1, ymin - 1, xmax, ymax
+
+
+def read_entry(file: Path) -> Entry:
+    try:
+        root = ElementTree.parse(file).getroot()
+        size = {side: int(_text(root, f"size/{side}")) for side in ("height", "width")}
+        found = root.findall("object")
+        return Entry(
+            name=file.stem,
+            height=size["height"],
+            width=size["width"],
+            classes=[_text(one, "name").strip() for one in found],
+            boxes=[_box(one) for one in found],
+            difficult=[(one.findtext("difficult") or "0").strip() not in ("0", "") for one in found],
+        )
+    except (ElementTree.ParseError, ValueError) as error:
+        raise ValueError(
+            f"{file} is not an annotation of VOC's ({error}): "
+            "expected size and objects, each with a name and a bndbox of xmin, ymin, xmax, ymax"
+        ) from error
+
+
+def _box(found: ElementTree.Element) -> Box:
+    xmin, ymin, xmax, ymax = (float(_text(found, f"bndbox/{corner}")) for corner in CORNERS)
+    return xmin, ymin, xmax, ymax
+
+
+def _text(element: ElementTree.Element, path: str) -> str:
+    text = element.findtext(path)
+    if text is None:
+        raise ValueError(f"no {path}")
+    return text
+
+
+def _root(path: Path) -> Path:
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path} is not a folder: give one with Annotations/, JPEGImages/ and ImageSets/Main/")
+    below = sorted(folder for folder in path.iterdir() if (folder / "Annotations").is_dir())
+    root = path if (path / "Annotations").is_dir() or len(below) != 1 else below[0]
+    for needed in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        if not (root / needed).is_dir():
+            raise FileNotFoundError(f"{root / needed} is not a folder: expected Pascal VOC's layout in {root}")
+    return root
+
+
+def _listed(file: Path) -> list[str]:
+    """Names of pictures, one a line; what stands behind a name, as in VOC's lists of one class, is not read."""
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} does not exist: write the names of its pictures there, one a line")
+    names = [line.split()[0] for line in file.read_text().splitlines() if line.split()]
+    if not names:
+        raise ValueError(f"{file} is empty: expected the names of pictures, one a line")
+    return names
+
+
+def _pictures(folder: Path) -> dict[str, str]:
+    """Name without its ending -> path."""
+    return {file.stem: str(file) for file in sorted(folder.iterdir()) if not is_hidden(file.name)}

@@ -1,0 +1,177 @@
+"""What training does to a picture and its objects: large-scale jitter and copy-paste (arXiv 2012.07177)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import RandomPhotometricDistort
+from torchvision.transforms.v2 import functional as F
+
+from longvision.data.dense import DensePreprocess
+from longvision.data.io.images import as_channels
+from longvision.data.sources.objects import Target, chosen
+
+LEAST_SIDE = 1.0  # pixels: a smaller object is dropped
+LEAST_SEEN = 0.1  # an object of which pasted ones leave this share or less is dropped
+HALF = 128  # of 255: a pixel covered to half or more is the object's
+
+View = tuple[Tensor, Target]  # uint8 (C, h, w), and its objects: a step turns one into the next
+
+
+@dataclass(frozen=True)
+class DetectionAugment:
+    """How training pictures are varied; 0 switches a step off.
+
+    Args:
+        scale: smallest and largest size of a picture, as a share of the one that fits into the model's input. What is
+            larger is cropped at random, what is smaller is padded on the right and below.
+        flip: probability of mirroring left and right.
+        copy_paste: probability of pasting objects of another training picture; it needs masks.
+        photometric: probability of changing brightness, contrast, saturation and hue.
+    """
+
+    scale: tuple[float, float] = (0.1, 2.0)
+    flip: float = 0.5
+    copy_paste: float = 0.0
+    photometric: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scale", tuple(self.scale))
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale {self.scale}: expected two shares, 0 < smallest <= largest")
+        for word in ("flip", "copy_paste", "photometric"):
+            if not 0 <= getattr(self, word) <= 1:
+                raise ValueError(f"{word} {getattr(self, word)}: expected a number from 0 to 1")
+
+
+def training_sample(
+    image: Image.Image,
+    target: Target,
+    preprocess: DensePreprocess,
+    augment: DetectionAugment,
+    another: Callable[[], tuple[Image.Image, Target]],
+) -> tuple[Tensor, Target]:
+    """A picture and its objects -> normalised float32 (C, *size) and the objects that are left, perhaps none.
+
+    Crowds are dropped. Boxes are tight around what is to be seen of an object where there are masks. "seen" is the
+    height and width of the picture in the image: what lies beyond, right and below, is padding.
+
+    Args:
+        image: the picture, of any size.
+        target: its objects.
+        preprocess: size, channels, mean and deviation of what comes out.
+        augment: what is varied, how far.
+        another: draws the picture whose objects are pasted.
+    """
+    view = jittered(image, target, preprocess, augment)
+    if happens(augment.copy_paste):
+        above = jittered(*another(), preprocess, augment)
+        seen = tuple(map(max, view[1]["seen"], above[1]["seen"]))
+        image_CHW, target = pasted(view, above)
+        view = image_CHW, target | {"seen": seen}
+    image_CHW, target = view
+    return preprocess.normalise()(image_CHW).as_subclass(Tensor), target
+
+
+def jittered(
+    image: Image.Image, target: Target, preprocess: DensePreprocess, augment: DetectionAugment
+) -> tuple[Tensor, Target]:
+    """Large-scale jitter: uint8 (C, *size), and the objects in it with masks bool (N, *size)."""
+    view = opened(as_channels(image, preprocess.channels), chosen(target, ~target["iscrowd"]))
+    view = resized_at_random(view, preprocess.size, augment.scale)
+    if happens(augment.flip):
+        view = moved(view, F.horizontal_flip)
+    image_CHW, target = view
+    target = target | {"seen": tuple(image_CHW.shape[-2:])}
+    if happens(augment.photometric):
+        image_CHW = RandomPhotometricDistort()(image_CHW)
+    return padded(image_CHW, preprocess), tidied(target, preprocess.size)
+
+
+def opened(image: Image.Image, target: Target) -> View:
+    """Masks become images, one channel an object, 0 or 255: resized as the picture is, they stay on its pixels."""
+    boxes = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=(image.height, image.width))
+    target = target | {"boxes": boxes}
+    if "masks" in target:
+        target["masks"] = target["masks"].to(torch.uint8) * 255
+    return F.pil_to_tensor(image), target
+
+
+def resized_at_random(view: View, size: tuple[int, int], scale: tuple[float, float]) -> View:
+    """A random size; of a picture that becomes too large for `size`, a random part.
+
+    The part is cut before it is enlarged, whole pixels of the original: a picture enlarged as a whole, and as many
+    masks, would fill gigabytes.
+    """
+    height, width = view[0].shape[-2:]
+    factor = float(torch.empty(()).uniform_(*scale)) * min(size[0] / height, size[1] / width)
+    tall, high = part_and_result(height, size[0], factor)
+    broad, wide = part_and_result(width, size[1], factor)
+    top, left = up_to(height - tall), up_to(width - broad)
+    return moved(view, lambda part: F.resized_crop(part, top, left, tall, broad, [high, wide], antialias=True))
+
+
+def part_and_result(side: int, most: int, factor: float) -> tuple[int, int]:
+    """How many of `side` pixels are kept, and how many, at most `most`, they become."""
+    kept = max(1, round(most / factor))
+    return (kept, most) if kept < side else (side, min(most, max(1, round(side * factor))))
+
+
+def moved(view: View, move: Callable[[Tensor], Tensor]) -> View:
+    """Picture, boxes and masks, moved alike."""
+    image_CHW, target = view
+    return move(image_CHW), target | {word: move(target[word]) for word in ("boxes", "masks") if word in target}
+
+
+def padded(image_CHW: Tensor, preprocess: DensePreprocess) -> Tensor:
+    """To the model's size, with the mean colour, which is 0 once it is normalised."""
+    height, width = image_CHW.shape[-2:]
+    colour = [round(255 * mean) for mean in preprocess.mean]
+    return F.pad(image_CHW, [0, 0, preprocess.size[1] - width, preprocess.size[0] - height], fill=colour)
+
+
+def tidied(target: Target, size: tuple[int, int]) -> Target:
+    """Masks of `size` and boxes around them; without the objects of which less than a pixel is left."""
+    boxes_N4 = F.clamp_bounding_boxes(target["boxes"])
+    if "masks" in target:
+        high, wide = target["masks"].shape[-2:]
+        masks_NHW = F.pad(target["masks"], [0, 0, size[1] - wide, size[0] - high]) >= HALF
+        target = target | {"masks": masks_NHW}
+        boxes_N4 = tight_boxes(masks_NHW)
+    boxes = tv_tensors.BoundingBoxes(boxes_N4, format="XYXY", canvas_size=size)
+    _, keep_N = F.sanitize_bounding_boxes(boxes, min_size=LEAST_SIDE)
+    return chosen(target | {"boxes": boxes.as_subclass(Tensor)}, keep_N)
+
+
+def tight_boxes(masks_NHW: Tensor) -> Tensor:
+    """bool (N, H, W) -> x1, y1, x2, y2 (N, 4), the last two exclusive; of an empty mask, zeros."""
+    corners = []
+    for lines_NL in (masks_NHW.any(1), masks_NHW.any(2)):  # columns, rows
+        first = lines_NL.byte().argmax(1)
+        last = lines_NL.shape[1] - lines_NL.flip(1).byte().argmax(1)
+        corners.append((first, last))
+    (x1, x2), (y1, y2) = corners
+    return torch.stack([x1, y1, x2, y2], 1).float() * masks_NHW.any(2).any(1)[:, None]
+
+
+def pasted(below: View, above: View) -> View:
+    """Each object of `above` (bool masks), with even odds, on top of `below`."""
+    (image_CHW, target), (other_CHW, other) = below, above
+    other = chosen(other, torch.rand(len(other["labels"])) < 0.5)
+    cover_HW = other["masks"].any(0)
+    masks_NHW = target["masks"] & ~cover_HW
+    seen_N = masks_NHW.sum((1, 2)) > LEAST_SEEN * target["masks"].sum((1, 2))
+    target = chosen(target | {"masks": masks_NHW, "boxes": tight_boxes(masks_NHW)}, seen_N)
+    joined = {word: torch.cat([target[word], other[word]]) for word in ("boxes", "labels", "iscrowd", "masks")}
+    return torch.where(cover_HW, other_CHW, image_CHW), target | joined
+
+
+def happens(probability: float) -> bool:
+    return bool(torch.rand(()) < probability)
+
+
+def up_to(most: int) -> int:
+    return int(torch.randint(most + 1, ()))

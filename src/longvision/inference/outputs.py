@@ -1,0 +1,82 @@
+"""Predictions as files that other programs read: masks as PNG, objects in COCO's format."""
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from longvision.types import IGNORE, Colour
+
+WHITE = (255, 255, 255)
+
+
+def save_palette_png(mask_HW: np.ndarray, palette: Sequence[Colour], path: Path) -> None:
+    """Class numbers (H, W) uint8 -> a PNG of mode P that holds them as they are, and shows them in their colours.
+
+    255, ignored, is white. Raises FileExistsError for a path that exists.
+    """
+    colours = np.zeros((256, 3), np.uint8)
+    colours[: len(palette)] = palette
+    colours[IGNORE] = WHITE
+    picture = Image.fromarray(np.ascontiguousarray(mask_HW, dtype=np.uint8))
+    picture.putpalette(colours.tobytes())
+    encoded = io.BytesIO()
+    picture.save(encoded, "PNG")
+    with open(path, "xb") as file:
+        file.write(encoded.getvalue())
+
+
+class CocoResults:
+    """Objects of one picture after the other, as a COCO object for JSON; masks are kept run-length encoded.
+
+    Args:
+        categories: the classes' names; label 0 becomes category 1.
+    """
+
+    def __init__(self, categories: Sequence[str]) -> None:
+        self.categories = [{"id": number, "name": name} for number, name in enumerate(categories, 1)]
+        self.images: list[dict[str, Any]] = []
+        self.annotations: list[dict[str, Any]] = []
+
+    def add(self, file_name: str, size: tuple[int, int], found: Mapping[str, np.ndarray]) -> None:
+        """A picture of `size`, (height, width), and what was found in it, whatever the score.
+
+        `found`: "boxes" (N, 4) xyxy pixels, "labels" (N,) from 0, "scores" (N,) or none, "masks" (N, H, W) or none.
+        """
+        height, width = size
+        self.images.append({"id": len(self.images) + 1, "file_name": file_name, "width": width, "height": height})
+        for annotation in _annotations(found):
+            numbers = {"id": len(self.annotations) + 1, "image_id": len(self.images)}
+            self.annotations.append(numbers | annotation)
+
+    def as_dict(self) -> dict[str, list[dict[str, Any]]]:
+        """Images, categories and annotations, each numbered from 1."""
+        return {"images": self.images, "categories": self.categories, "annotations": self.annotations}
+
+
+def _annotations(found: Mapping[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+    if "scores" in found:
+        order = np.argsort(-found["scores"], kind="stable")
+        found = {key: values[order] for key, values in found.items()}
+    shapes = _encoded(found["masks"]) if "masks" in found else None
+    for i, (left, top, right, bottom) in enumerate(found["boxes"].tolist()):
+        bbox = [round(value, 3) for value in (left, top, right - left, bottom - top)]
+        annotation = {"category_id": int(found["labels"][i]) + 1, "bbox": bbox, "iscrowd": 0}
+        if "scores" in found:
+            annotation["score"] = round(float(found["scores"][i]), 6)
+        if shapes is None:
+            annotation["area"] = round((right - left) * (bottom - top), 3)
+        else:
+            annotation |= {"segmentation": shapes[i], "area": int(found["masks"][i].sum())}
+        yield annotation
+
+
+def _encoded(masks_NHW: np.ndarray) -> list[dict[str, Any]]:
+    """COCO's run lengths, as JSON holds them: the counts are text."""
+    from faster_coco_eval.core import mask
+
+    shapes = [mask.encode(np.asfortranarray(mask_HW, dtype=np.uint8)) for mask_HW in masks_NHW]
+    return [{"size": list(map(int, shape["size"])), "counts": shape["counts"].decode()} for shape in shapes]

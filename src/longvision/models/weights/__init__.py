@@ -1,0 +1,1 @@
+"""Weights in files: formats, conversion, hub."""

@@ -1,0 +1,1 @@
+"""Compiled kernels: C++ for CPUs, Triton for GPUs."""

@@ -1,0 +1,128 @@
+"""The compiled kernels as Python calls them: one library a dtype, on torch's own threads."""
+
+import ctypes
+import functools
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from longvision.ops.kernels.cpp.compiler import LOGGER, CompilerError, compiled
+
+DEFINITIONS: dict[torch.dtype, tuple[str, ...]] = {
+    torch.float32: (),
+    torch.float64: ("REAL_DOUBLE",),
+    torch.bfloat16: ("STORED_BF16",),
+}
+
+
+KERNELS = (
+    *("scan_forward", "scan_backward", "conv_forward", "conv_backward", "norm_forward", "norm_backward"),
+    *("inner_forward", "product"),
+)
+
+
+class Library:
+    """The kernels for tensors of one dtype; each is called with the bytes of its record (see `pack`).
+
+    `dtype` is what tensors of tokens are stored in, `real` what is computed in and parameters are given in, `lanes` the
+    channels of one vector.
+    """
+
+    def __init__(self, dtype: torch.dtype, path: Path) -> None:
+        library = ctypes.CDLL(str(path))
+        library.set_fork(ctypes.c_void_p(_torch_fork()))
+        self.dtype, self.real = dtype, torch.promote_types(dtype, torch.float32)
+        self.lanes = int(library.lanes())
+        for name in KERNELS:
+            function = getattr(library, f"call_{name}")
+            function.argtypes, function.restype = [ctypes.c_char_p], None
+            setattr(self, name, function)
+
+    scan_forward: Callable[[bytes], None]
+    scan_backward: Callable[[bytes], None]
+    conv_forward: Callable[[bytes], None]
+    conv_backward: Callable[[bytes], None]
+    norm_forward: Callable[[bytes], None]
+    norm_backward: Callable[[bytes], None]
+    inner_forward: Callable[[bytes], None]
+    product: Callable[[bytes], None]
+
+
+def kernels(dtype: torch.dtype) -> Library | None:
+    """The kernels for a dtype; None where this machine cannot have them, which is said once."""
+    return _load(dtype) if dtype in DEFINITIONS else None
+
+
+@torch.compiler.assume_constant_result
+def available(device: str, dtype: torch.dtype) -> bool:
+    """Whether there are kernels for such tensors, on this machine."""
+    return device == "cpu" and kernels(dtype) is not None
+
+
+@functools.cache
+def _load(dtype: torch.dtype) -> Library | None:
+    try:
+        return Library(dtype, compiled(DEFINITIONS[dtype]))
+    except (CompilerError, OSError) as error:
+        _say_once(str(error))
+        return None
+
+
+@functools.cache
+def _say_once(reason: str) -> None:
+    LOGGER.warning(
+        "longvision: its CPU kernels are not available, plain torch runs instead, right but several times slower: %s",
+        " ".join(reason.split()),
+    )
+
+
+def _torch_fork() -> int | None:
+    """The address of GOMP_parallel in the OpenMP runtime that torch runs on; None: the kernels start threads."""
+    folder = Path(torch.__file__).parent
+    for pattern in ("lib*omp*.so*", "lib*omp*.dylib"):
+        for path in sorted([*folder.glob(f"lib/{pattern}"), *folder.parent.glob(f"torch.libs/{pattern}")]):
+            try:
+                return ctypes.cast(ctypes.CDLL(str(path)).GOMP_parallel, ctypes.c_void_p).value
+            except (OSError, AttributeError):
+                continue
+    return None
+
+
+def pack(*fields: int) -> bytes:
+    """A record of 8-byte fields."""
+    return _record(len(fields)).pack(*fields)
+
+
+@functools.cache
+def _record(fields: int) -> struct.Struct:
+    return struct.Struct(f"={fields}q")
+
+
+@functools.cache
+def double(value: float) -> int:
+    """As a field of a record."""
+    return int(struct.unpack("=q", struct.pack("=d", value))[0])
+
+
+def address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def dense(parameter: Tensor, dtype: torch.dtype) -> Tensor:
+    """Contiguous, in that dtype: itself where it is so, which is asked first since converting takes longer."""
+    if parameter.dtype == dtype and parameter.is_contiguous():
+        return parameter
+    return parameter.to(dtype).contiguous()
+
+
+def dense_rows(tensor: Tensor) -> Tensor:
+    """With a contiguous last dimension: itself where it has one."""
+    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
+
+
+def rows(tensor: Tensor | None) -> tuple[int, int, int]:
+    """Address and strides of a (B, M, n) tensor whose last dimension is contiguous; zeros for none."""
+    return (0, 0, 0) if tensor is None else (tensor.data_ptr(), tensor.stride(0), tensor.stride(1))

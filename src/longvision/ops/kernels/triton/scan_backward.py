@@ -1,0 +1,217 @@
+"""The selective scan, backward: from the states kept every CHUNK tokens, without ever dividing by a decay.
+
+A chunk is walked twice. Forward, to leave the state before every PIECE tokens in `scratch`. Then backward, piece by
+piece: for each n, PIECE tokens forward again, their decays and states in registers, and PIECE tokens back with the
+adjoint state. Taking n in the outer loop needs registers for one n's piece at a time. Sums over channels (B and C) are
+partial sums of the tile, added by the caller in a fixed order: no atomics, the same bits every time.
+"""
+
+import triton
+import triton.language as tl
+
+from longvision.ops.kernels.triton.arithmetic import LN2, lane_sums, load_pair, sigmoid, slope_of_softplus
+from longvision.ops.kernels.triton.scan_forward import decay_rate, row_of, step_of, unless
+from longvision.ops.kernels.triton.walks import of_channels, starts_at, token_at
+
+
+@triton.jit
+def scan_backward(
+    x,
+    x_batch,
+    x_row,
+    step,
+    step_batch,
+    step_row,
+    BC,
+    A,
+    D,
+    bias,
+    grad,
+    sequence,
+    states,
+    starts,
+    scratch,
+    dx,
+    dstep,
+    dBC,
+    dA,
+    dD,
+    dbias,
+    tokens,
+    width,
+    group,
+    N: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    PIECE: tl.constexpr,
+    REVERSE: tl.constexpr,
+    LOG_DECAY: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+):
+    """Program (tile of channels, group of tokens, batch): gradients of x and step, and the program's parts of the sums.
+
+    `grad` is that of y = h C + D x. `dA` is of A, whatever LOG_DECAY says of what is read. `starts` are the adjoint
+    states behind each group.
+    """
+    tile = tl.program_id(0)
+    e = tile * CHANNELS + tl.arange(0, CHANNELS)
+    g = tl.program_id(1)
+    b = tl.program_id(2).to(tl.int64)
+    program = b * tl.num_programs(1) + g
+    inside = e < width
+    skip = of_channels(D, e, inside)
+    bias_E = of_channels(bias, e, inside)
+    dh = ()
+    for n in tl.static_range(N):
+        if starts is not None:
+            dh = dh + (tl.load(starts + (program * width + e) * N + n, mask=inside, other=0.0),)
+        else:
+            dh = dh + (tl.zeros([CHANNELS], tl.float32),)
+    dD_E = tl.zeros([CHANNELS], tl.float32)
+    dbias_E = tl.zeros([CHANNELS], tl.float32)
+
+    first = g * group
+    last = tl.minimum(first + group, tokens)
+    chunks = tl.cdiv(tokens, CHUNK)
+    x += b * x_batch + e
+    step += b * step_batch + e
+    row = b * tokens * width + e
+    BC += b * tokens * N
+    dBC += (tile * tl.num_programs(2) + b) * tokens * (2 * N)
+    scratch += (program * tl.num_programs(0) + tile) * (CHUNK // PIECE + 2) * N * CHANNELS + tl.arange(0, CHANNELS)
+    # Decay rates and the sums for A live in memory, too: with them in registers, others would be spilled.
+    rates = scratch + (CHUNK // PIECE) * N * CHANNELS
+    sums = rates + N * CHANNELS
+    for k in range(0, N):
+        tl.store(rates + k * CHANNELS, decay_rate(A, e, k, inside, N, LOG_DECAY))
+        tl.store(sums + k * CHANNELS, tl.zeros([CHANNELS], tl.float32))
+    tl.debug_barrier()
+
+    for i in range(0, tl.cdiv(last - first, CHUNK)):
+        chunk = tl.cdiv(last, CHUNK) - 1 - i
+        begin = chunk * CHUNK
+        pieces = tl.cdiv(tl.minimum(CHUNK, last - begin), PIECE)
+
+        h = ()
+        rates_N = ()
+        for n in tl.static_range(N):
+            rates_N = rates_N + (tl.load(rates + n * CHANNELS),)
+            h = h + (tl.load(states + ((b * chunks + chunk) * width + e) * N + n, mask=inside, other=0.0),)
+        next_t = token_at(begin, tokens, REVERSE)
+        next_x, next_step = row_of(x, x_row, step, step_row, next_t, inside)
+        for piece in range(0, pieces):
+            for n in tl.static_range(N):
+                tl.store(scratch + (piece * N + n) * CHANNELS, h[n])
+            of_piece = begin + piece * PIECE
+            for p in range(of_piece, tl.minimum(of_piece + PIECE, last)):
+                t = next_t
+                u = next_x.to(tl.float32)
+                stored = next_step
+                next_t = token_at(tl.minimum(p + 1, last - 1), tokens, REVERSE)
+                next_x, next_step = row_of(x, x_row, step, step_row, next_t, inside)
+                d, raw = step_of(stored, bias_E, inside, bias is not None, SOFTPLUS == "take")
+                du = d * u
+                begins = False
+                if sequence is not None:
+                    begins = starts_at(sequence, p, tokens, REVERSE)
+                new = ()
+                for n in tl.static_range(N):
+                    B, C = load_pair(BC + t * N + n)
+                    new = new + (tl.exp2(d * rates_N[n]) * unless(begins, h[n], sequence is not None) + du * B,)
+                h = new
+        tl.debug_barrier()  # what is read from scratch below was written above
+
+        for j in range(0, pieces):
+            piece = pieces - 1 - j
+            # Behind the last token of the group its row is read again, with the step 0 and without a gradient.
+            steps = ()
+            inputs = ()
+            grads = ()
+            borders = ()
+            pairs = ()
+            over_B = ()  # sums over n of dh B, and of the gradient of the decay's exponent times A
+            over_A = ()
+            for s in tl.static_range(PIECE):
+                p = begin + piece * PIECE + s
+                t = token_at(tl.minimum(p, last - 1), tokens, REVERSE)
+                here = e < tl.where(p < last, width, 0)
+                u = tl.load(x + t * x_row, mask=inside, other=0.0).to(tl.float32)
+                stored = tl.load(step + t * step_row, mask=here, other=0.0)
+                d, raw = step_of(stored, bias_E, here, bias is not None, SOFTPLUS == "take")
+                steps = steps + (d,)
+                inputs = inputs + (d * u,)
+                grads = grads + (tl.load(grad + row + t * width, mask=here, other=0.0).to(tl.float32),)
+                pairs = pairs + (BC + t * N,)
+                if sequence is not None:
+                    borders = borders + (starts_at(sequence, tl.minimum(p, last - 1), tokens, REVERSE),)
+                else:
+                    borders = borders + (False,)
+                over_B = over_B + (tl.zeros([CHANNELS], tl.float32),)
+                over_A = over_A + (tl.zeros([CHANNELS], tl.float32),)
+
+            # Where the gradients of B and C go, (PIECE, 2) of each n.
+            i_P2 = tl.arange(0, 2 * PIECE)
+            p_P2 = begin + piece * PIECE + i_P2 // 2
+            places = token_at(p_P2, tokens, REVERSE) * (2 * N) + i_P2 % 2
+            new_dh = ()
+            for n in tl.static_range(N):
+                h_n = tl.load(scratch + (piece * N + n) * CHANNELS)
+                rate = tl.load(rates + n * CHANNELS)
+                Bs = ()
+                Cs = ()
+                decays = ()
+                befores = ()  # the states before each token of the piece, and behind each
+                behinds = ()
+                for s in tl.static_range(PIECE):
+                    B, C = load_pair(pairs[s] + n)
+                    Bs = Bs + (B,)
+                    Cs = Cs + (C,)
+                    decays = decays + (tl.exp2(steps[s] * rate),)
+                    befores = befores + (unless(borders[s], h_n, sequence is not None),)
+                    h_n = decays[s] * befores[s] + inputs[s] * B
+                    behinds = behinds + (h_n,)
+
+                dh_n = dh[n]
+                dA_n = tl.load(sums + n * CHANNELS)
+                of_BC = ()
+                new_over_B = ()
+                new_over_A = ()
+                for back in tl.static_range(1, PIECE + 1):
+                    dh_n += grads[PIECE - back] * Cs[PIECE - back]
+                    of_BC = (dh_n * inputs[PIECE - back], grads[PIECE - back] * behinds[PIECE - back]) + of_BC
+                    new_over_B = (over_B[PIECE - back] + dh_n * Bs[PIECE - back],) + new_over_B
+                    dh_n = unless(borders[PIECE - back], dh_n * decays[PIECE - back], sequence is not None)
+                    of_exponent = dh_n * befores[PIECE - back]
+                    dA_n += of_exponent * steps[PIECE - back]
+                    new_over_A = (over_A[PIECE - back] + of_exponent * rate,) + new_over_A
+                tl.store(dBC + places + 2 * n, lane_sums(of_BC, 2 * PIECE), mask=p_P2 < last)
+                over_B = new_over_B
+                over_A = new_over_A
+                new_dh = new_dh + (dh_n,)
+                tl.store(sums + n * CHANNELS, dA_n)
+            dh = new_dh
+            tl.debug_barrier()  # nothing says that a lane gets from `sums` only what it put there
+
+            for s in tl.static_range(PIECE):
+                p = begin + piece * PIECE + s
+                t = token_at(tl.minimum(p, last - 1), tokens, REVERSE)
+                here = e < tl.where(p < last, width, 0)
+                u = tl.load(x + t * x_row, mask=inside, other=0.0).to(tl.float32)
+                tl.store(dx + row + t * width, over_B[s] * steps[s] + skip * grads[s], mask=here)
+                dD_E += grads[s] * u
+                dstep_E = over_B[s] * u + over_A[s] * LN2
+                if SOFTPLUS == "taken":
+                    dstep_E *= slope_of_softplus(steps[s])
+                if SOFTPLUS == "take":
+                    stored = tl.load(step + t * step_row, mask=inside, other=0.0)
+                    d, raw = step_of(stored, bias_E, inside, bias is not None, SOFTPLUS == "take")
+                    dstep_E *= sigmoid(raw)
+                dbias_E += tl.where(here, dstep_E, 0.0)
+                tl.store(dstep + row + t * width, dstep_E, mask=here)
+
+    for k in range(0, N):
+        tl.store(dA + (program * width + e) * N + k, tl.load(sums + k * CHANNELS), mask=inside)
+    if dD is not None:
+        tl.store(dD + program * width + e, dD_E, mask=inside)
+    if dbias is not None:
+        tl.store(dbias + program * width + e, dbias_E, mask=inside)

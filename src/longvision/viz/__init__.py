@@ -1,0 +1,1 @@
+"""Drawings; usable without a run."""
