@@ -31,7 +31,6 @@ COMMANDS = {
     "recipes": Command("list the recipes with what they cost and reach"),
     "convert": Command("turn a released checkpoint into safetensors"),
     "benchmark": Command("measure speed and memory of models against each other"),
-    "autotune": Command("measure how the kernels run best on this GPU"),
 }
 
 
