@@ -1,11 +1,10 @@
-"""Windows, scales and mirrors: what goes in comes out at its place, however a picture is cut."""
+"""Windows, scales and mirrors: what goes in comes out at its place, however an image is cut."""
 
 import pytest
 import torch
 
-pytest.importorskip("lightning")
-pytest.importorskip("torchmetrics")
-from longvision.inference.windows import augmented, slide, whole, window_corners
+from longvision.inference.config import InferenceConfig
+from longvision.inference.windows import augmented, probabilities, slide, whole, window_corners
 
 SIZES = [(5, 5), (8, 8), (8, 20), (17, 9), (23, 31), (64, 40)]
 
@@ -28,7 +27,7 @@ class Copy:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("crop, stride", [((8, 8), (8, 8)), ((8, 8), (5, 3)), ((16, 7), (6, 7)), ((8, 8), (1, 2))])
-def test_the_mean_of_windows_is_the_picture_at_any_size(size, crop, stride):
+def test_the_mean_of_windows_is_the_image_at_any_size(size, crop, stride):
     image = integers(*size)
     assert torch.equal(slide(lambda x: x, image, crop, stride, classes=3), image)
 
@@ -86,7 +85,7 @@ def test_windows_come_in_batches_and_each_once():
     assert {shape[1:] for shape in model.seen} == {(3, 8, 8)}
 
 
-def test_a_picture_smaller_than_the_window_is_padded_by_zeros_on_the_right_and_below():
+def test_an_image_smaller_than_the_window_is_padded_by_zeros_on_the_right_and_below():
     seen = []
     slide(lambda x: seen.append(x) or x, torch.ones(1, 3, 5), (8, 6), (8, 6), classes=1)
     (window,) = seen
@@ -107,15 +106,15 @@ def test_a_stride_that_leaves_pixels_unseen_is_refused(stride):
 
 
 def test_logits_of_another_size_or_number_are_refused():
-    with pytest.raises(ValueError, match=r"answers images of 8x8 by \(1, 3, 4, 4\): expected \(1, 3, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"\(1, 3, 4, 4\) for images of 8x8: expected \(1, 3, 8, 8\)"):
         slide(lambda x: x[..., ::2, ::2], torch.ones(3, 8, 8), (8, 8), (8, 8), classes=3)
-    with pytest.raises(ValueError, match=r"\(1, 1, 8, 8\): expected \(1, 3, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"\(1, 1, 8, 8\) for images of 8x8: expected \(1, 3, 8, 8\)"):
         slide(lambda x: x[:, :1], torch.ones(3, 8, 8), (8, 8), (8, 8), classes=3)
     with pytest.raises(ValueError, match="expected"):
         whole(lambda x: x[..., ::2, ::2], torch.ones(3, 8, 8))
 
 
-def test_the_whole_picture_is_asked_at_once():
+def test_the_whole_image_is_seen_at_once():
     model, image = Copy(), integers(33, 1)
     assert torch.equal(whole(model, image), image)
     assert model.seen == [(1, 3, 33, 1)]
@@ -126,7 +125,7 @@ def test_without_scales_and_mirrors_probabilities_are_the_softmax():
     assert torch.equal(augmented(lambda x: x, image), image.softmax(0))
 
 
-def test_a_mirrored_answer_is_mirrored_back():
+def test_what_a_mirrored_image_gives_is_mirrored_back():
     image = torch.randn(4, 9, 7)
     torch.testing.assert_close(augmented(lambda x: x, image, flip=True), image.softmax(0))
 
@@ -138,13 +137,13 @@ def test_mirrors_are_averaged_as_probabilities():
     torch.testing.assert_close(augmented(lambda x: x + ramp, image, flip=True), expected)
 
 
-def test_every_scale_is_asked_with_and_without_mirror():
+def test_every_scale_is_seen_with_and_without_mirror():
     seen = []
     augmented(lambda x: seen.append(tuple(x.shape)) or x, torch.randn(2, 10, 6), (0.5, 1.0, 1.75), flip=True)
     assert seen == [(2, 5, 3)] * 2 + [(2, 10, 6)] * 2 + [(2, 18, 10)] * 2
 
 
-def test_scales_bring_a_smooth_picture_back():
+def test_scales_bring_a_smooth_image_back():
     """A plane is what bilinear resizing keeps, but for the three pixels that the edge reaches."""
     plane = torch.linspace(0, 1, 40)[:, None] + torch.linspace(-1, 0, 60)
     image = torch.stack([plane, -plane])
@@ -183,3 +182,45 @@ def test_scales_and_windows_together():
     half = torch.nn.functional.interpolate(image[None], (10, 9), mode="bilinear", antialias=True)
     back = torch.nn.functional.interpolate(half, (21, 18), mode="bilinear", antialias=True)[0]
     torch.testing.assert_close(got, (image.softmax(0) + back.softmax(0)) / 2)
+
+
+# -- as a configuration says
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        InferenceConfig(),
+        InferenceConfig(window=8),
+        InferenceConfig(window=8, stride=3),
+        InferenceConfig(flip=True),
+        InferenceConfig(window=8, flip=True),
+    ],
+)
+def test_every_configuration_gives_the_same_of_a_model_without_context(config):
+    image = torch.randn(3, 13, 21)
+    torch.testing.assert_close(probabilities(Copy(), image, 3, (13, 21), config), image.softmax(0))
+
+
+def test_windows_overlap_by_a_third_where_nothing_else_is_said():
+    model = Copy()
+    probabilities(model, torch.zeros(2, 512, 853), 2, (512, 853), InferenceConfig(window=512))
+    assert model.seen == [(2, 2, 512, 512)]  # 0 and 341
+
+
+def test_batch_is_how_many_windows_the_model_sees_at_once():
+    model = Copy()
+    probabilities(model, torch.zeros(2, 8, 40), 2, (8, 40), InferenceConfig(window=8, stride=8), batch=2)
+    assert [shape[0] for shape in model.seen] == [2, 2, 1]
+
+
+def test_every_scale_of_a_configuration_is_mirrored_too():
+    model = Copy()
+    probabilities(model, torch.zeros(2, 8, 12), 2, (8, 12), InferenceConfig(scales=(0.5, 1.0, 2.0), flip=True))
+    assert [shape[2:] for shape in model.seen] == [(4, 6)] * 2 + [(8, 12)] * 2 + [(16, 24)] * 2
+
+
+def test_probabilities_have_the_size_of_the_original_image():
+    shares = probabilities(Copy(), torch.randn(3, 8, 12), 3, (20, 31), InferenceConfig())
+    assert shares.shape == (3, 20, 31)
+    torch.testing.assert_close(shares.sum(0), torch.ones(20, 31))

@@ -13,7 +13,7 @@ pytest.importorskip("lightning")
 pytest.importorskip("jsonargparse")
 import longvision
 from longvision.data.module import both_sides
-from longvision.inference.config import Asking
+from longvision.inference.config import InferenceConfig
 from longvision_cli.configuration import TASKS, _load, read_configuration
 from longvision_cli.main import main
 
@@ -69,7 +69,7 @@ def build(values):
     pytest.importorskip("transformers")
     options = values.model.as_dict() | {"pretrained": False, "args": {**(values.model.args or {}), "depth": 4}}
     if "asking" in options:
-        options["asking"] = Asking(**options["asking"])
+        options["asking"] = InferenceConfig(**options["asking"])
     known = {"classes": ["a", "b"], "size": both_sides(values.data.size), "channels": values.data.channels}
     if values.task != "segmentation":
         known["masks"] = values.source != "voc"

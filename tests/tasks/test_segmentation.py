@@ -11,7 +11,7 @@ pytest.importorskip("segmentation_models_pytorch")
 from lightning import Trainer
 
 from longvision.data.segmentation import ScatteredSegmentationData
-from longvision.inference.config import Asking
+from longvision.inference.config import InferenceConfig
 from longvision.tasks.segmentation import Segmentation, pixel_loss
 
 SMALL = {"depth": 1, "embed_dim": 16}
@@ -82,7 +82,7 @@ def test_figures_start_anew_with_each_epoch(monkeypatch):
 
 def test_pictures_are_asked_as_it_says(monkeypatch):
     seen = []
-    task = make(asking=Asking(window=8, scales=(1.0, 2.0), flip=True)).eval()
+    task = make(asking=InferenceConfig(window=8, scales=(1.0, 2.0), flip=True)).eval()
     monkeypatch.setattr(task.model, "forward", lambda x: seen.append(tuple(x.shape[2:])) or x[:, :2])
     shares = task.probabilities(torch.randn(3, 8, 10), (16, 20))
     assert shares.shape == (2, 16, 20)

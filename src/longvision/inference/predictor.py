@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from longvision.data.io.images import read_image
 from longvision.data.transforms.preprocess import Preprocess
-from longvision.inference.config import Asking
+from longvision.inference.config import InferenceConfig
+from longvision.inference.windows import probabilities
 from longvision.models.backbone import create_backbone
 from longvision.models.weights.files import read_metadata, restore_weights
 
@@ -120,13 +121,14 @@ class SegmentationPredictor(DensePredictor):
 
         super().__init__(weights, "segmentation", create_segmenter)
         asking = self.description["asking"]
-        self.asking = Asking(**(asking if window is None else {**asking, "window": window, "stride": None}))
+        self.asking = InferenceConfig(**(asking if window is None else {**asking, "window": window, "stride": None}))
 
     @torch.inference_mode()
     def predict(self, path: str | Path) -> ClassMap:
         """Raises UnreadableImage for a file that is none."""
         image, image_CHW = self._read(path)
-        shares_KHW = self.asking.probabilities(self.model, image_CHW, len(self.classes), (image.height, image.width))
+        size = (image.height, image.width)
+        shares_KHW = probabilities(self.model, image_CHW, len(self.classes), size, self.asking)
         score_HW, mask_HW = shares_KHW.max(0)
         scores = {number: float(score_HW[mask_HW == number].mean()) for number in mask_HW.unique().tolist()}
         return ClassMap(str(path), image, mask_HW.byte().cpu().numpy(), scores)

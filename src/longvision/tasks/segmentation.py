@@ -11,7 +11,8 @@ from torch import Tensor
 
 from longvision.engine.run import Run
 from longvision.heads.segmentation import Head, create_segmenter
-from longvision.inference.config import Asking
+from longvision.inference.config import InferenceConfig
+from longvision.inference.windows import probabilities
 from longvision.metrics.segmentation import SegmentationFigures
 from longvision.models.backbone import backbone_of
 from longvision.tasks.dense import DenseTask
@@ -21,7 +22,7 @@ from longvision.types import IGNORE
 from longvision.viz.overlays import draw_segmentation
 
 Batch = tuple[list[Tensor], list[Tensor]]
-AS_TRAINED = Asking()
+AS_TRAINED = InferenceConfig()
 
 
 class Segmentation(DenseTask):
@@ -69,7 +70,7 @@ class Segmentation(DenseTask):
         final_lr: float = 0.0,
         drop_path: float = 0.0,
         checkpoint: bool = False,
-        asking: Asking = AS_TRAINED,
+        asking: InferenceConfig = AS_TRAINED,
         *,
         classes: list[str],
         size: tuple[int, int],
@@ -122,7 +123,7 @@ class Segmentation(DenseTask):
 
     def probabilities(self, image_CHW: Tensor, size: tuple[int, ...]) -> Tensor:
         """(C, h, w) -> (K, H, W) float32 for a picture of that `size`, as `asking` says."""
-        return self.asking.probabilities(self.model, image_CHW, len(self.classes), (size[0], size[1]))
+        return probabilities(self.model, image_CHW, len(self.classes), (size[0], size[1]), self.asking)
 
     def panel(self, data: Any, split: str, row: int) -> Image.Image:
         picture, image_CHW, truth_HW = data.sample(split, row)
