@@ -13,18 +13,19 @@ SOURCE = Path(longvision.__file__).parent
 MAY_IMPORT = {
     "errors": "",
     "types": "",
+    "files": "errors",
     "registry": "errors",
     "ops": "errors",
     "layers": "errors types ops",
-    "models": "errors types ops layers",
+    "models": "errors files types ops layers",
     "heads": "errors types models",
-    "data": "errors types",
+    "data": "errors files types",
     "metrics": "errors types",
-    "viz": "errors types data",
-    "inference": "errors types registry models heads data viz",
-    "tasks": "errors types models heads data metrics viz inference",
-    "engine": "errors types registry models data tasks viz",
-    "benchmark": "errors types ops layers models heads",
+    "viz": "errors files types data",
+    "inference": "errors files types registry models heads data viz",
+    "tasks": "errors files types models heads data metrics viz inference",
+    "engine": "errors files types registry models data tasks viz",
+    "benchmark": "errors files types ops layers models heads",
 }
 HEAVY = ("lightning", "torchmetrics", "jsonargparse", "sklearn", "matplotlib", "pyarrow", "tensorboard", "triton")
 

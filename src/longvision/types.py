@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -98,3 +99,69 @@ class DataInfo:
     channels: int = 3
     has_masks: bool = False
     palette: list[Colour] | None = None
+
+
+@dataclass(frozen=True)
+class PackedImages:
+    """Images of different sizes one behind another, as one sequence of patches (as NaViT's, arXiv 2307.06304).
+
+    Args:
+        patches: float (1, M, C * P * P), those of each image row by row; a patch holds its P x P pixels channel by
+            channel, as a convolution's filter does.
+        grids: rows and columns of patches of each image.
+
+    Raises:
+        ValueError: no images, patches of another shape, or not as many as fill the grids.
+    """
+
+    patches: Tensor
+    grids: tuple[Size, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "grids", tuple((int(rows), int(columns)) for rows, columns in self.grids))
+        if not self.grids or any(length < 1 for length in self.lengths):
+            raise ValueError(f"grids {self.grids}: expected at least one image, of at least one patch each")
+        if self.patches.ndim != 3 or tuple(self.patches.shape[:2]) != (1, sum(self.lengths)):
+            raise ValueError(
+                f"patches of shape {tuple(self.patches.shape)}: expected (1, {sum(self.lengths)}, C * P * P), since "
+                f"the grids {self.grids} hold {sum(self.lengths)} patches"
+            )
+
+    @classmethod
+    def from_images(cls, images: Sequence[Tensor], patch: int, stride: int | None = None) -> Self:
+        """Images (C, H, W) of one C, cut into patches of side `patch` at distances of `stride`, None for `patch`.
+
+        Raises ValueError for no images, and for an image that does not divide into patches.
+        """
+        import torch
+
+        if not images:
+            raise ValueError("no images to pack: expected at least one")
+        stride = stride or patch
+        cut = [_patches_of(image, patch, stride) for image in images]
+        grids = tuple((grid.shape[0], grid.shape[1]) for grid in cut)
+        return cls(torch.cat([grid.flatten(2).flatten(0, 1) for grid in cut])[None], grids)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Patches of each image."""
+        return tuple(rows * columns for rows, columns in self.grids)
+
+    def __len__(self) -> int:
+        return len(self.grids)
+
+    def to(self, device: Any) -> Self:
+        """The same with its patches on a device."""
+        return replace(self, patches=self.patches.to(device))
+
+
+def _patches_of(image_CHW: Tensor, patch: int, stride: int) -> Tensor:
+    """(C, H, W) -> (rows, columns, C, P, P)."""
+    if image_CHW.ndim != 3:
+        raise ValueError(f"image of shape {tuple(image_CHW.shape)}: expected (channels, height, width)")
+    height, width = image_CHW.shape[1:]
+    if any(side < patch or (side - patch) % stride for side in (height, width)):
+        raise ValueError(
+            f"image {height}x{width} does not divide into patches of {patch} at stride {stride}: resize or pad it"
+        )
+    return image_CHW.unfold(1, patch, stride).unfold(2, patch, stride).permute(1, 2, 0, 3, 4)

@@ -1,0 +1,99 @@
+"""Files that are written whole or not at all, and what a weights file says of itself. Loads no torch."""
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from longvision.errors import ExistingFileError, MissingFileError, UserError
+
+METADATA_KEY = "longvision"  # under which a safetensors file holds our JSON
+
+
+@contextmanager
+def written_beside(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[Path]:
+    """A path of its own in the same folder, whose file takes the name `path` when the block ends without an error.
+
+    A reader never sees half a file, and two writers never share one.
+
+    Raises:
+        ExistingFileError: `path` exists and may not be overwritten, also if another process made it meanwhile.
+    """
+    path = Path(path)
+    if not overwrite and os.path.lexists(path):
+        raise _exists(path)
+    beside = path.with_name(f".{path.stem}-{secrets.token_hex(6)}{path.suffix}")
+    try:
+        yield beside
+        if overwrite:
+            os.replace(beside, path)
+        else:
+            _link_new(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _link_new(beside: Path, path: Path) -> None:
+    """Unlike a rename, a link fails where its name is taken, whoever took it since."""
+    try:
+        os.link(beside, path)
+    except FileExistsError as error:
+        raise _exists(path) from error
+    except OSError:  # a file system without links: the name is taken first, then given its content
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+        except FileExistsError as error:
+            raise _exists(path) from error
+        os.replace(beside, path)
+
+
+def _exists(path: Path) -> ExistingFileError:
+    return ExistingFileError(f"{path} exists already and is not overwritten: give another name")
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What was written beside the tensors of a safetensors file, without reading those; {} for a file of others.
+
+    Raises:
+        MissingFileError: no such file.
+        UserError: no safetensors file, or metadata that is not what we write (the key that is wrong).
+    """
+    import safetensors
+
+    if not Path(path).is_file():
+        raise MissingFileError(f"{path} is not a file: expected weights (.safetensors)")
+    try:
+        with safetensors.safe_open(path, "np") as file:
+            text = (file.metadata() or {}).get(METADATA_KEY, "{}")
+        metadata = json.loads(text)
+    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} is not a safetensors file that can be read: {error}") from error
+    if not isinstance(metadata, dict):
+        raise UserError(f"{path}: its metadata is {text[:60]}, expected a JSON object")
+    for key, (is_right, expected) in _KNOWN.items():
+        if key in metadata and not is_right(metadata[key]):
+            raise UserError(f"{path}: its metadata has {key}={json.dumps(metadata[key])[:60]}, expected {expected}")
+    return metadata
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_count, value))
+
+
+def _is_preprocess(value: Any) -> bool:
+    return isinstance(value, dict) and _is_count(value.get("channels")) and _is_size(value.get("size"))
+
+
+_KNOWN: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "grid": (_is_size, "rows and columns"),
+    "cls_token": (lambda value: value in ("none", "head", "middle", "double"), "none, head, middle or double"),
+    "classes": (lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value), "names"),
+    "preprocess": (_is_preprocess, "an object with channels and size"),
+}
