@@ -205,3 +205,21 @@ def test_find_images(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no files"):
         find_images([tmp_path / "empty"])
+
+
+def test_what_pillow_has_opened_is_read_as_its_file_is(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[274] = 6  # orientation: turn it by 90 degrees
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    with Image.open(tmp_path / "turned.png") as opened:
+        read = read_image(opened, 1)
+    assert read.size == (5, 8) and read.mode == "L"
+    assert np.array_equal(np.asarray(read), np.asarray(read_image(tmp_path / "turned.png", 1)))
+
+
+def test_what_pillow_has_opened_may_be_cut_short(tmp_path):
+    Image.new("RGB", (50, 50), "red").save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:80])
+    with Image.open(tmp_path / "cut.png") as opened, pytest.raises(UnreadableImage, match="that one"):
+        read_image(opened, name="that one")

@@ -12,6 +12,8 @@ from typing import IO, Literal
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from longvision.errors import UnreadableImage
+
 Channels = Literal[1, 3]
 
 # What Pillow's decoders let through when the bytes are damaged: they parse headers with struct, slices and
@@ -35,20 +37,21 @@ DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 LITTER = ("thumbs.db", "desktop.ini")  # hidden on the system that writes them, visible everywhere else
 
 
-class UnreadableImage(ValueError):
-    """A file or a byte string that holds no picture Pillow can decode whole."""
-
-
-def read_image(source: str | Path | bytes, channels: Channels = 3, name: str | None = None) -> Image.Image:
+def read_image(
+    source: str | Path | bytes | Image.Image, channels: Channels = 3, name: str | None = None
+) -> Image.Image:
     """Decode the first frame of `source`, upright, as mode "L" (1 channel) or "RGB" (3 channels).
 
     Transparency is composited on white. More than 8 bits are scaled, not clipped: see `to_eight_bits`.
 
     Args:
-        source: a path, or the encoded bytes themselves.
+        source: a path, the encoded bytes themselves, or what Pillow has opened.
         channels: 1 for grey, 3 for colour.
         name: what an error calls the picture; the path when left out.
     """
+    if isinstance(source, Image.Image):
+        with _naming(name or "an image"):
+            return as_channels(_upright(source), channels)
     if isinstance(source, bytes):
         file, name = io.BytesIO(source), name or f"an image of {len(source)} bytes"
     else:
