@@ -1,6 +1,5 @@
 """What a run writes beside its weights: read from the file's header alone, before torch is loaded."""
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -8,11 +7,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from longvision.errors import MissingFileError, UserError
+from longvision.files import read_metadata
 from longvision.inference.config import InferenceConfig
 from longvision.types import Colour
-
-METADATA_KEY = "longvision"
-LARGEST_HEADER = 100_000_000  # bytes; the format's own limit
 
 
 @dataclass(frozen=True)
@@ -90,59 +87,17 @@ def read_description(weights: str | os.PathLike[str]) -> Description:
     return Description.from_metadata(read_metadata(weights), weights)
 
 
-def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a safetensors file says of itself in its header: its length in 8 bytes, then JSON. {} where it says nothing.
-
-    Raises:
-        MissingFileError: no such file.
-        UserError: not a safetensors file, one that is cut short, or metadata that is no JSON object.
-    """
-    if not Path(path).is_file():
-        raise MissingFileError(f"{path} is not a file: expected the model.safetensors of a run")
-    try:
-        metadata = _header(Path(path)).get("__metadata__", {}).get(METADATA_KEY, "{}")
-        described = json.loads(metadata)
-    except (ValueError, AttributeError, TypeError, LookupError) as error:
-        raise UserError(f"{path} is not a safetensors file that can be read: {error}") from error
-    if not isinstance(described, dict):
-        raise UserError(f"{path}: its metadata {METADATA_KEY!r} is {metadata[:50]}, expected a JSON object")
-    return described
-
-
-def _header(path: Path) -> dict[str, Any]:
-    """Raises ValueError for a file that is not whole."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        there = os.fstat(file.fileno()).st_size - 8
-        if not 0 < length <= min(LARGEST_HEADER, max(there, 0)):
-            raise ValueError(f"a header of {length} bytes in a file of {there + 8}")
-        header = json.loads(file.read(length))
-    ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-    if max(ends, default=0) != there - length:
-        raise ValueError(f"{there - length} bytes of tensors, its header says {max(ends, default=0)}")
-    return header
-
-
-def _strings(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(one, str) for one in value)
-
-
-def _numbers(value: Any, count: int) -> bool:
-    return isinstance(value, list | tuple) and len(value) == count and all(type(one) is int for one in value)
+def _is_colour(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 3 and all(type(one) is int for one in value)
 
 
 _A_DICT: tuple[Callable[[Any], bool], str] = (lambda value: isinstance(value, dict), "an object of names and values")
-_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {  # beside those of `read_metadata`
     "architecture": (lambda value: isinstance(value, str), "a model's name"),
     "task": (lambda value: isinstance(value, str), "a task's name"),
-    "classes": (_strings, "a list of names"),
     "palette": (
-        lambda value: isinstance(value, list) and all(_numbers(one, 3) for one in value),
+        lambda value: isinstance(value, list) and all(map(_is_colour, value)),
         "a list of colours, (red, green, blue) each",
-    ),
-    "preprocess": (
-        lambda value: isinstance(value, dict) and _numbers(value.get("size"), 2),
-        "an object with the input's size, (height, width)",
     ),
     "args": _A_DICT,
     "head": _A_DICT,
