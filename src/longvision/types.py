@@ -36,6 +36,10 @@ class _PerObject:
         """The same with its tensors on a device."""
         return replace(self, **{name: value.to(device) for name, value in self._arrays().items()})  # type: ignore[type-var]
 
+    def pin_memory(self) -> Self:
+        """The same in memory from which a GPU copies without waiting."""
+        return replace(self, **{name: value.pin_memory() for name, value in self._arrays().items()})  # type: ignore[type-var]
+
     def numpy(self) -> Self:
         """The same with NumPy arrays."""
         arrays = {name: value.detach().cpu().numpy() for name, value in self._arrays().items() if hasattr(value, "cpu")}
@@ -52,7 +56,8 @@ class Target(_PerObject):
         iscrowd: bool (N,): neither trained on, nor counted when it is missed.
         masks: bool (N, H, W); None where the source has none.
         image_id: the image's number in its source.
-        size: height and width of the image to whose pixels boxes and masks refer; None for the image beside it.
+        size: height and width of the image to whose pixels boxes and masks refer: of the original, in evaluation; in
+            training, of the part of the image beside it that is not padding. None for all of that image.
     """
 
     boxes: Array

@@ -120,7 +120,7 @@ class Objects(Dense):
 
         name, found = self.name(prediction), prediction.objects
         self.found.add(prediction.name, (prediction.image.height, prediction.image.width), found)
-        shown = found["labels"][found["scores"] >= self.threshold]
+        shown = found.labels[found.scores >= self.threshold]
         numbers, counts = np.unique(shown, return_counts=True)
         order = np.argsort(-counts, kind="stable")
         found_words = ", ".join(f"{self.classes[numbers[i]]} × {counts[i]}" for i in order)

@@ -64,9 +64,10 @@ def _samples(data: Any) -> Any:
 
 def _drawn(data: Any, image: Any, label: Any) -> Any:
     """A class number, a class map or objects over the picture."""
+    from longvision.types import Target
     from longvision.viz.overlays import draw_objects, draw_segmentation, titled
 
     if isinstance(label, int):
         return titled(image, data.classes[label])
-    draw: Any = draw_objects if isinstance(label, dict) else draw_segmentation
+    draw: Any = draw_objects if isinstance(label, Target) else draw_segmentation
     return draw(image, {"labels": label}, data.classes, data.palette)

@@ -191,7 +191,7 @@ def test_a_detector_finds_as_many_objects_with_masks_as_it_may(with_head):
     seen = []
     step.model.register_forward_hook(lambda module, inputs, output: seen.append(output))
     step()
-    assert [found["masks"].shape for found in seen[0]] == [(100, 64, 64)] * 2
+    assert [found.masks.shape for found in seen[0]] == [(100, 64, 64)] * 2
 
 
 def test_a_detector_learns_seven_boxes_an_image_that_their_masks_fill(with_head):
@@ -199,12 +199,12 @@ def test_a_detector_learns_seven_boxes_an_image_that_their_masks_fill(with_head)
     images, targets = one.inputs
     assert len(images) == len(targets) == 2
     for target, same in zip(targets, two.inputs[1], strict=True):
-        boxes = target["boxes"]
-        assert boxes.shape == (7, 4) and torch.equal(boxes, same["boxes"])
+        boxes = target.boxes
+        assert boxes.shape == (7, 4) and torch.equal(boxes, same.boxes)
         assert (boxes >= 0).all() and (boxes <= 96).all()
         sides = boxes[:, 2:] - boxes[:, :2]
         assert (sides >= 96 / 8 - 1e-4).all() and (sides <= 96 / 2 + 1e-4).all()
-        for (x1, y1, x2, y2), mask in zip(boxes.round().int().tolist(), target["masks"], strict=True):
+        for (x1, y1, x2, y2), mask in zip(boxes.round().int().tolist(), target.masks, strict=True):
             assert mask[y1:y2, x1:x2].all() and mask.sum() == (y2 - y1) * (x2 - x1)
 
 

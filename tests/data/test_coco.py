@@ -58,35 +58,35 @@ def test_a_set(write):
     pictures = source.split("train")
     picture, target = pictures[1]
     assert (len(pictures), pictures.name(1), picture.getpixel((0, 0))) == (2, "2.png", (2, 0, 0))
-    assert target["image_id"] == 2
-    assert target["boxes"].tolist() == [[10, 10, 20, 20], [0.5, 1, 20.5, 31.25]]
-    assert target["labels"].tolist() == [1, 0]
-    assert target["iscrowd"].tolist() == [False, True]
-    assert (target["masks"].shape, target["masks"].dtype) == ((2, HEIGHT, WIDTH), torch.bool)
+    assert target.image_id == 2
+    assert target.boxes.tolist() == [[10, 10, 20, 20], [0.5, 1, 20.5, 31.25]]
+    assert target.labels.tolist() == [1, 0]
+    assert target.iscrowd.tolist() == [False, True]
+    assert (target.masks.shape, target.masks.dtype) == ((2, HEIGHT, WIDTH), torch.bool)
 
 
 def test_images_without_objects_stay(write):
     _, target = CocoSource(write(content([thing(1)]))).split("train")[1]
-    assert target["boxes"].shape == (0, 4)
-    assert target["masks"].shape == (0, HEIGHT, WIDTH)
+    assert target.boxes.shape == (0, 4)
+    assert target.masks.shape == (0, HEIGHT, WIDTH)
 
 
 def test_class_numbers_come_from_the_training_file(write):
     val = content([thing(1, category=7)], categories=((1, "bird"), (7, "cat")))
     source = CocoSource(write(content([thing(1)]), val))
-    assert source.split("val")[0][1]["labels"].tolist() == [1]
+    assert source.split("val")[0][1].labels.tolist() == [1]
 
 
 def test_boxes_up_to_a_pixel_over_the_edge_are_cut(write):
     source = CocoSource(write(content([thing(1, bbox=(-0.5, 30, 20, 10.75))])))
     source.check("train")
-    assert source.split("train")[0][1]["boxes"].tolist() == [[0, 30, 19.5, 40]]
+    assert source.split("train")[0][1].boxes.tolist() == [[0, 30, 19.5, 40]]
 
 
 def test_without_segmentations_there_are_no_masks(write):
     source = CocoSource(write(content([thing(1, segmentation=[]), thing(2, segmentation=None)])))
     assert not source.has_masks
-    assert "masks" not in source.split("train")[0][1]
+    assert source.split("train")[0][1].masks is None
 
 
 def test_with_some_segmentations_there_are_no_masks_and_a_word(write):
@@ -166,7 +166,7 @@ def test_one_slip_in_a_hundred_is_left_out(write):
     with pytest.warns(UserWarning, match=r"1 of the 100 boxes in .* have no area \(annotation 99 of image 1\)"):
         source.check("train")
     target = source.split("train")[0][1]
-    assert len(target["boxes"]) == len(target["masks"]) == 99
+    assert len(target.boxes) == len(target.masks) == 99
 
 
 def test_categories_that_change_their_meaning(write):
@@ -239,7 +239,7 @@ def test_categories_may_have_texts_for_ids(write):
     labels = content([thing(1, category="a"), thing(2, category=3)], categories=categories)
     source = CocoSource(write(labels, labels))
     assert source.classes == ["dog", "bird", "cat"]
-    assert source.split("val")[0][1]["labels"].tolist() == [1, 0]
+    assert source.split("val")[0][1].labels.tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(
@@ -389,9 +389,9 @@ def test_coco_itself_equals_pycocotools(shared):
     pictures = CocoSource(shared / "data" / "coco").split("val")
     for index in range(len(pictures)):
         _, target = pictures[index]
-        found = theirs.loadAnns(theirs.getAnnIds(target["image_id"]))
-        assert target["iscrowd"].tolist() == [bool(one["iscrowd"]) for one in found]
-        for mask_HW, box, one in zip(target["masks"], target["boxes"].tolist(), found, strict=True):
+        found = theirs.loadAnns(theirs.getAnnIds(target.image_id))
+        assert target.iscrowd.tolist() == [bool(one["iscrowd"]) for one in found]
+        for mask_HW, box, one in zip(target.masks, target.boxes.tolist(), found, strict=True):
             assert np.array_equal(mask_HW.numpy(), theirs.annToMask(one))
             x, y, width, height = one["bbox"]
             assert box == pytest.approx([x, y, x + width, y + height], abs=1e-3)

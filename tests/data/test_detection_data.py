@@ -50,18 +50,18 @@ def test_scattered_digits_in_batches(digits):
     for images, targets in batches:
         assert [image.shape for image in images] == [(1, 64, 64)] * 4
         for target in targets:
-            count = len(target["labels"])
-            assert target["boxes"].shape == (count, 4) and target["masks"].shape == (count, 64, 64)
-            assert type(target["boxes"]) is torch.Tensor and target["masks"].dtype == torch.bool
+            count = len(target.labels)
+            assert target.boxes.shape == (count, 4) and target.masks.shape == (count, 64, 64)
+            assert type(target.boxes) is torch.Tensor and target.masks.dtype == torch.bool
 
 
 def test_scattered_digits_as_they_are_evaluated(digits):
     (image,), (target,) = next(iter(digits.test_dataloader()))
     scene = digits.images("test").scenes.scene(0)
-    assert target["boxes"].tolist() == scene.boxes_N4.tolist()
-    assert target["labels"].tolist() == scene.labels_N.tolist()
-    assert torch.equal(target["masks"], torch.from_numpy(scene.masks_NHW))
-    assert (image.shape, target["size"], target["image_id"]) == ((1, 64, 64), (64, 64), 0)
+    assert target.boxes.tolist() == scene.boxes_N4.tolist()
+    assert target.labels.tolist() == scene.labels_N.tolist()
+    assert torch.equal(target.masks, torch.from_numpy(scene.masks_NHW))
+    assert (image.shape, target.size, target.image_id) == ((1, 64, 64), (64, 64), 0)
     assert digits.images("test").name(3) == "test picture 3"
 
 
@@ -72,11 +72,11 @@ def test_evaluated_pictures_are_fitted_and_targets_are_not(tmp_path):
     assert len(batches) == 10
     (image,), (target,) = batches[0]
     assert (image.shape, image.dtype) == ((3, 48, 80), torch.float32)  # 30x50 as large as fits into 60x80
-    assert target["size"] == (30, 50)
-    assert target["boxes"].tolist() == [[5, 5, 25, 25]] * 2
-    assert target["iscrowd"].tolist() == [False, True]  # figures need crowds
-    assert len(batches[9][1][0]["labels"]) == 0
-    assert "masks" not in target
+    assert target.size == (30, 50)
+    assert target.boxes.tolist() == [[5, 5, 25, 25]] * 2
+    assert target.iscrowd.tolist() == [False, True]  # figures need crowds
+    assert len(batches[9][1][0].labels) == 0
+    assert target.masks is None
 
 
 def test_training_drops_crowds(tmp_path):
@@ -84,7 +84,7 @@ def test_training_drops_crowds(tmp_path):
     data.setup("fit")
     images, targets = next(iter(data.train_dataloader()))
     assert [image.shape for image in images] == [(3, 64, 64)] * 10
-    assert sum(len(target["labels"]) for target in targets) == 9
+    assert sum(len(target.labels) for target in targets) == 9
 
 
 def test_copy_paste_needs_masks(tmp_path):
@@ -99,9 +99,9 @@ def test_copy_paste_takes_objects_of_training_pictures(digits, monkeypatch):
     monkeypatch.setattr(type(pictures), "__getitem__", lambda self, index: asked.append(index) or original(self, index))
     data = ScatteredDetectionData(size=64, pictures=20, workers=0, augment=DetectionAugment((1, 1), 0, copy_paste=1.0))
     image, target = pictures[0]
-    counts = [len(data.train_transform(image, target)[1]["labels"]) for _ in range(20)]
+    counts = [len(data.train_transform(image, target)[1].labels) for _ in range(20)]
     assert len(set(asked)) > 8
-    assert max(counts) > len(target["labels"])
+    assert max(counts) > len(target.labels)
 
 
 def test_labels_are_checked_before_the_first_step(tmp_path):
@@ -124,7 +124,7 @@ def test_worker_processes_vary_pictures_differently(tmp_path):
     data = ScatteredDetectionData(size=64, pictures=8, batch_size=2, workers=2, augment=DetectionAugment((0.2, 0.9)))
     data.setup("fit")
     targets = [target for _, targets in data.train_dataloader() for target in targets]
-    assert sorted(target["image_id"] for target in targets) == list(range(8))
+    assert sorted(target.image_id for target in targets) == list(range(8))
 
 
 @pytest.mark.shared
@@ -134,7 +134,7 @@ def test_coco_itself(shared, paste):
     check_training(data, 6)
     (image,), (target,) = next(iter(data.val_dataloader()))
     assert max(image.shape) == 256
-    assert target["masks"].shape[1:] == target["size"]
+    assert target.masks.shape[1:] == target.size
 
 
 @pytest.mark.shared
@@ -149,11 +149,11 @@ def check_training(data: DetectionData, count: int) -> None:
     objects = 0
     for index in range(count):
         image, target = data.train_transform(*pictures[index])
-        objects += len(target["labels"])
+        objects += len(target.labels)
         assert image.shape == (3, 256, 256) and image.isfinite().all()
-        assert ("masks" in target) == data.has_masks
-        assert ((target["boxes"] >= 0) & (target["boxes"] <= 256)).all()
-        assert (target["boxes"][:, 2:] - target["boxes"][:, :2] >= 1).all()
-        assert ((target["labels"] >= 0) & (target["labels"] < len(data.classes))).all()
-        assert not target["iscrowd"].any()
+        assert (target.masks is not None) == data.has_masks
+        assert ((target.boxes >= 0) & (target.boxes <= 256)).all()
+        assert (target.boxes[:, 2:] - target.boxes[:, :2] >= 1).all()
+        assert ((target.labels >= 0) & (target.labels < len(data.classes))).all()
+        assert not target.iscrowd.any()
     assert objects > count

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -55,11 +57,11 @@ def test_a_picture_drawn_from_its_masks_stays_on_them():
         assert image_CHW.shape == (1, *SIZE)
         seen_HW = bright(image_CHW)
         if not seen_HW.any():
-            assert len(target["labels"]) == 0
+            assert len(target.labels) == 0
             continue
         left += 1
-        assert torch.equal(target["masks"][0], seen_HW)
-        assert target["boxes"].tolist() == [box_of(seen_HW.numpy())]
+        assert torch.equal(target.masks[0], seen_HW)
+        assert target.boxes.tolist() == [box_of(seen_HW.numpy())]
         cut += bool(seen_HW[0].any() or seen_HW[:, 0].any() or seen_HW[:, -1].any() or seen_HW[-1].any())
     assert left > 100 and cut > 5  # or this tests little
 
@@ -74,8 +76,8 @@ def test_boxes_without_masks_follow_the_picture():
         seen_HW = bright(image_CHW)
         if seen_HW.sum() > 20:
             left += 1
-            assert target["boxes"][0].tolist() == pytest.approx(box_of(seen_HW.numpy()), abs=1.5)
-            x1, y1, x2, y2 = target["boxes"][0].tolist()
+            assert target.boxes[0].tolist() == pytest.approx(box_of(seen_HW.numpy()), abs=1.5)
+            x1, y1, x2, y2 = target.boxes[0].tolist()
             assert 0 <= x1 < x2 <= SIZE[1] and 0 <= y1 < y2 <= SIZE[0]
     assert left > 50
 
@@ -88,7 +90,7 @@ def test_boxes_at_the_edge_survive_rounding():
         assert torch.tensor(427.0) * (side / 427) > side  # or this tests nothing
         preprocess = DensePreprocess((side, side), 1)
         _, changed = jittered(image, target, preprocess, DetectionAugment(scale=(1, 1), flip=0))
-        assert changed["boxes"].tolist() == [[0, 0, side, side]]
+        assert changed.boxes.tolist() == [[0, 0, side, side]]
 
 
 def test_each_label_keeps_its_object():
@@ -99,7 +101,7 @@ def test_each_label_keeps_its_object():
     _, target = sample(masks_NHW)
     for _ in range(50):
         image_CHW, changed = jittered(image, target, PREPROCESS, DetectionAugment(scale=(0.8, 2.0)))
-        for label, mask_HW, crowd in zip(changed["labels"], changed["masks"], changed["iscrowd"], strict=True):
+        for label, mask_HW, crowd in zip(changed.labels, changed.masks, changed.iscrowd, strict=True):
             assert image_CHW[0][mask_HW].median() == pytest.approx(60 * (label + 1), abs=8) or mask_HW.sum() < 30
             assert not crowd
 
@@ -110,10 +112,10 @@ def test_every_picture_comes_out_at_the_models_size(height, width, scale):
     mask_HW = torch.ones(1, height, width, dtype=torch.bool)
     image_CHW, target = jittered(*sample(mask_HW), PREPROCESS, DetectionAugment(scale=scale))
     assert image_CHW.shape == (1, *SIZE)
-    assert target["masks"].shape == (1, *SIZE)
+    assert target.masks.shape == (1, *SIZE)
     factor = scale[0] * min(SIZE[0] / height, SIZE[1] / width)
     expected = [min(SIZE[1], width * factor), min(SIZE[0], height * factor)]
-    assert target["boxes"][0, 2:].tolist() == pytest.approx(expected, abs=1)
+    assert target.boxes[0, 2:].tolist() == pytest.approx(expected, abs=1)
 
 
 def test_padding_has_the_mean_colour_on_the_right_and_below():
@@ -133,14 +135,14 @@ def test_flip_is_drawn_with_its_probability():
     image, target = sample(torch.from_numpy(masks_NHW)[None])
     for flip, expected in ((0.0, 0), (1.0, 200), (0.5, 100)):
         augment = DetectionAugment(scale=(0.5, 0.5), flip=flip)
-        boxes = [jittered(image, target, PREPROCESS, augment)[1]["boxes"][0] for _ in range(200)]
+        boxes = [jittered(image, target, PREPROCESS, augment)[1].boxes[0] for _ in range(200)]
         assert abs(sum(box[0] > 0 for box in boxes) - expected) <= (30 if flip == 0.5 else 0)
 
 
 def test_sizes_are_drawn_from_the_whole_range():
     image, target = sample(torch.ones(1, 96, 128, dtype=torch.bool))
     augment = DetectionAugment(scale=(0.1, 0.9))
-    widths = [float(jittered(image, target, PREPROCESS, augment)[1]["boxes"][0, 2]) / 128 for _ in range(300)]
+    widths = [float(jittered(image, target, PREPROCESS, augment)[1].boxes[0, 2]) / 128 for _ in range(300)]
     assert min(widths) == pytest.approx(0.1, abs=0.02)
     assert max(widths) == pytest.approx(0.9, abs=0.02)
     assert sum(widths) / 300 == pytest.approx(0.5, abs=0.05)
@@ -152,13 +154,13 @@ def test_crops_come_from_everywhere():
         corners[number, row, column] = True
     image, target = sample(corners)
     augment = DetectionAugment(scale=(1.02, 1.02), flip=0)
-    seen = [set(jittered(image, target, PREPROCESS, augment)[1]["labels"].tolist()) for _ in range(200)]
+    seen = [set(jittered(image, target, PREPROCESS, augment)[1].labels.tolist()) for _ in range(200)]
     assert set.union(*seen) == {0, 1, 2, 3}
 
 
 def test_crowds_do_not_train():
     _, target = jittered(*sample(blobs(), crowd=[False, True, False, True]), PREPROCESS, DetectionAugment((1, 1)))
-    assert sorted(target["labels"].tolist()) == [0, 2]
+    assert sorted(target.labels.tolist()) == [0, 2]
 
 
 @pytest.mark.parametrize("with_masks, tall", [(True, 4), (False, 4), (False, 40)])
@@ -168,7 +170,7 @@ def test_objects_below_a_pixel_are_dropped(with_masks, tall):
     masks_NHW[0, 2 : 2 + tall, 2:6] = True
     masks_NHW[1, 40:90, 40:100] = True
     _, target = jittered(*sample(masks_NHW, with_masks=with_masks), PREPROCESS, DetectionAugment((0.2, 0.2)))
-    assert target["labels"].tolist() == [1]
+    assert target.labels.tolist() == [1]
 
 
 @pytest.mark.parametrize("with_masks", [True, False])
@@ -177,8 +179,8 @@ def test_a_picture_without_objects(with_masks):
     augment = DetectionAugment(copy_paste=float(with_masks), photometric=1.0)
     image_CHW, target = training_sample(*empty, PREPROCESS, augment, lambda: empty)
     assert image_CHW.shape == (1, *SIZE)
-    assert target["boxes"].shape == (0, 4) and target["labels"].shape == (0,)
-    assert not with_masks or target["masks"].shape == (0, *SIZE)
+    assert target.boxes.shape == (0, 4) and target.labels.shape == (0,)
+    assert not with_masks or target.masks.shape == (0, *SIZE)
 
 
 def test_photometric_changes_the_colours_alone():
@@ -189,7 +191,7 @@ def test_photometric_changes_the_colours_alone():
     assert torch.equal(plain, torch.from_numpy(np.array(image)).permute(2, 0, 1))
     changed, objects = jittered(image, target, preprocess, DetectionAugment((1, 1), flip=0, photometric=1))
     assert not torch.equal(plain, changed)
-    assert objects["boxes"].tolist() == [[0, 0, 50, 50]]
+    assert objects.boxes.tolist() == [[0, 0, 50, 50]]
 
 
 def two_views():
@@ -203,9 +205,8 @@ def two_views():
 
 def view(masks_NHW, grey, first_label):
     labels = torch.arange(len(masks_NHW)) + first_label
-    return torch.full((1, *SIZE), grey, dtype=torch.uint8), as_target(
-        grey, tight_boxes(masks_NHW), labels, None, masks_NHW
-    )
+    target = as_target(grey, tight_boxes(masks_NHW), labels, None, masks_NHW)
+    return torch.full((1, *SIZE), grey, dtype=torch.uint8), replace(target, size=SIZE)
 
 
 def paste_one(covered_rows, monkeypatch):
@@ -220,25 +221,25 @@ def test_pasted_objects_hide_what_is_below(monkeypatch):
     above_NHW, (image_CHW, target) = paste_one(30, monkeypatch)
     assert torch.equal(image_CHW[0] == 200, above_NHW[0])
     assert torch.equal(image_CHW[0] == 50, ~above_NHW[0])
-    assert target["labels"].tolist() == [0, 1, 7]
-    assert target["image_id"] == 50
-    assert target["boxes"].tolist() == [[10, 40, 50, 50], [60, 60, 80, 80], [5, 5, 55, 40]]
-    assert target["masks"].sum((1, 2)).tolist() == [400, 400, 35 * 50]
-    assert (target["masks"].sum(0) <= 1).all()
-    assert len(target["iscrowd"]) == 3
+    assert target.labels.tolist() == [0, 1, 7]
+    assert target.image_id == 50
+    assert target.boxes.tolist() == [[10, 40, 50, 50], [60, 60, 80, 80], [5, 5, 55, 40]]
+    assert target.masks.sum((1, 2)).tolist() == [400, 400, 35 * 50]
+    assert (target.masks.sum(0) <= 1).all()
+    assert len(target.iscrowd) == 3
 
 
 @pytest.mark.parametrize("covered_rows, labels", [(35, [0, 1, 7]), (36, [1, 7]), (40, [1, 7])])
 def test_what_is_nine_tenths_hidden_is_dropped(covered_rows, labels, monkeypatch):
     _, (_, target) = paste_one(covered_rows, monkeypatch)
-    assert target["labels"].tolist() == labels
-    assert len(target["boxes"]) == len(target["masks"]) == len(labels)
+    assert target.labels.tolist() == labels
+    assert len(target.boxes) == len(target.masks) == len(labels)
 
 
 def test_some_of_the_objects_are_pasted():
     other_NHW = blobs(4, *SIZE)
     below_NHW = torch.zeros(0, *SIZE, dtype=torch.bool)
-    counts = [len(pasted(view(below_NHW, 50, 0), view(other_NHW, 200, 0))[1]["labels"]) for _ in range(100)]
+    counts = [len(pasted(view(below_NHW, 50, 0), view(other_NHW, 200, 0))[1].labels) for _ in range(100)]
     assert {0, 4} < set(counts)
     assert sum(counts) == pytest.approx(200, abs=40)
 
@@ -254,10 +255,10 @@ def test_copy_paste_draws_another_picture_with_its_probability():
         image_CHW, target = training_sample(
             *sample(masks_NHW[:1]), PREPROCESS, DetectionAugment(copy_paste=0.3), another
         )
-        assert torch.equal(tight_boxes(target["masks"]), target["boxes"])
-        assert target["image_id"] == 5
+        assert torch.equal(tight_boxes(target.masks), target.boxes)
+        assert target.image_id == 5
         seen_HW = (image_CHW[0] * 1.0 + 0.01) * 255 >= 127.5
-        assert torch.equal(seen_HW | target["masks"].any(0), seen_HW)  # no object where nothing is to be seen
+        assert torch.equal(seen_HW | target.masks.any(0), seen_HW)  # no object where nothing is to be seen
     assert 15 <= len(drawn) <= 45
 
 
@@ -294,5 +295,5 @@ def test_what_is_not_padding_is_said():
     preprocess = DensePreprocess((64, 64), 1)
     nothing = as_target(0, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
     seen_CHW, target = training_sample(image, nothing, preprocess, DetectionAugment((0.5, 0.5), 0), lambda: None)
-    assert target["seen"] == (16, 32)
+    assert target.size == (16, 32)
     assert (seen_CHW[:, :16, :32] > 1).all() and (seen_CHW[:, 16:].abs() < 0.1).all()

@@ -12,7 +12,6 @@ from longvision.data.sources.objects import (
     Shelf,
     as_target,
     check_files,
-    chosen,
     cut_to,
     has_area,
     is_outside,
@@ -24,21 +23,21 @@ from longvision.data.sources.objects import (
 
 def test_a_target_without_objects():
     target = as_target(3, [], [])
-    assert target["image_id"] == 3
-    assert (target["boxes"].shape, target["boxes"].dtype) == ((0, 4), torch.float32)
-    assert (target["labels"].shape, target["labels"].dtype) == ((0,), torch.int64)
-    assert (target["iscrowd"].shape, target["iscrowd"].dtype) == ((0,), torch.bool)
-    assert "masks" not in target
+    assert target.image_id == 3
+    assert (target.boxes.shape, target.boxes.dtype) == ((0, 4), torch.float32)
+    assert (target.labels.shape, target.labels.dtype) == ((0,), torch.int64)
+    assert (target.iscrowd.shape, target.iscrowd.dtype) == ((0,), torch.bool)
+    assert target.masks is None
 
 
 def test_some_objects_of_a_target():
     masks_NHW = torch.rand(3, 4, 5) > 0.5
     target = as_target(0, [[0, 0, 1, 1], [1, 1, 2, 2], [2, 2, 3, 3]], [5, 6, 7], [False, True, False], masks_NHW)
-    some = chosen(target, ~target["iscrowd"])
-    assert some["labels"].tolist() == [5, 7]
-    assert some["boxes"][:, 0].tolist() == [0, 2]
-    assert torch.equal(some["masks"], masks_NHW[[0, 2]])
-    assert some["image_id"] == 0
+    some = target.select(~target.iscrowd)
+    assert some.labels.tolist() == [5, 7]
+    assert some.boxes[:, 0].tolist() == [0, 2]
+    assert torch.equal(some.masks, masks_NHW[[0, 2]])
+    assert some.image_id == 0
 
 
 def test_a_shelf_gives_back_what_was_put_there():
@@ -126,7 +125,7 @@ def test_a_picture_on_its_side_has_the_size_it_is_read_in(tmp_path):
 def test_pictures_are_read_in_colour_with_their_name(picture):
     pictures = PictureFiles(Shelf([picture]))
     image, target = pictures[0]
-    assert (image.mode, len(target["labels"]), pictures.name(0)) == ("RGB", 0, "a.png")
+    assert (image.mode, len(target.labels), pictures.name(0)) == ("RGB", 0, "a.png")
     assert np.asarray(image).shape == (6, 8, 3)
 
 

@@ -41,11 +41,11 @@ def test_a_set(root):
     pictures = source.split("train")
     _, target = pictures[0]
     assert (len(pictures), pictures.name(1)) == (2, "2.jpg")
-    assert target["boxes"].tolist() == [[10, 10, 20, 30], [0, 0, WIDTH, HEIGHT]]  # from 1, inclusive
-    assert target["labels"].tolist() == [1, 0]
-    assert target["iscrowd"].tolist() == [False, True]
-    assert pictures[1][1]["boxes"].shape == (0, 4)
-    assert [pictures[index][1]["image_id"] for index in (0, 1)] == [0, 1]
+    assert target.boxes.tolist() == [[10, 10, 20, 30], [0, 0, WIDTH, HEIGHT]]  # from 1, inclusive
+    assert target.labels.tolist() == [1, 0]
+    assert target.iscrowd.tolist() == [False, True]
+    assert pictures[1][1].boxes.shape == (0, 4)
+    assert [pictures[index][1].image_id for index in (0, 1)] == [0, 1]
     source.check("val")
     assert source.split("val").name(0) == "3.jpg"
 
@@ -85,7 +85,7 @@ def test_a_box_from_zero_is_cut(root):
     write_xml(root, "3", thing("cell", (0, 0, 10, 10)))
     source = VocSource(root)
     source.check("val")
-    assert source.split("val")[0][1]["boxes"].tolist() == [[0, 0, 10, 10]]
+    assert source.split("val")[0][1].boxes.tolist() == [[0, 0, 10, 10]]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_box_that_ends_in_the_pixel_where_it_begins_is_that_wide(root, box, ex
     write_xml(root, "3", thing("cell", box))
     source = VocSource(root)
     source.check("val")
-    assert source.split("val")[0][1]["boxes"].tolist() == [expected]
+    assert source.split("val")[0][1].boxes.tolist() == [expected]
 
 
 def test_one_slip_in_a_hundred_is_left_out(root):
@@ -104,7 +104,7 @@ def test_one_slip_in_a_hundred_is_left_out(root):
     source = VocSource(root)
     with pytest.warns(UserWarning, match=r"1 of the 100 boxes in .* have no area \(object 100 of 3\)"):
         source.check("val")
-    assert len(source.split("val")[0][1]["boxes"]) == 99
+    assert len(source.split("val")[0][1].boxes) == 99
 
 
 def test_a_class_that_never_trains(root):
@@ -186,4 +186,4 @@ def test_bccd_with_its_two_boxes_of_one_pixel(shared):
     assert pixels[1][1] == (503, 336, 504, 337)
     image, target = sets[0][0]
     assert image.size == (640, 480)
-    assert set(target["labels"].tolist()) <= {0, 1, 2}
+    assert set(target.labels.tolist()) <= {0, 1, 2}

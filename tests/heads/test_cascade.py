@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 pytest.importorskip("torchvision")
 from longvision.heads.cascade import CASCADE, CascadeRoIHeads, LevelPool, cut_masks, match
+from longvision.types import Target
 
 STRIDES = (4, 8, 16, 32)
 SIZE = (128, 128)
@@ -26,12 +27,12 @@ def maps(images: int = 1, channels: int = 8, grad: bool = False) -> dict[str, Te
     return {str(i): torch.randn(images, channels, side, side, requires_grad=grad) for i, side in enumerate(sides)}
 
 
-def target(boxes: list, labels: list[int], masks: bool = True) -> dict[str, Tensor]:
+def target(boxes: list, labels: list[int], masks: bool = True) -> Target:
     boxes_n4 = torch.tensor(boxes).reshape(-1, 4)
     full = torch.zeros(len(boxes), *SIZE, dtype=torch.bool)
     for mask, (x1, y1, x2, y2) in zip(full, boxes_n4.int().tolist(), strict=True):
         mask[y1:y2, x1:x2] = True
-    return {"boxes": boxes_n4, "labels": torch.tensor(labels, dtype=torch.long), "masks": full}
+    return Target(boxes_n4, torch.tensor(labels, dtype=torch.long), torch.zeros(len(boxes)).bool(), full)
 
 
 def constant(roi_heads: CascadeRoIHeads, stage: int, logits: list[float], deltas: list[float]) -> None:
@@ -48,7 +49,7 @@ def smooth_l1(x: float) -> float:
 
 def test_a_stage_calls_what_overlaps_enough_its_object():
     boxes = torch.tensor([*NEAR, FAR])
-    truth = target([[110.0, 0.0, 120.0, 9.0], OBJECT], [1, 2])
+    truth = target([[110.0, 0.0, 120.0, 9.0], OBJECT], [0, 1])
     labels = {stage.iou: match(boxes, truth, stage.iou) for stage in CASCADE}
     assert labels[0.5][1].tolist() == [2, 2, 2, 0]
     assert labels[0.6][1].tolist() == [0, 2, 2, 0]
@@ -57,7 +58,7 @@ def test_a_stage_calls_what_overlaps_enough_its_object():
 
 
 def test_an_iou_of_exactly_the_threshold_is_the_object():
-    assert match(torch.tensor([[0.0, 0.0, 50.0, 100.0]]), target([OBJECT], [1]), 0.5)[1].tolist() == [1]
+    assert match(torch.tensor([[0.0, 0.0, 50.0, 100.0]]), target([OBJECT], [0]), 0.5)[1].tolist() == [1]
 
 
 def test_losses_of_every_stage_are_those_of_its_threshold_and_weights():
@@ -65,7 +66,7 @@ def test_losses_of_every_stage_are_those_of_its_threshold_and_weights():
     cascade = heads(classes=1)
     for i in range(3):
         constant(cascade, i, [0.0, math.log(3)], [0.0] * 4)
-    _, losses = cascade(maps(), [torch.tensor([*NEAR, FAR])], [SIZE], [target([OBJECT], [1])])
+    _, losses = cascade(maps(), [torch.tensor([*NEAR, FAR])], [SIZE], [target([OBJECT], [0])])
     for i, (widths, weight) in enumerate([((55, 65, 75), 10), ((65, 75), 20), ((75,), 30)]):
         objects = len(widths) + 1  # the true box is among the proposals
         classifier = (objects * -math.log(3 / 4) + (5 - objects) * -math.log(1 / 4)) / 5
@@ -81,7 +82,7 @@ def test_a_stage_learns_on_the_boxes_that_the_one_before_refined_and_clipped():
     constant(cascade, 0, [0.0, 0.0], [-1.0, 0.0, 0.0, 0.0])  # a tenth of the width to the left
     for i in (1, 2):
         constant(cascade, i, [0.0, 0.0], [0.0] * 4)
-    _, losses = cascade(maps(), [torch.tensor([[10.0, 0.0, 110.0, 100.0]])], [SIZE], [target([OBJECT], [1])])
+    _, losses = cascade(maps(), [torch.tensor([[10.0, 0.0, 110.0, 100.0]])], [SIZE], [target([OBJECT], [0])])
     # (10, 110) became the object. The true box became (-10, 90), clipped (0, 90).
     wanted = smooth_l1(20 * 5 / 90) + smooth_l1(10 * math.log(100 / 90))
     assert losses["loss_box_reg_2"].item() == pytest.approx(wanted / 2, rel=1e-4)
@@ -90,7 +91,7 @@ def test_a_stage_learns_on_the_boxes_that_the_one_before_refined_and_clipped():
 def test_no_gradient_flows_through_the_refined_boxes():
     cascade = heads(classes=1)
     features = maps(grad=True)
-    _, losses = cascade(features, [torch.tensor(NEAR)], [SIZE], [target([OBJECT], [1])])
+    _, losses = cascade(features, [torch.tensor(NEAR)], [SIZE], [target([OBJECT], [0])])
     losses["loss_box_reg_2"].backward()
     assert cascade.box_predictor[0].regression.weight.grad is None
 
@@ -124,9 +125,9 @@ def test_the_score_is_the_mean_over_stages_and_the_box_the_last_ones():
     found, losses = cascade(maps(), [torch.tensor([[20.0, 20.0, 40.0, 60.0]])], [SIZE])
     mean = torch.tensor(logits).softmax(1).mean(0)
     assert not losses
-    assert found[0]["labels"].tolist() == [1, 2]  # one box may be of two classes, the surer first
-    torch.testing.assert_close(found[0]["scores"], mean[1:])
-    torch.testing.assert_close(found[0]["boxes"], torch.tensor([[26.0, 20.0, 46.0, 60.0]] * 2))
+    assert found[0].labels.tolist() == [0, 1]  # one box may be of two classes, the surer first
+    torch.testing.assert_close(found[0].scores, mean[1:])
+    torch.testing.assert_close(found[0].boxes, torch.tensor([[26.0, 20.0, 46.0, 60.0]] * 2))
 
 
 def test_boxes_that_overlap_are_one_and_a_picture_has_at_most_a_hundred():
@@ -137,7 +138,7 @@ def test_boxes_that_overlap_are_one_and_a_picture_has_at_most_a_hundred():
     x, y = torch.meshgrid(torch.arange(12) * 10.0, torch.arange(12) * 10.0, indexing="ij")
     grid = torch.stack([x, y, x + 9, y + 9], 2).view(-1, 4)
     found, _ = cascade(maps(2), [twice, grid], [SIZE, SIZE])
-    assert [len(one["boxes"]) for one in found] == [2, 100]
+    assert [len(one.boxes) for one in found] == [2, 100]
 
 
 @pytest.mark.parametrize("proposals", [4, 0])
@@ -146,7 +147,7 @@ def test_boxes_that_overlap_are_one_and_a_picture_has_at_most_a_hundred():
 def test_every_parameter_gets_a_finite_gradient(proposals: int, objects: int, masks: bool):
     cascade = heads(masks=masks)
     boxes = [torch.tensor([*NEAR, FAR])[:proposals], torch.zeros(0, 4)]
-    truth = [target([OBJECT, FAR][:objects], [1, 2][:objects]), target([], [])]
+    truth = [target([OBJECT, FAR][:objects], [0, 1][:objects]), target([], [])]
     _, losses = cascade(maps(2), boxes, [SIZE, SIZE], truth)
     sum(losses.values()).backward()
     assert all(torch.isfinite(loss) for loss in losses.values())
@@ -157,27 +158,19 @@ def test_every_parameter_gets_a_finite_gradient(proposals: int, objects: int, ma
 def test_losses_and_boxes_are_float32_under_autocast():
     cascade = heads(masks=True)
     with torch.autocast("cpu", torch.bfloat16):
-        _, losses = cascade(maps(), [torch.tensor([*NEAR, FAR])], [SIZE], [target([OBJECT], [1])])
+        _, losses = cascade(maps(), [torch.tensor([*NEAR, FAR])], [SIZE], [target([OBJECT], [0])])
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
     sum(losses.values()).backward()
     assert all(p.grad.isfinite().all() for p in cascade.parameters())
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         found, _ = cascade.eval()(maps(), [torch.tensor([*NEAR, FAR])], [SIZE])
-    assert {key: value.dtype for key, value in found[0].items() if key != "labels"} == {
-        "boxes": torch.float32,
-        "scores": torch.float32,
-        "masks": torch.float32,
-    }
+    assert found[0].boxes.dtype == found[0].scores.dtype == found[0].masks.dtype == torch.float32
 
 
 def test_no_proposals_no_objects():
     found, _ = heads(masks=True).eval()(maps(), [torch.zeros(0, 4)], [SIZE])
-    assert {key: tuple(value.shape) for key, value in found[0].items()} == {
-        "boxes": (0, 4),
-        "labels": (0,),
-        "scores": (0,),
-        "masks": (0, 28, 28),
-    }
+    shapes = [tuple(value.shape) for value in (found[0].boxes, found[0].scores, found[0].labels, found[0].masks)]
+    assert shapes == [(0, 4), (0,), (0,), (0, 28, 28)]
 
 
 def test_a_mask_is_learned_and_drawn_by_its_own_class():
@@ -185,14 +178,14 @@ def test_a_mask_is_learned_and_drawn_by_its_own_class():
     last = roi_heads.mask_predictor.mask_fcn_logits
     nn.init.zeros_(last.weight)
     last.bias.data = torch.tensor([-4.0, 1.0])
-    _, losses = roi_heads(maps(), [torch.tensor([OBJECT])], [SIZE], [target([OBJECT], [2])])
+    _, losses = roi_heads(maps(), [torch.tensor([OBJECT])], [SIZE], [target([OBJECT], [1])])
     # All of the box is object, but for the outermost samples, which reach half a pixel over its edge.
     assert losses["loss_mask"].item() == pytest.approx(math.log(1 + math.exp(-1)), abs=2e-3)
     for i in range(3):
         constant(roi_heads, i, [0.0, 0.0, 5.0], [0.0] * 4)
     found, _ = roi_heads.eval()(maps(), [torch.tensor([OBJECT])], [SIZE])
-    assert found[0]["labels"].tolist() == [2]
-    torch.testing.assert_close(found[0]["masks"], torch.tensor(1.0).sigmoid().expand(1, 28, 28))
+    assert found[0].labels.tolist() == [1]
+    torch.testing.assert_close(found[0].masks, torch.tensor(1.0).sigmoid().expand(1, 28, 28))
 
 
 def test_masks_are_learned_on_the_first_stages_sample():
@@ -200,12 +193,12 @@ def test_masks_are_learned_on_the_first_stages_sample():
     roi_heads = heads(masks=True)
     seen = []
     roi_heads.mask_roi_pool.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs[1]))
-    roi_heads(maps(), [torch.tensor([*NEAR, FAR])], [SIZE], [target([OBJECT], [1])])
+    roi_heads(maps(), [torch.tensor([*NEAR, FAR])], [SIZE], [target([OBJECT], [0])])
     assert seen[0].tolist() == [*NEAR, OBJECT]
 
 
 def test_one_stage_is_faster_rcnn():
-    _, losses = heads(stages=CASCADE[:1])(maps(), [torch.tensor(NEAR)], [SIZE], [target([OBJECT], [1])])
+    _, losses = heads(stages=CASCADE[:1])(maps(), [torch.tensor(NEAR)], [SIZE], [target([OBJECT], [0])])
     assert set(losses) == {"loss_classifier_1", "loss_box_reg_1"}
 
 

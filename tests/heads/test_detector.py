@@ -16,6 +16,7 @@ from longvision.heads.detection import (
     padded,
     pasted,
 )
+from longvision.types import Detections, Target
 
 SIZE = (64, 64)
 
@@ -52,17 +53,13 @@ def detector(head: str = "cascade", masks: bool = True, channels: tuple[int, ...
     return detector_from(Body(channels), 2, SIZE, masks, width=16, head=head)  # type: ignore[arg-type]
 
 
-def target(boxes: list, labels: list[int], size: tuple[int, int] = SIZE, crowd: list[int] | None = None) -> dict:
+def target(boxes: list, labels: list[int], size: tuple[int, int] = SIZE, crowd: list[int] | None = None) -> Target:
     boxes_n4 = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     masks = torch.zeros(len(boxes), *size, dtype=torch.bool)
     for mask, (x1, y1, x2, y2) in zip(masks, boxes_n4.int().tolist(), strict=True):
         mask[y1:y2, x1:x2] = True
-    return {
-        "boxes": boxes_n4,
-        "labels": torch.tensor(labels, dtype=torch.long),
-        "iscrowd": torch.tensor(crowd or [0] * len(labels), dtype=torch.bool),
-        "masks": masks,
-    }
+    crowd_n = torch.tensor(crowd or [0] * len(labels), dtype=torch.bool)
+    return Target(boxes_n4, torch.tensor(labels, dtype=torch.long), crowd_n, masks)
 
 
 def images(*sizes: tuple[int, int]) -> list[Tensor]:
@@ -95,18 +92,18 @@ def test_maps_and_proposals_are_float32_under_autocast():
     model = detector()
     with torch.autocast("cpu", torch.bfloat16):
         batch, maps = model._maps(images(SIZE))
-        proposals, losses = model.rpn(batch, maps, [target(TWO, [0, 1])])
+        proposals, losses = model.rpn(batch, maps, [{"boxes": torch.tensor(TWO)}])
     assert {map_BChw.dtype for map_BChw in maps.values()} == {torch.float32}
     assert proposals[0].dtype == torch.float32
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
     assert {anchors.dtype for anchors in model.rpn.anchor_generator.cell_anchors} == {torch.float32}
 
 
-def test_crowds_are_not_learned_and_class_0_is_not_background():
+def test_crowds_are_not_learned():
     wanted = detector()._wanted(target([*TWO, TWO[0]], [0, 1, 1], crowd=[0, 1, 0]), 0)
-    assert wanted["labels"].tolist() == [1, 2]
-    assert wanted["boxes"].tolist() == TWO[:1] * 2
-    assert wanted["masks"].shape == (2, *SIZE)
+    assert wanted.labels.tolist() == [0, 1]
+    assert wanted.boxes.tolist() == TWO[:1] * 2
+    assert wanted.masks.shape == (2, *SIZE)
 
 
 def test_only_crowds_is_as_nothing():
@@ -146,21 +143,21 @@ def test_finds_in_pixels_of_the_sizes_asked_for():
         nn.init.constant_(predictor.classifier.bias, 1.0)  # everything is something
     picture = images((40, 60))
     small, large = model(picture)[0], model.detect(picture, [(80, 180)])[0]
-    count = len(small["labels"])
-    assert 0 < count <= 100 and set(small["labels"].tolist()) <= {0, 1}
-    assert small["masks"].shape == (count, 40, 60) and small["masks"].dtype == torch.bool
-    assert large["masks"].shape == (count, 80, 180)
-    assert small["boxes"].min() >= 0 and (small["boxes"].amax(0)[2:] <= torch.tensor([60, 40])).all()
-    torch.testing.assert_close(large["boxes"], small["boxes"] * torch.tensor([3.0, 2.0, 3.0, 2.0]))
-    assert not small["boxes"].requires_grad
+    count = len(small.labels)
+    assert 0 < count <= 100 and set(small.labels.tolist()) <= {0, 1}
+    assert small.masks.shape == (count, 40, 60) and small.masks.dtype == torch.bool
+    assert large.masks.shape == (count, 80, 180)
+    assert small.boxes.min() >= 0 and (small.boxes.amax(0)[2:] <= torch.tensor([60, 40])).all()
+    torch.testing.assert_close(large.boxes, small.boxes * torch.tensor([3.0, 2.0, 3.0, 2.0]))
+    assert not small.boxes.requires_grad
 
 
 def test_a_detection_is_scaled_to_another_size():
-    found = {"boxes": torch.tensor([[10.0, 10.0, 20.0, 20.0]]), "scores": torch.tensor([0.9])}
-    found |= {"labels": torch.tensor([1]), "masks": torch.ones(1, 28, 28)}
+    box, full = torch.tensor([[10.0, 10.0, 20.0, 20.0]]), torch.ones(1, 28, 28)
+    found = Detections(box, torch.tensor([0.9]), torch.tensor([0]), full)
     ours = at_size(found, seen=(40, 60), size=(20, 120))
-    assert ours["boxes"].tolist() == [[20.0, 5.0, 40.0, 10.0]] and ours["labels"].tolist() == [0]
-    assert ours["masks"].sum() == 20 * 5 and ours["masks"][0, 5:10, 20:40].all()
+    assert ours.boxes.tolist() == [[20.0, 5.0, 40.0, 10.0]] and ours.labels.tolist() == [0]
+    assert ours.masks.sum() == 20 * 5 and ours.masks[0, 5:10, 20:40].all()
 
 
 @pytest.mark.parametrize(
@@ -226,7 +223,7 @@ def test_backbones_by_name(name: str, norm: bool):
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
     with torch.no_grad():
         found = model.eval()(images((50, 70)))
-    assert set(found[0]) == {"boxes", "scores", "labels"}
+    assert found[0].masks is None
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert
 
 from longvision.heads.detr import Detr, create_detr, match, pad, set_losses
+from longvision.types import Target
 
 pytest.importorskip("transformers")
 pytest.importorskip("scipy")
@@ -26,13 +27,13 @@ def small(name: str = VIM, classes: int = 3, **options) -> Detr:
     return create_detr(name, classes, **options)
 
 
-def target(*objects: tuple[int, list[float]]) -> dict[str, Tensor]:
+def target(*objects: tuple[int, list[float]], crowd: list[int] | None = None) -> Target:
     boxes = torch.tensor([box for _, box in objects], dtype=torch.float32).reshape(-1, 4)
     labels = torch.tensor([label for label, _ in objects], dtype=torch.int64)
-    return {"boxes": boxes, "labels": labels}
+    return Target(boxes, labels, torch.tensor(crowd or [0] * len(objects), dtype=torch.bool))
 
 
-def scene() -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+def scene() -> tuple[list[Tensor], list[Target]]:
     images = [torch.randn(3, 50, 70), torch.randn(3, 64, 48)]
     return images, [target((0, [5, 5, 20, 30]), (2, [10, 10, 60, 40])), target((1, [0, 0, 48, 64]))]
 
@@ -113,6 +114,7 @@ import sys
 import torch
 import torch.distributed as dist
 from longvision.heads.detr import set_losses
+from longvision.types import Target
 
 rank, folder = int(sys.argv[1]), sys.argv[2]
 torch.set_num_threads(1)
@@ -208,26 +210,24 @@ def test_images_without_objects_teach_that_there_is_nothing():
 
 
 def test_boxes_of_crowds_are_left_out():
-    model, (images, targets) = small().eval(), scene()
-    crowd = {key: torch.cat([value, value[:1] * 0 + 1]) for key, value in targets[0].items()}
-    crowd["boxes"][-1] = torch.tensor([0.0, 0.0, 9.0, 9.0])
-    crowd["iscrowd"] = torch.tensor([False, False, True])
+    model, (images, targets) = small(dropout=0.0), scene()
+    crowd = target((0, [5, 5, 20, 30]), (2, [10, 10, 60, 40]), (1, [0, 0, 9, 9]), crowd=[0, 0, 1])
     for left, right in zip(model(images, targets).values(), model(images, [crowd, targets[1]]).values(), strict=True):
         assert left == right
 
 
 def test_boxes_are_fractions_of_the_image_and_not_of_the_padded_batch():
     """A query that says "the left half" means the image's, alone or beside a larger one."""
-    model = small(queries=1).eval()
+    model = small(queries=1, dropout=0.0)
     last = model.model.bbox_predictor.layers[-1]
     nn.init.zeros_(last.weight)
     last.bias.data = torch.tensor([0.25, 0.5, 0.5, 1 - 1e-6]).logit()
     images, half = [torch.randn(3, 32, 40), torch.randn(3, 64, 96)], target((0, [0, 0, 20, 32]))
     losses = model(images, [half, target()])
     torch.testing.assert_close(losses["loss_box"], torch.tensor(0.0), atol=1e-4, rtol=0)
-    found = model.detect(images, [(320, 400), (64, 96)])
-    torch.testing.assert_close(found[0]["boxes"], torch.tensor([[0.0, 0.0, 200.0, 320.0]]), atol=1e-2, rtol=0)
-    torch.testing.assert_close(found[1]["boxes"], torch.tensor([[0.0, 0.0, 48.0, 64.0]]), atol=1e-2, rtol=0)
+    found = model.eval().detect(images, [(320, 400), (64, 96)])
+    torch.testing.assert_close(found[0].boxes, torch.tensor([[0.0, 0.0, 200.0, 320.0]]), atol=1e-2, rtol=0)
+    torch.testing.assert_close(found[1].boxes, torch.tensor([[0.0, 0.0, 48.0, 64.0]]), atol=1e-2, rtol=0)
 
 
 def test_a_batch_is_padded_below_and_right_and_the_padding_is_masked():
@@ -257,17 +257,18 @@ def test_detections_are_boxes_scores_and_labels_of_each_picture():
         logits, boxes = model._decode(images)
     found = model.detect(images, sizes)
     for n, (one, (height, width)) in enumerate(zip(found, sizes, strict=True)):
-        assert one["boxes"].shape == (5, 4) and one["boxes"].dtype == torch.float32
-        assert one["labels"].dtype == torch.int64 and not any(value.requires_grad for value in one.values())
-        assert (one["scores"].diff() <= 0).all()
+        assert one.boxes.shape == (5, 4) and one.boxes.dtype == torch.float32
+        assert one.labels.dtype == torch.int64
+        assert not one.boxes.requires_grad and not one.scores.requires_grad
+        assert (one.scores.diff() <= 0).all()
         chances = logits[-1, n].softmax(-1)[:, :2]  # without that for nothing
-        torch.testing.assert_close(one["scores"], chances.amax(1).sort(descending=True).values)
+        torch.testing.assert_close(one.scores, chances.amax(1).sort(descending=True).values)
         best = chances.amax(1).argmax()
-        assert one["labels"][0] == chances[best].argmax()
+        assert one.labels[0] == chances[best].argmax()
         corners = box_convert(boxes[-1, n, best], "cxcywh", "xyxy") * torch.tensor([width, height, width, height])
         within = corners.clamp(torch.zeros(4), torch.tensor([width, height, width, height]))
         assert (within != corners).any()
-        torch.testing.assert_close(one["boxes"][0], within)
+        torch.testing.assert_close(one.boxes[0], within)
 
 
 @pytest.mark.parametrize("name", [VIM, "resnet10t"])
@@ -277,9 +278,9 @@ def test_matching_and_losses_are_in_float32_under_autocast(name: str):
         losses = model(images, targets)
         sum(losses.values()).backward()
         logits, boxes = model._decode(images)
-        found = model.detect(images, [(50, 70), (64, 48)])
+        found = model.eval().detect(images, [(50, 70), (64, 48)])
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
-    assert logits.dtype == boxes.dtype == found[0]["boxes"].dtype == found[0]["scores"].dtype == torch.float32
+    assert logits.dtype == boxes.dtype == found[0].boxes.dtype == found[0].scores.dtype == torch.float32
     assert (logits != logits.bfloat16()).any()  # the heads' products have not rounded them
     assert all(loss.isfinite() for loss in losses.values())
 

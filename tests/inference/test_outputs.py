@@ -9,19 +9,19 @@ from PIL import Image
 pytest.importorskip("lightning")
 from longvision.data.io.colours import spread_colours
 from longvision.inference.outputs import CocoResults, save_palette_png
+from longvision.types import Detections, Target
 
 CLASSES = ["road", "sky", "tree"]
 PALETTE = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
 
 
 def objects(*boxes, labels=None, scores=None, masks=None):
-    found = {"boxes": np.array(boxes, dtype=np.float32).reshape(-1, 4)}
-    found["labels"] = np.array(labels if labels is not None else [0] * len(boxes), dtype=np.int64)
-    if scores is not None:
-        found["scores"] = np.array(scores, dtype=np.float32)
-    if masks is not None:
-        found["masks"] = masks
-    return found
+    """Detections where there are scores, else a target."""
+    boxes_N4 = np.array(boxes, dtype=np.float32).reshape(-1, 4)
+    labels_N = np.array(labels if labels is not None else [0] * len(boxes), dtype=np.int64)
+    if scores is None:
+        return Target(boxes_N4, labels_N, np.zeros(len(boxes), bool), masks)
+    return Detections(boxes_N4, np.array(scores, dtype=np.float32), labels_N, masks)
 
 
 def results(*pictures):

@@ -12,6 +12,7 @@ from torch import Tensor
 pytest.importorskip("torchmetrics")
 pytest.importorskip("faster_coco_eval")
 from longvision.metrics.average_precision import AveragePrecision
+from longvision.types import Detections, Target
 
 SIDE = 48
 
@@ -25,20 +26,15 @@ def filled(boxes_n4: Tensor) -> Tensor:
     return masks
 
 
-def objects(boxes: list, labels: list[int], crowd: list[int] | None = None) -> dict[str, Tensor]:
+def objects(boxes: list, labels: list[int], crowd: list[int] | None = None) -> Target:
     boxes_n4 = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    return {
-        "boxes": boxes_n4,
-        "labels": torch.tensor(labels, dtype=torch.long),
-        "iscrowd": torch.tensor(crowd or [0] * len(labels), dtype=torch.bool),
-        "masks": filled(boxes_n4),
-    }
+    crowd_n = torch.tensor(crowd or [0] * len(labels), dtype=torch.bool)
+    return Target(boxes_n4, torch.tensor(labels, dtype=torch.long), crowd_n, filled(boxes_n4))
 
 
-def detections(boxes: list, labels: list[int], scores: list[float]) -> dict[str, Tensor]:
-    found = objects(boxes, labels) | {"scores": torch.tensor(scores)}
-    del found["iscrowd"]
-    return found
+def detections(boxes: list, labels: list[int], scores: list[float]) -> Detections:
+    found = objects(boxes, labels)
+    return Detections(found.boxes, torch.tensor(scores), found.labels, found.masks)
 
 
 def measured(found: list, truth: list, classes: int = 3, masks: bool = False) -> dict[str, Tensor]:
@@ -133,14 +129,12 @@ def by_cocoeval(found: list, truth: list, classes: int, kind: str) -> tuple[list
     annotations, results = [], []
     for picture, (one, other) in enumerate(zip(truth, found, strict=True)):
         for rows, into in ((one, annotations), (other, results)):
-            for k, (x1, y1, x2, y2) in enumerate(rows["boxes"].tolist()):
-                rle = mask.encode(np.asfortranarray(rows["masks"][k].numpy().astype(np.uint8)))
+            for k, (x1, y1, x2, y2) in enumerate(rows.boxes.tolist()):
+                rle = mask.encode(np.asfortranarray(rows.masks[k].numpy().astype(np.uint8)))
                 area = float(mask.area(rle)) if kind == "segm" else (x2 - x1) * (y2 - y1)
-                row = {"image_id": picture, "category_id": int(rows["labels"][k]), "segmentation": rle, "area": area}
+                row = {"image_id": picture, "category_id": int(rows.labels[k]), "segmentation": rle, "area": area}
                 row |= {"bbox": [x1, y1, x2 - x1, y2 - y1], "id": len(into) + 1}
-                row |= (
-                    {"iscrowd": int(rows["iscrowd"][k])} if into is annotations else {"score": float(rows["scores"][k])}
-                )
+                row |= {"iscrowd": int(rows.iscrowd[k])} if into is annotations else {"score": float(rows.scores[k])}
                 into.append(row)
     data = coco.COCO()
     pictures = [{"id": i, "height": SIDE, "width": SIDE} for i in range(len(truth))]

@@ -11,9 +11,10 @@ pytest.importorskip("transformers")
 from longvision.heads import detr as heads_detr
 from longvision.tasks.detection import Detection
 from longvision.tasks.detr import DetrDetection
+from longvision.types import Detections, Target
 
 SMALL = {"depth": 1, "embed_dim": 16}
-EMPTY = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long), "iscrowd": torch.zeros(0).bool()}
+EMPTY = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), torch.zeros(0).bool())
 
 
 def detection(**options):
@@ -34,10 +35,10 @@ def heard(task):
     return task
 
 
-def target(*boxes, label=0, **more):
+def target(*boxes, **more):
     count = len(boxes)
-    return {"boxes": torch.tensor(boxes).float().reshape(-1, 4), "labels": torch.full((count,), label),
-            "iscrowd": torch.zeros(count, dtype=torch.bool), **more}  # fmt: skip
+    labels, crowd = torch.arange(count), torch.zeros(count, dtype=torch.bool)
+    return Target(torch.tensor(boxes).float().reshape(-1, 4), labels, crowd, **more)
 
 
 def test_the_loss_is_the_sum_of_all_losses(monkeypatch):
@@ -62,11 +63,10 @@ def test_figures_are_those_of_the_answers_in_the_picture_s_pixels(make, monkeypa
 
     def answer(images, asked):
         sizes.extend(asked)
-        return [{"boxes": torch.tensor([[1.0, 2, 30, 40]]), "scores": torch.tensor([0.9]), "labels": torch.tensor([0])}]
+        return [Detections(torch.tensor([[1.0, 2, 30, 40]]), torch.tensor([0.9]), torch.tensor([0]))]
 
     monkeypatch.setattr(task, "detect", answer)
     both = target([1, 2, 30, 40], [50, 50, 60, 60], size=(64, 100))
-    both["labels"] = torch.tensor([0, 1])
     task.validation_step(([torch.zeros(3, 32, 50)], [both]), 0)
     task.on_validation_epoch_end()
     assert sizes == [(64, 100)]
@@ -94,7 +94,7 @@ def test_detr_learns_positions_in_the_picture_without_its_padding(monkeypatch):
     decode = task.model._decode
     monkeypatch.setattr(task.model, "_decode", lambda images: shapes.append(images[0].shape) or decode(images))
     monkeypatch.setattr(heads_detr, "set_losses", lambda *rest: given.append(rest[-1]) or {"x": rest[1].sum()})
-    task.training_step(([torch.zeros(3, 32, 32)], [target([0, 0, 16, 8], seen=(16, 32))]), 0)
+    task.training_step(([torch.zeros(3, 32, 32)], [target([0, 0, 16, 8], size=(16, 32))]), 0)
     assert shapes == [(3, 16, 32)]
     assert given[0][0].tolist() == [[0.25, 0.25, 0.5, 0.5]]
 

@@ -10,6 +10,7 @@ from PIL import Image
 pytest.importorskip("lightning")
 pytest.importorskip("matplotlib")
 from longvision.data.io.colours import spread_colours
+from longvision.types import Detections, Target
 from longvision.viz import overlays
 from longvision.viz.overlays import titled
 
@@ -35,13 +36,13 @@ def mixed(colour):
 
 
 def objects(*boxes, labels=None, scores=None, masks=None):
-    found = {"boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)}
-    found["labels"] = torch.tensor(labels if labels is not None else [0] * len(boxes), dtype=torch.long)
-    if scores is not None:
-        found["scores"] = torch.tensor(scores)
-    if masks is not None:
-        found["masks"] = torch.as_tensor(masks)
-    return found
+    """Detections where there are scores, else a target."""
+    boxes_N4 = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    labels_N = torch.tensor(labels if labels is not None else [0] * len(boxes), dtype=torch.long)
+    masks_NHW = None if masks is None else torch.as_tensor(masks)
+    if scores is None:
+        return Target(boxes_N4, labels_N, torch.zeros(len(boxes)).bool(), masks_NHW)
+    return Detections(boxes_N4, torch.tensor(scores), labels_N, masks_NHW)
 
 
 def draw_segmentation(image, mask, classes, palette, truth=None, scores=None):

@@ -15,6 +15,7 @@ from longvision.heads.segmentation import create_segmenter
 from longvision.layers.mixer import VimMixer
 from longvision.models.backbone import backbone_of
 from longvision.ops.backends import choose_backend
+from longvision.types import Target
 
 OBJECTS = 7  # in an image: as many as COCO's have on average
 
@@ -103,7 +104,7 @@ class Step:
         return torch.autocast(self.case.device, torch.bfloat16, enabled=self.case.dtype == "bfloat16")
 
 
-def _objects(size: int, device: str) -> dict[str, Tensor]:
+def _objects(size: int, device: str) -> Target:
     """What a detector learns from an image: boxes of an eighth to half a side, always the same, that masks fill."""
     chance = torch.Generator().manual_seed(0)
     sides_N2 = size * (1 / 8 + 3 / 8 * torch.rand(OBJECTS, 2, generator=chance))
@@ -111,13 +112,9 @@ def _objects(size: int, device: str) -> dict[str, Tensor]:
     boxes_N4 = torch.cat([corners_N2, corners_N2 + sides_N2], 1)
     x1, y1, x2, y2 = boxes_N4[:, :, None, None].unbind(1)
     at = torch.arange(size) + 0.5
-    target = {
-        "boxes": boxes_N4,
-        "labels": torch.randint(80, (OBJECTS,), generator=chance),
-        "masks": (x1 < at) & (at < x2) & (y1 < at[:, None]) & (at[:, None] < y2),
-        "iscrowd": torch.zeros(OBJECTS, dtype=torch.bool),
-    }
-    return {name: value.to(device) for name, value in target.items()}
+    labels_N = torch.randint(80, (OBJECTS,), generator=chance)
+    masks_NHW = (x1 < at) & (at < x2) & (y1 < at[:, None]) & (at[:, None] < y2)
+    return Target(boxes_N4, labels_N, torch.zeros(OBJECTS, dtype=torch.bool), masks_NHW).to(device)
 
 
 def _loss(output: Tensor | tuple[Tensor, ...] | dict[str, Tensor]) -> Tensor:

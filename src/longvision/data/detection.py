@@ -1,5 +1,6 @@
 """The Lightning side of detection and instance segmentation: which pictures, how they are prepared, in what batches."""
 
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -10,11 +11,11 @@ from longvision.data.dense import DenseData, DensePreprocess, DenseSource
 from longvision.data.io.images import Channels
 from longvision.data.module import both_sides
 from longvision.data.sources.coco import CocoSource, Pair
-from longvision.data.sources.objects import Target
 from longvision.data.sources.scattered import COUNTS
 from longvision.data.sources.scattered_sets import ScatteredDetection
 from longvision.data.sources.voc import VocSource
 from longvision.data.transforms.detection import DetectionAugment, training_sample
+from longvision.types import Target
 
 DEFAULT_AUGMENT = DetectionAugment()
 # An upright digit has a left and a right, and a canvas of the model's own size needs no tenfold change.
@@ -29,7 +30,7 @@ class DetectionData(DenseData[Target]):
     """Batches of pictures and of their objects, from any source of them.
 
     A training picture fills the model's size; an evaluated one is as large as fits into it, and its objects stay in
-    the pixels of the original, whose size is `target["size"]`. Both may have no objects.
+    the pixels of the original, whose size is `target.size`. Both may have no objects.
     """
 
     source: DetectionSource
@@ -54,7 +55,7 @@ class DetectionData(DenseData[Target]):
 
     def evaluate(self, image: Image.Image, target: Target) -> tuple[Tensor, Target]:
         """The image as a model sees it; the target in the picture's own pixels, with `size`, its height and width."""
-        return self.preprocess.evaluated(image), target | {"size": (image.height, image.width)}
+        return self.preprocess.evaluated(image), replace(target, size=(image.height, image.width))
 
     def _another(self) -> tuple[Image.Image, Target]:
         pictures = self.images("train")

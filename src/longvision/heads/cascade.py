@@ -3,7 +3,7 @@
 Shape suffixes: B images, N boxes of all images, K classes with background as class 0, C channels, P a pool's side.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -16,8 +16,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, remove_small_boxes, roi_align
 
-Target = dict[str, Tensor]
-Size = tuple[int, int]
+from longvision.types import Detections, Size, Target
 
 
 @dataclass(frozen=True)
@@ -98,18 +97,17 @@ class CascadeRoIHeads(RoIHeads):
         proposals: list[Tensor],
         image_shapes: list[Size],
         targets: list[Target] | None = None,
-    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+    ) -> tuple[list[Detections], dict[str, Tensor]]:
         """Maps (B, C, h, w) and boxes (n, 4) an image -> detections, in evaluation, and losses, in training.
 
-        Boxes are (x1, y1, x2, y2) in pixels of images of `image_shapes`. Targets: "boxes" (n, 4) float32, "labels" (n,)
-        from 1, and "masks" (n, H, W) where masks are learned; n may be 0. Detections: "boxes" (n, 4), "labels" (n,)
-        from 1, "scores" (n,) from high to low, and "masks", probabilities (n, 28, 28) that fill the boxes.
+        Boxes are in pixels of images of `image_shapes`. Targets have masks where masks are learned, and no crowds.
+        Detections are sorted, the highest score first; their masks are probabilities (n, 28, 28) that fill the boxes.
         """
         maps = list(features.values())[: len(self.box_roi_pool.strides)]  # proposals may come from further ones
         if not self.training:
             return self._detections(maps, proposals, image_shapes), {}
-        boxes, index, label, _ = self.select_training_samples(proposals, targets)
         targets = cast(list[Target], targets)
+        boxes, index, label, _ = self.select_training_samples(proposals, [_torchvision(one) for one in targets])
         losses = self._box_losses(maps, boxes, index, label, image_shapes, targets)
         if self.has_mask():
             losses["loss_mask"] = self._mask_loss(maps, boxes, index, label, targets)
@@ -148,9 +146,7 @@ class CascadeRoIHeads(RoIHeads):
         by_image = refined_N4.split([len(some) for some in boxes])
         return [clip_boxes_to_image(some, shape) for some, shape in zip(by_image, image_shapes, strict=True)]
 
-    def _detections(
-        self, maps: list[Tensor], proposals: list[Tensor], image_shapes: list[Size]
-    ) -> list[dict[str, Tensor]]:
+    def _detections(self, maps: list[Tensor], proposals: list[Tensor], image_shapes: list[Size]) -> list[Detections]:
         boxes, scores = proposals, []
         for i in range(len(self.stages)):
             logits_NK, deltas_N4 = self._stage(i, maps, boxes)
@@ -159,30 +155,26 @@ class CascadeRoIHeads(RoIHeads):
         mean_NK = torch.stack(scores).mean(0)
         by_image = mean_NK.split([len(some) for some in boxes])
         found = [self._best(some, score) for some, score in zip(boxes, by_image, strict=True)]
-        if self.has_mask():
-            self._add_masks(maps, found)
-        return found
+        return self._with_masks(maps, found) if self.has_mask() else found
 
-    def _best(self, boxes_n4: Tensor, scores_nK: Tensor) -> dict[str, Tensor]:
+    def _best(self, boxes_n4: Tensor, scores_nK: Tensor) -> Detections:
         """A box may be several classes; of boxes of one class that overlap, the surest is left."""
         box, label = torch.where(scores_nK[:, 1:] > self.score_thresh)
-        label = label + 1
-        boxes, scores = boxes_n4[box], scores_nK[box, label]
-        kept = remove_small_boxes(boxes, 1e-2)
-        boxes, scores, label = boxes[kept], scores[kept], label[kept]
-        kept = batched_nms(boxes, scores, label, self.nms_thresh)[: self.detections_per_img]
-        return {"boxes": boxes[kept], "labels": label[kept], "scores": scores[kept]}
+        found = Detections(boxes_n4[box], scores_nK[:, 1:][box, label], label)
+        found = found.select(remove_small_boxes(found.boxes, 1e-2))
+        best = batched_nms(found.boxes, found.scores, found.labels, self.nms_thresh)
+        return found.select(best[: self.detections_per_img])
 
     def _mask_logits(self, maps: list[Tensor], boxes: list[Tensor]) -> Tensor:
         """-> (N, K - 1, 28, 28), float32."""
         return self.mask_predictor(self.mask_head(self.mask_roi_pool(maps, boxes))).float()
 
-    def _add_masks(self, maps: list[Tensor], found: list[dict[str, Tensor]]) -> None:
-        logits = self._mask_logits(maps, [one["boxes"] for one in found])
-        label = torch.cat([one["labels"] for one in found]) - 1
+    def _with_masks(self, maps: list[Tensor], found: list[Detections]) -> list[Detections]:
+        logits = self._mask_logits(maps, [one.boxes for one in found])
+        label = torch.cat([one.labels for one in found])
         own_NPP = logits[torch.arange(len(label), device=label.device), label].sigmoid()
-        for one, masks in zip(found, own_NPP.split([len(one["labels"]) for one in found]), strict=True):
-            one["masks"] = masks
+        by_image = own_NPP.split([len(one) for one in found])
+        return [replace(one, masks=masks) for one, masks in zip(found, by_image, strict=True)]
 
     def _mask_loss(
         self,
@@ -197,7 +189,7 @@ class CascadeRoIHeads(RoIHeads):
         boxes, index, label = ([x[o] for x, o in zip(xs, object_, strict=True)] for xs in (boxes, index, label))
         logits = self._mask_logits(maps, boxes)
         side = logits.shape[-1]
-        truth = [cut_masks(t["masks"], b, i, side) for t, b, i in zip(targets, boxes, index, strict=True)]
+        truth = [cut_masks(t.masks, b, i, side) for t, b, i in zip(targets, boxes, index, strict=True)]
         wanted = torch.cat(label) - 1
         own_NPP = logits[torch.arange(len(wanted), device=wanted.device), wanted]
         loss = F.binary_cross_entropy_with_logits(own_NPP, torch.cat(truth), reduction="sum")
@@ -256,13 +248,19 @@ def box_head(channels: int, side: int) -> nn.Module:
     return FastRCNNConvFCHead((channels, side, side), [channels] * 4, [4 * channels], LayerNorm2d)
 
 
+def _torchvision(target: Target) -> dict[str, Tensor]:
+    """As its code reads objects; class 0 is background."""
+    masks = {} if target.masks is None else {"masks": target.masks}
+    return {"boxes": target.boxes, "labels": target.labels + 1} | masks
+
+
 def match(boxes_n4: Tensor, target: Target, iou: float) -> tuple[Tensor, Tensor]:
-    """Boxes (n, 4) and one image's objects -> the nearest object's number (n,) and its class, or 0: background (n,)."""
-    if not len(target["boxes"]):
+    """Boxes (n, 4) and one image's objects -> the nearest one's number (n,) and class from 1, or 0: background (n,)."""
+    if not len(target):
         nothing_n = torch.zeros(len(boxes_n4), dtype=torch.long, device=boxes_n4.device)
         return nothing_n, nothing_n
-    overlap_n, index_n = box_iou(target["boxes"], boxes_n4).max(0)
-    return index_n, target["labels"][index_n] * (overlap_n >= iou)
+    overlap_n, index_n = box_iou(target.boxes, boxes_n4).max(0)
+    return index_n, (target.labels[index_n] + 1) * (overlap_n >= iou)
 
 
 def box_losses(
@@ -281,7 +279,7 @@ def box_losses(
     wanted = []
     for some, target, nearest, one in zip(boxes, targets, index, label, strict=True):
         object_ = one > 0
-        wanted.append(coder.encode_single(target["boxes"][nearest[object_]], some[object_]))
+        wanted.append(coder.encode_single(target.boxes[nearest[object_]], some[object_]))
     regression = F.smooth_l1_loss(deltas_N4[label_N > 0], torch.cat(wanted), beta=1 / 9, reduction="sum") / count
     return classifier, regression
 

@@ -1,5 +1,6 @@
 """Detectors: a backbone's maps, a region proposal network, and R-CNN heads for boxes and masks."""
 
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -11,8 +12,9 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import FeaturePyramidNetwork
 
-from longvision.heads.cascade import CASCADE, CascadeRoIHeads, Size, Target
+from longvision.heads.cascade import CASCADE, CascadeRoIHeads
 from longvision.models.backbone import create_features, dense_name
+from longvision.types import Detections, Size, Target
 
 Head = Literal["cascade", "rcnn"]
 NESTING = 64  # the coarsest stride: torchvision spaces anchors by an image's side over its map's, so they must divide
@@ -152,8 +154,7 @@ class Detector(nn.Module):
     def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> Any:
         """Images (C, H, W) of any sizes -> losses by name in training, else what `detect` finds at those sizes.
 
-        Targets: "boxes" (n, 4) float32, (x1, y1, x2, y2) in pixels of the image, "labels" (n,) int64 from 0, "iscrowd"
-        (n,), "masks" (n, H, W) where masks are learned; n may be 0. Crowds are no objects to learn from.
+        Targets refer to pixels of the image beside them and have masks where masks are learned. Crowds are left out.
 
         Raises:
             ValueError: training without targets, or with a box without an area.
@@ -164,16 +165,20 @@ class Detector(nn.Module):
             raise ValueError("a detector in training needs targets: pass them, or call eval() first")
         wanted = [self._wanted(target, i) for i, target in enumerate(targets)]
         batch, maps = self._maps(images)
-        proposals, losses = self.rpn(batch, maps, wanted)
+        proposals, losses = self.rpn(batch, maps, [{"boxes": one.boxes} for one in wanted])
         _, more = self.roi_heads(maps, proposals, batch.image_sizes, wanted)
         return losses | more
 
     @torch.no_grad()
-    def detect(self, images: list[Tensor], sizes: list[Size]) -> list[dict[str, Tensor]]:
-        """Images (C, H, W) -> at most 100 objects of each, in pixels of the `sizes` (height, width) asked for.
+    def detect(self, images: list[Tensor], sizes: list[Size]) -> list[Detections]:
+        """Images (C, H, W) -> at most 100 objects of each, the highest score first, masks where they are learned.
 
-        "boxes" (n, 4) float32, "scores" (n,) from high to low, "labels" (n,) int64 from 0, and "masks" (n, height,
-        width) bool where they are learned.
+        Args:
+            images: normalised, of any sizes.
+            sizes: (height, width) to whose pixels boxes and masks shall refer: of each image before it was resized.
+
+        Raises:
+            ValueError: in training mode.
         """
         if self.training:
             raise ValueError("a detector in training gives losses only: call eval() first")
@@ -187,14 +192,11 @@ class Detector(nn.Module):
         return batch, self.backbone(batch.tensors)
 
     def _wanted(self, target: Target, i: int) -> Target:
-        """As the heads want it: without crowds, class 0 for background."""
-        object_ = ~target["iscrowd"].bool()
-        wanted = {"boxes": target["boxes"][object_].float(), "labels": target["labels"][object_] + 1}
-        if self.roi_heads.has_mask():
-            wanted["masks"] = target["masks"][object_]
-        flat = (wanted["boxes"][:, 2:] <= wanted["boxes"][:, :2]).any(1)
+        """As the heads want it: without crowds, which are no objects to learn from."""
+        wanted = replace(target, boxes=target.boxes.float()).select(~target.iscrowd)
+        flat = (wanted.boxes[:, 2:] <= wanted.boxes[:, :2]).any(1)
         if flat.any():
-            box = [round(x, 2) for x in wanted["boxes"][flat][0].tolist()]
+            box = [round(x, 2) for x in wanted.boxes[flat][0].tolist()]
             raise ValueError(f"image {i} of the batch has the box {box}: expected x1 < x2 and y1 < y2")
         return wanted
 
@@ -209,14 +211,12 @@ def padded(images: list[Tensor], size: Size) -> ImageList:
     return ImageList(batch_BCHW, sizes)
 
 
-def at_size(found: dict[str, Tensor], seen: Size, size: Size) -> dict[str, Tensor]:
-    """Heads' detections in an image of the size `seen` -> ours in one of `size`."""
+def at_size(found: Detections, seen: Size, size: Size) -> Detections:
+    """From an image of the size `seen`, masks being probabilities that fill the boxes -> in one of `size`."""
     scale = [size[1] / seen[1], size[0] / seen[0]] * 2
-    boxes = found["boxes"] * found["boxes"].new_tensor(scale)
-    ours = {"boxes": boxes, "scores": found["scores"], "labels": found["labels"] - 1}
-    if "masks" in found:
-        ours["masks"] = pasted(found["masks"], boxes, size)
-    return ours
+    boxes = found.boxes * found.boxes.new_tensor(scale)
+    masks = None if found.masks is None else pasted(found.masks, boxes, size)
+    return replace(found, boxes=boxes, masks=masks)
 
 
 def pasted(masks_NPP: Tensor, boxes_N4: Tensor, size: Size) -> Tensor:

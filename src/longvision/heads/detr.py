@@ -11,6 +11,7 @@ from torchvision.ops import box_convert, clip_boxes_to_image, generalized_box_io
 
 from longvision.heads.extra import dense_library
 from longvision.models.backbone import create_features, dense_name
+from longvision.types import Detections, Size, Target
 
 # Section A.4 of the paper; each weighs in the matching what it weighs in the loss.
 CLASS, BOX, GIOU = 1.0, 5.0, 2.0
@@ -99,19 +100,25 @@ class Detr(nn.Module):
         """The timm model, for a learning rate of its own (published: a tenth of the rest's)."""
         return self.model.model.backbone.model
 
-    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Images (C, H, W) and what is in them -> weighted losses, whose sum is to be minimised.
+    def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> Any:
+        """Images (C, H, W) of any sizes -> weighted losses in training, else what `detect` finds at those sizes.
 
         Three of the last decoder layer, "loss_class", "loss_box" and "loss_giou", and the same of each layer before
         it, numbered: "loss_class_0".
 
         Args:
             images: normalised, of any sizes.
-            targets: "boxes" (N, 4), xyxy in pixels of the image as given, "labels" (N,) from 0. N may be 0. Boxes
-                that "iscrowd" marks are left out: each of them stands for many objects. "seen", where given, is the
-                (height, width) that is not padding: positions and boxes are relative to the picture, in training as
-                in `detect`.
+            targets: in pixels of the image beside them; `size`, where given, is the part of it that is not padding:
+                positions and boxes are relative to that, in training as in `detect`. Crowds are left out: each of
+                them stands for many objects.
+
+        Raises:
+            ValueError: training without targets.
         """
+        if not self.training:
+            return self.detect(images, [(image.shape[-2], image.shape[-1]) for image in images])
+        if targets is None:
+            raise ValueError("a detector in training needs targets: pass them, or call eval() first")
         images = [_without_padding(image, target) for image, target in zip(images, targets, strict=True)]
         logits_LBQK, boxes_LBQ4 = self._decode(images)
         labels, boxes = zip(*map(_relative, images, targets), strict=True)
@@ -119,17 +126,18 @@ class Detr(nn.Module):
             return set_losses(logits_LBQK, boxes_LBQ4, list(labels), list(boxes))
 
     @torch.no_grad()
-    def detect(self, images: list[Tensor], sizes: list[tuple[int, int]]) -> list[dict[str, Tensor]]:
-        """Images (C, H, W) -> what each query found in each.
+    def detect(self, images: list[Tensor], sizes: list[Size]) -> list[Detections]:
+        """Images (C, H, W) -> what each query found in each, the highest score first.
 
         Args:
             images: normalised, of any sizes.
-            sizes: (height, width) that the boxes shall refer to: of each picture before it was resized.
+            sizes: (height, width) to whose pixels boxes shall refer: of each image before it was resized.
 
-        Returns:
-            "boxes" (Q, 4) float32 xyxy in pixels of `sizes`, "scores" (Q,) from 0 to 1, "labels" (Q,) int64 from 0,
-            best first.
+        Raises:
+            ValueError: in training mode.
         """
+        if self.training:
+            raise ValueError("a detector in training gives losses only: call eval() first")
         logits_LBQK, boxes_LBQ4 = self._decode(images)
         found = []
         for logits_QK, boxes_Q4, (height, width) in zip(logits_LBQK[-1], boxes_LBQ4[-1], sizes, strict=True):
@@ -137,7 +145,7 @@ class Detr(nn.Module):
             order_Q = scores_Q.argsort(descending=True)
             scale_4 = boxes_Q4.new_tensor([width, height, width, height])
             corners_Q4 = clip_boxes_to_image(box_convert(boxes_Q4, "cxcywh", "xyxy") * scale_4, (height, width))
-            found.append({"boxes": corners_Q4[order_Q], "scores": scores_Q[order_Q], "labels": labels_Q[order_Q]})
+            found.append(Detections(corners_Q4, scores_Q, labels_Q).select(order_Q))
         return found
 
     def _decode(self, images: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -222,17 +230,15 @@ def pad(images: list[Tensor]) -> tuple[Tensor, Tensor]:
     return torch.stack(padded), mask_BHW
 
 
-def _without_padding(image_CHW: Tensor, target: dict[str, Any]) -> Tensor:
-    height, width = target.get("seen", image_CHW.shape[1:])
+def _without_padding(image_CHW: Tensor, target: Target) -> Tensor:
+    height, width = target.size or image_CHW.shape[1:]
     return image_CHW[:, :height, :width]
 
 
-def _relative(image: Tensor, target: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+def _relative(image: Tensor, target: Target) -> tuple[Tensor, Tensor]:
     """-> labels (N,) and boxes (N, 4), cxcywh as fractions of the image."""
-    labels, boxes = target["labels"], target["boxes"].float()
-    if "iscrowd" in target:
-        single = ~target["iscrowd"].bool()
-        labels, boxes = labels[single], boxes[single]
+    target = target.select(~target.iscrowd)
+    labels, boxes = target.labels, target.boxes.float()
     height, width = image.shape[1:]
     return labels, box_convert(boxes, "xyxy", "cxcywh") / boxes.new_tensor([width, height, width, height])
 

@@ -1,14 +1,14 @@
 """Predictions as files that other programs read: masks as PNG, objects in COCO's format."""
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from longvision.types import IGNORE, Colour
+from longvision.types import IGNORE, Colour, Detections, Target
 
 WHITE = (255, 255, 255)
 
@@ -41,11 +41,8 @@ class CocoResults:
         self.images: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
 
-    def add(self, file_name: str, size: tuple[int, int], found: Mapping[str, np.ndarray]) -> None:
-        """A picture of `size`, (height, width), and what was found in it, whatever the score.
-
-        `found`: "boxes" (N, 4) xyxy pixels, "labels" (N,) from 0, "scores" (N,) or none, "masks" (N, H, W) or none.
-        """
+    def add(self, file_name: str, size: tuple[int, int], found: Detections | Target) -> None:
+        """A picture of `size`, (height, width), and what was found in it, whatever the score."""
         height, width = size
         self.images.append({"id": len(self.images) + 1, "file_name": file_name, "width": width, "height": height})
         for annotation in _annotations(found):
@@ -57,20 +54,22 @@ class CocoResults:
         return {"images": self.images, "categories": self.categories, "annotations": self.annotations}
 
 
-def _annotations(found: Mapping[str, np.ndarray]) -> Iterator[dict[str, Any]]:
-    if "scores" in found:
-        order = np.argsort(-found["scores"], kind="stable")
-        found = {key: values[order] for key, values in found.items()}
-    shapes = _encoded(found["masks"]) if "masks" in found else None
-    for i, (left, top, right, bottom) in enumerate(found["boxes"].tolist()):
+def _annotations(found: Detections | Target) -> Iterator[dict[str, Any]]:
+    found = found.numpy()
+    scores = None
+    if isinstance(found, Detections):
+        found = found.select(np.argsort(-found.scores, kind="stable"))
+        scores = found.scores
+    shapes = None if found.masks is None else _encoded(found.masks)
+    for i, (left, top, right, bottom) in enumerate(found.boxes.tolist()):
         bbox = [round(value, 3) for value in (left, top, right - left, bottom - top)]
-        annotation = {"category_id": int(found["labels"][i]) + 1, "bbox": bbox, "iscrowd": 0}
-        if "scores" in found:
-            annotation["score"] = round(float(found["scores"][i]), 6)
+        annotation = {"category_id": int(found.labels[i]) + 1, "bbox": bbox, "iscrowd": 0}
+        if scores is not None:
+            annotation["score"] = round(float(scores[i]), 6)
         if shapes is None:
             annotation["area"] = round((right - left) * (bottom - top), 3)
         else:
-            annotation |= {"segmentation": shapes[i], "area": int(found["masks"][i].sum())}
+            annotation |= {"segmentation": shapes[i], "area": int(found.masks[i].sum())}
         yield annotation
 
 

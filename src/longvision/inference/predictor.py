@@ -16,6 +16,7 @@ from longvision.inference.config import InferenceConfig
 from longvision.inference.windows import probabilities
 from longvision.models.backbone import create_backbone
 from longvision.models.weights.files import read_metadata, restore_weights
+from longvision.types import Detections
 
 
 @dataclass
@@ -43,9 +44,9 @@ class ClassMap(Prediction):
 
 @dataclass
 class FoundObjects(Prediction):
-    """ "boxes" (N, 4) xyxy in pixels, "scores" (N,), "labels" (N,) from 0 and, from some models, "masks" (N, H, W)."""
+    """Detections as NumPy arrays."""
 
-    objects: dict[str, np.ndarray]
+    objects: Detections
 
 
 class Predictor:
@@ -151,7 +152,7 @@ class ObjectPredictor(DensePredictor):
         """Raises UnreadableImage for a file that is none."""
         image, image_CHW = self._read(path)
         (found,) = self.model.detect([image_CHW], [(image.height, image.width)])
-        return FoundObjects(str(path), image, {key: value.cpu().numpy() for key, value in found.items()})
+        return FoundObjects(str(path), image, found.numpy())
 
 
 def load_predictor(weights: str | Path, window: int | None = None) -> Predictor | DensePredictor:

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torchmetrics.detection import MeanAveragePrecision
 
+from longvision.types import Detections, Target
+
 BY_COCO = {"ap": "map", "ap50": "map_50", "ap75": "map_75"}
 
 
@@ -35,17 +37,11 @@ class AveragePrecision(MeanAveragePrecision):
         )
         self.number, self.kinds = classes, {"box": "bbox_", "mask": "segm_"} if masks else {"box": ""}
 
-    def update(self, detections: list[dict[str, Tensor]], targets: list[dict[str, Tensor]]) -> None:
-        """Of the same pictures, in the same pixels.
-
-        Detections: "boxes" (n, 4) (x1, y1, x2, y2), "scores" (n,), "labels" (n,) from 0, "masks" (n, H, W) bool.
-        Targets: "boxes", "labels", "masks" alike, and "iscrowd" (n,); n may be 0.
-        """
-        known = ("boxes", "labels", "masks")
+    def update(self, detections: list[Detections], targets: list[Target]) -> None:
+        """Of the same images, in the same pixels."""
         super().update(
-            [{key: one[key] for key in (*known, "scores") if key in one} for one in detections],
-            # gloo does not gather booleans
-            [{key: one[key] for key in known if key in one} | {"iscrowd": one["iscrowd"].long()} for one in targets],
+            [_torchmetrics(one) | {"scores": one.scores} for one in detections],
+            [_torchmetrics(one) | {"iscrowd": one.iscrowd.long()} for one in targets],  # gloo gathers no booleans
         )
 
     def compute(self) -> dict[str, Any]:
@@ -63,6 +59,11 @@ class AveragePrecision(MeanAveragePrecision):
                 by_class[measured["classes"].reshape(-1).long()] = measured[f"{prefix}map_per_class"].reshape(-1)
             figures[f"class_{kind}_ap"] = _or_nan(by_class)
         return figures
+
+
+def _torchmetrics(objects: Detections | Target) -> dict[str, Tensor]:
+    masks = {} if objects.masks is None else {"masks": objects.masks}
+    return {"boxes": objects.boxes, "labels": objects.labels} | masks
 
 
 def _or_nan(figures: Tensor) -> Tensor:

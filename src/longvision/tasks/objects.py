@@ -9,9 +9,9 @@ from torch import Tensor
 from longvision.engine.run import Run
 from longvision.heads.extra import dense_library
 from longvision.tasks.dense import DenseTask
+from longvision.types import Detections, Size, Target
 from longvision.viz.overlays import draw_objects
 
-Target = dict[str, Any]
 Batch = tuple[list[Tensor], list[Target]]
 WORDS = {"box_ap": "box AP", "box_ap50": "box AP50", "mask_ap": "mask AP", "mask_ap50": "mask AP50"}
 
@@ -51,16 +51,15 @@ class ObjectTask(DenseTask):
 
     def _evaluate(self, batch: Batch, figures: Any) -> None:
         images, targets = batch
-        figures.update(self.detect(images, [target["size"] for target in targets]), targets)
+        figures.update(self.detect(images, [target.size for target in targets]), targets)
 
-    def detect(self, images: list[Tensor], sizes: list[tuple[int, int]]) -> list[dict[str, Tensor]]:
+    def detect(self, images: list[Tensor], sizes: list[Size]) -> list[Detections]:
         """Images as a model sees them, and the pictures' own sizes -> what is in the pictures, in their pixels."""
         return self.model.detect(images, sizes)  # type: ignore[operator]
 
     def panel(self, data: Any, split: str, row: int) -> Image.Image:
         picture, image_CHW, truth = data.sample(split, row)
-        (found,) = self.detect([image_CHW.to(self.device)], [truth["size"]])
-        found, truth = ({key: _plain(value) for key, value in one.items()} for one in (found, truth))
+        (found,) = self.detect([image_CHW.to(self.device)], [truth.size])
         return draw_objects(picture, {"prediction": found, "truth": truth}, self.classes, data.palette)
 
     def usage(self, data: Any, run: Run) -> str:
@@ -72,7 +71,3 @@ predictor = load_predictor("{run.path.name}/{run.weights.name}")
 found = predictor.predict("IMAGE").objects  # boxes (N, 4) xyxy in pixels, labels, scores, masks where there are any
 ```
 """
-
-
-def _plain(value: Any) -> Any:
-    return value.cpu().numpy() if isinstance(value, Tensor) else value

@@ -1,19 +1,20 @@
 """What predictions and labels look like: classes and objects drawn over their picture."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
 
-from longvision.types import IGNORE, Colour
+from longvision.types import IGNORE, Colour, Detections, Target
 from longvision.viz.sheets import SMALLEST, WHITE, Line, composed, fitted, font_of, line_height, resized, short
 
 LARGEST = 1024  # side of a panel that a large picture is shrunk to, pixels
 OVERLAY = 0.55  # how much of the colour covers the picture
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
+Objects = TypeVar("Objects", Detections, Target)
 
 
 def draw_segmentation(
@@ -39,7 +40,7 @@ def draw_segmentation(
 
 def draw_objects(
     image: Image.Image,
-    objects: Mapping[str, Mapping[str, Any]],
+    objects: Mapping[str, Detections | Target],
     classes: Sequence[str],
     palette: Sequence[Colour],
     threshold: float = 0.5,
@@ -47,18 +48,17 @@ def draw_objects(
     """The picture beside itself under each set of objects; below them the classes and how many there are.
 
     Args:
-        objects: by their titles: "boxes" (N, 4) xyxy pixels, "labels" (N,) from 0, "scores" (N,) or none, "masks"
-            (N, H, W) or none.
+        objects: by their titles.
         threshold: of the scores, below which nothing is drawn.
     """
     shown = _shown(image)
     panels, labels = {"picture": shown}, []
     for title, some in objects.items():
         above = _above(some, threshold)
-        limit = f" above {threshold:.2f}" if some.get("scores") is not None else ""
+        limit = f" above {threshold:.2f}" if isinstance(some, Detections) else ""
         drawn = _with_objects(shown, _scaled(above, image.size, shown.size), classes, palette)
         panels[f"{title}: {_counted(above)}{limit}"] = drawn
-        labels.append(above["labels"])
+        labels.append(above.labels)
     return composed(panels, _object_legend(labels, classes, palette))
 
 
@@ -140,43 +140,41 @@ def _with_truth(name: str, figures: Sequence[str]) -> str:
 # -- objects ----------------------------------------------------------------------------------------------------------
 
 
-def _above(objects: Mapping[str, Any], threshold: float) -> dict[str, np.ndarray]:
-    """What is there as arrays, without what scores less, the surest first."""
-    there = {key: objects[key] for key in ("boxes", "labels", "scores", "masks") if objects.get(key) is not None}
-    arrays = {key: torch.as_tensor(value).detach().cpu().numpy() for key, value in there.items()}
-    if "scores" not in arrays:
-        return arrays
-    order = np.argsort(-arrays["scores"], kind="stable")
-    order = order[arrays["scores"][order] >= threshold]
-    return {key: array[order] for key, array in arrays.items()}
+def _above(objects: Objects, threshold: float) -> Objects:
+    """NumPy arrays; of detections without those that score less, the surest first."""
+    objects = objects.numpy()
+    if isinstance(objects, Target):
+        return objects
+    order = np.argsort(-objects.scores, kind="stable")
+    return objects.select(order[objects.scores[order] >= threshold])
 
 
-def _counted(objects: Mapping[str, np.ndarray]) -> str:
-    count = len(objects["labels"])
+def _counted(objects: Detections | Target) -> str:
+    count = len(objects)
     return f"{count or 'no'} object{'' if count == 1 else 's'}"
 
 
-def _scaled(objects: dict[str, np.ndarray], size: tuple[int, int], shown: tuple[int, int]) -> dict[str, np.ndarray]:
+def _scaled(objects: Objects, size: tuple[int, int], shown: tuple[int, int]) -> Objects:
     """From the picture's pixels to those that are shown; (width, height) both."""
     scale = np.array(shown, np.float64) / size
-    return objects | {"boxes": objects["boxes"].reshape(-1, 4) * np.tile(scale, 2)}
+    return replace(objects, boxes=objects.boxes.reshape(-1, 4) * np.tile(scale, 2))
 
 
 def _with_objects(
-    shown: Image.Image, objects: dict[str, np.ndarray], classes: Sequence[str], palette: Sequence[Colour]
+    shown: Image.Image, objects: Detections | Target, classes: Sequence[str], palette: Sequence[Colour]
 ) -> Image.Image:
     """Masks below, then boxes, then labels: the surest of each on top."""
-    labels = objects["labels"].tolist()
-    if "masks" in objects:
-        shown = _with_masks(shown, objects["masks"], [palette[label] for label in labels])
+    labels = objects.labels.tolist()
+    if objects.masks is not None:
+        shown = _with_masks(shown, objects.masks, [palette[label] for label in labels])
     panel = shown.copy()
     draw = ImageDraw.Draw(panel)
     width = max(2, round(max(panel.size) / 350))
     corners = np.array([panel.width - 1, panel.height - 1] * 2)
-    boxes = [tuple(box) for box in np.clip(objects["boxes"].round(), 0, corners).astype(int).tolist()]
+    boxes = [tuple(box) for box in np.clip(objects.boxes.round(), 0, corners).astype(int).tolist()]
     for box, label in reversed(list(zip(boxes, labels, strict=True))):
         draw.rectangle(box, outline=palette[label], width=width)
-    scores = objects["scores"].tolist() if "scores" in objects else [None] * len(labels)
+    scores = objects.scores.tolist() if isinstance(objects, Detections) else [None] * len(labels)
     taken: list[Box] = []
     for box, label, score in zip(boxes, labels, scores, strict=True):
         _draw_label(draw, panel.size, box, classes[label], score, palette[label], taken)

@@ -17,7 +17,6 @@ from longvision.data.sources.objects import (
     Box,
     PictureFiles,
     Shelf,
-    Target,
     as_target,
     check_files,
     cut_to,
@@ -28,6 +27,7 @@ from longvision.data.sources.objects import (
     without_area,
 )
 from longvision.data.sources.sets import Split
+from longvision.types import Target
 
 Json = dict[str, Any]
 Pair = tuple[str, str]

@@ -18,12 +18,12 @@ from torch.utils.data import Dataset
 from longvision.data.faults import NAMED, is_too_many
 from longvision.data.io.images import DAMAGE, read_image
 from longvision.data.sources.folder import READERS
+from longvision.types import Target
 
 OVERHANG = 1.0  # pixels that a box may reach over its image's edge, where it is cut: labels are rounded
 SIDEWAYS = (5, 6, 7, 8)  # the EXIF orientations of a picture lying on its side
 
 Box = tuple[float, float, float, float]
-Target = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -106,19 +106,9 @@ def as_target(
         masks: bool (N, H, W), where the source has any.
     """
     labels = torch.as_tensor(labels, dtype=torch.int64)
-    target: Target = {
-        "image_id": number,
-        "boxes": torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-        "labels": labels,
-        "iscrowd": torch.as_tensor(crowd or [False] * len(labels), dtype=torch.bool),
-    }
-    return target if masks is None else target | {"masks": masks}
-
-
-def chosen(target: Target, keep_N: Tensor) -> Target:
-    """The target with some of its objects only: those where bool (N,) is True."""
-    per_object = ("boxes", "labels", "iscrowd", "masks")
-    return {word: value[keep_N] if word in per_object else value for word, value in target.items()}
+    boxes_N4 = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    iscrowd_N = torch.as_tensor(crowd or [False] * len(labels), dtype=torch.bool)
+    return Target(boxes_N4, labels, iscrowd_N, masks, image_id=number)
 
 
 def listing(found: Sequence[str]) -> str:

@@ -10,10 +10,10 @@ from torch.utils.data import Dataset
 from longvision.data.io.colours import spread_colours
 from longvision.data.io.images import Channels, as_channels
 from longvision.data.sources.digits import CLASSES
-from longvision.data.sources.objects import Target, as_target
+from longvision.data.sources.objects import as_target
 from longvision.data.sources.scattered import COUNTS, ScatteredDigits, Scene
 from longvision.data.sources.sets import Split
-from longvision.types import Colour
+from longvision.types import Colour, Target
 
 NIGHT = (40, 40, 40)  # the colour of the background
 

@@ -1,7 +1,7 @@
 """What training does to a picture and its objects: large-scale jitter and copy-paste (arXiv 2012.07177)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image
@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional as F
 
 from longvision.data.dense import DensePreprocess
 from longvision.data.io.images import as_channels
-from longvision.data.sources.objects import Target, chosen
+from longvision.types import Target
 
 LEAST_SIDE = 1.0  # pixels: a smaller object is dropped
 LEAST_SEEN = 0.1  # an object of which pasted ones leave this share or less is dropped
@@ -56,7 +56,7 @@ def training_sample(
 ) -> tuple[Tensor, Target]:
     """A picture and its objects -> normalised float32 (C, *size) and the objects that are left, perhaps none.
 
-    Crowds are dropped. Boxes are tight around what is to be seen of an object where there are masks. "seen" is the
+    Crowds are dropped. Boxes are tight around what is to be seen of an object where there are masks. `size` is the
     height and width of the picture in the image: what lies beyond, right and below, is padding.
 
     Args:
@@ -69,9 +69,7 @@ def training_sample(
     view = jittered(image, target, preprocess, augment)
     if happens(augment.copy_paste):
         above = jittered(*another(), preprocess, augment)
-        seen = tuple(map(max, view[1]["seen"], above[1]["seen"]))
-        image_CHW, target = pasted(view, above)
-        view = image_CHW, target | {"seen": seen}
+        view = pasted(view, above)
     image_CHW, target = view
     return preprocess.normalise()(image_CHW).as_subclass(Tensor), target
 
@@ -80,12 +78,12 @@ def jittered(
     image: Image.Image, target: Target, preprocess: DensePreprocess, augment: DetectionAugment
 ) -> tuple[Tensor, Target]:
     """Large-scale jitter: uint8 (C, *size), and the objects in it with masks bool (N, *size)."""
-    view = opened(as_channels(image, preprocess.channels), chosen(target, ~target["iscrowd"]))
+    view = opened(as_channels(image, preprocess.channels), target.select(~target.iscrowd))
     view = resized_at_random(view, preprocess.size, augment.scale)
     if happens(augment.flip):
         view = moved(view, F.horizontal_flip)
     image_CHW, target = view
-    target = target | {"seen": tuple(image_CHW.shape[-2:])}
+    target = replace(target, size=tuple(image_CHW.shape[-2:]))
     if happens(augment.photometric):
         image_CHW = RandomPhotometricDistort()(image_CHW)
     return padded(image_CHW, preprocess), tidied(target, preprocess.size)
@@ -93,11 +91,9 @@ def jittered(
 
 def opened(image: Image.Image, target: Target) -> View:
     """Masks become images, one channel an object, 0 or 255: resized as the picture is, they stay on its pixels."""
-    boxes = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=(image.height, image.width))
-    target = target | {"boxes": boxes}
-    if "masks" in target:
-        target["masks"] = target["masks"].to(torch.uint8) * 255
-    return F.pil_to_tensor(image), target
+    boxes = tv_tensors.BoundingBoxes(target.boxes, format="XYXY", canvas_size=(image.height, image.width))
+    masks_NHW = None if target.masks is None else target.masks.to(torch.uint8) * 255
+    return F.pil_to_tensor(image), replace(target, boxes=boxes, masks=masks_NHW)
 
 
 def resized_at_random(view: View, size: tuple[int, int], scale: tuple[float, float]) -> View:
@@ -123,7 +119,8 @@ def part_and_result(side: int, most: int, factor: float) -> tuple[int, int]:
 def moved(view: View, move: Callable[[Tensor], Tensor]) -> View:
     """Picture, boxes and masks, moved alike."""
     image_CHW, target = view
-    return move(image_CHW), target | {word: move(target[word]) for word in ("boxes", "masks") if word in target}
+    masks_NHW = None if target.masks is None else move(target.masks)
+    return move(image_CHW), replace(target, boxes=move(target.boxes), masks=masks_NHW)
 
 
 def padded(image_CHW: Tensor, preprocess: DensePreprocess) -> Tensor:
@@ -135,15 +132,15 @@ def padded(image_CHW: Tensor, preprocess: DensePreprocess) -> Tensor:
 
 def tidied(target: Target, size: tuple[int, int]) -> Target:
     """Masks of `size` and boxes around them; without the objects of which less than a pixel is left."""
-    boxes_N4 = F.clamp_bounding_boxes(target["boxes"])
-    if "masks" in target:
-        high, wide = target["masks"].shape[-2:]
-        masks_NHW = F.pad(target["masks"], [0, 0, size[1] - wide, size[0] - high]) >= HALF
-        target = target | {"masks": masks_NHW}
+    boxes_N4 = F.clamp_bounding_boxes(target.boxes)
+    if target.masks is not None:
+        high, wide = target.masks.shape[-2:]
+        masks_NHW = F.pad(target.masks, [0, 0, size[1] - wide, size[0] - high]) >= HALF
+        target = replace(target, masks=masks_NHW)
         boxes_N4 = tight_boxes(masks_NHW)
     boxes = tv_tensors.BoundingBoxes(boxes_N4, format="XYXY", canvas_size=size)
     _, keep_N = F.sanitize_bounding_boxes(boxes, min_size=LEAST_SIDE)
-    return chosen(target | {"boxes": boxes.as_subclass(Tensor)}, keep_N)
+    return replace(target, boxes=boxes.as_subclass(Tensor)).select(keep_N)
 
 
 def tight_boxes(masks_NHW: Tensor) -> Tensor:
@@ -160,13 +157,15 @@ def tight_boxes(masks_NHW: Tensor) -> Tensor:
 def pasted(below: View, above: View) -> View:
     """Each object of `above` (bool masks), with even odds, on top of `below`."""
     (image_CHW, target), (other_CHW, other) = below, above
-    other = chosen(other, torch.rand(len(other["labels"])) < 0.5)
-    cover_HW = other["masks"].any(0)
-    masks_NHW = target["masks"] & ~cover_HW
-    seen_N = masks_NHW.sum((1, 2)) > LEAST_SEEN * target["masks"].sum((1, 2))
-    target = chosen(target | {"masks": masks_NHW, "boxes": tight_boxes(masks_NHW)}, seen_N)
-    joined = {word: torch.cat([target[word], other[word]]) for word in ("boxes", "labels", "iscrowd", "masks")}
-    return torch.where(cover_HW, other_CHW, image_CHW), target | joined
+    other = other.select(torch.rand(len(other)) < 0.5)
+    cover_HW = other.masks.any(0)
+    masks_NHW = target.masks & ~cover_HW
+    seen_N = masks_NHW.sum((1, 2)) > LEAST_SEEN * target.masks.sum((1, 2))
+    target = replace(target, masks=masks_NHW, boxes=tight_boxes(masks_NHW)).select(seen_N)
+    columns = ("boxes", "labels", "iscrowd", "masks")
+    joined = {name: torch.cat([getattr(target, name), getattr(other, name)]) for name in columns}
+    size = tuple(map(max, target.size, other.size))
+    return torch.where(cover_HW, other_CHW, image_CHW), replace(target, **joined, size=size)
 
 
 def happens(probability: float) -> bool:
