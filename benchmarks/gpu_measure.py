@@ -16,7 +16,7 @@ from longvision.benchmark.build import Step
 from longvision.benchmark.case import Case
 from longvision.benchmark.memory import measure_peak
 from longvision.layers import VimBlock
-from longvision.ops.backends import BACKEND_VARIABLE
+from longvision.ops.common import BACKEND_VARIABLE
 
 # Ceilings
 

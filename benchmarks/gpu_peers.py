@@ -30,8 +30,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from longvision.layers import VimBlock
-from longvision.ops import Walk, causal_conv1d, selective_scan
-from longvision.ops.precision import mixed_dtype
+from longvision.ops import ScanDirection, causal_conv1d, selective_scan
+from longvision.ops.common import autocast_dtype
 
 AUTHORS = "authors' kernels"
 STAND_IN = "launch sequence in torch ops, scan: longvision, convolution: longvision"
@@ -67,12 +67,12 @@ def authors_block(kernels: Kernels, block: VimBlock, hidden_BMD: Tensor, residua
     mixer, batch = block.mixer, len(hidden_BMD)
     normed_BMD, residual_BMD = kernels.norm(hidden_BMD, block.norm.weight, residual_BMD, block.norm.eps)
     xz_BFM = _project(mixer.in_proj.weight, normed_BMD.flatten(0, 1), batch)
-    walks = mixer.walks()
+    walks = mixer.scan_directions()
     y_BEM = sum(_authors_walk(kernels, xz_BFM, walk) for walk in walks) / len(walks)
     return F.linear(y_BEM.transpose(1, 2), mixer.out_proj.weight), residual_BMD
 
 
-def _authors_walk(kernels: Kernels, xz_BFM: Tensor, walk: Walk) -> Tensor:
+def _authors_walk(kernels: Kernels, xz_BFM: Tensor, walk: ScanDirection) -> Tensor:
     batch, rank, states = len(xz_BFM), walk.dt_proj_ER.shape[1], walk.A_log_EN.shape[1]
     turned_BFM = xz_BFM.flip(-1) if walk.reverse else xz_BFM
     x_BEM, z_BEM = turned_BFM.chunk(2, dim=1)
@@ -101,13 +101,13 @@ def launch_sequence(block: VimBlock, x_BMD: Tensor) -> Tensor:
     """`VimBlock`, step by step: each line reads and writes the tokens once or more."""
     mixer, weight_D = block.mixer, block.norm.weight
     normed_BMD = F.rms_norm(x_BMD, x_BMD.shape[-1:], weight_D.to(x_BMD.dtype), block.norm.eps)
-    xz_BMF = mixer.in_proj(normed_BMD.to(mixed_dtype(weight_D)))
-    walks = mixer.walks()
+    xz_BMF = mixer.in_proj(normed_BMD.to(autocast_dtype(weight_D)))
+    walks = mixer.scan_directions()
     y_BME = sum(_launch_walk(xz_BMF, walk) for walk in walks) / len(walks)
     return x_BMD + mixer.out_proj(y_BME)
 
 
-def _launch_walk(xz_BMF: Tensor, walk: Walk) -> Tensor:
+def _launch_walk(xz_BMF: Tensor, walk: ScanDirection) -> Tensor:
     rank, states = walk.dt_proj_ER.shape[1], walk.A_log_EN.shape[1]
     turned_BMF = xz_BMF.flip(1) if walk.reverse else xz_BMF
     x_BME, z_BME = turned_BMF.chunk(2, dim=-1)

@@ -5,7 +5,7 @@ import torch
 
 from longvision.benchmark import ops
 from longvision.benchmark.ops import OpsBenchmark, OpsPlan, Scan, check
-from longvision.ops.backends import BACKENDS
+from longvision.ops.common import BACKENDS
 
 NAMES = ("x", "delta", "A", "B", "C", "D", "z", "delta_bias")
 SMALL = dict(tokens=[5, 20], channels=8, states=4, budget=0.05, rounds=2)

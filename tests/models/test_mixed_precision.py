@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from longvision.models import Vim
-from longvision.ops import Walk, mamba_inner, selective_scan
-from longvision.ops.backends import choose_backend
+from longvision.ops import ScanDirection, mixer, selective_scan
+from longvision.ops.common import choose_backend
 
 HALVES = (torch.bfloat16, torch.float16)
 HALF_BACKENDS = [("cpu", torch.bfloat16), *((name, dtype) for name in ("chunked", "triton") for dtype in HALVES)]
@@ -112,29 +112,37 @@ ROUNDINGS = 4 * 2**-11  # some, to float16
 
 
 class Mixer(NamedTuple):
-    """What `mamba_inner` takes; x and z are side by side."""
+    """What `mixer` takes; x and z are side by side, and the projections hand on what they get."""
 
     xz: torch.Tensor
-    walks: list[Walk]
+    directions: list[ScanDirection]
 
     def tensors(self):
         named = {
-            f"{name} of walk {i}": t for i, w in enumerate(self.walks) for name, t in zip(Walk._fields, w.tensors())
+            f"{name} of direction {i}": t
+            for i, direction in enumerate(self.directions)
+            for name, t in zip(ScanDirection._fields, direction.tensors())
         }
         return {"xz": self.xz, **named}
 
     def changed(self, function):
-        return Mixer(function(self.xz), [Walk(*map(function, walk.tensors()), walk.reverse) for walk in self.walks])
+        directions = [ScanDirection(*map(function, own.tensors()), own.reverse) for own in self.directions]
+        return Mixer(function(self.xz), directions)
+
+    def output(self):
+        width = self.xz.shape[-1] // 2
+        like = {"dtype": self.xz.dtype, "device": self.xz.device}
+        return mixer(self.xz, self.directions, torch.eye(2 * width, **like), torch.eye(width, **like))
 
     def gradients(self, grad):
         """-> the output, and the gradient of each tensor."""
         leaves = self.changed(lambda t: t.detach().clone().requires_grad_())
-        y = mamba_inner(*leaves)
+        y = leaves.output()
         y.backward(grad.to(y.dtype).to(y.device))
         return {"y": y.detach().cpu(), **{name: t.grad.cpu() for name, t in leaves.tensors().items()}}
 
 
-def mixer(x, z, ways, **values):
+def case_of(x, z, ways, **values):
     """Rank, states and taps 1; a value is one number for all, or the tensor. The filter hands x on."""
     width = x.shape[-1]
     shapes = {
@@ -152,8 +160,8 @@ def mixer(x, z, ways, **values):
         value = torch.as_tensor(values.get(name, defaults.get(name, 0.0)), dtype=torch.float64)
         return value.expand(shapes[name]).clone()
 
-    walks = [Walk(*map(tensor, shapes), way) for way in ways]
-    return Mixer(torch.cat((x, z), -1), walks)
+    directions = [ScanDirection(*map(tensor, shapes), way) for way in ways]
+    return Mixer(torch.cat((x, z), -1), directions)
 
 
 @pytest.fixture
@@ -188,7 +196,7 @@ def assert_near(got, expected, tolerance):
 def test_the_mean_of_directions_whose_sum_overflows(on, monkeypatch, backend):
     """Each gives 60,000, the sum is beyond float16's 65,504."""
     z = torch.linspace(-10, -8, 24, dtype=torch.float64).view(1, 3, 8)  # SiLU takes 60,000 to 3 to 30
-    case = mixer(torch.zeros_like(z), z, (False, True), filter_bias_E=250.0, D_E=240.0)
+    case = case_of(torch.zeros_like(z), z, (False, True), filter_bias_E=250.0, D_E=240.0)
     grad = torch.ones_like(z)
     expected = truth(case, torch.float16, grad, monkeypatch)
     got = case.changed(on(backend, torch.float16)).gradients(grad)
@@ -209,11 +217,11 @@ def test_the_bias_of_the_mixer_s_step(on, monkeypatch, backend, dtype):
     x, z = 1 + torch.rand(2, 2, 8, 8, dtype=torch.float64)
     x_proj = torch.tensor([0.25 * SPACING[dtype], 1.0, 1.0], dtype=torch.float64)[:, None] / 8  # u is 1.2 on average
     case, without = (
-        mixer(x, z, (False, True), x_proj_PE=x_proj.expand(3, 8), dt_proj_ER=weight, dt_bias_E=-6.875)
+        case_of(x, z, (False, True), x_proj_PE=x_proj.expand(3, 8), dt_proj_ER=weight, dt_bias_E=-6.875)
         for weight in (1.0, 0.0)
     )
     place = on(backend, dtype)
-    got = growth(mamba_inner(*case.changed(place)), mamba_inner(*without.changed(place)))
+    got = growth(case.changed(place).output(), without.changed(place).output())
     expected = growth(*(truth(each, dtype, torch.ones_like(x), monkeypatch)["y"] for each in (case, without)))
     assert abs(got - expected) < LOST * SPACING[dtype] / 2
 
@@ -237,7 +245,7 @@ def test_gradients_of_B_and_C_beyond_half_precision(on, monkeypatch, backend):
     """That of C is a sum over 8 channels of 85,000, while what is returned is below float16's 65,504."""
     x = 0.4 + 0.02 * torch.rand(1, 2, 8, dtype=torch.float64)  # u is 0.25
     x_proj = torch.tensor([0.0, 1.0, 0.05], dtype=torch.float64)[:, None].expand(3, 8)
-    case = mixer(x, torch.ones_like(x), (False,), x_proj_PE=x_proj, dt_bias_E=1.0, dt_proj_ER=0.1)
+    case = case_of(x, torch.ones_like(x), (False,), x_proj_PE=x_proj, dt_bias_E=1.0, dt_proj_ER=0.1)
     grad = torch.full_like(x, 20_000.0)
     expected = truth(case, torch.float16, grad, monkeypatch)
     got = case.changed(on(backend, torch.float16)).gradients(grad)

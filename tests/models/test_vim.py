@@ -458,7 +458,7 @@ def test_export():
     with torch.no_grad():
         assert relative(program.module()(image), model(image)) < 1e-6  # float32
     ops = [str(n.target).split(".")[1] for n in program.graph.nodes if str(n.target).startswith("longvision.")]
-    assert ops == ["mamba_block"] * 2 + ["rms_norm"]  # two blocks, and what comes before the head
+    assert ops == ["mixer"] * 2 + ["rms_norm"]  # two blocks, and what comes before the head
 
 
 def test_export_without_kernels(monkeypatch):

@@ -14,7 +14,7 @@ from longvision.heads.detection import create_detector
 from longvision.heads.segmentation import create_segmenter
 from longvision.layers.mixer import VimMixer
 from longvision.models.backbone import backbone_of
-from longvision.ops.backends import choose_backend
+from longvision.ops.common import choose_backend
 from longvision.types import Target
 
 OBJECTS = 7  # in an image: as many as COCO's have on average

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from longvision.ops.causal_conv1d import cuda as convolution
-from longvision.ops.mamba_block import cuda as block
-from longvision.ops.mamba_inner.walk import Inner, Walk
+from longvision.ops.causal_conv1d.inputs import ConvInputs
+from longvision.ops.mixer import cuda as mixer
+from longvision.ops.mixer.inputs import MixerInputs, ScanDirection
 from longvision.ops.rms_norm import cuda as norm
 from longvision.ops.selective_scan import cuda as scan
 from longvision.ops.selective_scan.inputs import ScanInputs
@@ -29,8 +30,8 @@ def empty(*shape: int, dtype: torch.dtype = FP32) -> Tensor:
     return torch.empty(*shape, dtype=dtype, device="meta")
 
 
-def borders() -> Tensor:
-    """Of eight packed sequences."""
+def cu_seqlens() -> Tensor:
+    """Boundaries of eight packed sequences."""
     return empty(9, dtype=torch.int64)
 
 
@@ -46,18 +47,24 @@ def vim_block(
     """Forward, and with `train` backward."""
     inner_width, rank = 2 * width, -(-width // 16)
 
-    def walk(reverse: bool) -> Walk:
+    def direction(reverse: bool) -> ScanDirection:
         taps, rates = empty(inner_width, 4), empty(inner_width, states)
         x_proj, dt_proj = empty(rank + 2 * states, inner_width), empty(inner_width, rank)
         bias, dt_bias, skip = empty(inner_width), empty(inner_width), empty(inner_width)
-        return Walk(taps, bias, x_proj, dt_proj, dt_bias, rates, skip, reverse)
+        return ScanDirection(taps, bias, x_proj, dt_proj, dt_bias, rates, skip, reverse)
 
-    projections = empty(2 * inner_width, width), empty(width, inner_width)
-    inner = Inner([walk(False), walk(True)], *projections, borders() if packed else None)
-    x_BMD, weight_D = empty(batch, tokens, width), empty(width)
-    y_BMD, kept = block.forward(x_BMD, weight_D, EPS, dtype, inner, train)
+    inputs = MixerInputs(
+        empty(batch, tokens, width),
+        [direction(False), direction(True)],
+        *(empty(2 * inner_width, width), empty(width, inner_width), empty(width)),
+        cu_seqlens() if packed else None,
+        residual=True,
+        eps=EPS,
+        dtype=dtype,
+    )
+    y_BMD, saved = mixer.forward(inputs, train)
     if train:
-        block.backward(y_BMD, kept, x_BMD, weight_D, EPS, dtype, inner)
+        mixer.backward(y_BMD, saved, inputs)
 
 
 def selective_scan(dtype: torch.dtype, softplus: bool = True, packed: bool = False) -> None:
@@ -67,7 +74,7 @@ def selective_scan(dtype: torch.dtype, softplus: bool = True, packed: bool = Fal
     B_BMN, C_BMN = (empty(batch, tokens, 16, dtype=dtype) for _ in range(2))
     inputs = ScanInputs(
         *(x_BME, delta_BME, empty(384, 16), B_BMN, C_BMN, empty(384), z_BME, empty(384)),
-        cu_seqlens=borders() if packed else None,
+        cu_seqlens=cu_seqlens() if packed else None,
         delta_softplus=softplus,
         reverse=False,
     )
@@ -80,8 +87,8 @@ def causal_conv1d(dtype: torch.dtype, packed: bool = False) -> None:
     """Forward and backward at the inner width of Vim-Ti, with a bias and SiLU."""
     batch, tokens = (1, 6085) if packed else (128, 197)
     x_BME = empty(batch, tokens, 384, dtype=dtype)
-    call = x_BME, empty(384, 4), empty(384), True, False, borders() if packed else None
-    convolution.backward(convolution.forward(*call), *call)
+    inputs = ConvInputs(x_BME, empty(384, 4), empty(384), cu_seqlens() if packed else None, silu=True, reverse=False)
+    convolution.backward(convolution.forward(inputs), inputs)
 
 
 def rms_norm(width: int, dtype: torch.dtype) -> None:
@@ -89,13 +96,6 @@ def rms_norm(width: int, dtype: torch.dtype) -> None:
     x_BMD, weight_D = empty(128, 197, width), empty(width, dtype=dtype)
     y_BMD, inverse_BM = norm.forward(x_BMD, weight_D, EPS, dtype)
     norm.backward(y_BMD, inverse_BM, x_BMD, weight_D, EPS, dtype)
-
-
-def add_rms_norm(width: int, dtype: torch.dtype) -> None:
-    """The same with a branch that is added to the residual, whose gradient comes around the norm."""
-    x_BMD, branch_BMD, weight_D = empty(128, 197, width), empty(128, 197, width, dtype=dtype), empty(width, dtype=dtype)
-    total_BMD, y_BMD, inverse_BM = norm.add_forward(x_BMD, branch_BMD, weight_D, EPS)
-    norm.add_backward(total_BMD, y_BMD, inverse_BM, total_BMD, weight_D)
 
 
 CASES = (
@@ -116,6 +116,4 @@ CASES = (
     Case("causal_conv1d, float16", partial(causal_conv1d, FP16)),
     Case("causal_conv1d, packed, bfloat16", partial(causal_conv1d, BF16, packed=True)),
     *(Case(f"rms_norm, {width} channels, bfloat16", partial(rms_norm, width, BF16)) for width in (192, 768, 16384)),
-    *(Case(f"add_rms_norm, {width} channels, bfloat16", partial(add_rms_norm, width, BF16)) for width in (192, 768)),
-    Case("add_rms_norm, 768 channels, float16", partial(add_rms_norm, 768, FP16)),
 )

@@ -26,7 +26,7 @@ from longvision.benchmark.models import ROUNDS, check_choice, check_device
 from longvision.benchmark.provenance import device_name, provenance
 from longvision.benchmark.timing import time_round
 from longvision.ops import selective_scan
-from longvision.ops.backends import BACKENDS
+from longvision.ops.common import BACKENDS
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16")}
 # Largest error that passes, as a part of the largest true value: some roundings of float64 and float32; results in

@@ -4,6 +4,7 @@ from longvision.layers.block import VimBlock
 from longvision.layers.mixer import Direction, VimMixer
 from longvision.layers.norm import RMSNorm
 from longvision.layers.patch_embed import PatchEmbed
+from longvision.layers.plain import set_fused
 from longvision.layers.positions import resample_pos_embed
 from longvision.layers.tokens import ClassToken, ClassTokens
 
@@ -16,4 +17,5 @@ __all__ = [
     "VimBlock",
     "VimMixer",
     "resample_pos_embed",
+    "set_fused",
 ]

@@ -3,57 +3,55 @@
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from longvision.layers.bare import is_bare
 from longvision.layers.mixer import Direction, VimMixer
 from longvision.layers.norm import RMSNorm
-from longvision.ops import mamba_block
+from longvision.layers.plain import is_plain
+from longvision.ops import mixer
 
 
 class VimBlock(nn.Module):
     """(B, M, D) -> (B, M, D). x + mixer(norm(x)): lines 2-21 of Algorithm 1, arXiv 2401.09417. There is no MLP.
 
-    Takes the place of a pre-norm transformer block: same input, same output, any number of tokens.
+    Takes the place of a pre-norm transformer block: same input, same output, any number of tokens. It runs as one op;
+    where a hook, an adapter or anything else has been put on one of its layers, the layers are called one by one.
 
     Args:
         dim: model width D.
-        expand: inner width of the mixer as a multiple of D.
         state: states a channel of the scan.
         direction: see `longvision.layers.VimMixer`.
         reverse: see `longvision.layers.VimMixer`.
         drop_path: probability that a row of the batch skips the mixer in training (stochastic depth); packed
             sequences are one row.
-        eps: of the normalisation.
     """
 
     def __init__(
         self,
         dim: int,
-        expand: int = 2,
         state: int = 16,
         direction: Direction = "ssm_conv",
         reverse: bool = False,
         drop_path: float = 0.0,
-        eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        self.norm = RMSNorm(dim, eps)
-        self.mixer = VimMixer(dim, expand, state, direction, reverse)
+        self.norm = RMSNorm(dim)
+        self.mixer = VimMixer(dim, state, direction, reverse)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.fused = True  # see `set_fused`
 
     def forward(self, x_BMD: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
         """(B, M, D) -> (B, M, D), in x's dtype: hand in float32 to keep the residual in float32.
 
         `cu_seqlens` as in `longvision.ops.selective_scan`: images packed one behind the other.
         """
-        if self._is_one_op():
-            mixer, norm = self.mixer, self.norm
-            weights = mixer.in_proj.weight, mixer.out_proj.weight
-            return mamba_block(x_BMD, norm.weight, mixer.walks(), *weights, cu_seqlens, norm.eps)
-        return x_BMD + self.drop_path(self.mixer(self.norm(x_BMD), cu_seqlens)).to(x_BMD.dtype)
+        own, norm = self.mixer, self.norm
+        directions = own.directions_to_read() if self.fused and self._adds_nothing() else None
+        if directions is not None:
+            weights = own.in_proj.weight, own.out_proj.weight, norm.weight
+            return mixer(x_BMD, directions, *weights, cu_seqlens, residual=True, eps=norm.eps)
+        return x_BMD + self.drop_path(own(norm(x_BMD), cu_seqlens)).to(x_BMD.dtype)
 
-    def _is_one_op(self) -> bool:
-        """Whether nobody put anything between or around the parts."""
-        drops = self.training and not isinstance(self.drop_path, nn.Identity)
-        parts = (self.norm, RMSNorm), (self.mixer, VimMixer), (self.mixer.in_proj, nn.Linear)
-        bare = all(is_bare(*part) for part in (*parts, (self.mixer.out_proj, nn.Linear)))
-        return bare and not drops and self.mixer.in_proj.bias is None and self.mixer.out_proj.bias is None
+    def _adds_nothing(self) -> bool:
+        """Whether nobody put anything between or around the parts, and none is skipped by chance."""
+        drop_path = self.drop_path
+        skips_none = is_plain(drop_path, nn.Identity) or (is_plain(drop_path, DropPath) and not drop_path.training)
+        return skips_none and is_plain(self.norm, RMSNorm) and is_plain(self.mixer, VimMixer)

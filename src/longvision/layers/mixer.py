@@ -1,19 +1,46 @@
 """The bidirectional selective-scan mixer: what stands in Vim where a transformer has attention."""
 
 import math
-from collections.abc import Callable
-from typing import Literal, get_args
+from functools import partial
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
-from longvision.layers.bare import is_bare
-from longvision.ops import Walk, mamba_inner
+from longvision.layers.plain import (
+    TAPS,
+    as_call,
+    as_call_and_bias,
+    as_wide_call,
+    check_filter,
+    convolved,
+    is_filter,
+    is_weight,
+)
+from longvision.ops import ScanDirection, causal_conv1d, mixer, selective_scan
+from longvision.ops.causal_conv1d.reference import causal_conv1d_reference
+from longvision.ops.mixer.reference import between, scanned
+from longvision.ops.selective_scan.parallel import selective_scan_parallel
 
 Direction = Literal["none", "sequence", "layer", "ssm", "ssm_conv"]
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 
-TAPS = 4  # of the convolution
+
+class _Own(NamedTuple):
+    """What one direction of the scan owns."""
+
+    conv1d: nn.Conv1d
+    x_proj: nn.Linear
+    dt_proj: nn.Linear
+    D: Tensor
+    A_log: Tensor
+    reverse: bool
+
+    def scan_direction(self) -> ScanDirection:
+        conv1d, x_proj, dt_proj, D, A_log, reverse = self
+        projections = x_proj.weight, dt_proj.weight, dt_proj.bias
+        return ScanDirection(conv1d.weight.squeeze(1), conv1d.bias, *projections, A_log, D, reverse)  # type: ignore[arg-type]
 
 
 class VimMixer(nn.Module):
@@ -22,12 +49,11 @@ class VimMixer(nn.Module):
     Parameters bear the names of the released checkpoints; those of the backward direction end in `_b`.
 
     Args:
-        dim: model width D.
-        expand: inner width E as a multiple of D.
+        dim: model width D; the inner width E is twice that.
         state: states a channel, N.
         direction: "ssm_conv", the paper's: both directions, each with a convolution, projections and an SSM of its
             own. "ssm": both directions share all but the decay rates A. Any other: one direction.
-        reverse: with one direction, walk from the last token to the first.
+        reverse: with one direction, scan from the last token to the first.
 
     Raises:
         ValueError: an unknown direction.
@@ -36,7 +62,6 @@ class VimMixer(nn.Module):
     def __init__(
         self,
         dim: int,
-        expand: int = 2,
         state: int = 16,
         direction: Direction = "ssm_conv",
         reverse: bool = False,
@@ -45,71 +70,95 @@ class VimMixer(nn.Module):
         if direction not in DIRECTIONS:
             raise ValueError(f"direction={direction!r} is unknown: choose one of {', '.join(DIRECTIONS)}")
         self.direction, self.reverse = direction, reverse
-        self.inner, self.rank, self.state = expand * dim, math.ceil(dim / 16), state
+        self.inner, self.rank, self.state = 2 * dim, math.ceil(dim / 16), state
+        self.fused = True  # see `set_fused`
 
         self.in_proj = nn.Linear(dim, 2 * self.inner, bias=False)
-        self.conv1d, self.x_proj, self.dt_proj, self.D = self._walk_parameters()
+        self.conv1d, self.x_proj, self.dt_proj, self.D = self._own_parameters()
         self.A_log = nn.Parameter(torch.empty(self.inner, state))
         if direction == "ssm_conv":
-            self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.D_b = self._walk_parameters()
+            self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.D_b = self._own_parameters()
         if direction in ("ssm", "ssm_conv"):
             self.A_b_log = nn.Parameter(torch.empty(self.inner, state))
         self.out_proj = nn.Linear(self.inner, dim, bias=False)
         self.reset_parameters()
 
-    def _walk_parameters(self) -> tuple[nn.Conv1d, nn.Linear, nn.Linear, nn.Parameter]:
+    def _own_parameters(self) -> tuple[nn.Conv1d, nn.Linear, nn.Linear, nn.Parameter]:
         """What a direction owns beside its decay rates."""
-        conv1d = nn.Conv1d(self.inner, self.inner, TAPS, groups=self.inner)  # holds the filter only
+        conv1d = nn.Conv1d(self.inner, self.inner, TAPS, groups=self.inner)
         x_proj = nn.Linear(self.inner, self.rank + 2 * self.state, bias=False)
         return conv1d, x_proj, nn.Linear(self.rank, self.inner), nn.Parameter(torch.empty(self.inner))
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Mamba's initialisation (arXiv 2312.00752, section 3.6), for both directions alike."""
-        for walk in self.walks():
-            walk.A_log_EN.copy_(torch.arange(1.0, self.state + 1).log().expand_as(walk.A_log_EN))
-            walk.D_E.fill_(1)
-            nn.init.uniform_(walk.dt_proj_ER, -(self.rank**-0.5), self.rank**-0.5)
+        for own in self.scan_directions():
+            own.A_log_EN.copy_(torch.arange(1.0, self.state + 1).log().expand_as(own.A_log_EN))
+            own.D_E.fill_(1)
+            nn.init.uniform_(own.dt_proj_ER, -(self.rank**-0.5), self.rank**-0.5)
             # softplus(bias) is log-uniform in [0.001, 0.1]: x + log(1 - exp(-x)) is softplus's inverse.
-            step = torch.empty_like(walk.dt_bias_E).uniform_(math.log(1e-3), math.log(1e-1)).exp()
-            walk.dt_bias_E.copy_(step + torch.log(-torch.expm1(-step)))
+            step = torch.empty_like(own.dt_bias_E).uniform_(math.log(1e-3), math.log(1e-1)).exp()
+            own.dt_bias_E.copy_(step + torch.log(-torch.expm1(-step)))
 
     def forward(self, x_BMD: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
-        """(B, M, D) -> (B, M, D); `cu_seqlens` as in `longvision.ops.selective_scan`."""
-        # Projections that are no more than their weights are part of the op, which then keeps less for the backward.
-        before, in_weight = _call_or_weight(self.in_proj)
-        after, out_weight = _call_or_weight(self.out_proj)
-        return after(mamba_inner(before(x_BMD), self.walks(), in_weight, out_weight, cu_seqlens))
+        """(B, M, D) -> (B, M, D); `cu_seqlens` as in `longvision.ops.selective_scan`.
 
-    def walks(self) -> list[Walk]:
-        """The directions in which the tokens are walked, each with its parameters."""
-        own = self.conv1d, self.x_proj, self.dt_proj, self.D
+        Raises:
+            ValueError: conv1d has a setting that a causal depthwise convolution does not have.
+        """
+        directions = self.directions_to_read()
+        if directions is not None:
+            return mixer(x_BMD, directions, self.in_proj.weight, self.out_proj.weight, cu_seqlens=cu_seqlens)
+        along = [partial(self._along, own, cu_seqlens) for own in self._owns()]
+        return between(x_BMD, as_call(self.in_proj), along, as_call(self.out_proj))
+
+    def _along(self, own: _Own, cu_seqlens: Tensor | None, x_BME: Tensor) -> Tensor:
+        """(B, M, E) -> (B, M, E): one direction, its layers called one by one."""
+        if is_filter(own.conv1d):
+            convolve = causal_conv1d if self.fused else causal_conv1d_reference
+            filter_EK = own.conv1d.weight.squeeze(1)
+            u_BME = convolve(x_BME, filter_EK, own.conv1d.bias, True, own.reverse, cu_seqlens)
+        else:
+            u_BME = convolved(own.conv1d, x_BME, own.reverse, cu_seqlens)
+        scan = selective_scan if self.fused else selective_scan_parallel
+        dt_proj, dt_bias_E = as_call_and_bias(own.dt_proj)
+        return scanned(
+            u_BME,
+            as_wide_call(own.x_proj),
+            dt_proj,
+            (self.rank, self.state),
+            own.A_log,
+            own.D,
+            dt_bias_E,
+            partial(scan, reverse=own.reverse, cu_seqlens=cu_seqlens),
+        )
+
+    def directions_to_read(self) -> list[ScanDirection] | None:
+        """The directions for a fused op, which reads the layers' weights; None where the layers are to be called:
+        unfused, or with an adapter or a hook on one of them.
+
+        Raises:
+            ValueError: conv1d has a setting that a causal depthwise convolution does not have.
+        """
+        if not self.fused or _has_any_global_hook() or not (is_weight(self.in_proj) and is_weight(self.out_proj)):
+            return None
+        owns = self._owns()
+        for own in owns:
+            if not (is_filter(own.conv1d) and is_weight(own.x_proj) and is_weight(own.dt_proj, bias=True)):
+                return None
+        return [own.scan_direction() for own in owns]
+
+    def scan_directions(self) -> list[ScanDirection]:
+        """The directions in which the tokens are scanned, each with its parameters."""
+        return [own.scan_direction() for own in self._owns()]
+
+    def _owns(self) -> list[_Own]:
+        check_filter("conv1d", self.conv1d)
+        forth = self.conv1d, self.x_proj, self.dt_proj, self.D
         if self.direction == "ssm_conv":
-            backward = self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.D_b
-            return [_walk(*own, self.A_log, False), _walk(*backward, self.A_b_log, True)]
+            check_filter("conv1d_b", self.conv1d_b)
+            back = self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.D_b
+            return [_Own(*forth, self.A_log, False), _Own(*back, self.A_b_log, True)]
         if self.direction == "ssm":
-            return [_walk(*own, self.A_log, False), _walk(*own, self.A_b_log, True)]
-        return [_walk(*own, self.A_log, self.reverse)]
-
-
-def _walk(conv1d: nn.Conv1d, x_proj: nn.Linear, dt_proj: nn.Linear, D: Tensor, A_log: Tensor, reverse: bool) -> Walk:
-    for name, module, bias in (("x_proj", x_proj, False), ("dt_proj", dt_proj, True)):
-        if not is_bare(module, nn.Linear) or (module.bias is not None) != bias:
-            raise ValueError(
-                f"VimMixer reads the weights of {name} without calling it, and it is a {type(module).__name__} with an "
-                "adapter, a hook or another bias, which would do nothing: adapt in_proj or out_proj, which are called"
-            )
-    assert conv1d.bias is not None
-    filter_EK = conv1d.weight.squeeze(1)
-    return Walk(filter_EK, conv1d.bias, x_proj.weight, dt_proj.weight, dt_proj.bias, A_log, D, reverse)
-
-
-def _call_or_weight(projection: nn.Linear) -> tuple[Callable[[Tensor], Tensor], Tensor | None]:
-    """-> what to call, and the weight to hand on: one of the two does something."""
-    if is_bare(projection, nn.Linear) and projection.bias is None:
-        return _unchanged, projection.weight
-    return projection, None
-
-
-def _unchanged(x_BMD: Tensor) -> Tensor:
-    return x_BMD
+            return [_Own(*forth, self.A_log, False), _Own(*forth, self.A_b_log, True)]
+        return [_Own(*forth, self.A_log, self.reverse)]

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from longvision.ops import rms_norm
+from longvision.ops.rms_norm.reference import rms_norm_reference
 
 
 class RMSNorm(nn.Module):
@@ -17,7 +18,8 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(dim))
         self.eps = eps
+        self.fused = True  # see `set_fused`
 
     def forward(self, x_BMD: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
-        return rms_norm(x_BMD, self.weight, self.eps)
+        return (rms_norm if self.fused else rms_norm_reference)(x_BMD, self.weight, self.eps)

@@ -1,19 +1,18 @@
 """What runs hot. Channels last, (B, M, E), everywhere; each op is one node for compile and export."""
 
 from longvision.ops.causal_conv1d.op import causal_conv1d
+from longvision.ops.common import check_cu_seqlens
 from longvision.ops.kernels.cpp import release_memory
-from longvision.ops.mamba_block.op import mamba_block
-from longvision.ops.mamba_inner.op import mamba_inner
-from longvision.ops.mamba_inner.walk import Walk
-from longvision.ops.rms_norm.op import add_rms_norm, rms_norm
+from longvision.ops.mixer.inputs import ScanDirection
+from longvision.ops.mixer.op import mixer
+from longvision.ops.rms_norm.op import rms_norm
 from longvision.ops.selective_scan.op import selective_scan
 
 __all__ = [
-    "Walk",
-    "add_rms_norm",
+    "ScanDirection",
     "causal_conv1d",
-    "mamba_block",
-    "mamba_inner",
+    "check_cu_seqlens",
+    "mixer",
     "release_memory",
     "rms_norm",
     "selective_scan",

@@ -6,27 +6,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from longvision.ops.causal_conv1d.inputs import ConvInputs
+
 Sequences = list[tuple[int, int]]
 
 
-def forward(
-    x_BME: Tensor, weight_EK: Tensor, bias_E: Tensor | None, silu: bool, reverse: bool, cu_seqlens: Tensor | None
-) -> Tensor:
-    """(B, M, E) -> (B, M, E); arguments as in `causal_conv1d`."""
+def forward(inputs: ConvInputs) -> Tensor:
+    """-> (B, M, E)."""
+    x_BME, weight_EK, bias_E, cu_seqlens, silu, reverse = inputs
     y_BME = _convolve(x_BME, weight_EK, bias_E, reverse, _sequences(cu_seqlens, x_BME))
     return (F.silu(y_BME, inplace=True) if silu else y_BME).to(x_BME.dtype)
 
 
-def backward(
-    grad_BME: Tensor,
-    x_BME: Tensor,
-    weight_EK: Tensor,
-    bias_E: Tensor | None,
-    silu: bool,
-    reverse: bool,
-    cu_seqlens: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """-> gradients of x, weight, bias (empty without one). What SiLU saw is computed again, not kept."""
+def backward(grad_BME: Tensor, inputs: ConvInputs) -> tuple[Tensor, Tensor, Tensor]:
+    """-> gradients of x, in its dtype, weight and bias. What SiLU saw is computed again, not saved."""
+    x_BME, weight_EK, bias_E, cu_seqlens, silu, reverse = inputs
     sequences = _sequences(cu_seqlens, x_BME)
     dtype = torch.promote_types(x_BME.dtype, torch.float32)
     grad_BME = grad_BME.to(dtype)
@@ -40,8 +34,7 @@ def backward(
     for tap, back in _taps(weight_EK):
         for output, source in _overlaps(sequences, back, reverse):
             dweight_EK[:, tap] += (grad_BME[:, output] * x_BME[:, source]).sum((0, 1))
-    dbias_E = x_BME.new_empty(0) if bias_E is None else grad_BME.sum((0, 1)).to(bias_E.dtype)
-    return dx_BME, dweight_EK.to(weight_EK.dtype), dbias_E
+    return dx_BME, dweight_EK, grad_BME.sum((0, 1))
 
 
 def _convolve(x_BME: Tensor, weight_EK: Tensor, bias_E: Tensor | None, reverse: bool, sequences: Sequences) -> Tensor:
@@ -73,5 +66,4 @@ def _overlaps(sequences: Sequences, back: int, reverse: bool) -> list[tuple[slic
 def _sequences(cu_seqlens: Tensor | None, x_BME: Tensor) -> Sequences:
     if cu_seqlens is None:
         return [(0, x_BME.shape[1])]
-    borders = cu_seqlens.tolist()
-    return list(pairwise(borders))
+    return list(pairwise(cu_seqlens.tolist()))

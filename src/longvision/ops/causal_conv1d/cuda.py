@@ -3,35 +3,26 @@
 import torch
 from torch import Tensor
 
-from longvision.ops.kernels.cpp import dense_rows
+from longvision.ops.causal_conv1d.inputs import ConvInputs
+from longvision.ops.kernels.cpp import contiguous_channels
 from longvision.ops.kernels.triton.layout import sequence_numbers
 
 
-def forward(
-    x_BME: Tensor, weight_EK: Tensor, bias_E: Tensor | None, silu: bool, reverse: bool, cu_seqlens: Tensor | None
-) -> Tensor:
-    """(B, M, E) -> (B, M, E); arguments as in `causal_conv1d`."""
+def forward(inputs: ConvInputs) -> Tensor:
+    """-> (B, M, E)."""
     from longvision.ops.kernels.triton import convolution
 
-    sequence_M = sequence_numbers(cu_seqlens, x_BME)
-    return convolution.forward(dense_rows(x_BME), weight_EK, bias_E, silu, reverse, sequence_M)
+    return convolution.forward(*_arguments(inputs))
 
 
-def backward(
-    grad_BME: Tensor,
-    x_BME: Tensor,
-    weight_EK: Tensor,
-    bias_E: Tensor | None,
-    silu: bool,
-    reverse: bool,
-    cu_seqlens: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """-> gradients of x, weight, bias (empty without one)."""
+def backward(grad_BME: Tensor, inputs: ConvInputs) -> tuple[Tensor, Tensor, Tensor]:
+    """-> gradients of x, in its dtype, weight and bias."""
     from longvision.ops.kernels.triton import convolution
 
-    dx_BME = torch.empty_like(x_BME, memory_format=torch.contiguous_format)
-    sequence_M = sequence_numbers(cu_seqlens, x_BME)
-    dweight_EK, dbias_E = convolution.backward(
-        grad_BME, dense_rows(x_BME), weight_EK, bias_E, silu, reverse, sequence_M, dx_BME
-    )
-    return dx_BME, dweight_EK.to(weight_EK.dtype), x_BME.new_empty(0) if bias_E is None else dbias_E.to(bias_E.dtype)
+    dx_BME = torch.empty_like(inputs.x_BME, memory_format=torch.contiguous_format)
+    return dx_BME, *convolution.backward(grad_BME, *_arguments(inputs), dx_BME)
+
+
+def _arguments(inputs: ConvInputs) -> tuple[Tensor, Tensor, Tensor | None, bool, bool, Tensor | None]:
+    x_BME, weight_EK, bias_E, cu_seqlens, silu, reverse = inputs
+    return contiguous_channels(x_BME), weight_EK, bias_E, silu, reverse, sequence_numbers(cu_seqlens, x_BME)

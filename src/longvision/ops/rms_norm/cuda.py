@@ -16,8 +16,7 @@ def forward(x_BMD: Tensor, weight_D: Tensor, eps: float, dtype: torch.dtype) -> 
     """-> y (..., D) in `dtype`, and 1 / rms (...)."""
     from longvision.ops.kernels.triton import norm
 
-    y_BMD, inverse_BM, _ = norm.forward(x_BMD, weight_D, eps, dtype)
-    return y_BMD, inverse_BM
+    return norm.forward(x_BMD, weight_D, eps, dtype)
 
 
 def backward(
@@ -27,20 +26,3 @@ def backward(
     from longvision.ops.kernels.triton import norm
 
     return norm.backward(grad_BMD, inverse_BM, x_BMD, weight_D)
-
-
-def add_forward(x_BMD: Tensor, branch_BMD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """-> x + branch in x's dtype, its norm in the weight's, and 1 / rms (...)."""
-    from longvision.ops.kernels.triton import norm
-
-    y_BMD, inverse_BM, total_BMD = norm.forward(x_BMD, weight_D, eps, weight_D.dtype, branch_BMD)
-    return total_BMD, y_BMD, inverse_BM
-
-
-def add_backward(
-    grad_total_BMD: Tensor | None, grad_BMD: Tensor, inverse_BM: Tensor, total_BMD: Tensor, weight_D: Tensor
-) -> tuple[Tensor, Tensor]:
-    """-> gradients of the sum and the weight."""
-    from longvision.ops.kernels.triton import norm
-
-    return norm.backward(grad_BMD, inverse_BM, total_BMD, weight_D, passed_BMD=grad_total_BMD)

@@ -5,11 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longvision.ops.backends import choose_backend
-from longvision.ops.checks import check_fits
+from longvision.ops.common import check_fits, choose_backend, refuse_tangents
 from longvision.ops.rms_norm import cpu, cuda
 from longvision.ops.rms_norm.reference import rms_norm_reference
-from longvision.ops.tangents import refuse_tangents
 
 FUSED: dict[str, Any] = {"cpu": cpu, "triton": cuda}
 
@@ -21,7 +19,7 @@ def rms_norm(x_BMD: Tensor, weight_D: Tensor, eps: float = 1e-5) -> Tensor:
     projections of a lower precision.
 
     Raises:
-        TypeError, ValueError: tensors that are none, or do not fit.
+        TypeError, ValueError: an argument is not a tensor, or its shape, dtype or device does not match.
     """
     _check(x_BMD, weight_D)
     backend = choose_backend(None, x_BMD.device.type, weight_D.dtype)
@@ -29,25 +27,6 @@ def rms_norm(x_BMD: Tensor, weight_D: Tensor, eps: float = 1e-5) -> Tensor:
         return rms_norm_reference(x_BMD, weight_D, eps)
     refuse_tangents("rms_norm", x_BMD, weight_D)
     return _rms_norm(x_BMD, weight_D, eps, backend)[0]
-
-
-def add_rms_norm(x_BMD: Tensor, branch_BMD: Tensor, weight_D: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
-    """-> x + branch in x's dtype, and its `rms_norm`, both (..., D): a residual sum and the normalisation behind it.
-
-    On a GPU they are one kernel, which reads each tensor once.
-
-    Raises:
-        TypeError, ValueError: tensors that are none, or do not fit.
-    """
-    _check(x_BMD, weight_D)
-    check_fits("rms_norm", "branch", branch_BMD, tuple(x_BMD.shape), x_BMD)
-    backend = choose_backend(None, x_BMD.device.type, weight_D.dtype)
-    if backend != "triton" or not cuda.takes(x_BMD, weight_D.dtype):
-        total_BMD = x_BMD + branch_BMD.to(x_BMD.dtype)
-        return total_BMD, rms_norm(total_BMD, weight_D, eps)
-    refuse_tangents("rms_norm", x_BMD, branch_BMD, weight_D)
-    total_BMD, normed_BMD, _ = _add_rms_norm(x_BMD, branch_BMD, weight_D, eps)
-    return total_BMD, normed_BMD
 
 
 def _check(x_BMD: Tensor, weight_D: Tensor) -> None:
@@ -95,44 +74,3 @@ def _backward(ctx, grad, _grad_inverse):
 
 
 _rms_norm.register_autograd(_backward, setup_context=_setup_context)
-
-
-@torch.library.custom_op("longvision::add_rms_norm", mutates_args=())
-def _add_rms_norm(x: Tensor, branch: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """-> x + branch, its norm, and 1 / rms."""
-    return cuda.add_forward(x, branch, weight, eps)
-
-
-@_add_rms_norm.register_fake
-def _(x, branch, weight, eps):
-    return x.new_empty(x.shape), weight.new_empty(x.shape), x.new_empty(x.shape[:-1], dtype=torch.float32)
-
-
-@torch.library.custom_op("longvision::add_rms_norm_backward", mutates_args=())
-def _add_rms_norm_backward(
-    grad_total: Tensor | None, grad: Tensor, inverse: Tensor, total: Tensor, weight: Tensor
-) -> tuple[Tensor, Tensor]:
-    """-> gradients of the sum, which is that of both its parts, and of the weight."""
-    return cuda.add_backward(grad_total, grad, inverse, total, weight)
-
-
-@_add_rms_norm_backward.register_fake
-def _(grad_total, grad, inverse, total, weight):
-    return total.new_empty(total.shape), weight.new_empty(weight.shape)
-
-
-def _setup_context_of_add(ctx, inputs, output) -> None:
-    _, branch, weight, _ = inputs
-    ctx.set_materialize_grads(False)  # 1 / rms gets none
-    ctx.branch_dtype = branch.dtype
-    ctx.save_for_backward(output[2], output[0], weight)
-
-
-def _backward_of_add(ctx, grad_total, grad, _grad_inverse):
-    if grad is None:  # the norm was not used
-        return grad_total, None if grad_total is None else grad_total.to(ctx.branch_dtype), None, None
-    dtotal, dweight = _add_rms_norm_backward(grad_total, grad, *ctx.saved_tensors)
-    return dtotal, dtotal.to(ctx.branch_dtype), dweight, None
-
-
-_add_rms_norm.register_autograd(_backward_of_add, setup_context=_setup_context_of_add)

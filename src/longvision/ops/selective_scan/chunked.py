@@ -1,7 +1,7 @@
 """The selective scan in plain torch, a chunk of tokens at a time: runs on every device, trains at tolerable speed.
 
 All that does not depend on the token before (decays, inputs, outputs) is computed for a whole chunk at once; what
-remains per token is one multiply-add on the state. The forward keeps the state with which each chunk begins; the
+remains per token is one multiply-add on the state. The forward saves the state with which each chunk begins; the
 backward recomputes a chunk from it, so that no (B, M, E, N) tensor is ever held, only (B, CHUNK, E, N).
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from longvision.ops.selective_scan.inputs import ScanInputs
 from longvision.ops.selective_scan.reference import reset_positions, step_size
 
-CHUNK = 16  # tokens; states kept for the backward then weigh as much as one (B, M, E) tensor at N = 16
+CHUNK = 16  # tokens; states saved for the backward then weigh as much as one (B, M, E) tensor at N = 16
 CACHE = 2**20  # elements of a (rows, CHUNK, E, N) tensor: rows of the batch are taken so that it stays in the cache
 
 
@@ -82,11 +82,11 @@ class _Gradients(NamedTuple):
 
 
 def _backward_rows(scan: "_Scan", grad_BME: Tensor, states_BKEN: Tensor, grads: _Gradients) -> None:
-    """With g_t = dL/dh_t = C_t dy_t + a_{t+1} g_{t+1} and a_t = exp(delta_t A), walked against the scan's direction:
+    """With g_t = dL/dh_t = C_t dy_t + a_{t+1} g_{t+1} and a_t = exp(delta_t A), going against the scan's direction:
 
     dx = delta (g B), dB = g (delta x), dC = h dy, d(delta A) = g a h_{t-1}.
     """
-    g_BEN = torch.zeros_like(states_BKEN[:, 0])  # a_{t+1} g_{t+1}, from the chunk walked before
+    g_BEN = torch.zeros_like(states_BKEN[:, 0])  # a_{t+1} g_{t+1}, from the chunk done before
     for k, chunk in reversed(list(scan.chunks())):
         h_BLEN, decay_BLEN = scan.run(chunk, states_BKEN[:, k])
         x, delta, B, C = scan.x(chunk), scan.delta(chunk), scan.B(chunk), scan.C(chunk)
@@ -98,14 +98,14 @@ def _backward_rows(scan: "_Scan", grad_BME: Tensor, states_BKEN: Tensor, grads: 
             dy_BLE = dy_BLE * F.silu(z)
         grads.C[:, chunk] = _over_channels(dy_BLE, h_BLEN)
 
-        g_BLEN = scan.product("gradient", dy_BLE.unsqueeze(-1), C.unsqueeze(2))
-        for t in reversed(scan.walk(g_BLEN)):
+        g_BLEN = scan.times("gradient", dy_BLE.unsqueeze(-1), C.unsqueeze(2))
+        for t in reversed(scan.order(g_BLEN)):
             torch.mul(decay_BLEN[:, t], g_BLEN[:, t].add_(g_BEN), out=g_BEN)
 
         dinput_BLE = scan.over_states(g_BLEN, B)  # gradient of delta x
         grads.B[:, chunk] = _over_channels(delta * x, g_BLEN)
         dexponent_BLEN = scan.times_state_before(g_BLEN.mul_(decay_BLEN), h_BLEN, states_BKEN[:, k])
-        grads.delta[:, chunk] = scan.product("product", dexponent_BLEN, scan.A).sum(-1).addcmul_(dinput_BLE, x)
+        grads.delta[:, chunk] = scan.times("product", dexponent_BLEN, scan.A).sum(-1).addcmul_(dinput_BLE, x)
         grads.A.add_(dexponent_BLEN.mul_(delta.unsqueeze(-1)).sum((0, 1)))
         grads.x[:, chunk] = dinput_BLE * delta
         if scan.inputs.D_E is not None:
@@ -132,7 +132,7 @@ def num_chunks(tokens: int) -> int:
 
 
 class _Scan:
-    """The inputs in the precision of the computation, sliced by chunk, and the walk over the tokens."""
+    """The inputs in the precision of the computation, sliced by chunk, and the order of the tokens."""
 
     def __init__(self, inputs: ScanInputs, rows: slice, scratch: Scratch) -> None:
         self.scratch = scratch
@@ -141,7 +141,7 @@ class _Scan:
         self.A = inputs.A_EN.to(self.dtype)
         self.resets = reset_positions(inputs.cu_seqlens, inputs.reverse)
 
-    def product(self, name: str, left: Tensor, right: Tensor) -> Tensor:
+    def times(self, name: str, left: Tensor, right: Tensor) -> Tensor:
         """left * right, broadcast to (rows, L, E, N), in the scratch tensor of that name."""
         shape = (*left.shape[:3], right.shape[-1])
         flat = self.scratch.get(name)
@@ -150,7 +150,7 @@ class _Scan:
         return torch.mul(left, right, out=flat[: math.prod(shape)].view(shape))
 
     def chunks(self) -> Iterator[tuple[int, slice]]:
-        """(index, tokens) of each chunk in the order of the walk."""
+        """(index, tokens) of each chunk in the order of the scan."""
         tokens = self.inputs.x_BME.shape[1]
         order = range(num_chunks(tokens))
         for k in reversed(order) if self.inputs.reverse else order:
@@ -173,23 +173,23 @@ class _Scan:
         bias, softplus = self.inputs.delta_bias_E, self.inputs.delta_softplus
         return step_size(self.inputs.delta_BME[:, chunk], bias, softplus, self.dtype)
 
-    def walk(self, chunk_BLEN: Tensor) -> range:
+    def order(self, chunk_BLEN: Tensor) -> range:
         """Positions in the chunk, in the order in which the state visits them."""
         length = chunk_BLEN.shape[1]
         return range(length)[::-1] if self.inputs.reverse else range(length)
 
     def last(self, chunk_BLEN: Tensor) -> int:
-        return self.walk(chunk_BLEN)[-1]
+        return self.order(chunk_BLEN)[-1]
 
     def run(self, chunk: slice, h_BEN: Tensor) -> tuple[Tensor, Tensor]:
         """State before the chunk (B, E, N) -> states (B, L, E, N) and decays (B, L, E, N)."""
         delta_BLE = self.delta(chunk)
-        decay_BLEN = self.product("decay", delta_BLE.unsqueeze(-1), self.A).exp_()
+        decay_BLEN = self.times("decay", delta_BLE.unsqueeze(-1), self.A).exp_()
         for t in self.resets:  # a packed sequence begins here: what came before decays to nothing
             if chunk.start <= t < chunk.stop:
                 decay_BLEN[:, t - chunk.start] = 0
-        h_BLEN = self.product("state", (delta_BLE * self.x(chunk)).unsqueeze(-1), self.B(chunk).unsqueeze(2))
-        for t in self.walk(h_BLEN):
+        h_BLEN = self.times("state", (delta_BLE * self.x(chunk)).unsqueeze(-1), self.B(chunk).unsqueeze(2))
+        for t in self.order(h_BLEN):
             h_BEN = h_BLEN[:, t].addcmul_(decay_BLEN[:, t], h_BEN)
         return h_BLEN, decay_BLEN
 
@@ -205,7 +205,7 @@ class _Scan:
 
     def over_states(self, h_BLEN: Tensor, weight_BLN: Tensor) -> Tensor:
         """Sum over the states, (B, L, E). Faster than a matrix-vector product for each of the B L small matrices."""
-        return self.product("product", h_BLEN, weight_BLN.unsqueeze(2)).sum(-1)
+        return self.times("product", h_BLEN, weight_BLN.unsqueeze(2)).sum(-1)
 
     def output(self, h_BLEN: Tensor, chunk: slice) -> Tensor:
         """h C + D x, (B, L, E)."""

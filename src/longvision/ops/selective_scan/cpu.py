@@ -1,6 +1,6 @@
 """The selective scan in C++ (ops/kernels/cpp/scan.h): the fastest on a CPU.
 
-The forward keeps the state with which each piece of CHUNK tokens begins; the backward recomputes from it, so that no
+The forward saves the state with which each chunk of CHUNK tokens begins; the backward recomputes from it, so that no
 (B, M, E, N) tensor ever exists. What is summed, and in which order, depends on the shapes alone: results are the same
 for every number of threads.
 """
@@ -10,21 +10,31 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from longvision.ops.kernels.cpp import Library, address, dense, dense_rows, double, kernels, pack, room, rows
-from longvision.ops.packing import sequence_borders
+from longvision.ops.common import boundaries_for_cpu
+from longvision.ops.kernels.cpp import (
+    Library,
+    address,
+    cached_empty,
+    contiguous,
+    contiguous_channels,
+    double,
+    kernels_for,
+    pack,
+    rows,
+)
 from longvision.ops.selective_scan.inputs import ScanInputs
 
-CHUNK = 64  # tokens, as in native/sequences.h
-GROUP = 4  # vectors of channels in a task, as in native/scan.h
+CHUNK = 64  # tokens, as in sequences.h
+GROUP = 4  # vectors of channels in a task, as in scan.h
 
 
 def forward(inputs: ScanInputs, keep: bool) -> tuple[Tensor, Tensor | None]:
-    """-> y (B, M, E) and the state before each piece (B, pieces, N, E), float32 or better (None unless `keep`)."""
+    """-> y (B, M, E) and the state before each chunk (B, chunks, N, E), float32 or better (None unless `keep`)."""
     library, scan, A_EN = _prepare(inputs)
     batch, tokens, width = inputs.x_BME.shape
-    y_BME = room(batch, tokens, width, dtype=library.dtype)
+    y_BME = cached_empty(batch, tokens, width, dtype=library.dtype)
     states_BKNE = new_states(inputs.x_BME, A_EN, inputs.cu_seqlens) if keep else None
-    slots = num_pieces(tokens, inputs.cu_seqlens)
+    slots = num_chunks(tokens, inputs.cu_seqlens)
     library.scan_forward(scan + pack(*rows(y_BME), *rows(None), address(states_BKNE), slots))
     return y_BME.to(inputs.x_BME.dtype), states_BKNE
 
@@ -47,14 +57,14 @@ def backward(grad_BME: Tensor, states_BKNE: Tensor, inputs: ScanInputs) -> tuple
 
 
 def new_states(x_BME: Tensor, A_EN: Tensor, cu_seqlens: Tensor | None) -> Tensor:
-    """(B, pieces, N, E)."""
+    """(B, chunks, N, E)."""
     batch, tokens, width = x_BME.shape
     dtype = torch.promote_types(x_BME.dtype, torch.float32)
-    return A_EN.new_empty(batch, num_pieces(tokens, cu_seqlens), A_EN.shape[1], width, dtype=dtype)
+    return A_EN.new_empty(batch, num_chunks(tokens, cu_seqlens), A_EN.shape[1], width, dtype=dtype)
 
 
-def num_pieces(tokens: int, cu_seqlens: Tensor | None) -> int:
-    """Of at most CHUNK tokens, none across a border: at most so many, wherever the borders are."""
+def num_chunks(tokens: int, cu_seqlens: Tensor | None) -> int:
+    """Of at most CHUNK tokens, none across a boundary: at most so many, wherever the boundaries are."""
     sequences = 1 if cu_seqlens is None else cu_seqlens.shape[0] - 1
     return tokens // CHUNK + sequences
 
@@ -68,7 +78,7 @@ def scan_record(
     D_E: Tensor | None,
     z_BME: Tensor | None,
     bias_E: Tensor | None,
-    borders: Tensor,
+    boundaries: Tensor,
     softplus: bool,
     reverse: bool,
     weight_ER: Tensor | None = None,
@@ -76,7 +86,7 @@ def scan_record(
     scale: float = 1.0,
     log_decay: bool = False,
 ) -> bytes:
-    """`Scan` of native/scan.h, where each field is explained.
+    """`Scan` of scan.h, where each field is explained.
 
     Tensors of tokens are in the kernels' dtype with contiguous channels, the others contiguous in its precision; the
     caller keeps all of them alive until the call is over.
@@ -85,7 +95,7 @@ def scan_record(
     rank = 0 if weight_ER is None else weight_ER.shape[1]
     return pack(
         *(batch, tokens, width, A_EN.shape[1], rank, torch.get_num_threads()),
-        *(reverse, softplus, log_decay, borders.data_ptr(), len(borders) - 1),
+        *(reverse, softplus, log_decay, boundaries.data_ptr(), len(boundaries) - 1),
         *rows(x_BME),
         *rows(delta_BMR),
         *(address(weight_ER), address(bias_E), A_EN.data_ptr()),
@@ -99,7 +109,7 @@ def scan_record(
 
 
 class ScanGradients:
-    """Room for what the backward kernel writes per token, and per task; the latter is summed in a fixed order.
+    """Memory for what the backward kernel writes per token, and per task; the latter is summed in a fixed order.
 
     `dBC_parts` is (tasks, B, M, 2 N): gradients of B, and of C behind them.
     """
@@ -108,13 +118,13 @@ class ScanGradients:
         batch, tokens, width = shape_BME
         states = A_EN.shape[1]
         groups = -(-width // (GROUP * library.lanes))
-        self.dx, self.ddelta = room(*shape_BME, dtype=A_EN.dtype), room(*shape_BME, dtype=A_EN.dtype)
-        self.dBC_parts = room(groups, batch, tokens, 2 * states, dtype=A_EN.dtype)
+        self.dx, self.ddelta = cached_empty(*shape_BME, dtype=A_EN.dtype), cached_empty(*shape_BME, dtype=A_EN.dtype)
+        self.dBC_parts = cached_empty(groups, batch, tokens, 2 * states, dtype=A_EN.dtype)
         self._dA = A_EN.new_empty(batch, width, states)
         self._dD, self._dbias = A_EN.new_empty(batch, width), A_EN.new_empty(batch, width)
 
     def record(self, grad_BME: Tensor, states_BKNE: Tensor) -> bytes:
-        """The first fields of `ScanGradients` of native/scan.h."""
+        """The first fields of `ScanGradients` of scan.h."""
         summed_later = (self.dBC_parts, self._dA, self._dD, self._dbias)
         return pack(
             *rows(grad_BME),
@@ -136,16 +146,15 @@ class ScanGradients:
 
 def _prepare(inputs: ScanInputs) -> tuple[Library, "_Record", Tensor]:
     """-> the kernels, the record of the inputs, and A in the precision computed in."""
+    library = kernels_for(reduce(torch.promote_types, (t.dtype for t in inputs.of_tokens())))
     of_tokens = (inputs.x_BME, inputs.delta_BME, inputs.B_BMN, inputs.C_BMN, inputs.z_BME)
-    library = kernels(_stored_dtype(*(t for t in of_tokens if t is not None)))
-    assert library is not None, "available() was not asked"
-    x, delta, B, C, z = (None if t is None else dense_rows(t.to(library.dtype)) for t in of_tokens)
+    x, delta, B, C, z = (None if t is None else contiguous_channels(t.to(library.dtype)) for t in of_tokens)
     parameters = inputs.A_EN, inputs.D_E, inputs.delta_bias_E
-    A, D, bias = (None if t is None else dense(t, library.real) for t in parameters)
+    A, D, bias = (None if t is None else contiguous(t, library.real) for t in parameters)
     assert x is not None and delta is not None and B is not None and C is not None and A is not None
-    borders = sequence_borders(inputs.cu_seqlens, x.shape[1])
-    record = scan_record(x, delta, A, B, C, D, z, bias, borders, inputs.delta_softplus, inputs.reverse)
-    return library, _Record(record, (x, delta, A, B, C, D, z, bias, borders)), A
+    boundaries = boundaries_for_cpu(inputs.cu_seqlens, x.shape[1])
+    record = scan_record(x, delta, A, B, C, D, z, bias, boundaries, inputs.delta_softplus, inputs.reverse)
+    return library, _Record(record, (x, delta, A, B, C, D, z, bias, boundaries)), A
 
 
 class _Record:
@@ -156,7 +165,3 @@ class _Record:
 
     def __add__(self, other: bytes) -> bytes:
         return self.data + other
-
-
-def _stored_dtype(*tensors: Tensor) -> torch.dtype:
-    return reduce(torch.promote_types, (t.dtype for t in tensors))

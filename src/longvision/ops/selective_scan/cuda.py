@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longvision.ops.kernels.cpp import dense_rows
-from longvision.ops.kernels.triton.layout import kept_shape, sequence_numbers
+from longvision.ops.kernels.cpp import contiguous_channels
+from longvision.ops.kernels.triton.layout import sequence_numbers, states_shape
 from longvision.ops.selective_scan.inputs import ScanInputs
 
 
@@ -15,7 +15,7 @@ def forward(inputs: ScanInputs, keep: bool) -> tuple[Tensor, Tensor | None]:
     from longvision.ops.kernels.triton import scan
 
     states_BKEN = new_states(inputs.x_BME, inputs.A_EN, inputs.cu_seqlens) if keep else None
-    z_BME = None if inputs.z_BME is None else dense_rows(inputs.z_BME)
+    z_BME = None if inputs.z_BME is None else contiguous_channels(inputs.z_BME)
     return scan.forward(_scan(inputs), z_BME, states=states_BKEN), states_BKEN
 
 
@@ -27,9 +27,9 @@ def backward(grad_BME: Tensor, states_BKEN: Tensor, inputs: ScanInputs) -> tuple
     grad_BME = grad_BME.contiguous()
     if inputs.z_BME is not None:
         dz_BME = torch.empty_like(inputs.z_BME, memory_format=torch.contiguous_format)
-        # Computed again rather than kept; in float32, so that each gradient is rounded once.
+        # Computed again rather than saved; in float32, so that each gradient is rounded once.
         ungated_BME = scan.forward(call, out=torch.empty_like(grad_BME, dtype=torch.float32))
-        grad_BME = gate.backward(grad_BME, ungated_BME, dense_rows(inputs.z_BME), dz_BME)
+        grad_BME = gate.backward(grad_BME, ungated_BME, contiguous_channels(inputs.z_BME), dz_BME)
     grads = scan.backward(call, grad_BME, states_BKEN)
     in_order = (
         *(grads.dx_BME, grads.dstep_BME, grads.dA_EN, *grads.dBC_BMN2.unbind(-1)),
@@ -44,15 +44,15 @@ def backward(grad_BME: Tensor, states_BKEN: Tensor, inputs: ScanInputs) -> tuple
 def new_states(x_BME: Tensor, A_EN: Tensor, cu_seqlens: Tensor | None) -> Tensor:
     """(B, chunks, E, N)."""
     batch, tokens, width = x_BME.shape
-    return x_BME.new_empty(kept_shape(batch, tokens, width, A_EN.shape[1]), dtype=torch.float32)
+    return x_BME.new_empty(states_shape(batch, tokens, width, A_EN.shape[1]), dtype=torch.float32)
 
 
 def _scan(inputs: ScanInputs) -> Any:
     from longvision.ops.kernels.triton.scan import Scan
 
     return Scan(
-        dense_rows(inputs.x_BME),
-        dense_rows(inputs.delta_BME),
+        contiguous_channels(inputs.x_BME),
+        contiguous_channels(inputs.delta_BME),
         torch.stack((inputs.B_BMN.float(), inputs.C_BMN.float()), dim=-1),
         inputs.A_EN.contiguous(),
         None if inputs.D_E is None else inputs.D_E.contiguous(),

@@ -20,6 +20,10 @@ class ScanInputs(NamedTuple):
     delta_softplus: bool
     reverse: bool
 
+    def of_tokens(self) -> list[Tensor]:
+        """Those that have a row for each token."""
+        return [t for t in (self.x_BME, self.delta_BME, self.B_BMN, self.C_BMN, self.z_BME) if t is not None]
+
     def rows(self, rows: slice) -> "ScanInputs":
         """These rows of the batch."""
         return self._replace(

@@ -6,14 +6,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longvision.ops.backends import choose_backend
-from longvision.ops.checks import check_fits, check_tokens, columns
-from longvision.ops.kept import check_kept, may_need_backward
-from longvision.ops.packing import check_cu_seqlens
+from longvision.ops.common import (
+    check_cu_seqlens,
+    check_fits,
+    check_saved,
+    check_tokens,
+    choose_backend,
+    columns,
+    may_need_backward,
+    refuse_tangents,
+)
 from longvision.ops.selective_scan import chunked, cpu, cuda
 from longvision.ops.selective_scan.inputs import ScanInputs
 from longvision.ops.selective_scan.reference import selective_scan_reference
-from longvision.ops.tangents import refuse_tangents
 
 MODULES: dict[str, Any] = {"cpu": cpu, "triton": cuda, "chunked": chunked}
 
@@ -51,43 +56,37 @@ def selective_scan(
         z_BME: gate; None for none.
         delta_bias_E: added to delta, in float32.
         delta_softplus: take softplus of delta (after the bias).
-        reverse: walk from the last token to the first.
-        cu_seqlens: (S + 1,) integers 0 = c_0 < c_1 < ... < c_S = M, the borders of S sequences packed one behind the
+        reverse: scan from the last token to the first.
+        cu_seqlens: (S + 1,) integers 0 = c_0 < c_1 < ... < c_S = M, the boundaries of S sequences packed one behind the
             other (batch 1): the state starts from zero in each.
         backend: "cpu" (kernels in C++), "triton" (kernels for an NVIDIA GPU), "chunked" (plain torch, any device) or
             "reference" (the equations, slow); None takes the environment variable LONGVISION_SCAN_BACKEND, and without
             it the fastest one that this machine has for x.
 
     Raises:
-        TypeError, ValueError: tensors that are none, or do not fit; a backend that does not exist or cannot run here.
+        TypeError, ValueError: an argument is not a tensor, or its shape, dtype or device does not match; a backend that
+            does not exist or cannot run here.
     """
-    _check_shapes(x_BME, delta_BME, A_EN, B_BMN, C_BMN, D_E, z_BME, delta_bias_E)
-    if cu_seqlens is not None:
-        check_cu_seqlens(cu_seqlens, x_BME)
-    of_tokens = [x_BME, delta_BME, B_BMN, C_BMN] + ([] if z_BME is None else [z_BME])
-    dtype = reduce(torch.promote_types, (t.dtype for t in of_tokens))
-    backend = choose_backend(backend, x_BME.device.type, dtype)
-    if backend == "reference":
-        return selective_scan_reference(
-            x_BME, delta_BME, A_EN, B_BMN, C_BMN, D_E, z_BME, delta_bias_E, delta_softplus, reverse, cu_seqlens
-        )
-    tensors = [t for t in (*of_tokens, A_EN, D_E, delta_bias_E) if t is not None]
-    refuse_tangents("selective_scan", *tensors)
-    keep = may_need_backward(tensors)
-    asked = x_BME.dtype
-    if backend == "cpu":  # its kernels take one dtype
-        x_BME, delta_BME, B_BMN, C_BMN, *rest = (t.to(dtype) for t in of_tokens)
-        z_BME = rest[0] if rest else None
     inputs = ScanInputs(
         x_BME, delta_BME, A_EN, B_BMN, C_BMN, D_E, z_BME, delta_bias_E, cu_seqlens, delta_softplus, reverse
     )
+    _check(inputs)
+    dtype = reduce(torch.promote_types, (t.dtype for t in inputs.of_tokens()))
+    backend = choose_backend(backend, x_BME.device.type, dtype)
+    if backend == "reference":
+        return selective_scan_reference(*inputs[:8], delta_softplus, reverse, cu_seqlens)
+    tensors = [t for t in inputs[:8] if t is not None]
+    refuse_tangents("selective_scan", *tensors)
+    keep = may_need_backward(tensors)
+    if backend == "cpu":  # its kernels take one dtype
+        x, delta, B, C, *z = (t.to(dtype) for t in inputs.of_tokens())
+        inputs = inputs._replace(x_BME=x, delta_BME=delta, B_BMN=B, C_BMN=C, z_BME=z[0] if z else None)
     y_BME, _ = _selective_scan(*inputs, backend, keep)
-    return y_BME.to(asked)
+    return y_BME.to(x_BME.dtype)
 
 
-def _check_shapes(
-    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None, bias: Tensor | None
-) -> None:
+def _check(inputs: ScanInputs) -> None:
+    x, delta, A, B, C, D, z, bias, cu_seqlens, *_ = inputs
     check_tokens("selective_scan", x)
     (batch, tokens, width), states = x.shape, columns("selective_scan", "A", A)
     check_fits("selective_scan", "delta", delta, (batch, tokens, width), x)
@@ -97,63 +96,49 @@ def _check_shapes(
     for name, tensor, shape in (("D", D, (width,)), ("z", z, (batch, tokens, width)), ("delta_bias", bias, (width,))):
         if tensor is not None:
             check_fits("selective_scan", name, tensor, shape, x)
+    if cu_seqlens is not None:
+        check_cu_seqlens(cu_seqlens, x)
 
 
-@torch.library.custom_op("longvision::selective_scan", mutates_args=())
-def _selective_scan(
-    x: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    cu_seqlens: Tensor | None,
-    delta_softplus: bool,
-    reverse: bool,
-    backend: str,
-    keep: bool,
-) -> tuple[Tensor, Tensor]:
+ARGUMENTS = (
+    "Tensor x, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
+    "Tensor? cu_seqlens, bool delta_softplus, bool reverse, str backend"
+)
+
+
+@torch.library.custom_op(
+    "longvision::selective_scan", mutates_args=(), schema=f"({ARGUMENTS}, bool keep) -> (Tensor, Tensor)"
+)
+def _selective_scan(*arguments):
     """-> y (B, M, E), and states from which the backward recomputes, in the backend's layout (empty unless `keep`)."""
-    inputs = ScanInputs(x, delta, A, B, C, D, z, delta_bias, cu_seqlens, delta_softplus, reverse)
-    y_BME, states = MODULES[backend].forward(inputs, keep)
-    return y_BME, x.new_empty(0) if states is None else states
+    *described, backend, keep = arguments
+    y_BME, states = MODULES[backend].forward(ScanInputs(*described), keep)
+    return y_BME, y_BME.new_empty(0) if states is None else states
 
 
 @_selective_scan.register_fake
-def _(x, delta, A, B, C, D, z, delta_bias, cu_seqlens, delta_softplus, reverse, backend, keep):
+def _(x, delta, A, *arguments):
+    *_, cu_seqlens, _softplus, _reverse, backend, keep = arguments
     states = MODULES[backend].new_states(x, A, cu_seqlens) if keep else x.new_empty(0)
     return x.new_empty(x.shape), states
 
 
-@torch.library.custom_op("longvision::selective_scan_backward", mutates_args=())
-def _selective_scan_backward(
-    grad: Tensor,
-    states: Tensor,
-    x: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    cu_seqlens: Tensor | None,
-    delta_softplus: bool,
-    reverse: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+@torch.library.custom_op(
+    "longvision::selective_scan_backward",
+    mutates_args=(),
+    schema=f"(Tensor grad, Tensor states, {ARGUMENTS}) -> ({', '.join(['Tensor'] * 8)})",
+)
+def _selective_scan_backward(grad, states, *arguments):
     """-> gradients of x, delta, A, B, C, D, z, delta_bias; an empty tensor stands for an absent one."""
-    inputs = ScanInputs(x, delta, A, B, C, D, z, delta_bias, cu_seqlens, delta_softplus, reverse)
-    return MODULES[backend].backward(grad, states, inputs)
+    *described, backend = arguments
+    return MODULES[backend].backward(grad, states, ScanInputs(*described))
 
 
 @_selective_scan_backward.register_fake
-def _(grad, states, x, delta, A, B, C, D, z, delta_bias, cu_seqlens, delta_softplus, reverse, backend):
+def _(grad, states, *arguments):
     return tuple(
         states.new_empty(0) if tensor is None else torch.empty_like(tensor, memory_format=torch.contiguous_format)
-        for tensor in (x, delta, A, B, C, D, z, delta_bias)
+        for tensor in arguments[:8]
     )
 
 
@@ -167,9 +152,9 @@ def _backward(ctx, grad, _grad_states):
     if grad is None:
         return (None,) * 13
     states, *tensors = ctx.saved_tensors
-    check_kept("selective_scan", states)
+    check_saved("selective_scan", states)
     grads = _selective_scan_backward(grad.contiguous(), states, *tensors, ctx.delta_softplus, ctx.reverse, ctx.backend)
-    present = [None if tensor is None else g for g, tensor in zip(grads, tensors[:8])]
+    present = [None if tensor is None else g for g, tensor in zip(grads, tensors)]
     return *present, None, None, None, None, None  # none for cu_seqlens, delta_softplus, reverse, backend, keep
 
 

@@ -1,4 +1,4 @@
-"""The selective scan as the paper writes it, one token after the other: the truth that kernels are held against.
+"""The selective scan as the paper writes it, one token after the other: the specification for kernels.
 
 Plain torch and slow; differentiated by autograd. Right in float64 (nothing in it rounds to a lower precision).
 """
@@ -64,8 +64,8 @@ def step_size(delta_BME: Tensor, bias_E: Tensor | None, softplus: bool, dtype: t
 
 
 def reset_positions(cu_seqlens: Tensor | None, reverse: bool) -> list[int]:
-    """The tokens at which a packed sequence begins, in the order of the walk: its first, or reversed its last."""
+    """The tokens at which a packed sequence begins, in the order of the scan: its first, or reversed its last."""
     if cu_seqlens is None:
         return []
-    borders = cu_seqlens.tolist()
-    return [end - 1 for end in borders[1:]] if reverse else borders[:-1]
+    found = cu_seqlens.tolist()
+    return [end - 1 for end in found[1:]] if reverse else found[:-1]

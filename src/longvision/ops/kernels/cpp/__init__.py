@@ -1,30 +1,32 @@
 """Kernels in C++ for the CPU: compiled for this machine at their first use, kept for the next process."""
 
+from longvision.ops.kernels.cpp.allocator import cached_empty, release_memory
 from longvision.ops.kernels.cpp.library import (
     Library,
     address,
     available,
-    dense,
-    dense_rows,
+    contiguous,
+    contiguous_channels,
     double,
     kernels,
+    kernels_for,
     pack,
     rows,
 )
-from longvision.ops.kernels.cpp.memory import release_memory, room
-from longvision.ops.kernels.cpp.product import product
+from longvision.ops.kernels.cpp.matmul import matmul
 
 __all__ = [
     "Library",
     "address",
     "available",
-    "dense",
-    "dense_rows",
+    "cached_empty",
+    "contiguous",
+    "contiguous_channels",
     "double",
     "kernels",
+    "kernels_for",
+    "matmul",
     "pack",
-    "product",
     "release_memory",
-    "room",
     "rows",
 ]

@@ -13,7 +13,7 @@ constexpr int64_t MOST_TAPS = 8;
 
 struct Conv {
   int64_t batch, tokens, width, taps, threads, reverse, silu;
-  const int64_t* borders;  // in the forward they may lie beyond the tokens, whose neighbours are then read, too
+  const int64_t* boundaries;  // in the forward they may lie beyond the tokens, whose neighbours are then read, too
   int64_t sequences;
   Rows<const IO> x;
   const Real* weight;  // (E, K)
@@ -29,11 +29,11 @@ struct ConvGradients {
   Real* dweight;  // (B * tiles, K + 1, E): each filter's taps and bias, to be summed over the tiles
 };
 
-// The borders of the sequence that a token belongs to.
+// The boundaries of the sequence that a token belongs to.
 struct Extent { int64_t begin, end; };
 
 static Extent extent(const Conv& conv, int64_t t) {
-  const int64_t* end = std::upper_bound(conv.borders, conv.borders + conv.sequences, t);
+  const int64_t* end = std::upper_bound(conv.boundaries, conv.boundaries + conv.sequences, t);
   return {end[-1], end[0]};
 }
 

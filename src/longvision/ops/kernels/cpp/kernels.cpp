@@ -1,9 +1,9 @@
 // All kernels for one dtype, behind plain C functions. Each takes one record of 8-byte fields: what it reads, and
-// behind that where it writes.
+// behind that where it writes; it returns 0, or 1 where there is no memory to work in.
 #include "conv.h"
-#include "inner.h"
+#include "matmul.h"
+#include "mixer.h"
 #include "norm.h"
-#include "product.h"
 #include "scan.h"
 
 template <class Inputs, class Outputs>
@@ -12,16 +12,36 @@ struct Call {
   Outputs outputs;
 };
 
+// No exception may leave a C function: it would end the process.
+template <class Body>
+static int caught(Body body) {
+  try {
+    body();
+  } catch (...) {  // nothing here throws but the allocation of memory
+    return 1;
+  }
+  return 0;
+}
+
+template <class Inputs, class Outputs>
+static int caught(void (*kernel)(const Inputs&, const Outputs&), const Call<Inputs, Outputs>* call) {
+  return caught([&] { kernel(call->inputs, call->outputs); });
+}
+
 extern "C" {
 int lanes() { return LANES; }
 void set_fork(Fork fork) { fork_team = fork; }
 
-void call_scan_forward(const Call<Scan, ScanOutput>* call) { scan_forward(call->inputs, call->outputs); }
-void call_scan_backward(const Call<Scan, ScanGradients>* call) { scan_backward(call->inputs, call->outputs); }
-void call_conv_forward(const Call<Conv, Rows<IO>>* call) { conv_forward(call->inputs, call->outputs); }
-void call_conv_backward(const Call<Conv, ConvGradients>* call) { conv_backward(call->inputs, call->outputs); }
-void call_inner_forward(const Inner* call) { inner_forward(*call); }
-void call_product(const Product* call) { product(*call); }
-void call_norm_forward(const Call<Norm, NormOutput>* call) { norm_forward(call->inputs, call->outputs); }
-void call_norm_backward(const Call<Norm, NormGradients>* call) { norm_backward(call->inputs, call->outputs); }
+int call_scan_forward(const Call<Scan, ScanOutput>* call) { return caught(scan_forward, call); }
+int call_scan_backward(const Call<Scan, ScanGradients>* call) { return caught(scan_backward, call); }
+int call_conv_forward(const Call<Conv, Rows<IO>>* call) { return caught(conv_forward, call); }
+int call_conv_backward(const Call<Conv, ConvGradients>* call) { return caught(conv_backward, call); }
+int call_norm_forward(const Call<Norm, NormOutput>* call) { return caught(norm_forward, call); }
+int call_norm_backward(const Call<Norm, NormGradients>* call) { return caught(norm_backward, call); }
+int call_mixer_forward(const Mixer* call) {
+  return caught([&] { mixer_forward(*call); });
+}
+int call_matmul(const Matmul* call) {
+  return caught([&] { matmul(*call); });
+}
 }

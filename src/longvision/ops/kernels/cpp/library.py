@@ -17,15 +17,15 @@ DEFINITIONS: dict[torch.dtype, tuple[str, ...]] = {
     torch.bfloat16: ("STORED_BF16",),
 }
 
-
 KERNELS = (
     *("scan_forward", "scan_backward", "conv_forward", "conv_backward", "norm_forward", "norm_backward"),
-    *("inner_forward", "product"),
+    *("mixer_forward", "matmul"),
 )
 
 
 class Library:
-    """The kernels for tensors of one dtype; each is called with the bytes of its record (see `pack`).
+    """The kernels for tensors of one dtype; each is called with the bytes of its record (see `pack`), and raises
+    MemoryError where it finds no memory to work in.
 
     `dtype` is what tensors of tokens are stored in, `real` what is computed in and parameters are given in, `lanes` the
     channels of one vector.
@@ -38,7 +38,7 @@ class Library:
         self.lanes = int(library.lanes())
         for name in KERNELS:
             function = getattr(library, f"call_{name}")
-            function.argtypes, function.restype = [ctypes.c_char_p], None
+            function.argtypes, function.restype = [ctypes.c_char_p], _check
             setattr(self, name, function)
 
     scan_forward: Callable[[bytes], None]
@@ -47,13 +47,25 @@ class Library:
     conv_backward: Callable[[bytes], None]
     norm_forward: Callable[[bytes], None]
     norm_backward: Callable[[bytes], None]
-    inner_forward: Callable[[bytes], None]
-    product: Callable[[bytes], None]
+    mixer_forward: Callable[[bytes], None]
+    matmul: Callable[[bytes], None]
+
+
+def _check(code: int) -> None:
+    if code:
+        raise MemoryError("longvision's CPU kernels found no memory to work in")
 
 
 def kernels(dtype: torch.dtype) -> Library | None:
     """The kernels for a dtype; None where this machine cannot have them, which is said once."""
     return _load(dtype) if dtype in DEFINITIONS else None
+
+
+def kernels_for(dtype: torch.dtype) -> Library:
+    """The same, where `available` said that there are some."""
+    library = kernels(dtype)
+    assert library is not None, "available() was not asked"
+    return library
 
 
 @torch.compiler.assume_constant_result
@@ -111,14 +123,14 @@ def address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def dense(parameter: Tensor, dtype: torch.dtype) -> Tensor:
+def contiguous(parameter: Tensor, dtype: torch.dtype) -> Tensor:
     """Contiguous, in that dtype: itself where it is so, which is asked first since converting takes longer."""
     if parameter.dtype == dtype and parameter.is_contiguous():
         return parameter
     return parameter.to(dtype).contiguous()
 
 
-def dense_rows(tensor: Tensor) -> Tensor:
+def contiguous_channels(tensor: Tensor) -> Tensor:
     """With a contiguous last dimension: itself where it has one."""
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 

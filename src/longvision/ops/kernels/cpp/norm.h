@@ -7,7 +7,7 @@
 #include "threads.h"
 #include "vector.h"
 
-constexpr int64_t ROWS = 64;  // in a task; the sums for the weight's gradient are kept per task, whatever the threads
+constexpr int64_t ROWS = 64;  // in a task; the sums for the weight's gradient are one per task, whatever the threads
 
 struct Norm {
   int64_t rows, width, threads;

@@ -1,8 +1,8 @@
 // The selective scan, forward and backward: as selective_scan/reference.py says it, LANES channels at a time.
 //
-// A task is one row of the batch and GROUP vectors of channels. It walks the tokens in pieces; for each piece it first
+// A task is one row of the batch and GROUP vectors of channels. It takes the tokens in chunks; for each chunk it first
 // computes what one token does not owe to another (step, input), then runs the recurrence for a few states at a time,
-// which keeps them in registers, and then writes. Whatever a piece needs stays in the first caches.
+// which keeps them in registers, and then writes. Whatever a chunk needs stays in the first caches.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -20,7 +20,7 @@ constexpr int64_t GROUP = 4;  // vectors of channels in a task: neighbours share
 struct Scan {
   int64_t batch, tokens, width, states, rank, threads;
   int64_t reverse, softplus, log_decay;
-  const int64_t* borders;
+  const int64_t* boundaries;
   int64_t sequences;
   Rows<const IO> x, delta;      // delta (B, M, E), or if rank > 0 (B, M, rank), to be multiplied by `weight`
   const Real* weight;           // (E, rank)
@@ -36,14 +36,14 @@ struct Scan {
   int64_t blocks() const { return (width + LANES - 1) / LANES; }
   int64_t groups() const { return (blocks() + GROUP - 1) / GROUP; }
   int64_t padded() const { return (states + STATES - 1) / STATES * STATES; }
-  Sequences walk() const { return {borders, sequences, reverse != 0}; }
+  Sequences order() const { return {boundaries, sequences, reverse != 0}; }
 };
 
 struct ScanOutput {
   Rows<IO> y;        // scale * (y + other) * silu(z)
   Rows<Real> partial;  // or, if given, y alone, for the direction that comes second
-  Real* before;      // (B, pieces, N, E) state before each piece, or null
-  int64_t slots;     // pieces that `before` has room for
+  Real* before;      // (B, chunks, N, E) state before each chunk, or null
+  int64_t slots;     // chunks that `before` has space for
 };
 
 struct ScanGradients {
@@ -66,7 +66,7 @@ struct Channels {
   Vec* weight;  // (rank)
 };
 
-// What a task works in, one after the other in one piece of memory.
+// What a task works in, one after the other in one block of memory.
 struct Arena {
   std::unique_ptr<char[]> memory;
   char* next;
@@ -100,44 +100,44 @@ static Channels channels(const Scan& scan, int64_t block, Arena& arena) {
 // Rows are far apart, and the recurrence is longer than what a processor looks ahead: unasked, the next rows' way from
 // memory would come on top of it.
 template <class Element>
-static inline void prefetch(Rows<Element> rows, int64_t b, Piece piece, int step, int64_t channel) {
+static inline void prefetch(Rows<Element> rows, int64_t b, Chunk chunk, int step, int64_t channel) {
   if (rows)
-    for (int i = 0; i < piece.length; i++) __builtin_prefetch(rows.at(b, piece.first + i * step) + channel);
+    for (int i = 0; i < chunk.length; i++) __builtin_prefetch(rows.at(b, chunk.first + i * step) + channel);
 }
 
-// B or C of a piece, (length, padded states), in the order of the walk.
-static void load_states(const Scan& scan, Rows<const IO> from, int64_t b, Piece piece, Real* to) {
+// B or C of a chunk, (length, padded states), in the order of the scan.
+static void load_states(const Scan& scan, Rows<const IO> from, int64_t b, Chunk chunk, Real* to) {
   int64_t padded = scan.padded();
-  for (int i = 0; i < piece.length; i++) {
-    const IO* row = from.at(b, piece.first + i * scan.walk().step());
+  for (int i = 0; i < chunk.length; i++) {
+    const IO* row = from.at(b, chunk.first + i * scan.order().step());
     for (int64_t n = 0; n < scan.states; n++) to[i * padded + n] = read(row + n);
     for (int64_t n = scan.states; n < padded; n++) to[i * padded + n] = 0;
   }
 }
 
-// Step size before the softplus, for each token of a piece.
-static void raw_steps(const Scan& scan, const Channels& c, int64_t b, Piece piece, Vec* to) {
-  int step = scan.walk().step();
+// Step size before the softplus, for each token of a chunk.
+static void raw_steps(const Scan& scan, const Channels& c, int64_t b, Chunk chunk, Vec* to) {
+  int step = scan.order().step();
   if (!scan.rank) {
-    for (int i = 0; i < piece.length; i++)
-      to[i] = load(scan.delta.at(b, piece.first + i * step) + c.first, c.lanes) + c.bias;
+    for (int i = 0; i < chunk.length; i++)
+      to[i] = load(scan.delta.at(b, chunk.first + i * step) + c.first, c.lanes) + c.bias;
     return;
   }
   constexpr int AT_ONCE = 4;  // tokens, so that a weight is loaded once for all
-  for (int i = 0; i < piece.length; i += AT_ONCE) {
+  for (int i = 0; i < chunk.length; i += AT_ONCE) {
     const IO* low[AT_ONCE];
     Vec sum[AT_ONCE];
     for (int j = 0; j < AT_ONCE; j++) {
-      low[j] = scan.delta.at(b, piece.first + std::min(i + j, piece.length - 1) * step);
+      low[j] = scan.delta.at(b, chunk.first + std::min(i + j, chunk.length - 1) * step);
       sum[j] = c.bias;
     }
     for (int64_t r = 0; r < scan.rank; r++)
       for (int j = 0; j < AT_ONCE; j++) sum[j] += c.weight[r] * read(low[j] + r);
-    for (int j = 0; j < AT_ONCE && i + j < piece.length; j++) to[i + j] = sum[j];
+    for (int j = 0; j < AT_ONCE && i + j < chunk.length; j++) to[i + j] = sum[j];
   }
 }
 
-// The recurrence of STATES states over a piece; h is kept in registers.
+// The recurrence of STATES states over a chunk; h is kept in registers.
 static inline void run(int length, int64_t stride, const Vec* step, const Vec* input, const Vec* A, const Real* B,
                        const Real* C, Vec* state, Vec* y) {
   Vec h[STATES], a[STATES];
@@ -155,7 +155,7 @@ static inline void run(int length, int64_t stride, const Vec* step, const Vec* i
   for (int n = 0; n < STATES; n++) state[n] = h[n];
 }
 
-static void keep(const Scan& scan, const Channels& c, const Vec* state, Real* to) {
+static void save(const Scan& scan, const Channels& c, const Vec* state, Real* to) {
   for (int64_t n = 0; n < scan.states; n++) store_real(to + n * scan.width + c.first, state[n], c.lanes);
 }
 
@@ -167,7 +167,7 @@ static void start(const Scan& scan, const Channels& c, int64_t b, Vec* state) {
   for (int64_t n = 0; n < scan.states; n++) state[n] = load_real(from + n * scan.width, c.lanes);
 }
 
-static void scan_forward_task(const Scan& scan, const ScanOutput& out, const std::vector<Piece>& pieces, int64_t b,
+static void scan_forward_task(const Scan& scan, const ScanOutput& out, const std::vector<Chunk>& chunks, int64_t b,
                               int64_t first_block) {
   int64_t padded = scan.padded(), count = std::min(GROUP, scan.blocks() - first_block);
   Arena arena(count * (2 * padded + scan.rank) + 3 * CHUNK + 2 * (CHUNK * padded / LANES + 1));
@@ -176,37 +176,37 @@ static void scan_forward_task(const Scan& scan, const ScanOutput& out, const std
   Vec *states = arena.vectors(count * padded), *step = arena.vectors(CHUNK), *input = arena.vectors(CHUNK),
       *y = arena.vectors(CHUNK);
   Real *B = arena.reals(CHUNK * padded), *C = arena.reals(CHUNK * padded);
-  int direction = scan.walk().step();
+  int direction = scan.order().step();
 
-  for (size_t p = 0; p < pieces.size(); p++) {
-    Piece piece = pieces[p];
-    load_states(scan, scan.B, b, piece, B);
-    load_states(scan, scan.C, b, piece, C);
+  for (size_t p = 0; p < chunks.size(); p++) {
+    Chunk chunk = chunks[p];
+    load_states(scan, scan.B, b, chunk, B);
+    load_states(scan, scan.C, b, chunk, C);
     for (int64_t k = 0; k < count; k++) {
       const Channels& c = blocks[k];
       Vec* h = states + k * padded;
-      if (piece.fresh) start(scan, c, b, h);
-      if (out.before) keep(scan, c, h, out.before + (b * out.slots + int64_t(p)) * scan.states * scan.width);
+      if (chunk.fresh) start(scan, c, b, h);
+      if (out.before) save(scan, c, h, out.before + (b * out.slots + int64_t(p)) * scan.states * scan.width);
 
-      raw_steps(scan, c, b, piece, step);
-      for (int i = 0; i < piece.length; i++) {
-        Vec x = load(scan.x.at(b, piece.first + i * direction) + c.first, c.lanes);
+      raw_steps(scan, c, b, chunk, step);
+      for (int i = 0; i < chunk.length; i++) {
+        Vec x = load(scan.x.at(b, chunk.first + i * direction) + c.first, c.lanes);
         if (scan.softplus) step[i] = softplus(step[i]);
         input[i] = step[i] * x;
         y[i] = c.D * x;
       }
-      if (k + 1 < count || p + 1 < pieces.size()) {
-        Piece next = k + 1 < count ? piece : pieces[p + 1];
+      if (k + 1 < count || p + 1 < chunks.size()) {
+        Chunk next = k + 1 < count ? chunk : chunks[p + 1];
         int64_t channel = blocks[k + 1 < count ? k + 1 : 0].first;
         prefetch(scan.x, b, next, direction, channel);
         if (!scan.rank) prefetch(scan.delta, b, next, direction, channel);
         if (!out.partial) prefetch(scan.z, b, next, direction, channel), prefetch(scan.other, b, next, direction, channel);
       }
       for (int64_t n = 0; n < padded; n += STATES)
-        run(piece.length, padded, step, input, c.A + n, B + n, C + n, h + n, y);
+        run(chunk.length, padded, step, input, c.A + n, B + n, C + n, h + n, y);
 
-      for (int i = 0; i < piece.length; i++) {
-        int64_t t = piece.first + i * direction;
+      for (int i = 0; i < chunk.length; i++) {
+        int64_t t = chunk.first + i * direction;
         if (out.partial) {
           store_real(out.partial.at(b, t) + c.first, y[i], c.lanes);
           continue;
@@ -217,34 +217,34 @@ static void scan_forward_task(const Scan& scan, const ScanOutput& out, const std
         if (scan.z) sum *= silu(load(scan.z.at(b, t) + c.first, c.lanes));
         store(out.y.at(b, t) + c.first, sum, c.lanes);
       }
-      if (scan.carry && p + 1 == pieces.size()) keep(scan, c, h, scan.carry + b * scan.states * scan.width);
+      if (scan.carry && p + 1 == chunks.size()) save(scan, c, h, scan.carry + b * scan.states * scan.width);
     }
   }
 }
 
 static void scan_forward(const Scan& scan, const ScanOutput& out) {
-  std::vector<Piece> pieces = scan.walk().pieces();
+  std::vector<Chunk> chunks = scan.order().chunks();
   int64_t slot = scan.states * scan.width;
-  for (int64_t b = 0; out.before && b < scan.batch; b++)  // room that the borders left over
-    std::fill(out.before + (b * out.slots + int64_t(pieces.size())) * slot, out.before + (b + 1) * out.slots * slot, 0);
+  for (int64_t b = 0; out.before && b < scan.batch; b++)  // slots that the boundaries left over
+    std::fill(out.before + (b * out.slots + int64_t(chunks.size())) * slot, out.before + (b + 1) * out.slots * slot, 0);
   int64_t groups = scan.groups();
   parallel(scan.batch * groups, scan.threads, [&](int64_t task) {
-    scan_forward_task(scan, out, pieces, task / groups, task % groups * GROUP);
+    scan_forward_task(scan, out, chunks, task / groups, task % groups * GROUP);
   });
 }
 
-// The backward pass. With g_t = dL/dh_t = C_t dy_t + a_{t+1} g_{t+1} and a_t = exp(step_t A), against the walk:
+// The backward pass. With g_t = dL/dh_t = C_t dy_t + a_{t+1} g_{t+1} and a_t = exp(step_t A), against the scan:
 //   d(step x) = g B, dB = g (step x), dC = h dy, d(step A) = g a h_{t-1}.
-// A piece is first walked as in the forward, from the state kept before it, and then back, for a few states at a time:
-// their decays and the states that each token found stay in the first cache between the two walks.
+// A chunk is first gone through as in the forward, from the state saved before it, and then back, for a few states at a time:
+// their decays and the states that each token found stay in the first cache in between.
 
-// Of a piece and one vector of channels: all in the order of the walk.
-struct PieceWork {
+// Of a chunk and one vector of channels: all in the order of the scan.
+struct ChunkWork {
   Vec *raw, *slope, *step, *x, *input, *gate, *dy, *y, *dinput, *dstep;
   Vec *decay, *found;  // (CHUNK, STATES)
 };
 
-static inline void run_back(int length, int64_t stride, const PieceWork& w, const Vec* A, const Real* B, const Real* C,
+static inline void run_back(int length, int64_t stride, const ChunkWork& w, const Vec* A, const Real* B, const Real* C,
                             const Vec* state, Vec* carry, Vec* dA, bool first, Vec* dBC, int64_t dC_offset) {
   Vec h[STATES], a[STATES];
   for (int n = 0; n < STATES; n++) h[n] = state[n], a[n] = A[n];
@@ -285,7 +285,7 @@ static inline void run_back(int length, int64_t stride, const PieceWork& w, cons
   for (int n = 0; n < STATES; n++) carry[n] = g[n], dA[n] = da[n];
 }
 
-static void scan_backward_task(const Scan& scan, const ScanGradients& out, const std::vector<Piece>& pieces, int64_t b,
+static void scan_backward_task(const Scan& scan, const ScanGradients& out, const std::vector<Chunk>& chunks, int64_t b,
                                int64_t group) {
   int64_t padded = scan.padded(), first_block = group * GROUP, count = std::min(GROUP, scan.blocks() - first_block);
   int64_t sums = CHUNK * 2 * padded;
@@ -295,33 +295,33 @@ static void scan_backward_task(const Scan& scan, const ScanGradients& out, const
   for (int64_t k = 0; k < count; k++) blocks[k] = channels(scan, first_block + k, arena);
   Vec *carries = arena.vectors(count * padded), *dAs = arena.vectors(count * padded);
   Vec* before = arena.vectors(padded);
-  PieceWork w;
+  ChunkWork w;
   for (Vec** each : {&w.raw, &w.slope, &w.step, &w.x, &w.input, &w.gate, &w.dy, &w.y, &w.dinput, &w.dstep})
     *each = arena.vectors(CHUNK);
   w.decay = arena.vectors(CHUNK * STATES), w.found = arena.vectors(CHUNK * STATES);
-  Vec* dBC = arena.vectors(sums + LANES);  // (CHUNK, 2, padded states): lanes are summed last; room to sum in full
+  Vec* dBC = arena.vectors(sums + LANES);  // (CHUNK, 2, padded states): lanes are summed last; space to sum in full
   Real *B = arena.reals(CHUNK * padded), *C = arena.reals(CHUNK * padded);
   Vec dDs[GROUP]{}, dbiases[GROUP]{};
   std::fill(dAs, dAs + count * padded, Vec{});
-  int direction = scan.walk().step();
+  int direction = scan.order().step();
 
-  for (int64_t p = int64_t(pieces.size()) - 1; p >= 0; p--) {
-    Piece piece = pieces[p];
-    bool last = p + 1 == int64_t(pieces.size()) || pieces[p + 1].fresh;  // of its sequence: nothing comes back to it
-    load_states(scan, scan.B, b, piece, B);
-    load_states(scan, scan.C, b, piece, C);
+  for (int64_t p = int64_t(chunks.size()) - 1; p >= 0; p--) {
+    Chunk chunk = chunks[p];
+    bool last = p + 1 == int64_t(chunks.size()) || chunks[p + 1].fresh;  // of its sequence: nothing comes back to it
+    load_states(scan, scan.B, b, chunk, B);
+    load_states(scan, scan.C, b, chunk, C);
     for (int64_t k = 0; k < count; k++) {
       const Channels& c = blocks[k];
       Vec *carry = carries + k * padded, *dA = dAs + k * padded;
       if (last) std::fill(carry, carry + padded, Vec{});
       for (int64_t n = 0; n < padded; n++) {
-        const Real* kept = out.before + ((b * out.slots + p) * scan.states + n) * scan.width + c.first;
-        before[n] = n < scan.states ? load_real(kept, c.lanes) : Vec{};
+        const Real* saved = out.before + ((b * out.slots + p) * scan.states + n) * scan.width + c.first;
+        before[n] = n < scan.states ? load_real(saved, c.lanes) : Vec{};
       }
 
-      raw_steps(scan, c, b, piece, w.raw);
-      for (int i = 0; i < piece.length; i++) {
-        int64_t t = piece.first + i * direction;
+      raw_steps(scan, c, b, chunk, w.raw);
+      for (int i = 0; i < chunk.length; i++) {
+        int64_t t = chunk.first + i * direction;
         Vec x = load(scan.x.at(b, t) + c.first, c.lanes);
         Vec dy = Real(scan.scale) * load(out.grad.at(b, t) + c.first, c.lanes);
         if (scan.z) {
@@ -338,7 +338,7 @@ static void scan_backward_task(const Scan& scan, const ScanGradients& out, const
         dDs[k] += dy * x;
       }
       if (k + 1 < count || p > 0) {
-        Piece next = k + 1 < count ? piece : pieces[p - 1];
+        Chunk next = k + 1 < count ? chunk : chunks[p - 1];
         int64_t channel = blocks[k + 1 < count ? k + 1 : 0].first;
         prefetch(scan.x, b, next, direction, channel);
         prefetch(out.grad, b, next, direction, channel);
@@ -347,10 +347,10 @@ static void scan_backward_task(const Scan& scan, const ScanGradients& out, const
         if (out.dz) prefetch(scan.other, b, next, direction, channel);
       }
       for (int64_t n = 0; n < padded; n += STATES)
-        run_back(piece.length, padded, w, c.A + n, B + n, C + n, before + n, carry + n, dA + n, k == 0, dBC + n, padded);
+        run_back(chunk.length, padded, w, c.A + n, B + n, C + n, before + n, carry + n, dA + n, k == 0, dBC + n, padded);
 
-      for (int i = 0; i < piece.length; i++) {
-        int64_t t = piece.first + i * direction;
+      for (int i = 0; i < chunk.length; i++) {
+        int64_t t = chunk.first + i * direction;
         store_real(out.dx.at(b, t) + c.first, w.dinput[i] * w.step[i] + c.D * w.dy[i], c.lanes);
         Vec dstep = w.dinput[i] * w.x[i] + LN2 * w.dstep[i];
         if (scan.softplus) dstep *= w.slope[i];
@@ -368,10 +368,10 @@ static void scan_backward_task(const Scan& scan, const ScanGradients& out, const
       }
     }
     Real* to = out.dBC + ((group * scan.batch + b) * scan.tokens) * 2 * scan.states;
-    for (int i = 0; i < piece.length; i++)
+    for (int i = 0; i < chunk.length; i++)
       for (int64_t half = 0; half < 2; half++)
         for (int64_t n = 0; n < scan.states; n += LANES)
-          store_real(to + ((piece.first + i * direction) * 2 + half) * scan.states + n,
+          store_real(to + ((chunk.first + i * direction) * 2 + half) * scan.states + n,
                      sum_lanes(dBC + (2 * i + half) * padded + n), int(std::min<int64_t>(LANES, scan.states - n)));
   }
 
@@ -389,8 +389,8 @@ static void scan_backward_task(const Scan& scan, const ScanGradients& out, const
 }
 
 static void scan_backward(const Scan& scan, const ScanGradients& out) {
-  std::vector<Piece> pieces = scan.walk().pieces();
+  std::vector<Chunk> chunks = scan.order().chunks();
   int64_t groups = scan.groups();
   parallel(scan.batch * groups, scan.threads,
-           [&](int64_t task) { scan_backward_task(scan, out, pieces, task / groups, task % groups); });
+           [&](int64_t task) { scan_backward_task(scan, out, chunks, task / groups, task % groups); });
 }

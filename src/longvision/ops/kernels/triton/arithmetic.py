@@ -5,7 +5,7 @@ import os
 import triton
 import triton.language as tl
 
-# Triton's interpreter takes bfloat16 in a product of matrices for integers.
+# Triton's interpreter takes bfloat16 in a matmul for integers.
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
@@ -86,14 +86,14 @@ def lane_sums(values, COUNT: tl.constexpr):
             for i in tl.static_range(COUNT >> (level + 1)):
                 second = (lane & (1 << level)) != 0
                 given = tl.where(second, folded[2 * i], folded[2 * i + 1])
-                kept = tl.where(second, folded[2 * i + 1], folded[2 * i])
-                new = new + (kept + tl.gather(given, lane ^ (1 << level), axis=0),)
+                own = tl.where(second, folded[2 * i + 1], folded[2 * i])
+                new = new + (own + tl.gather(given, lane ^ (1 << level), axis=0),)
             folded = new
     return tl.sum(tl.reshape(folded[0], [32 // COUNT, COUNT]), axis=0)
 
 
 @triton.jit
-def product(left, right, total):
+def matmul(left, right, total):
     """total + left times right; of float32 factors no digit is dropped."""
     if INTERPRETED:
         left = left.to(tl.float32)

@@ -1,4 +1,4 @@
-"""The short depthwise convolution with SiLU: lanes are channels; a run of tokens is walked, the last few in a window.
+"""The short depthwise convolution with SiLU: lanes are channels; a run of tokens in order, the last few in a window.
 
 So every token is read once, and the backward pass needs no second look at its neighbours.
 """
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from longvision.ops.kernels.triton.arithmetic import sigmoid
 from longvision.ops.kernels.triton.launch import launch
-from longvision.ops.kernels.triton.walks import of_channels, token_at
+from longvision.ops.kernels.triton.order import of_channels, token_at
 
 RUN = 64  # tokens of a program
 CHANNELS = 64
@@ -18,7 +18,7 @@ CHANNELS = 64
 
 @triton.jit
 def same_sequence(sequence, p, back, tokens, REVERSE: tl.constexpr):
-    """Whether the token `back` before the p-th one of the walk is in its sequence."""
+    """Whether the token `back` before the p-th one in the order of the scan is in its sequence."""
     own = tl.load(sequence + token_at(p, tokens, REVERSE), mask=p < tokens, other=-1)
     inside = (p >= back) & (p < tokens)
     return own == tl.load(sequence + token_at(p - back, tokens, REVERSE), mask=inside, other=-2)
@@ -99,7 +99,7 @@ def convolution_backward(
     """Program (tile of channels, run of tokens, batch): its run of dx (added to what is there with ADD), and its parts
     of the sums for weight and bias.
 
-    A token's gradient comes from itself and the TAPS - 1 behind it: so many are walked beyond the run.
+    A token's gradient comes from itself and the TAPS - 1 behind it: so many are visited beyond the run.
     """
     e = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     b = tl.program_id(2).to(tl.int64)

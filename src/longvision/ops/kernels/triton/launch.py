@@ -17,7 +17,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, warps: int = 1, 
     """Starts `kernel`, a Triton function, with a program for each cell of `grid`."""
     if max(grid[1:], default=0) > MOST_IN_A_ROW:
         raise ValueError(
-            f"{max(grid[1:])} images, or pieces of a row, are more than a GPU starts at once, {MOST_IN_A_ROW}: "
+            f"{max(grid[1:])} images, or parts of a row, are more than a GPU starts at once, {MOST_IN_A_ROW}: "
             "split the batch, or the row"
         )
     # Offsets inside an image are numbers of 32 bits: with 64, a scan takes 8 % more instructions.

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 
 MOST_CHANNELS = 16384  # of the normalisation: a row has to fit into the registers of a program
-CHUNK = 64  # tokens between the states that are kept for the backward pass
+CHUNK = 64  # tokens between the states that are saved for the backward pass
 
 
-def kept_shape(batch: int, tokens: int, width: int, states: int) -> tuple[int, ...]:
-    """(B, chunks, E, N) of the states kept for the backward pass."""
+def states_shape(batch: int, tokens: int, width: int, states: int) -> tuple[int, ...]:
+    """(B, chunks, E, N) of the states saved for the backward pass."""
     return batch, -(-tokens // CHUNK), width, states
 
 

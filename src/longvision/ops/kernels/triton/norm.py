@@ -1,4 +1,4 @@
-"""Root-mean-square normalisation, and with it the residual sum before it: a row of tokens a tile."""
+"""Root-mean-square normalisation: a token a tile."""
 
 import torch
 import triton
@@ -11,16 +11,12 @@ ROWS = 64  # of a program in the backward pass, which adds up their parts of the
 
 
 @triton.jit
-def norm_forward(x, branch, weight, y, total, inverse, width, eps, BLOCK: tl.constexpr):
-    """Program (row): y = s / rms(s) weight with s = x + branch, or x alone; with a branch s goes to `total`."""
+def norm_forward(x, weight, y, inverse, width, eps, BLOCK: tl.constexpr):
+    """Program (row): y = x / rms(x) weight."""
     i = tl.arange(0, BLOCK)
     row = tl.program_id(0).to(tl.int64)
     inside = i < width
     x_D = tl.load(x + row * width + i, mask=inside, other=0.0).to(tl.float32)
-    if branch is not None:
-        x_D += tl.load(branch + row * width + i, mask=inside, other=0.0).to(tl.float32)
-        x_D = x_D.to(total.dtype.element_ty).to(tl.float32)  # what is normalised is what is handed on
-        tl.store(total + row * width + i, x_D, mask=inside)
     scale = 1.0 / tl.sqrt(tl.sum(x_D * x_D, axis=0) / width + eps)
     weight_D = tl.load(weight + i, mask=inside, other=0.0).to(tl.float32)
     tl.store(y + row * width + i, x_D * scale * weight_D, mask=inside)
@@ -49,20 +45,16 @@ def norm_backward(grad, passed, x, inverse, weight, dx, dweight, rows, width, RO
     tl.store(dweight + tl.program_id(0) * width + i, dweight_D, mask=inside)
 
 
-def forward(
-    x_BMD: Tensor, weight_D: Tensor, eps: float, dtype: torch.dtype, branch_BMD: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """-> the normalised (..., D) in `dtype`, 1 / rms (...), and x + branch in x's dtype (x itself without a branch)."""
+def forward(x_BMD: Tensor, weight_D: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """-> the normalised (..., D) in `dtype`, and 1 / rms (...)."""
     x_BMD = x_BMD.contiguous()
     width, rows = x_BMD.shape[-1], x_BMD.numel() // x_BMD.shape[-1]
     y_BMD = torch.empty_like(x_BMD, dtype=dtype)
     inverse_BM = x_BMD.new_empty(x_BMD.shape[:-1], dtype=torch.float32)
-    total_BMD = x_BMD if branch_BMD is None else torch.empty_like(x_BMD)
-    branch_BMD = None if branch_BMD is None else branch_BMD.contiguous()
     block = triton.next_power_of_2(width)
-    tensors = x_BMD, branch_BMD, weight_D.contiguous(), y_BMD, total_BMD, inverse_BM
+    tensors = x_BMD, weight_D.contiguous(), y_BMD, inverse_BM
     launch(norm_forward, (rows,), *tensors, width, eps, warps=_warps(block), BLOCK=block)
-    return y_BMD, inverse_BM, total_BMD
+    return y_BMD, inverse_BM
 
 
 def backward(

@@ -1,6 +1,6 @@
 """What a direction's scan reads, in one kernel: convolution, SiLU, the projections to step, B and C, softplus.
 
-A program has a block of tokens. It walks over the channels twice: once to convolve them and to gather the products with
+A program has a block of tokens. It goes over the channels twice: once to convolve them and to gather the matmuls with
 x_proj on the tensor cores, once more to spread the low-rank step over them.
 """
 
@@ -9,9 +9,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from longvision.ops.kernels.triton.arithmetic import product, sigmoid, softplus
+from longvision.ops.kernels.triton.arithmetic import matmul, sigmoid, softplus
 from longvision.ops.kernels.triton.launch import launch
-from longvision.ops.kernels.triton.walks import of_channels
+from longvision.ops.kernels.triton.order import of_channels
 
 TOKENS, CHANNELS = 64, 32  # of a program; of them at a time
 WARPS = 8  # with 4, registers are spilled at Vim-S's rank
@@ -77,8 +77,8 @@ def project(
         BC_EC = tl.load(
             x_proj + row_C[None, :] * width + e[:, None], mask=inside[:, None] & (c_C < 2 * N)[None, :], other=0.0
         )
-        low_TR = product(u_TE, low_ER.to(u_TE.dtype), low_TR)
-        BC_TC = product(u_TE, BC_EC.to(u_TE.dtype), BC_TC)
+        low_TR = matmul(u_TE, low_ER.to(u_TE.dtype), low_TR)
+        BC_TC = matmul(u_TE, BC_EC.to(u_TE.dtype), BC_TC)
     BC_place = (b * tokens + t_T[:, None]) * (2 * N) + c_C[None, :]
     tl.store(BC + BC_place, BC_TC, mask=here_T[:, None] & (c_C < 2 * N)[None, :])
     low_half = low_TR.to(u.dtype.element_ty)
@@ -93,7 +93,7 @@ def project(
         )
         # The bias meets the step in float32: beside -7, half precision has no place for the step's last digits.
         raw_TE = tl.zeros([TOKENS, CHANNELS], tl.float32) + of_channels(dt_bias, e, inside)[None, :]
-        raw_TE = product(low_half, dt_RE.to(low_half.dtype), raw_TE)
+        raw_TE = matmul(low_half, dt_RE.to(low_half.dtype), raw_TE)
         tl.store(step + out + e[None, :], softplus(raw_TE), mask=here_T[:, None] & inside[None, :])
 
 

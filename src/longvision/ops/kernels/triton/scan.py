@@ -1,4 +1,4 @@
-"""The selective scan on Triton kernels: which are started, over which grids, and with what room."""
+"""The selective scan on Triton kernels: which are started, over which grids, and with which buffers."""
 
 from typing import Literal, NamedTuple
 
@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from longvision.ops.kernels.triton import layout
-from longvision.ops.kernels.triton.configurations import configuration
 from longvision.ops.kernels.triton.launch import launch
 from longvision.ops.kernels.triton.scan_backward import scan_backward
 from longvision.ops.kernels.triton.scan_forward import scan_forward
@@ -14,6 +13,15 @@ from longvision.ops.kernels.triton.scan_groups import scan_ends, scan_starts
 
 MOST_STATES = 16  # in a backward kernel: with more it takes minutes to compile, as all n are written out
 BLOCK = 256  # of `scan_starts`
+PROGRAMS = 1056  # a sequence is split until there are so many: two for each scheduler of an H100
+WARPS = 1  # lanes that exchange nothing are those of one warp
+BACKWARD_CHANNELS = 64  # of a program
+SPAN = 4  # tokens of a state that the backward pass holds in registers
+
+
+def forward_channels(states: int) -> int:
+    """Of a program, by what fits into registers beside that many states."""
+    return 128 if states <= 11 else 64 if states <= 22 else 32
 
 
 class Scan(NamedTuple):
@@ -67,13 +75,13 @@ def forward(
     """-> (scale (h C + D x) + other) silu(z), in `out` if given; `ungated` gets it without the gate, `states` the
     states with which chunks begin."""
     batch, tokens, width = scan.x_BME.shape
-    chosen = configuration("scan_forward", scan.x_BME, scan.states)
+    channels = forward_channels(scan.states)
     out = torch.empty_like(scan.x_BME, memory_format=torch.contiguous_format) if out is None else out
-    group, groups = grouping(tokens, batch * -(-width // chosen.channels), chosen.programs)
+    group, groups = grouping(tokens, batch * -(-width // channels))
     starts = None if groups == 1 else _group_starts(scan, group, groups)
     launch(
         scan_forward,
-        (-(-width // chosen.channels), groups, batch),
+        (-(-width // channels), groups, batch),
         *_rows(scan.x_BME),
         *_rows(scan.step_BME),
         scan.BC_BMN2.view(torch.int64),
@@ -81,9 +89,9 @@ def forward(
         *_rows(z_BME),
         *(other_BME, scan.sequence_M, starts, states, ungated, out),
         *(tokens, width, group, scale),
-        warps=chosen.warps,
+        warps=WARPS,
         N=scan.states,
-        CHANNELS=chosen.channels,
+        CHANNELS=channels,
         CHUNK=layout.CHUNK,
         **scan.flags(),
     )
@@ -124,21 +132,20 @@ def _backward(
 ) -> Gradients:
     """Of at most MOST_STATES states; gradients of x and step are stored in these dtypes."""
     x_BME, (batch, tokens, width), N = scan.x_BME, scan.x_BME.shape, scan.states
-    chosen = configuration("scan_backward", x_BME, N)
-    tiles = -(-width // chosen.channels)
-    group, groups = grouping(tokens, batch * tiles, chosen.programs)
+    tiles = -(-width // BACKWARD_CHANNELS)
+    group, groups = grouping(tokens, batch * tiles)
     starts = None if groups == 1 else _group_starts(scan, group, groups, grad_BME)
     programs = batch * groups
     dx_BME, dstep_BME = (x_BME.new_empty(x_BME.shape, dtype=dtype) for dtype in (x_dtype, step_dtype))
 
-    def room(*shape: int) -> Tensor:
+    def buffer(*shape: int) -> Tensor:
         return x_BME.new_empty(shape, dtype=torch.float32)
 
-    dBC_parts, dA_parts = room(tiles, batch, tokens, N, 2), room(programs, width, N)
-    dD_parts = None if scan.D_E is None else room(programs, width)
+    dBC_parts, dA_parts = buffer(tiles, batch, tokens, N, 2), buffer(programs, width, N)
+    dD_parts = None if scan.D_E is None else buffer(programs, width)
     no_bias = scan.bias_E is None and scan.softplus != "taken"
-    dbias_parts = None if no_bias else room(programs, width)
-    scratch = room(programs, tiles, layout.CHUNK // chosen.piece + 2, N, chosen.channels)
+    dbias_parts = None if no_bias else buffer(programs, width)
+    scratch = buffer(programs, tiles, layout.CHUNK // SPAN + 2, N, BACKWARD_CHANNELS)
     launch(
         scan_backward,
         (tiles, groups, batch),
@@ -148,11 +155,11 @@ def _backward(
         *(scan.A_EN, scan.D_E, scan.bias_E, grad_BME, scan.sequence_M, states_BKEN, starts, scratch),
         *(dx_BME, dstep_BME, dBC_parts, dA_parts, dD_parts, dbias_parts),
         *(tokens, width, group),
-        warps=chosen.warps,
+        warps=WARPS,
         N=N,
-        CHANNELS=chosen.channels,
+        CHANNELS=BACKWARD_CHANNELS,
         CHUNK=layout.CHUNK,
-        PIECE=chosen.piece,
+        SPAN=SPAN,
         **scan.flags(),
     )
     dD_E, dbias_E = (None if parts is None else parts.sum(0) for parts in (dD_parts, dbias_parts))
@@ -160,18 +167,17 @@ def _backward(
 
 
 def is_split(scan: Scan) -> bool:
-    """Whether the forward walks groups of tokens side by side."""
+    """Whether the forward scans groups of tokens side by side."""
     batch, tokens, width = scan.x_BME.shape
-    chosen = configuration("scan_forward", scan.x_BME, scan.states)
-    return grouping(tokens, batch * -(-width // chosen.channels), chosen.programs)[1] > 1
+    return grouping(tokens, batch * -(-width // forward_channels(scan.states)))[1] > 1
 
 
-def grouping(tokens: int, programs: int, wanted: int) -> tuple[int, int]:
+def grouping(tokens: int, programs: int) -> tuple[int, int]:
     """-> tokens a group, and how many groups: one, if there are programs enough without."""
     chunks = -(-tokens // layout.CHUNK)
-    groups = min(chunks, max(1, wanted // max(1, programs)))
+    groups = min(chunks, max(1, PROGRAMS // max(1, programs)))
     group = -(-chunks // groups)
-    if -(-chunks // group) < 3:  # two groups take twice the exponentials to halve the walk: nothing won
+    if -(-chunks // group) < 3:  # two groups take twice the exponentials for half the way: nothing won
         return chunks * layout.CHUNK, 1
     return group * layout.CHUNK, -(-chunks // group)
 
@@ -179,19 +185,19 @@ def grouping(tokens: int, programs: int, wanted: int) -> tuple[int, int]:
 def _group_starts(scan: Scan, group: int, groups: int, grad_BME: Tensor | None = None) -> Tensor:
     """(B, groups, E, N): the state before each group, or with a gradient of y the adjoint state behind it."""
     batch, tokens, width = scan.x_BME.shape
-    chosen = configuration("scan_ends", scan.x_BME, scan.states)
+    channels = forward_channels(scan.states)
     ends = scan.x_BME.new_empty(batch, groups, width, scan.states, dtype=torch.float32)
     decays = torch.empty_like(ends)
     launch(
         scan_ends,
-        (-(-width // chosen.channels), groups, batch),
+        (-(-width // channels), groups, batch),
         *_rows(scan.x_BME if grad_BME is None else grad_BME),
         *_rows(scan.step_BME),
         scan.BC_BMN2.view(torch.int64),
         *(scan.A_EN, scan.bias_E, scan.sequence_M, ends, decays, tokens, width, group),
-        warps=chosen.warps,
+        warps=WARPS,
         N=scan.states,
-        CHANNELS=chosen.channels,
+        CHANNELS=channels,
         ADJOINT=grad_BME is not None,
         **scan.flags(),
     )

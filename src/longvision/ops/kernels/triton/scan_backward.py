@@ -1,8 +1,8 @@
-"""The selective scan, backward: from the states kept every CHUNK tokens, without ever dividing by a decay.
+"""The selective scan, backward: from the states saved every CHUNK tokens, without ever dividing by a decay.
 
-A chunk is walked twice. Forward, to leave the state before every PIECE tokens in `scratch`. Then backward, piece by
-piece: for each n, PIECE tokens forward again, their decays and states in registers, and PIECE tokens back with the
-adjoint state. Taking n in the outer loop needs registers for one n's piece at a time. Sums over channels (B and C) are
+A chunk is gone through twice. Forward, to leave the state before every SPAN tokens in `scratch`. Then backward, span by
+span: for each n, SPAN tokens forward again, their decays and states in registers, and SPAN tokens back with the
+adjoint state. Taking n in the outer loop needs registers for one n's span at a time. Sums over channels (B and C) are
 partial sums of the tile, added by the caller in a fixed order: no atomics, the same bits every time.
 """
 
@@ -10,8 +10,8 @@ import triton
 import triton.language as tl
 
 from longvision.ops.kernels.triton.arithmetic import LN2, lane_sums, load_pair, sigmoid, slope_of_softplus
+from longvision.ops.kernels.triton.order import of_channels, starts_at, token_at
 from longvision.ops.kernels.triton.scan_forward import decay_rate, row_of, step_of, unless
-from longvision.ops.kernels.triton.walks import of_channels, starts_at, token_at
 
 
 @triton.jit
@@ -43,7 +43,7 @@ def scan_backward(
     N: tl.constexpr,
     CHANNELS: tl.constexpr,
     CHUNK: tl.constexpr,
-    PIECE: tl.constexpr,
+    SPAN: tl.constexpr,
     REVERSE: tl.constexpr,
     LOG_DECAY: tl.constexpr,
     SOFTPLUS: tl.constexpr,
@@ -78,9 +78,9 @@ def scan_backward(
     row = b * tokens * width + e
     BC += b * tokens * N
     dBC += (tile * tl.num_programs(2) + b) * tokens * (2 * N)
-    scratch += (program * tl.num_programs(0) + tile) * (CHUNK // PIECE + 2) * N * CHANNELS + tl.arange(0, CHANNELS)
+    scratch += (program * tl.num_programs(0) + tile) * (CHUNK // SPAN + 2) * N * CHANNELS + tl.arange(0, CHANNELS)
     # Decay rates and the sums for A live in memory, too: with them in registers, others would be spilled.
-    rates = scratch + (CHUNK // PIECE) * N * CHANNELS
+    rates = scratch + (CHUNK // SPAN) * N * CHANNELS
     sums = rates + N * CHANNELS
     for k in range(0, N):
         tl.store(rates + k * CHANNELS, decay_rate(A, e, k, inside, N, LOG_DECAY))
@@ -90,7 +90,7 @@ def scan_backward(
     for i in range(0, tl.cdiv(last - first, CHUNK)):
         chunk = tl.cdiv(last, CHUNK) - 1 - i
         begin = chunk * CHUNK
-        pieces = tl.cdiv(tl.minimum(CHUNK, last - begin), PIECE)
+        spans = tl.cdiv(tl.minimum(CHUNK, last - begin), SPAN)
 
         h = ()
         rates_N = ()
@@ -99,11 +99,11 @@ def scan_backward(
             h = h + (tl.load(states + ((b * chunks + chunk) * width + e) * N + n, mask=inside, other=0.0),)
         next_t = token_at(begin, tokens, REVERSE)
         next_x, next_step = row_of(x, x_row, step, step_row, next_t, inside)
-        for piece in range(0, pieces):
+        for span in range(0, spans):
             for n in tl.static_range(N):
-                tl.store(scratch + (piece * N + n) * CHANNELS, h[n])
-            of_piece = begin + piece * PIECE
-            for p in range(of_piece, tl.minimum(of_piece + PIECE, last)):
+                tl.store(scratch + (span * N + n) * CHANNELS, h[n])
+            of_span = begin + span * SPAN
+            for p in range(of_span, tl.minimum(of_span + SPAN, last)):
                 t = next_t
                 u = next_x.to(tl.float32)
                 stored = next_step
@@ -121,18 +121,18 @@ def scan_backward(
                 h = new
         tl.debug_barrier()  # what is read from scratch below was written above
 
-        for j in range(0, pieces):
-            piece = pieces - 1 - j
+        for j in range(0, spans):
+            span = spans - 1 - j
             # Behind the last token of the group its row is read again, with the step 0 and without a gradient.
             steps = ()
             inputs = ()
             grads = ()
-            borders = ()
+            begins = ()
             pairs = ()
             over_B = ()  # sums over n of dh B, and of the gradient of the decay's exponent times A
             over_A = ()
-            for s in tl.static_range(PIECE):
-                p = begin + piece * PIECE + s
+            for s in tl.static_range(SPAN):
+                p = begin + span * SPAN + s
                 t = token_at(tl.minimum(p, last - 1), tokens, REVERSE)
                 here = e < tl.where(p < last, width, 0)
                 u = tl.load(x + t * x_row, mask=inside, other=0.0).to(tl.float32)
@@ -143,31 +143,31 @@ def scan_backward(
                 grads = grads + (tl.load(grad + row + t * width, mask=here, other=0.0).to(tl.float32),)
                 pairs = pairs + (BC + t * N,)
                 if sequence is not None:
-                    borders = borders + (starts_at(sequence, tl.minimum(p, last - 1), tokens, REVERSE),)
+                    begins = begins + (starts_at(sequence, tl.minimum(p, last - 1), tokens, REVERSE),)
                 else:
-                    borders = borders + (False,)
+                    begins = begins + (False,)
                 over_B = over_B + (tl.zeros([CHANNELS], tl.float32),)
                 over_A = over_A + (tl.zeros([CHANNELS], tl.float32),)
 
-            # Where the gradients of B and C go, (PIECE, 2) of each n.
-            i_P2 = tl.arange(0, 2 * PIECE)
-            p_P2 = begin + piece * PIECE + i_P2 // 2
+            # Where the gradients of B and C go, (SPAN, 2) of each n.
+            i_P2 = tl.arange(0, 2 * SPAN)
+            p_P2 = begin + span * SPAN + i_P2 // 2
             places = token_at(p_P2, tokens, REVERSE) * (2 * N) + i_P2 % 2
             new_dh = ()
             for n in tl.static_range(N):
-                h_n = tl.load(scratch + (piece * N + n) * CHANNELS)
+                h_n = tl.load(scratch + (span * N + n) * CHANNELS)
                 rate = tl.load(rates + n * CHANNELS)
                 Bs = ()
                 Cs = ()
                 decays = ()
-                befores = ()  # the states before each token of the piece, and behind each
+                befores = ()  # the states before each token of the span, and behind each
                 behinds = ()
-                for s in tl.static_range(PIECE):
+                for s in tl.static_range(SPAN):
                     B, C = load_pair(pairs[s] + n)
                     Bs = Bs + (B,)
                     Cs = Cs + (C,)
                     decays = decays + (tl.exp2(steps[s] * rate),)
-                    befores = befores + (unless(borders[s], h_n, sequence is not None),)
+                    befores = befores + (unless(begins[s], h_n, sequence is not None),)
                     h_n = decays[s] * befores[s] + inputs[s] * B
                     behinds = behinds + (h_n,)
 
@@ -176,15 +176,15 @@ def scan_backward(
                 of_BC = ()
                 new_over_B = ()
                 new_over_A = ()
-                for back in tl.static_range(1, PIECE + 1):
-                    dh_n += grads[PIECE - back] * Cs[PIECE - back]
-                    of_BC = (dh_n * inputs[PIECE - back], grads[PIECE - back] * behinds[PIECE - back]) + of_BC
-                    new_over_B = (over_B[PIECE - back] + dh_n * Bs[PIECE - back],) + new_over_B
-                    dh_n = unless(borders[PIECE - back], dh_n * decays[PIECE - back], sequence is not None)
-                    of_exponent = dh_n * befores[PIECE - back]
-                    dA_n += of_exponent * steps[PIECE - back]
-                    new_over_A = (over_A[PIECE - back] + of_exponent * rate,) + new_over_A
-                tl.store(dBC + places + 2 * n, lane_sums(of_BC, 2 * PIECE), mask=p_P2 < last)
+                for back in tl.static_range(1, SPAN + 1):
+                    dh_n += grads[SPAN - back] * Cs[SPAN - back]
+                    of_BC = (dh_n * inputs[SPAN - back], grads[SPAN - back] * behinds[SPAN - back]) + of_BC
+                    new_over_B = (over_B[SPAN - back] + dh_n * Bs[SPAN - back],) + new_over_B
+                    dh_n = unless(begins[SPAN - back], dh_n * decays[SPAN - back], sequence is not None)
+                    of_exponent = dh_n * befores[SPAN - back]
+                    dA_n += of_exponent * steps[SPAN - back]
+                    new_over_A = (over_A[SPAN - back] + of_exponent * rate,) + new_over_A
+                tl.store(dBC + places + 2 * n, lane_sums(of_BC, 2 * SPAN), mask=p_P2 < last)
                 over_B = new_over_B
                 over_A = new_over_A
                 new_dh = new_dh + (dh_n,)
@@ -192,8 +192,8 @@ def scan_backward(
             dh = new_dh
             tl.debug_barrier()  # nothing says that a lane gets from `sums` only what it put there
 
-            for s in tl.static_range(PIECE):
-                p = begin + piece * PIECE + s
+            for s in tl.static_range(SPAN):
+                p = begin + span * SPAN + s
                 t = token_at(tl.minimum(p, last - 1), tokens, REVERSE)
                 here = e < tl.where(p < last, width, 0)
                 u = tl.load(x + t * x_row, mask=inside, other=0.0).to(tl.float32)

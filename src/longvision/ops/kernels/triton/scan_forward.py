@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from longvision.ops.kernels.triton.arithmetic import LOG2E, load_pair, sigmoid, softplus
-from longvision.ops.kernels.triton.walks import of_channels, starts_at, token_at
+from longvision.ops.kernels.triton.order import of_channels, starts_at, token_at
 
 
 @triton.jit
@@ -93,9 +93,9 @@ def scan_forward(
     LOG_DECAY: tl.constexpr,
     SOFTPLUS: tl.constexpr,
 ):
-    """Program (tile of channels, group of tokens, batch): y = (scale (h C + D x) + other) silu(z), kept states, y.
+    """Program (tile of channels, group of tokens, batch): y = (scale (h C + D x) + other) silu(z), saved states, y.
 
-    A tensor that is None is left out. `p` counts tokens in the order of the walk, `t` in memory.
+    A tensor that is None is left out. `p` counts tokens in the order of the scan, `t` in memory.
     """
     e = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     g = tl.program_id(1)

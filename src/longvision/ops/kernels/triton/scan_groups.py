@@ -1,16 +1,16 @@
-"""Small batches of long sequences: groups of tokens are walked side by side, once they know what they start from.
+"""Small batches of long sequences: groups of tokens are scanned side by side, once they know what they start from.
 
-First every group is walked from zero: how far it takes a state (`ends`), and what of a state before it is left behind
+First every group is scanned from zero: how far it takes a state (`ends`), and what of a state before it is left behind
 it (`decays`). Both are small, so a short kernel then goes from group to group. The adjoint state of the backward pass
-obeys the same recurrence, walked the other way.
+obeys the same recurrence, the other way round.
 """
 
 import triton
 import triton.language as tl
 
 from longvision.ops.kernels.triton.arithmetic import load_pair
+from longvision.ops.kernels.triton.order import of_channels, starts_at, token_at
 from longvision.ops.kernels.triton.scan_forward import decay_rates, row_of, step_of, unless
-from longvision.ops.kernels.triton.walks import of_channels, starts_at, token_at
 
 
 @triton.jit
@@ -37,7 +37,7 @@ def scan_ends(
     SOFTPLUS: tl.constexpr,
     ADJOINT: tl.constexpr,
 ):
-    """Program (tile of channels, group, batch). With ADJOINT `x` is the gradient of y, and the walk goes backward."""
+    """Program (tile of channels, group, batch). With ADJOINT `x` is the gradient of y, and the scan goes backward."""
     e = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     g = tl.program_id(1)
     b = tl.program_id(2).to(tl.int64)
@@ -98,4 +98,4 @@ def scan_starts(ends, decays, groups, size, BLOCK: tl.constexpr, ADJOINT: tl.con
         end = tl.load(ends + place, mask=inside, other=0.0)
         decay = tl.load(decays + place, mask=inside, other=0.0)
         tl.store(ends + place, h, mask=inside)
-        h = tl.where(decay == 0.0, 0.0, decay * h) + end  # behind a border no NaN is left of what was before it
+        h = tl.where(decay == 0.0, 0.0, decay * h) + end  # behind a boundary no NaN is left of what was before it

@@ -1,10 +1,13 @@
-"""Room for what the kernels write: memory of its own for each tensor, in large pages, kept for the next of its size.
+"""Memory for what the kernels write: for each tensor a mapping, in large pages, kept for the next of its size.
+
+LONGVISION_ALLOC=torch turns it off: torch's own allocator, or one that was preloaded, then serves every tensor.
 
 From the heap, tensors of these sizes cost a page fault for every 4 KiB each time they are made, which at times takes
 longer than what the kernels do with them; and as some go soon and some stay, they leave holes that nothing fits.
 """
 
 import contextlib
+import functools
 import math
 import mmap
 import os
@@ -17,20 +20,29 @@ from torch import Tensor
 
 LEAST = 2**16  # bytes: below, the heap is as good
 SMALL_PAGE, LARGE_PAGE = 2**12, 2**21  # bytes; a mapping of a whole number of large pages begins at one
+VARIABLE = "LONGVISION_ALLOC"
 ADVICE = getattr(mmap, "MADV_HUGEPAGE", None)  # Linux
 PERIOD = 4096  # tensors made: in a pass over 24 blocks, forward and back, there are about 500
 SLACK = 1.5  # times the most that was in use at once; the sizes of a block's tensors, not all of them needed at once
 
 
-def room(*shape: int, dtype: torch.dtype) -> Tensor:
+def cached_empty(*shape: int, dtype: torch.dtype) -> Tensor:
     """An uninitialised tensor on the CPU, not to be resized. Its memory then waits for the next tensor of its size."""
     size = math.prod(shape) * dtype.itemsize
-    if ADVICE is None or size < LEAST:
+    if size < LEAST or ADVICE is None or not _is_on():
         return torch.empty(shape, dtype=dtype)
     owner = _store.take(size)  # the tensor's storage holds it
     if owner is None:
         return torch.empty(shape, dtype=dtype)  # torch says it, if there is no memory
     return torch.frombuffer(owner, dtype=dtype, count=math.prod(shape)).view(shape)
+
+
+@functools.cache  # asked for every tensor
+def _is_on() -> bool:
+    chosen = os.environ.get(VARIABLE, "")
+    if chosen not in ("", "torch"):
+        raise ValueError(f"{VARIABLE}={chosen!r} is unknown: set it to torch, or not at all")
+    return not chosen
 
 
 def release_memory() -> None:

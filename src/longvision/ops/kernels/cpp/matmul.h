@@ -1,4 +1,4 @@
-// The product of two matrices, in tiles of sums that stay in registers. Torch's own reaches half of what the widest
+// A matmul, in tiles of sums that stay in registers. Torch's own reaches half of what the widest
 // vectors give on some processors.
 #pragma once
 #include <algorithm>
@@ -15,7 +15,7 @@ struct Matrix {
 };
 
 // to (M, N) = left (M, K) right (K, N) + add (M, N)
-struct Product {
+struct Matmul {
   int64_t M, N, K, threads;
   Matrix left, right;
   const Real* add;  // or null
@@ -73,7 +73,7 @@ static void pack_columns(const Matrix& right, int64_t first, int columns, int64_
   }
 }
 
-static void finish_tile(const Product& p, int64_t first, int64_t rows, int64_t column, const Vec (&sums)[UP][2],
+static void finish_tile(const Matmul& p, int64_t first, int64_t rows, int64_t column, const Vec (&sums)[UP][2],
                         const Real* add, int64_t add_row) {
   for (int64_t i = 0; i < rows; i++)
     for (int half = 0; half < 2; half++) {
@@ -86,7 +86,7 @@ static void finish_tile(const Product& p, int64_t first, int64_t rows, int64_t c
     }
 }
 
-static void product(const Product& p) {
+static void matmul(const Matmul& p) {
   int64_t panels = (p.N + PANEL - 1) / PANEL, tiles = (p.M + UP - 1) / UP;
   int64_t band = std::clamp<int64_t>(tiles / (4 * p.threads), 1, TILES) * UP, bands = (p.M + band - 1) / band;
   int64_t slices = std::max<int64_t>(1, (p.K + DEPTH - 1) / DEPTH), deep = (p.K + slices - 1) / slices;
@@ -105,8 +105,8 @@ static void product(const Product& p) {
     });
     parallel(bands, p.threads, [&](int64_t i) {
       int64_t from = i * band, to = std::min(p.M, from + band);
-      Vec room[TILES * UP * DEPTH / LANES];
-      Real* rows = reinterpret_cast<Real*>(room);
+      Vec buffer[TILES * UP * DEPTH / LANES];
+      Real* rows = reinterpret_cast<Real*>(buffer);
       auto in_place = [&](int64_t first) { return p.left.column == 1 && first + UP <= p.M; };
       for (int64_t first = from; first < to; first += UP)
         if (!in_place(first))

@@ -1,4 +1,4 @@
-"""What the kernels that walk along the tokens ask: where a token lies, where sequences begin, a number a channel."""
+"""What kernels that go from token to token ask: where a token lies, where sequences begin, a number a channel."""
 
 import triton
 import triton.language as tl
@@ -6,13 +6,13 @@ import triton.language as tl
 
 @triton.jit
 def token_at(p, tokens, REVERSE: tl.constexpr):
-    """Where the p-th token of the walk lies."""
+    """Where the p-th token in the order of the scan lies."""
     return tokens - 1 - p if REVERSE else p
 
 
 @triton.jit
 def starts_at(sequence, p, tokens, REVERSE: tl.constexpr):
-    """Whether a packed sequence begins with the p-th token of the walk."""
+    """Whether a packed sequence begins with the p-th token of the scan."""
     own = tl.load(sequence + token_at(p, tokens, REVERSE))
     return own != tl.load(sequence + token_at(p - 1, tokens, REVERSE), mask=p > 0, other=-1)
 

@@ -1,15 +1,16 @@
-"""Products of two matrices: in C++ (product.h) where the dtype of storage is that of arithmetic, else torch's."""
+"""Matmuls: in C++ (matmul.h) where the dtype of storage is that of arithmetic, else torch's."""
 
 import torch
 from torch import Tensor
 
-from longvision.ops.kernels.cpp.library import dense_rows, kernels, pack
+from longvision.ops.kernels.cpp.library import contiguous_channels, kernels, pack
 
 
-def product(left_MK: Tensor, right_KN: Tensor, add_MN: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-    """(M, K) times (K, N), plus (M, N), into `out`, which may be what is added; all of one dtype, `out` in dense rows.
+def matmul(left_MK: Tensor, right_KN: Tensor, add_MN: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+    """(M, K) times (K, N), plus (M, N), into `out`, which may be what is added; all of one dtype, `out` with a
+    contiguous last dimension.
 
-    Transposed factors cost nothing, others without a dimension of stride 1 a copy. Torch's product is the faster one in
+    Transposed factors cost nothing, others without a dimension of stride 1 a copy. Torch's matmul is the faster one in
     bfloat16, where processors have instructions of their own.
     """
     rows, columns = left_MK.shape[0], right_KN.shape[1]
@@ -21,11 +22,11 @@ def product(left_MK: Tensor, right_KN: Tensor, add_MN: Tensor | None = None, out
             return torch.mm(left_MK, right_KN, out=out)
         return torch.addmm(add_MN, left_MK, right_KN, out=out)
     left, right = _with_unit_stride(left_MK), _with_unit_stride(right_KN)
-    add = None if add_MN is None else dense_rows(add_MN)
+    add = None if add_MN is None else contiguous_channels(add_MN)
     assert left.shape[1] == right.shape[0] and left.dtype == right.dtype == out.dtype == library.real
-    assert out.shape == (rows, columns) and dense_rows(out) is out
+    assert out.shape == (rows, columns) and contiguous_channels(out) is out
     assert add is None or (add.shape == out.shape and add.dtype == out.dtype)
-    library.product(
+    library.matmul(
         pack(
             *(rows, columns, left.shape[1], torch.get_num_threads()),
             *(left.data_ptr(), *left.stride()),

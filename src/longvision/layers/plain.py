@@ -1,0 +1,102 @@
+"""Whether a fused op may do a module's work instead of calling it, and how it is called where it may not."""
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from longvision.ops.causal_conv1d.reference import causal
+from longvision.ops.mixer import reference
+from longvision.ops.mixer.reference import Call, linear
+
+TAPS = 4  # of the convolution
+
+
+def set_fused(model: nn.Module, fused: bool = True) -> None:
+    """Let the blocks, mixers and norms of a model run on longvision's fused ops, or with False in plain torch.
+
+    Unfused they give the same to rounding and none of the ops is called: `torch.fx` traces such a model symbolically,
+    `torch.export` gives a graph of torch's own operators, hooks see every layer. It takes more time and memory.
+    """
+    for module in model.modules():
+        if isinstance(getattr(module, "fused", None), bool):
+            module.fused = fused  # type: ignore[assignment]
+
+
+def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether calling the module is what calling its class is: no adapter around it, no hook, no other forward."""
+    return type(module).forward is kind.forward and not (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__
+    )
+
+
+def is_weight(module: nn.Module, bias: bool = False) -> bool:
+    """Whether the module is no more than a Linear's weight, and a bias if it is to have one."""
+    return is_plain(module, nn.Linear) and (module.bias is not None) == bias
+
+
+def is_filter(module: nn.Module) -> bool:
+    """Whether the module is no more than the weight and the bias of a depthwise convolution."""
+    return is_plain(module, nn.Conv1d) and module.bias is not None
+
+
+def as_call(module: nn.Linear) -> Call:
+    """What projects tokens: a matmul with the weight, or the module where it is more than that."""
+    return partial(linear, module.weight) if is_weight(module) else partial(_called, module)
+
+
+def as_wide_call(module: nn.Linear) -> Call:
+    """The same for x_proj, the gradients of whose output overflow float16."""
+    return partial(reference.without_overflow, module.weight) if is_weight(module) else partial(_called, module)
+
+
+def as_call_and_bias(module: nn.Linear) -> tuple[Call, Tensor | None]:
+    """The same for dt_proj without its bias, and the bias: it is added in float32, inside the scan."""
+    bias = getattr(module, "bias", None)
+    if is_weight(module, bias=bias is not None):
+        return partial(linear, module.weight), bias
+    zeros = {name: torch.zeros_like(p) for name, p in module.named_parameters() if p is bias}
+    if not zeros:  # what there is, the module adds
+        return partial(_called, module), None
+
+    def call(x_BMR: Tensor) -> Tensor:
+        return functional_call(module, zeros, (_as_it_takes(module, x_BMR),)).to(x_BMR.dtype)
+
+    return call, bias
+
+
+def check_filter(name: str, module: nn.Module) -> None:
+    """Raises ValueError for a convolution that is no causal depthwise one, by name."""
+    convolution = getattr(module, "base_layer", module)  # below an adapter
+    if not isinstance(convolution, nn.Conv1d):
+        return
+    expected = {"stride": (1,), "padding": (0,), "dilation": (1,), "groups": convolution.out_channels}
+    for setting, value in expected.items():
+        if (found := getattr(convolution, setting)) != value:
+            raise ValueError(
+                f"{name} has {setting}={found}, expected {value}: the mixer pads it and knows no other setting"
+            )
+
+
+def convolved(module: nn.Module, x_BME: Tensor, reverse: bool, cu_seqlens: Tensor | None) -> Tensor:
+    """(B, M, E) -> (B, M, E): conv1d called, on (B, E, tokens and the zeros before them), and SiLU."""
+    taps = getattr(getattr(module, "base_layer", module), "kernel_size", (TAPS,))[0]
+    return F.silu(causal(partial(_called, module), taps, x_BME, reverse, cu_seqlens))
+
+
+def _called(module: nn.Module, x: Tensor) -> Tensor:
+    return module(_as_it_takes(module, x)).to(x.dtype)
+
+
+def _as_it_takes(module: nn.Module, x: Tensor) -> Tensor:
+    """In the dtype of the module's weight, which the ops convert instead; autocast does it by itself."""
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor) or torch.is_autocast_enabled(x.device.type):
+        return x
+    return x.to(weight.dtype) if weight.is_floating_point() else x
