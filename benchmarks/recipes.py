@@ -18,7 +18,7 @@ import torch
 import yaml
 
 import longvision
-from longvision.models.weights.files import read_metadata
+from longvision.files import read_metadata
 
 TABLE = Path(__file__).parent / "results" / "recipes.csv"
 

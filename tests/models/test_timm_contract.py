@@ -137,7 +137,7 @@ def test_forward_intermediates(name):
         "image_intermediates"
     }
     for row in range(rows):  # a map holds its patches row by row
-        assert torch.equal(maps[0][:, :, row].mT, model.tokens.extract(model.layers[0](model._embed(image)))[0][
+        assert torch.equal(maps[0][:, :, row].mT, model.tokens.extract(model.layers[0](model.embed(image)[0]))[0][
             :, row * columns : (row + 1) * columns
         ])  # fmt: skip
 

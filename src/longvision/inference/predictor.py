@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from longvision.data.io.images import read_image
 from longvision.data.transforms.preprocess import Preprocess
+from longvision.files import read_metadata
 from longvision.inference.config import InferenceConfig
 from longvision.inference.windows import probabilities
 from longvision.models.backbone import create_backbone
-from longvision.models.weights.files import read_metadata, restore_weights
+from longvision.models.weights.files import restore_weights
 from longvision.types import Detections
 
 

@@ -1,7 +1,14 @@
 """Image to patch tokens, at any size."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from longvision.errors import UserError
+
+# They look at sizes that a symbolic trace does not know: it records the calls.
+torch.fx.wrap("grid_size")
+torch.fx.wrap("_divisible")
 
 
 class PatchEmbed(nn.Module):
@@ -21,36 +28,57 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(in_chans, dim, patch, stride)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, gh * gw, D). Raises ValueError for a size that does not divide."""
-        if x_BCHW.ndim != 4 or x_BCHW.shape[1] != self.proj.in_channels:
-            raise ValueError(
-                f"image of shape {tuple(x_BCHW.shape)}: expected (batch, {self.proj.in_channels}, height, width); "
-                "create the model with in_chans=… for another number of channels"
-            )
-        height, width = x_BCHW.shape[2:]
-        self.grid_size(height, width)  # refuses what does not divide
-        if self.pad:
-            bottom, right = self._missing(height), self._missing(width)
-            x_BCHW = F.pad(x_BCHW, (0, right, 0, bottom))
+        """(B, C, H, W) -> (B, gh * gw, D). Raises UserError for a size that does not divide."""
+        x_BCHW = _divisible(x_BCHW, self.proj.in_channels, self.patch, self.stride, self.pad)
         return self.proj(x_BCHW).flatten(2).transpose(1, 2)
 
-    def grid_size(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of patches in an image of that size. Raises ValueError for one that does not divide."""
-        if not self.pad and (self._missing(height) or self._missing(width)):
-            low, high = (f"{self._nearest(height, up)}x{self._nearest(width, up)}" for up in (False, True))
-            nearest = f"{low} or {high}" if low != high else low
+    def packed(self, patches_1MP: Tensor) -> Tensor:
+        """(1, M, C * P * P), as in `longvision.types.PackedImages` -> (1, M, D). Raises ValueError."""
+        channels, pixels = self.proj.in_channels, self.proj.in_channels * self.patch**2
+        if patches_1MP.shape[-1] != pixels:
             raise ValueError(
-                f"image {height}x{width} does not divide into patches of {self.patch} at stride {self.stride}: "
-                f"resize to {nearest}, or pass pad=True when the model is created"
+                f"patches of {patches_1MP.shape[-1]} numbers: expected {channels} x {self.patch} x {self.patch} = "
+                f"{pixels}; pack with PackedImages.from_images(images, {self.patch}, {self.stride})"
             )
-        rows, columns = ((side + self._missing(side) - self.patch) // self.stride + 1 for side in (height, width))
-        return rows, columns
+        patches_MCPP = patches_1MP[0].unflatten(1, (channels, self.patch, self.patch))
+        return self.proj(patches_MCPP).flatten(1)[None]
 
-    def _missing(self, side: int) -> int:
-        """Pixels up to the next size that divides."""
-        return max(self.patch - side, (self.patch - side) % self.stride)
+    def grid_size(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of patches in an image of that size. Raises UserError for one that does not divide."""
+        return grid_size(height, width, self.patch, self.stride, self.pad)
 
-    def _nearest(self, side: int, up: bool) -> int:
-        """The next size that divides, or the one before it; the size itself where it divides."""
-        missing = self._missing(side)
-        return side + missing if up or not missing else max(self.patch, side + missing - self.stride)
+
+def grid_size(height: int, width: int, patch: int, stride: int, pad: bool = False) -> tuple[int, int]:
+    """Rows and columns of patches. Raises UserError for a size that does not divide and is not padded."""
+
+    def nearest(side: int, up: bool) -> int:
+        missing = _missing(side, patch, stride)
+        return side + missing if up or not missing else max(patch, side + missing - stride)
+
+    if not pad and (_missing(height, patch, stride) or _missing(width, patch, stride)):
+        low, high = (f"{nearest(height, up)}x{nearest(width, up)}" for up in (False, True))
+        raise UserError(
+            f"image {height}x{width} does not divide into patches of {patch} at stride {stride}: "
+            f"resize to {f'{low} or {high}' if low != high else low}, or pass pad=True when the model is created"
+        )
+    rows, columns = ((side + _missing(side, patch, stride) - patch) // stride + 1 for side in (height, width))
+    return rows, columns
+
+
+def _missing(side: int, patch: int, stride: int) -> int:
+    """Pixels up to the next size that divides."""
+    return max(patch - side, (patch - side) % stride)
+
+
+def _divisible(x_BCHW: Tensor, channels: int, patch: int, stride: int, pad: bool) -> Tensor:
+    """An image batch whose size divides, padded if need be. Raises UserError."""
+    if x_BCHW.ndim != 4 or x_BCHW.shape[1] != channels:
+        raise UserError(
+            f"image of shape {tuple(x_BCHW.shape)}: expected (batch, {channels}, height, width); "
+            "create the model with in_chans=… for another number of channels"
+        )
+    height, width = x_BCHW.shape[2:]
+    grid_size(height, width, patch, stride, pad)  # refuses what does not divide
+    if not pad:
+        return x_BCHW
+    return F.pad(x_BCHW, (0, _missing(width, patch, stride), 0, _missing(height, patch, stride)))

@@ -5,6 +5,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from longvision.errors import UserError
+
 ClassToken = Literal["none", "head", "middle", "double"]
 CLASS_TOKENS: tuple[ClassToken, ...] = get_args(ClassToken)
 
@@ -20,7 +22,7 @@ class ClassTokens(nn.Module):
     def __init__(self, kind: ClassToken) -> None:
         super().__init__()
         if kind not in CLASS_TOKENS:
-            raise ValueError(f"cls_token={kind!r} is unknown: choose one of {', '.join(CLASS_TOKENS)}")
+            raise UserError(f"cls_token={kind!r} is unknown: choose one of {', '.join(CLASS_TOKENS)}")
         self.kind = kind
         self.count = {"none": 0, "head": 1, "middle": 1, "double": 2}[kind]
 

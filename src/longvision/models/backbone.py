@@ -8,8 +8,8 @@ import torch
 from timm.models._features import FeatureDictNet, FeatureHookNet, FeatureListNet
 from torch import nn
 
+from longvision.files import read_metadata
 from longvision.models.pyramid import BASES, STRIDES, FeaturePyramid, pyramid_name
-from longvision.models.weights.files import read_metadata
 
 
 def create_backbone(

@@ -6,7 +6,6 @@ filters for three colours are adapted to another number of channels.
 """
 
 import argparse
-import dataclasses
 import json
 import logging
 import math
@@ -22,21 +21,28 @@ import torch
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
+from longvision.errors import MissingFileError, UserError
+from longvision.files import METADATA_KEY, read_metadata, written_beside
 from longvision.layers import ClassToken, ClassTokens, resample_pos_embed
 
 Weights = dict[str, Tensor]
 logger = logging.getLogger(__name__)
-METADATA_KEY = "longvision"
 
 
-def load_weights(model: Any, path: str | os.PathLike[str]) -> None:
-    """Fill a Vim from a file, for another image size, stride, class count or number of channels too.
+def load_weights(model: Any, path: str | os.PathLike[str], prefix: str = "") -> None:
+    """Fill a backbone of ours from a file, for another image size, stride, class count or number of channels too.
+
+    With `prefix`, from the tensors whose names begin with it.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a checkpoint, one that holds code, or one for another model (the tensors that differ).
+        MissingFileError: no such file.
+        UserError: not a checkpoint, one that holds code, or one for another model (the tensors that differ).
     """
     weights, metadata = read_weights(path)
+    if prefix:
+        weights = {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
+        if not weights:
+            raise UserError(f"{path} holds no tensor whose name begins with {prefix!r}")
     weights = fit_positions(weights, model, metadata)
     _fit_input(weights, model)
     _fit_head(weights, model, path)
@@ -54,51 +60,38 @@ def restore_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike[str], metadata: dict[str, Any] | None = None) -> None:
-    """Write safetensors, with what a reader needs to know of them as JSON. Raises FileExistsError."""
+    """Write safetensors, with what a reader needs to know of them as JSON. Raises ExistingFileError."""
     write_weights(model.state_dict(), path, {**_describe(model), **(metadata or {})})
 
 
 def write_weights(weights: Weights, path: str | os.PathLike[str], metadata: dict[str, Any]) -> None:
-    """Whole or not at all: written beside, then renamed. Raises FileExistsError."""
-    path = Path(path)
-    if path.exists():
-        raise FileExistsError(f"{path} exists already and is not overwritten: give another name")
-    beside = path.with_name(path.name + ".part")
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    safetensors.torch.save_file(contiguous, beside, {"format": "pt", METADATA_KEY: json.dumps(metadata)})
-    beside.rename(path)
+    """Whole or not at all; a tensor with two names is written under both. Raises ExistingFileError."""
+    own: Weights = {}
+    addresses = set()
+    for name, tensor in weights.items():
+        tensor = tensor.detach().cpu().contiguous()
+        address = tensor.untyped_storage().data_ptr()
+        own[name] = tensor.clone() if address in addresses else tensor  # safetensors refuses shared memory
+        addresses.add(address)
+    with written_beside(path) as beside:
+        safetensors.torch.save_file(own, beside, {"format": "pt", METADATA_KEY: json.dumps(metadata)})
 
 
 def read_weights(path: str | os.PathLike[str]) -> tuple[Weights, dict[str, Any]]:
     """-> tensors by name, and the metadata that `save_weights` wrote ({} from elsewhere). Raises as `load_weights`."""
-    path = _existing(path)
-    weights, metadata = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), {})
+    path = Path(path)
+    if not path.is_file():
+        raise MissingFileError(f"{path} is not a file: expected a checkpoint (.safetensors, .pth)")
+    if path.suffix == ".safetensors":
+        metadata = read_metadata(path)
+        weights = safetensors.torch.load_file(path)
+    else:
+        metadata = {}
+        weights = _read_pickle(path)
     weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
     if not weights or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
-        raise ValueError(f"{path} holds no weights: expected tensors by name, under 'model' or at the top")
+        raise UserError(f"{path} holds no weights: expected tensors by name, under 'model' or at the top")
     return weights, metadata
-
-
-def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What `save_weights` wrote beside the tensors, without reading them. Raises ValueError."""
-    return _read_safetensors(_existing(path), with_tensors=False)[1]
-
-
-def _existing(path: str | os.PathLike[str]) -> Path:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} is not a file: expected a checkpoint (.safetensors, .pth)")
-    return Path(path)
-
-
-def _read_safetensors(path: Path, with_tensors: bool = True) -> tuple[Weights, dict[str, Any]]:
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            names = file.keys() if with_tensors else []
-            tensors = {name: file.get_tensor(name) for name in names}
-        return tensors, json.loads(metadata.get(METADATA_KEY, "{}"))
-    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not a safetensors file that can be read: {error}") from error
 
 
 def _read_pickle(path: Path) -> Weights:
@@ -108,12 +101,12 @@ def _read_pickle(path: Path) -> Weights:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         what = re.search(r"GLOBAL (\S+)", str(error))
-        raise ValueError(
+        raise UserError(
             f"{path} is refused, and nothing in it was run: it holds {what[1] if what else 'something'} beside "
             "tensors, numbers, strings, containers and a Namespace"
         ) from error
     except Exception as error:  # bytes that are no pickle fail in any way there is
-        raise ValueError(f"{path} is not a checkpoint that torch can read: {error}") from error
+        raise UserError(f"{path} is not a checkpoint that torch can read: {error}") from error
     for key in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -159,7 +152,7 @@ def _grid(patches: int, model: Any, metadata: dict[str, Any]) -> tuple[int, int]
     else:
         rows, columns = model.grid
     if rows * columns != patches or patches < 1:
-        raise ValueError(
+        raise UserError(
             f"the checkpoint has positions for {patches} patches, which do not fill a grid of {rows}x{columns}: "
             "create the model with the img_size that it was trained at"
         )
@@ -197,39 +190,9 @@ def _check_fits(weights: Weights, model: nn.Module, path: str | os.PathLike[str]
     ]
     if differ:
         more = f"; and {len(differ) - 5} more" if len(differ) > 5 else ""
-        raise ValueError(f"{path} is a checkpoint for another model: {'; '.join(differ[:5])}{more}")
+        raise UserError(f"{path} is a checkpoint for another model: {'; '.join(differ[:5])}{more}")
 
 
 def _describe(model: Any) -> dict[str, Any]:
     """What names and shapes of the tensors do not say."""
     return {"grid": list(model.grid), "cls_token": model.tokens.kind} if hasattr(model, "tokens") else {}
-
-
-def locate_weights(variant: str, cfg: Any, cache_dir: str | Path | None = None) -> Any:
-    """timm's pretrained_cfg with a file in it: fetched from the hub, unless the caller named one.
-
-    Raises:
-        OSError: the hub cannot be reached.
-    """
-    if cfg.state_dict or cfg.source or cfg.url:
-        return cfg
-    if cfg.file:
-        return dataclasses.replace(cfg, custom_load=True)
-    if not cfg.hf_hub_id or not cfg.hf_hub_filename:
-        return cfg  # timm says that there are no weights for this model
-    from huggingface_hub import hf_hub_download
-
-    hub_log = logging.getLogger("huggingface_hub")
-    level = hub_log.level
-    hub_log.setLevel(logging.ERROR)  # it reports each of its retries
-    try:
-        path = hf_hub_download(cfg.hf_hub_id, cfg.hf_hub_filename, cache_dir=cache_dir)
-    except Exception as error:  # no network, no proxy, no such file, offline mode: all mean the same to the caller
-        raise OSError(
-            f"the weights of {variant} could not be fetched from {cfg.hf_hub_id} ({cfg.hf_hub_filename}) on the "
-            f"Hugging Face hub ({type(error).__name__}): fetch the file on a machine that can, and pass it as "
-            f'timm.create_model("{variant}", pretrained=True, pretrained_cfg_overlay=dict(file="PATH"))'
-        ) from error
-    finally:
-        hub_log.setLevel(level)
-    return dataclasses.replace(cfg, file=path, custom_load=True)

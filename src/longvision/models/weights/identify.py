@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from longvision.errors import UserError
+
 # embed_dim, depth, patch side -> the name at stride = patch, and with overlapping patches
 KNOWN = {
     (192, 24, 16): ("vim_tiny_patch16_224", "vim_tiny_patch16_stride8_224"),
@@ -23,15 +25,15 @@ class Identity:
 
 
 def identify(weights: dict[str, Tensor], path: str) -> Identity:
-    """Raises ValueError for weights that no registered Vim has."""
+    """Raises UserError for weights that no registered Vim has."""
     try:
         width, channels, side, _ = weights["patch_embed.proj.weight"].shape
         positions = weights["pos_embed"].shape[1]
     except (KeyError, ValueError) as error:
-        raise ValueError(f"{path} is not a Vim checkpoint: it has no patch_embed.proj.weight and pos_embed") from error
+        raise UserError(f"{path} is not a Vim checkpoint: it has no patch_embed.proj.weight and pos_embed") from error
     depth = 1 + max((int(name.split(".")[1]) for name in weights if name.startswith("layers.")), default=-1)
     if (width, depth, side) not in KNOWN:
-        raise ValueError(
+        raise UserError(
             f"{path} is a Vim of width {width}, {depth} blocks and patches of {side}, which is none of the "
             f"registered ones: load it with longvision.models.Vim(embed_dim={width}, depth={depth}, …)"
         )

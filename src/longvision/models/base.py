@@ -1,0 +1,281 @@
+"""timm's contract, written once for every backbone here: embed -> blocks -> norm -> pool -> head.
+
+A backbone is one file: a subclass of `Backbone`, or of `longvision.models.sequence.SequenceBackbone` for tokens, its
+`default_cfgs`, and a registered function for each variant that calls `build`.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from timm.layers import trunc_normal_
+from timm.models import build_model_with_cfg, resolve_pretrained_cfg
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from longvision.errors import UserError
+from longvision.models.weights.files import fit_positions, load_weights
+from longvision.models.weights.hub import locate_weights
+from longvision.types import PackedImages
+
+Pool = Literal["token", "mean", "max", "none"]
+# timm's words for the same, which its tools pass as `global_pool`
+POOLS: dict[str, Pool] = {"token": "token", "mean": "mean", "avg": "mean", "max": "max", "none": "none", "": "none"}
+
+
+class Backbone(nn.Module):
+    """Images (B, C, H, W) -> (B, num_classes), by blocks one behind another.
+
+    A subclass calls `super().__init__`, makes what stands before the blocks, calls `_add_blocks`, and defines `embed`,
+    `_pool_patches` and `_patch_features`; the rest of timm's contract follows.
+
+    Args:
+        num_features: channels of the last block's output.
+        in_chans: channels of the image.
+        num_classes: outputs; 0 for none (features are returned).
+        pool: what goes to the head, one of `pools`.
+        drop_rate: dropout before the head.
+    """
+
+    blocks_name = "blocks"  # of the list of blocks: `blocks.3` in a file of weights
+    norm_name = "norm"  # of the norm behind them
+    takes_packed = False  # whether `embed` takes PackedImages
+    pools: Sequence[Pool] = ("mean", "max", "none")
+
+    def __init__(self, num_features: int, in_chans: int, num_classes: int, pool: str, drop_rate: float) -> None:
+        super().__init__()
+        self.num_classes, self.in_chans = num_classes, in_chans
+        self.embed_dim = self.num_features = self.head_hidden_size = num_features
+        self.pool = self._checked_pool(pool)
+        self.drop_rate = drop_rate
+        self.grad_checkpointing = False
+        self.feature_info: list[dict[str, Any]] = []
+
+    def _add_blocks(self, blocks: Sequence[nn.Module], norm: nn.Module, scales: Sequence[tuple[int, int]]) -> None:
+        """The blocks, each with the channels and the stride of what it returns, the norm behind them, and a head."""
+        setattr(self, self.blocks_name, nn.ModuleList(blocks))
+        self.feature_info = [
+            {"module": f"{self.blocks_name}.{i}", "num_chs": channels, "reduction": stride}
+            for i, (channels, stride) in enumerate(scales)
+        ]
+        setattr(self, self.norm_name, norm)
+        self.head_drop = nn.Dropout(self.drop_rate)
+        self.head: nn.Module = self._new_head()
+
+    # What a subclass says
+
+    def embed(self, images: Any) -> tuple[Tensor, Any]:
+        """Images -> what the first block takes, and a layout: whatever the methods below must know of the images."""
+        raise NotImplementedError
+
+    def _block_arguments(self, layout: Any) -> tuple[Any, ...]:
+        """What a block takes beside x."""
+        return ()
+
+    def _in_order(self, x: Tensor, layout: Any) -> Tensor:
+        """What blocks return, in the order of the images' patches."""
+        return x
+
+    def _patch_features(self, x: Tensor, layout: Any, output_fmt: str) -> tuple[Any, Any]:
+        """-> maps (B, D, gh, gw) or tokens (B, M, D) of the patches, and prefix tokens (B, T, D) or None."""
+        raise NotImplementedError
+
+    def _pooled(self, x: Tensor, layout: Any) -> Tensor:
+        """What the last norm returns -> (B, D), by `self.pool`, which is not "none"."""
+        raise NotImplementedError
+
+    # Images to classes
+
+    def forward(self, x: Tensor | PackedImages) -> Tensor:
+        """(B, C, H, W) -> (B, num_classes); S packed images -> (S, num_classes)."""
+        return self._classes(*self._features(x))
+
+    def forward_features(self, x: Tensor | PackedImages) -> Tensor:
+        """(B, C, H, W) -> what goes to the pooling, normalised; of packed images, all in one row."""
+        return self._features(x)[0]
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False, images: PackedImages | None = None) -> Tensor:
+        """What `forward_features` returned -> (B, num_classes), or (B, D) with `pre_logits`.
+
+        `images`: the packed images whose features these are.
+        """
+        return self._classes(x, self._layout(images) if images is not None else None, pre_logits)
+
+    def _layout(self, images: PackedImages) -> Any:
+        raise self._cannot_pack()
+
+    def _features(self, images: Tensor | PackedImages) -> tuple[Tensor, Any]:
+        x, layout = self._embed(images)
+        for block in self._blocks():
+            x = self._run(block, x, layout)
+        return self._norm()(self._in_order(x, layout)), layout
+
+    def _embed(self, images: Tensor | PackedImages) -> tuple[Tensor, Any]:
+        if isinstance(images, PackedImages) and not self.takes_packed:
+            raise self._cannot_pack()
+        return self.embed(images)
+
+    def _cannot_pack(self) -> UserError:
+        name = getattr(self, "pretrained_cfg", {}).get("architecture", type(self).__name__)
+        return UserError(f"{name} takes images of one size, (B, C, H, W), and no PackedImages: call it once a size")
+
+    def _run(self, block: nn.Module, x: Tensor, layout: Any) -> Tensor:
+        arguments = self._block_arguments(layout)
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, x, *arguments, use_reentrant=False)
+        return block(x, *arguments)
+
+    def _classes(self, x: Tensor, layout: Any, pre_logits: bool = False) -> Tensor:
+        pooled = self.head_drop(x if self.pool == "none" else self._pooled(x, layout))
+        return pooled if pre_logits else self.head(pooled)
+
+    def _blocks(self) -> nn.ModuleList:
+        return getattr(self, self.blocks_name)
+
+    def _norm(self) -> nn.Module:
+        return getattr(self, self.norm_name)
+
+    # timm's contract
+
+    def forward_intermediates(
+        self,
+        x: Tensor | PackedImages,
+        indices: int | list[int] | None = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+        output_dict: bool = False,
+    ) -> Any:
+        """Patch features after some of the blocks.
+
+        Args:
+            x: image, (B, C, H, W), or packed images, for which each map is a list of one (1, D, gh, gw) an image.
+            indices: the last n blocks if a number, all if None, else these blocks (counted from 0; -1 is the last).
+            return_prefix_tokens: return each block's class tokens (B, count, D) beside its map.
+            norm: apply the final normalisation to each.
+            stop_early: do not run blocks behind the last one asked for.
+            output_fmt: "NCHW" for maps (B, D, gh, gw), "NLC" for tokens (B, M, D).
+            intermediates_only: return the list alone, else (final features, list).
+            output_dict: return a dict of "image_features", "image_intermediates", "image_intermediates_prefix".
+
+        Raises:
+            ValueError: another format, or a block that is not there.
+        """
+        if output_fmt not in ("NCHW", "NLC"):
+            raise ValueError(f"output_fmt={output_fmt!r} is unknown: choose NCHW or NLC")
+        blocks = self._blocks()
+        take, last = feature_take_indices(len(blocks), indices)
+        x, layout = self._embed(x)
+        maps, prefixes = [], []
+        for i, block in enumerate(blocks[: last + 1] if stop_early else blocks):
+            x = self._run(block, x, layout)
+            if i in take:
+                taken = self._in_order(x, layout)
+                patches, prefix = self._patch_features(self._norm()(taken) if norm else taken, layout, output_fmt)
+                maps.append(patches)
+                prefixes.append(prefix)
+
+        result: dict[str, Any] = {"image_intermediates": maps}
+        with_prefix = return_prefix_tokens and all(prefix is not None for prefix in prefixes)
+        if with_prefix:
+            result["image_intermediates_prefix"] = prefixes
+        if not intermediates_only:
+            result["image_features"] = self._norm()(self._in_order(x, layout))
+        if output_dict:
+            return result
+        pairs = list(zip(maps, prefixes)) if with_prefix else maps
+        return pairs if intermediates_only else (result["image_features"], pairs)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop the blocks behind the last one asked for, the final norm and the head, where not needed."""
+        take, last = feature_take_indices(len(self._blocks()), indices)
+        setattr(self, self.blocks_name, self._blocks()[: last + 1])
+        if prune_norm:
+            setattr(self, self.norm_name, nn.Identity())
+        if prune_head:
+            self.reset_classifier(0)
+        return take
+
+    @property
+    def global_pool(self) -> str:
+        """`pool` in timm's words."""
+        return {"mean": "avg", "none": ""}.get(self.pool, self.pool)
+
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new head for `num_classes` outputs (0: none), and another pooling if given, in timm's words or ours."""
+        if global_pool is not None:
+            self.pool = self._checked_pool(global_pool)
+        self.num_classes = num_classes
+        self.head = self._new_head().train(self.training)
+        self._init_head()
+
+    def _new_head(self) -> nn.Module:
+        if self.num_classes < 1:
+            return nn.Identity()
+        like = next(self.parameters())
+        return nn.Linear(self.num_features, self.num_classes, device=like.device, dtype=like.dtype)
+
+    def _init_head(self) -> None:
+        if isinstance(self.head, nn.Linear):
+            trunc_normal_(self.head.weight, std=0.02)
+            nn.init.zeros_(self.head.bias)
+
+    def _checked_pool(self, pool: str) -> Pool:
+        if pool not in POOLS or POOLS[pool] not in self.pools:
+            hint = " (token needs a class token)" if pool == "token" else ""
+            raise UserError(f"pool={pool!r} cannot be applied{hint}: choose {', '.join(self.pools)}")
+        return POOLS[pool]
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only each block's input for the backward pass and compute the rest again (arXiv 1604.06174)."""
+        self.grad_checkpointing = enable
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters to keep out of weight decay; one-dimensional ones are kept out by timm besides."""
+        return set()
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Which parameters form one layer, for layer-wise learning-rate decay."""
+        return {
+            "stem": r"^cls_token|pos_embed|patch_embed",
+            "blocks": [(rf"^{self.blocks_name}\.(\d+)", None), (rf"^{self.norm_name}", (99999,))],
+        }
+
+    def load_pretrained(self, checkpoint_path: str, prefix: str = "") -> None:
+        """Load a file of weights, made for another size, stride or class count too, from the names behind `prefix`."""
+        load_weights(self, checkpoint_path, prefix)
+
+
+def build(model_class: type[Backbone], variant: str, pretrained: bool = False, **kwargs: Any) -> Any:
+    """A variant, or with `features_only=True` timm's wrapper that returns its maps; for timm.create_model.
+
+    Raises:
+        TypeError: an argument that the class does not take.
+        UserError: an argument out of range, or a pooling that cannot be applied.
+        OSError: pretrained weights that cannot be fetched.
+    """
+    if (pool := kwargs.pop("global_pool", None)) is not None:
+        kwargs.setdefault("pool", pool)
+    cfg = resolve_pretrained_cfg(
+        variant, kwargs.pop("pretrained_cfg", None), kwargs.pop("pretrained_cfg_overlay", None)
+    )
+    if pretrained:
+        cfg = locate_weights(variant, cfg, kwargs.get("cache_dir"))
+    features = {"out_indices": kwargs.pop("out_indices", 3), "feature_cls": "getter", **kwargs.pop("feature_cfg", {})}
+    return build_model_with_cfg(
+        model_class,
+        variant,
+        pretrained,
+        pretrained_cfg=cfg.to_dict(),
+        pretrained_filter_fn=fit_positions,
+        feature_cfg=features,
+        **kwargs,
+    )

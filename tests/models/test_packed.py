@@ -1,0 +1,153 @@
+"""Images of different sizes in one sequence: each is computed as if it were alone."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from longvision.errors import UserError
+from longvision.layers.mixer import DIRECTIONS
+from longvision.layers.tokens import CLASS_TOKENS
+from longvision.models import Vim
+from longvision.models.sequence import SequenceBackbone
+from longvision.types import PackedImages
+
+SIZES = (8, 12), (8, 8), (4, 20), (12, 8), (8, 12)  # pixels; the model holds positions for the second
+
+
+def small(**options):
+    torch.manual_seed(1)
+    return Vim(**{"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_classes": 5, **options}).double()
+
+
+def images(sizes=SIZES, channels=3):
+    return [torch.randn(channels, *size, dtype=torch.float64) for size in sizes]
+
+
+def gradients(model, loss):
+    model.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def check_as_alone(model, images, patch=4, stride=4):
+    """Values and every gradient. Float64; sums over tokens and images in another order."""
+    packed = model(PackedImages.from_images(images, patch, stride))
+    alone = torch.cat([model(image[None]) for image in images])
+    torch.testing.assert_close(packed, alone, rtol=1e-11, atol=1e-12)
+    weights = torch.randn_like(alone)
+    got, truth = gradients(model, (packed * weights).sum()), gradients(model, (alone * weights).sum())
+    assert got.keys() == truth.keys()
+    for name, gradient in truth.items():
+        torch.testing.assert_close(got[name], gradient, rtol=1e-9, atol=1e-11, msg=name)
+    return packed
+
+
+@pytest.mark.parametrize("cls_token", CLASS_TOKENS)
+@pytest.mark.parametrize("pool", ["token", "mean", "max"])
+def test_each_image_as_if_alone(cls_token, pool):
+    if pool == "token" and cls_token == "none":
+        return
+    packed = check_as_alone(small(cls_token=cls_token, pool=pool), images())
+    assert packed.shape == (len(SIZES), 5)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_in_every_direction(direction):
+    model = small(direction=direction).eval()  # "sequence" flips at random in training
+    check_as_alone(model, images())
+
+
+def test_overlapping_patches():
+    check_as_alone(small(stride=2), images(), stride=2)
+
+
+def test_one_image_and_grey_images():
+    check_as_alone(small(), images([(8, 12)]))
+    check_as_alone(small(in_chans=1), images(channels=1))
+
+
+def test_with_checkpointing_and_at_a_rate_of_stochastic_depth():
+    model = small(drop_path_rate=0.2)
+    model.set_grad_checkpointing()
+    model.eval()
+    check_as_alone(model, images())
+    assert model.train()(PackedImages.from_images(images(), 4)).shape == (len(SIZES), 5)
+
+
+def test_flipped_images_are_flipped_by_themselves():
+    """In training, direction "sequence" scans a random half of them backward."""
+    model, reverse = small(direction="sequence"), small(direction="sequence").eval()
+    for block in reverse.layers:
+        block.mixer.reverse = True
+    many = images(SIZES * 4)
+    packed = model.train()(PackedImages.from_images(many, 4))
+    forth = torch.cat([model.eval()(image[None]) for image in many])
+    back = torch.cat([reverse(image[None]) for image in many])
+    went_forth, went_back = (torch.isclose(packed, way, rtol=0, atol=1e-12).all(1) for way in (forth, back))
+    assert (went_forth ^ went_back).all()
+    assert went_forth.any() and went_back.any()
+
+
+def test_features_and_intermediates():
+    model, several = small(cls_token="double").eval(), images()
+    packed = PackedImages.from_images(several, 4)
+    features = model.forward_features(packed)
+    assert features.shape == (1, sum(packed.lengths) + 2 * len(packed), 16)
+    torch.testing.assert_close(model.forward_head(features, images=packed), model(packed))
+    assert model.forward_head(features, pre_logits=True, images=packed).shape == (len(packed), 16)
+
+    final, maps = model.forward_intermediates(packed, norm=True)
+    assert torch.equal(final, features) and [len(each) for each in maps] == [len(packed)] * 2
+    both = model.forward_intermediates(packed, return_prefix_tokens=True, intermediates_only=True)
+    for i, image in enumerate(several):
+        alone = model.forward_intermediates(image[None], return_prefix_tokens=True, intermediates_only=True)
+        for (of_packed, prefixes), (of_one, prefix) in zip(both, alone, strict=True):
+            torch.testing.assert_close(of_packed[i], of_one)
+            torch.testing.assert_close(prefixes[i], prefix)
+
+
+# The type
+
+
+@pytest.mark.parametrize("patch, stride", [(4, None), (4, 2), (3, 1), (2, 5)])
+def test_patches_are_a_convolution_s(patch, stride):
+    step = stride or patch
+    several = [torch.randn(2, patch + rows * step, patch + columns * step) for rows, columns in ((0, 0), (2, 1))]
+    packed = PackedImages.from_images(several, patch, stride)
+    assert packed.grids == ((1, 1), (3, 2)) and packed.lengths == (1, 6) and len(packed) == 2
+    unfolded = [F.unfold(image[None], patch, stride=step).mT for image in several]
+    assert torch.equal(packed.patches, torch.cat(unfolded, dim=1))
+
+
+def test_what_is_not_packed():
+    with pytest.raises(ValueError, match="at least one"):
+        PackedImages.from_images([], 4)
+    with pytest.raises(ValueError, match="8x10 does not divide into patches of 4"):
+        PackedImages.from_images([torch.zeros(3, 8, 10)], 4)
+    with pytest.raises(ValueError, match="2x8 does not divide"):
+        PackedImages.from_images([torch.zeros(3, 2, 8)], 4)
+    with pytest.raises(ValueError, match=r"\(8, 8\)"):
+        PackedImages.from_images([torch.zeros(8, 8)], 4)
+    with pytest.raises(ValueError, match=r"\(1, 5, 48\).*\(1, 6, "):
+        PackedImages(torch.zeros(1, 5, 48), ((2, 3),))
+    with pytest.raises(ValueError, match=r"\(2, 6, 48\)"):
+        PackedImages(torch.zeros(2, 6, 48), ((2, 3),))
+    with pytest.raises(ValueError, match="at least one patch each"):
+        PackedImages(torch.zeros(1, 6, 48), ((2, 3), (0, 4)))
+
+
+def test_patches_of_another_side():
+    with pytest.raises(ValueError, match=r"12 numbers: expected 3 x 4 x 4 = 48"):
+        small()(PackedImages.from_images(images(), 2))
+
+
+def test_a_backbone_that_cannot_pack_refuses_by_name():
+    class Convolutional(SequenceBackbone):
+        def __init__(self):
+            super().__init__(lambda i, rate: nn.Linear(8, 8), nn.LayerNorm, embed_dim=8, depth=1)
+
+    packed = PackedImages.from_images([torch.zeros(3, 16, 16)], 16)
+    for method in ("forward", "forward_features", "forward_intermediates"):
+        with pytest.raises(UserError, match="Convolutional"):
+            getattr(Convolutional(), method)(packed)
