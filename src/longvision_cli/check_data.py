@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from longvision_cli.answers import free_folder
+from longvision_cli.folders import free_folder
 from longvision_cli.configuration import read_configuration
 from longvision_cli.quiet import quiet
 
