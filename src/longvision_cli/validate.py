@@ -25,7 +25,7 @@ def run(arguments: list[str]) -> int:
 
     from longvision.engine.run import Run
     from longvision.engine.trainer import evaluate, make_trainer
-    from longvision.inference.predictor import read_description
+    from longvision.inference.description import read_description
     from longvision.models.weights.files import restore_weights
 
     folder = Run.open(path)
@@ -33,7 +33,7 @@ def run(arguments: list[str]) -> int:
     data, task = configuration.build(weights_follow=True)
     if any(word.split("=")[0] == "--data.size" for word in overrides) and task.kind != "classification":
         raise ValueError("--data.size: a dense run keeps the size that it was trained at; pictures may have any size")
-    classes = read_description(folder.trained_weights())["classes"]
+    classes = read_description(folder.trained_weights()).classes
     if classes != data.classes:
         raise ValueError(
             f"{path} was trained on the classes {', '.join(classes[:5])}… ({len(classes)}), the data has "

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
-from longvision.viz.sheets import INK, WHITE, fitted, font_of, line_height, side_by_side, viewable
+from longvision.viz.sheets import INK, WHITE, fitted, font_of, line_height, short, side_by_side, viewable
 
 LARGEST_IMAGE, BARS_WIDTH = 384, 420  # pixels
 MOST_LIKELY, OTHERS = (42, 127, 79), (150, 150, 150)
@@ -17,7 +17,7 @@ def draw_classes(image: Image.Image, title: str, top: Sequence[tuple[str, float]
     panel = Image.new("RGB", (shown.width + bars.width, bars.height), WHITE)
     panel.paste(shown, (0, (bars.height - shown.height) // 2))
     panel.paste(bars, (shown.width, 0))
-    return side_by_side({title: panel}, [])
+    return side_by_side({short(title): panel}, [])
 
 
 def _bars(top: Sequence[tuple[str, float]], height: int) -> Image.Image:
