@@ -1,14 +1,8 @@
 """What a person can mend. The command prints these as one sentence and exits with 2; anything else is a bug of ours or
 of a library, and keeps its traceback."""
 
-
-import re
-
-OUT_OF_MEMORY = re.compile(
-    r"can't allocate memory|cannot allocate memory|unable to allocate|out of memory|bad_alloc"
-    r"|could not create a memory",
-    re.IGNORECASE,
-)
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -27,16 +21,18 @@ class UnreadableImage(UserError):
     """A file that is no image, or a damaged one; a long job names it, counts it and goes on."""
 
 
-class ImageTooLarge(UserError):
-    """An image that does not fit into the memory there is; a long job names it, counts it and goes on."""
-
-
 class DivergedError(UserError):
     """The loss is no longer a number: nothing of this step is worth saving."""
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Of Python, torch or a library that says so in words alone."""
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)) is not None
-    )
+@contextmanager
+def user_paths() -> Iterator[None]:
+    """Inside, what the system says of a path that the user gave (no permission, disk full, not a folder) is a UserError
+    with that path; for the few places where a command opens or makes such paths."""
+    try:
+        yield
+    except (UserError, BrokenPipeError):
+        raise
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise UserError(f"{where}{error.strerror or error}") from error

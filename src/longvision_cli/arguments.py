@@ -1,30 +1,71 @@
-"""Plain arguments, with errors in the same style as everywhere."""
+"""Plain options, with mistakes told in the same way by every command, and dotted ones (`--data.size 64`) set apart."""
 
 import argparse
-from difflib import get_close_matches
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
+
+from longvision.errors import UserError
+from longvision_cli.names import did_you_mean
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse, but a mistake is a ValueError with the nearest names, and abbreviations are not guessed."""
+    """argparse, but a mistake is a UserError with the nearest names, and abbreviations are not guessed."""
 
-    def __init__(self, **options: object) -> None:
-        super().__init__(allow_abbrev=False, **options)  # type: ignore[arg-type]
+    def __init__(self, **options: Any) -> None:
+        self.options: list[str] = []
+        super().__init__(allow_abbrev=False, **options)
+
+    def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
+        self.options += [name for name in names if name.startswith("-")]
+        return super().add_argument(*names, **settings)
 
     def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; `{self.prog} --help` says more")
+        raise UserError(f"{message}; `{self.prog} --help` says more")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         known, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            raise ValueError(unknown_option(unknown[0], list(self._option_string_actions)))
+        self.refuse(unknown)
         return known
 
+    def refuse(self, unknown: Sequence[str], more: Iterable[str] = ()) -> None:
+        """Raises UserError where words are left; `more` options than the parser's own are near ones too."""
+        if not unknown:
+            return
+        name = unknown[0].split("=")[0]
+        if name.startswith("-"):
+            raise UserError(f"unknown option {name}: {did_you_mean(name, [*self.options, *more])}")
+        raise UserError(f"{name!r} is one argument too many: options are written --name VALUE")
 
-def unknown_option(given: str, options: list[str]) -> str:
-    name = given.split("=")[0]
-    if not name.startswith("-"):
-        return f"{name!r} is one argument too many"
-    by_name = {option.lstrip("-"): option for option in options}  # the dashes are what all share
-    near = [by_name[match] for match in get_close_matches(name.lstrip("-"), by_name, n=3, cutoff=0.6)]
-    return f"unknown option {name}: " + (f"did you mean {' or '.join(near)}?" if near else "see --help")
+
+@dataclass(frozen=True)
+class Words:
+    """A command line, taken apart.
+
+    Args:
+        options: what the parser knows.
+        dotted: (key, text) of each `--a.b TEXT` or `--a.b=TEXT`, in order.
+        unknown: the words that are left.
+    """
+
+    parser: ArgumentParser
+    options: argparse.Namespace
+    dotted: list[tuple[str, str]]
+    unknown: list[str]
+
+
+def take_apart(parser: ArgumentParser, words: Sequence[str]) -> Words:
+    """Raises UserError for a dotted option without a value, and as the parser does; unknown words are left."""
+    plain: list[str] = []
+    dotted: list[tuple[str, str]] = []
+    rest = iter(words)
+    for word in rest:
+        name, equals, text = word.partition("=")
+        if not name.startswith("--") or "." not in name:
+            plain.append(word)
+            continue
+        if not equals and (text := next(rest, "--")).startswith("--"):
+            raise UserError(f"{name} has no value: write {name} VALUE")
+        dotted.append((name[2:], text))
+    options, unknown = parser.parse_known_args(plain)
+    return Words(parser, options, dotted, unknown)

@@ -2,53 +2,40 @@
 
 from typing import Any
 
-from longvision_cli.folders import free_folder
-from longvision_cli.configuration import read_configuration
+from longvision.errors import user_paths
+from longvision_cli.answers import free_folder
+from longvision_cli.arguments import ArgumentParser, take_apart
+from longvision_cli.configuration import add_options, read_recipes
 from longvision_cli.quiet import quiet
 
 SAMPLES = 20
-HELP = """usage: longvision check-data -c RECIPE [--out FOLDER] [--data.path DIR] [--data.… VALUE]
-
-Runs the checks that `longvision train` runs before its first step, on all splits, and draws twenty training samples
-with their labels. The first mistake found ends it with one sentence.
-
-  -c RECIPE     as for `longvision train`
-  --out FOLDER  where samples.png goes (default: a new folder data-N here)
-"""
 
 
 def run(arguments: list[str]) -> int:
-    if {"-h", "--help"} & set(arguments):
-        print(HELP, end="")
-        return 0
+    parser = ArgumentParser(
+        prog="longvision check-data",
+        usage="longvision check-data -c RECIPE [--out FOLDER] [--data.path DIR] [--data.… VALUE]",
+        description="Runs the checks that `longvision train` runs before its first step, on all splits, and draws "
+        "twenty training samples with their labels. The first mistake found ends it with one sentence.",
+    )
+    add_options(parser)
+    parser.add_argument("--out", metavar="FOLDER", help="where samples.png goes (default: a new folder data-N here)")
+    words = take_apart(parser, arguments)
+    configuration = read_recipes(words, "digits")
+    folder = free_folder(words.options.out, "data-{}", "--out")
     quiet()
-    out, rest = _take_out(arguments)
-    folder = free_folder(out, "data-{}", "--out")
-    data = read_configuration(rest, default="digits").build_data()
+    data = configuration.build_data()
     data.setup()
     splits = ("train", "val", "test") if data.has_test else ("train", "val")
     counts = ", ".join(f"{len(data.images(split))} {split}" for split in splits)
     print(f"{data.name}: {counts} images, {len(data.classes)} classes: {', '.join(data.classes[:12])}"
           + (", …" if len(data.classes) > 12 else ""))  # fmt: skip
     sheet = _samples(data)
-    folder.mkdir(parents=True, exist_ok=True)
-    sheet.save(folder / "samples.png")
+    with user_paths():
+        folder.mkdir(parents=True, exist_ok=True)
+        sheet.save(folder / "samples.png")
     print(f"no mistake found; {min(SAMPLES, len(data.images('train')))} training samples: {folder / 'samples.png'}")
     return 0
-
-
-def _take_out(arguments: list[str]) -> tuple[str | None, list[str]]:
-    """--out FOLDER or --out=FOLDER, and the other words."""
-    rest, out = [], None
-    words = iter(arguments)
-    for word in words:
-        if word == "--out" or word.startswith("--out="):
-            out = word.partition("=")[2] or next(words, "")
-            if not out:
-                raise ValueError("--out needs a folder")
-        else:
-            rest.append(word)
-    return out, rest
 
 
 def _samples(data: Any) -> Any:

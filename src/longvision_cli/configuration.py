@@ -1,35 +1,33 @@
-"""From a recipe, a user's YAML and dotted overrides to the objects of a run.
+"""From recipes, a user's YAML and dotted options to the dataclasses of a run.
 
-A recipe names its task and the source of its data; with these, the parser knows the very classes whose arguments
-follow, so that `--help` shows them and a mistyped one is told at once.
+A recipe names its task and the source of its data; with these the registry says which dataclasses hold the options, and
+a mistyped one is told at once, before torch is loaded.
 """
 
-import argparse
-import re
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
-from difflib import get_close_matches
-from importlib import import_module
+from dataclasses import MISSING, dataclass, field, make_dataclass, replace
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-import jsonargparse
 import yaml
 
+from longvision.errors import UserError, user_paths
+from longvision.registry import TASKS, load
+from longvision.types import DataInfo
+from longvision_cli.arguments import ArgumentParser, Words
+from longvision_cli.names import did_you_mean
 from longvision_cli.recipes import find_recipe
+from longvision_cli.trainer_options import TrainerOptions
+from longvision_cli.values import Key, build, in_words, keys_of, plain
 
-TASKS = {
-    "classification": "longvision.tasks.classification.Classification",
-    "segmentation": "longvision.tasks.segmentation.Segmentation",
-    "detection": "longvision.tasks.detection.Detection",
-    "detr": "longvision.tasks.detr.DetrDetection",
-}
 _OBJECTS = {
     "coco": "longvision.data.detection.CocoData",
     "scattered": "longvision.data.detection.ScatteredDetectionData",
     "voc": "longvision.data.detection.VocData",
 }
-SOURCES = {
+_SOURCES = {
     "classification": {
         "folder": "longvision.data.module.FolderData",
         "digits": "longvision.data.module.DigitsData",
@@ -43,211 +41,176 @@ SOURCES = {
     "detection": _OBJECTS,
     "detr": _OBJECTS,
 }
-FROM_DATA = {"classes", "size", "channels", "masks"}  # arguments of a task that its data knows
-SET_BY_RUN = {  # arguments of the Trainer that a run's folder decides
-    "default_root_dir",
-    "enable_checkpointing",
-    "enable_model_summary",
-    "enable_progress_bar",
-    "logger",
-}
+RENAMED = {"model.asking": "model.inference"}  # key or table of keys, as earlier versions called it -> as it is called
+GENERAL = {name: Key(name, kind, None) for name, kind in {"task": str, "source": str, "runs": str, "seed": int}.items()}
 
 
 @dataclass
 class Configuration:
-    """Parsed and checked; `build` makes the data and the task."""
+    """Parsed and checked."""
 
-    parser: jsonargparse.ArgumentParser
-    values: jsonargparse.Namespace
-    resume: str | None
+    task: str
+    source: str
+    model: Any
+    data: Any
+    trainer: TrainerOptions
+    runs: str = "runs"
+    seed: int = 0
 
-    @property
-    def source(self) -> str:
-        return self.values.source
-
-    @property
-    def runs(self) -> str:
-        return self.values.runs
-
-    @property
-    def seed(self) -> int:
-        return self.values.seed
-
-    def build(self, weights_follow: bool = False) -> tuple[Any, Any]:
-        """-> the data, and the task made for its classes, size and channels.
-
-        With `weights_follow` a checkpoint fills the model, and what it was pretrained with is not needed again.
-        """
-        made = self.parser.instantiate_classes(self.values)
-        self.trainer = dict(made.trainer)
-        if weights_follow:
-            made.model.pretrained = False
-        known = {"classes": made.data.classes, "size": made.data.size, "channels": made.data.channels}
-        if hasattr(made.data, "has_masks"):
-            known["masks"] = made.data.has_masks
-        task = _load(TASKS[self.values.task])(**made.model, **known)
-        task.pretrained = bool(self.values.model.pretrained)
-        return made.data, task
-
-    def build_data(self) -> Any:
-        """The data alone."""
-        return self.parser.instantiate_classes(self.values).data
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"--seed {self.seed}: expected a whole number from 0 to {2**32 - 1}")
 
     def save(self, path: Path) -> None:
-        """Write all values, resolved. Raises FileExistsError."""
-        with path.open("x") as file:
-            file.write(self.parser.dump(self.values, skip_none=False))
+        """Write all values. Raises FileExistsError."""
+        with user_paths(), path.open("x", encoding="utf-8") as file:
+            yaml.safe_dump(plain(self), file, sort_keys=False, allow_unicode=True)
+
+    def build_data(self) -> Any:
+        return load(_SOURCES[self.task][self.source])(**vars(self.data))
+
+    def build_task(self, info: DataInfo, weights_follow: bool = False) -> Any:
+        """The task for this data. With `weights_follow` a checkpoint fills the model, and what it was pretrained with
+        is not needed again."""
+        config = replace(self.model, pretrained=False) if weights_follow else self.model
+        kind = load(TASKS[self.task].module)
+        options = {"asking" if name == "inference" else name: value for name, value in vars(config).items()}
+        options |= {"classes": info.classes, "size": info.size, "channels": info.channels, "masks": info.has_masks}
+        task = kind(**{name: value for name, value in options.items() if name in signature(kind).parameters})
+        task.pretrained = bool(self.model.pretrained)
+        return task
 
 
-def read_configuration(arguments: list[str], default: str) -> Configuration:
-    """The command line of `longvision train`. Raises ValueError for what does not exist, with the nearest names."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    first.add_argument("-c", "--config", action="append", default=[])
-    first.add_argument("--resume")
-    first.add_argument("--task")
-    first.add_argument("--source")
-    try:
-        chosen, rest = first.parse_known_args(arguments)
-    except argparse.ArgumentError as error:
-        raise ValueError(f"{error}; `longvision train --help` says more") from error
-    if chosen.resume:
-        from longvision.engine.run import Run
-
-        if chosen.config or any(word.startswith("--model.") for word in rest):
-            raise ValueError(
-                "--resume goes on with the run's own model: leave -c and --model.… away, or start a new run"
-            )
-        files = [Run.open(chosen.resume).configs()[-1]]
-    else:
-        files = [find_recipe(name) for name in chosen.config or [default]]
-    return parse(files, rest, chosen.task, chosen.source, chosen.resume, "longvision train")
+def info_of(data: Any) -> DataInfo:
+    return DataInfo(data.name, data.classes, data.size, data.channels, getattr(data, "has_masks", False))
 
 
-def parse(
-    files: list[Path], rest: list[str], task: str | None, source: str | None, resume: str | None, prog: str
-) -> Configuration:
-    """YAML files, the later over the earlier, and dotted overrides over them all."""
-    contents = [_read_yaml(path) for path in files]
-    task = task or _last(contents, "task", "classification")
-    task_class = _choose("task", task, TASKS)
-    source = source or _last(contents, "source", next(iter(SOURCES[task])))
-    parser = make_parser(prog, task_class, _choose(f"source of {task}", source, SOURCES[task]), list(SOURCES[task]))
-    known = _known_keys(parser)
-    for path, content in zip(files, contents):
-        for key in _flat(content):
-            _check_key(key, known, f"{path.name}: ", source)
-    for word in rest:
-        if word.startswith("--") and word != "--help":
-            _check_key(word[2:].split("=")[0], known, "option --", source)
-    overrides = [word for path in files for word in ("--config", str(path))]
-    try:
-        values = parser.parse_args([*overrides, f"--task={task}", f"--source={source}", *rest])
-    except (jsonargparse.ArgumentError, argparse.ArgumentError) as error:
-        raise ValueError(_sentence(str(error))) from error
-    return Configuration(parser, values, resume)
-
-
-def make_parser(prog: str, task: str, source: str, sources: list[str]) -> jsonargparse.ArgumentParser:
-    from lightning import Trainer
-
-    parser = jsonargparse.ArgumentParser(
-        prog=prog,
-        usage=f"{prog} [-c RECIPE] [--resume RUN] [--model.… VALUE] [--data.… VALUE] [--trainer.… VALUE]",
-        description="Trains a model and evaluates the epoch that validated best. Everything goes into a new folder.",
-        exit_on_error=False,
-        default_env=False,
-    )
+def add_options(parser: ArgumentParser) -> None:
+    """What `longvision train` and `longvision check-data` take beside dotted options."""
     parser.add_argument(
-        "-c", "--config", action="config", help="a recipe (`longvision recipes` lists them) or a YAML file of yours"
+        "-c", "--config", action="append", help="a recipe (`longvision recipes` lists them) or a YAML file of yours"
     )
-    parser.add_argument("--resume", metavar="RUN", help="go on from the last checkpoint of this run's folder")
-    parser.add_argument("--task", default="classification", help=f"one of {', '.join(TASKS)}")
-    parser.add_argument("--source", default="folder", help=f"where images come from: {', '.join(sources)}")
-    parser.add_argument("--runs", default="runs", help="the folder in which a run gets a folder of its own")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
-    parser.add_class_arguments(_load(task), "model", skip=FROM_DATA, instantiate=False)
-    parser.add_class_arguments(_load(source), "data")
-    parser.add_class_arguments(Trainer, "trainer", skip=SET_BY_RUN, instantiate=False)
-    return parser
+    parser.add_argument("--task", help=f"one of {', '.join(TASKS)}")
+    parser.add_argument("--source", help="where images come from; each task has its own")
+    parser.add_argument("--runs", help="the folder in which a run gets a folder of its own (default: runs)")
+    parser.add_argument("--seed", help="of weights, order and augmentation (default: 0)")
 
 
-def _load(path: str) -> Any:
-    module, name = path.rsplit(".", 1)
-    return getattr(import_module(module), name)
+def read_recipes(words: Words, default: str) -> Configuration:
+    """The recipes that -c names, or the default one, under the words. Raises UserError."""
+    return configure([find_recipe(name) for name in words.options.config or [default]], words)
 
 
-def _choose(what: str, name: str, table: dict[str, str]) -> str:
-    if name not in table:
-        raise ValueError(f"unknown {what} {name!r}: {_hint(str(name), list(table))}")
-    return table[name]
+def configure(files: list[Path], words: Words, of_run: bool = False) -> Configuration:
+    """YAML files, the later over the earlier, and the words over them all.
+
+    A run's own file (`of_run`) may have been written by an earlier version: keys that have other names now are read.
+
+    Raises:
+        UserError: a key that is not there, with the nearest ones; a value of the wrong kind; a value that is missing.
+    """
+    contents = [(path, _read_yaml(path)) for path in files]
+    general = {
+        name: GENERAL[name].read(content[name]) for _, content in contents for name in content if name in GENERAL
+    }
+    given = {name: text for name, text in vars(words.options).items() if name in GENERAL and text is not None}
+    general |= {name: GENERAL[name].read(text, is_text=True) for name, text in given.items()}
+    task = _choose("task", general.setdefault("task", "classification"), list(TASKS))
+    sources = list(TASKS[task].sources)
+    source = _choose(f"source of {task}", general.setdefault("source", sources[0]), sources)
+    options = options_of(task, source)
+    keys = {key.name: key for section, kind in options.items() for key in keys_of(kind, section)}
+    if vars(words.options).get("help"):
+        print_help(words.parser, keys)
+        raise SystemExit(0)
+
+    values: dict[str, Any] = {}
+    for path, content in contents:
+        for name, value in _flat({section: content[section] for section in content if section not in GENERAL}, keys):
+            _put(values, keys, name, value, path.name, of_run)
+    words.parser.refuse(words.unknown, [f"--{name}" for name in keys])
+    for name, text in words.dotted:
+        _put(values, keys, name, text)
+    if missing := [name for name, key in keys.items() if key.default is MISSING and name not in values]:
+        raise UserError(f"{', '.join(missing)} is missing: pass {' '.join(f'--{name} VALUE' for name in missing)}")
+    return Configuration(**general, **{section: build(kind, section, values) for section, kind in options.items()})
+
+
+def options_of(task: str, source: str) -> dict[str, type]:
+    """Section of the configuration -> the dataclass of its options."""
+    return {
+        "model": load(TASKS[task].config),
+        "data": _as_dataclass(load(_SOURCES[task][source])),
+        "trainer": TrainerOptions,
+    }
+
+
+def print_help(parser: ArgumentParser, keys: dict[str, Key]) -> None:
+    """The parser's help, and all dotted options with what they mean and are by default."""
+    for section in dict.fromkeys(name.split(".")[0] for name in keys):
+        group = parser.add_argument_group(f"--{section}.…")
+        for name, key in keys.items():
+            if name.startswith(f"{section}."):
+                default = "" if key.default is MISSING else f"default: {json.dumps(plain(key.default))}"
+                words = "; ".join(filter(None, [in_words(key.type), default]))
+                group.add_argument(f"--{name}", metavar="…", help=f"{key.help} ({words})".strip().replace("%", "%%"))
+    parser.print_help()
+
+
+def _as_dataclass(cls: Any) -> type:
+    hints = get_type_hints(cls.__init__)
+    fields = [
+        (name, hints[name], *([] if value.default is Parameter.empty else [field(default=value.default)]))
+        for name, value in signature(cls).parameters.items()
+    ]
+    return make_dataclass(cls.__name__, fields, namespace={"__doc__": cls.__doc__})
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text())
+        with user_paths():
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML that can be read: {error}") from error
+        raise UserError(f"{path} is not YAML that can be read: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no configuration: expected keys such as model, data and trainer")
+        raise UserError(f"{path} holds no configuration: expected keys such as model, data and trainer")
     return content
 
 
-def _last(contents: list[dict[str, Any]], key: str, default: str) -> str:
-    return next((content[key] for content in reversed(contents) if key in content), default)
+def _choose(what: str, name: str, known: list[str]) -> str:
+    if name not in known:
+        raise UserError(f"unknown {what} {name!r}: {did_you_mean(name, known)}")
+    return name
 
 
-def _known_keys(parser: jsonargparse.ArgumentParser) -> set[str]:
-    return {option[2:] for action in parser._actions for option in action.option_strings if option.startswith("--")}
-
-
-def _flat(content: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    for key, value in content.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
+def _flat(content: dict[str, Any], keys: dict[str, Key], before: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of nested tables, down to the keys that there are or, beside them, to the last."""
+    for name, value in content.items():
+        if isinstance(value, dict) and f"{before}{name}" not in keys:
+            yield from _flat(value, keys, f"{before}{name}.")
         else:
-            yield f"{prefix}{key}"
+            yield f"{before}{name}", value
 
 
-def _check_key(key: str, known: set[str], where: str, source: str) -> None:
-    """A key is known itself, or names a section, or lies inside one that takes any keys (a model's args)."""
-    sections = {"model", "data", "trainer", "data.augment"}
-    parents = {key.rsplit(".", n)[0] for n in range(1, key.count(".") + 1)}
-    if key in known | sections or parents & (known - sections):
-        return
-    if key == "data.path":
-        raise ValueError(f"{where}{key}: the source {source} makes its own pictures; for yours choose another --source")
-    dashes = "--" if where.endswith("--") else ""
-    raise ValueError(f"{where}{key} is unknown: {_hint(key, sorted(known - sections), dashes)}")
-
-
-def _hint(name: str, known: list[str], before: str = "") -> str:
-    """The nearest names: the same last word in another section first."""
-    same = [key for key in known if key.split(".")[-1] == name.split(".")[-1]]
-    near = list(dict.fromkeys([*same, *get_close_matches(name, known, n=3, cutoff=0.7)]))[:3]
-    if near:
-        return f"did you mean {' or '.join(before + key for key in near)}?"
-    return f"expected one of {', '.join(known)}" if len(known) < 20 else "--help lists those there are"
-
-
-def _sentence(message: str) -> str:
-    """What came, what was expected, without the frame that jsonargparse puts around it."""
-    text = " ".join(message.split())
-    if missing := re.search(r"arguments are required: (.+)", text):
-        names = missing[1].split(", ")
-        return f"{', '.join(names)} is missing: pass {' '.join(f'--{name} VALUE' for name in names)}"
-    if extra := re.search(r"unrecognized arguments: (\S+)", text):
-        return f"{extra[1]!r} is one argument too many: options are written --name VALUE"
-    key, given = re.search(r'"([\w.]+)":', text), re.search(r"(?:Given|Got) value: (.*)$", text)
-    if not key or not given:
-        return text
-    # of "Expected a <class 'int'>" and "Expected a typing.Literal['a', 'b']"
-    kinds = re.findall(r"Expected an? (?:typing\.)?<class '(\w+)'>", text)
-    literals = [word.strip(" '") for words in re.findall(r"Literal\[([^]]*)\]", text) for word in words.split(",")]
-    expected = dict.fromkeys([*map(_in_words, kinds), *literals])
-    words = f"one of {', '.join(expected)}" if literals else " or ".join(expected)
-    return f"{key[1]} is {given[1]!r}: expected {words or 'another value'}"
-
-
-def _in_words(kind: str) -> str:
-    words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a word"}
-    return {**words, "NoneType": "null", "tuple": "a list in brackets"}.get(kind, kind)
+def _put(
+    values: dict[str, Any], keys: dict[str, Key], name: str, value: Any, file: str = "", of_run: bool = False
+) -> None:
+    """Set one value, of a file or, without one, the text of an option. Raises UserError."""
+    table, _, item = name.rpartition(".")
+    old = next((old for old in RENAMED if f"{name}.".startswith(f"{old}.")), None)
+    if name in keys:
+        values[name] = keys[name].read(value, is_text=not file)
+    elif table in keys and keys[table].holds_names:
+        values[table] = {**(values.get(table) or {}), item: Key(name, Any, None).read(value, is_text=not file)}
+    elif old and of_run and file:
+        _put(values, keys, RENAMED[old] + name[len(old) :], value, file)
+    elif not (value is None and of_run and file):  # what an earlier version had, and the run did not use
+        where, dashes = (f"{file}: ", "") if file else ("option ", "--")
+        if old:
+            raise UserError(f"{where}{dashes}{name} is called {dashes}{RENAMED[old]}{name[len(old) :]} now")
+        if name == "data.path":
+            raise UserError(
+                f"{where}{dashes}{name}: this source makes its own images; for yours choose another --source"
+            )
+        near = did_you_mean(f"{dashes}{name}", [f"{dashes}{key}" for key in keys], cutoff=0.7)
+        raise UserError(f"{where}{dashes}{name} is unknown: {near}")

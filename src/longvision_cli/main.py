@@ -7,8 +7,10 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
-from pathlib import Path
+
+from longvision.errors import UserError
+from longvision.version import __version__
+from longvision_cli.names import did_you_mean
 
 USAGE_ERROR, INTERRUPTED = 2, 130
 
@@ -35,7 +37,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The entry point. A user's mistake ends in one sentence and exit code 2, a bug in a traceback."""
+    """The entry point. A UserError ends in one sentence and exit code 2, anything else in a traceback."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
@@ -71,16 +73,11 @@ def _split(words: list[str]) -> tuple[str | None, list[str]]:
         parser.print_help()
         return None, []
     if words[0] in ("-V", "--version"):
-        import runpy  # the file alone: importing the package would load torch
-
-        version_file = Path(__file__).parent.parent / "longvision" / "version.py"
-        print(f"longvision {runpy.run_path(str(version_file))['__version__']}")
+        print(f"longvision {__version__}")
         return None, []
     name, *rest = words
     if name not in COMMANDS:
-        near = get_close_matches(name, COMMANDS, n=2, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(COMMANDS)}"
-        raise ValueError(f"unknown command {name!r}: {hint}")
+        raise UserError(f"unknown command {name!r}: {did_you_mean(name, COMMANDS)}")
     return name, rest
 
 
@@ -108,8 +105,6 @@ def _require_extra(name: str, command: Command) -> None:
 def _sentence(mistake: BaseException) -> str:
     """One line. A data loader's process wraps its error in a traceback: the last line is the error."""
     text = str(mistake).strip() or type(mistake).__name__
-    if isinstance(mistake, OSError) and mistake.strerror and mistake.filename:
-        text = f"{mistake.filename}: {mistake.strerror}"
     if "Original Traceback" in text:
         text = text.splitlines()[-1].split(": ", 1)[-1]
     return " ".join(text.split())

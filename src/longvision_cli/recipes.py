@@ -1,9 +1,10 @@
 """`longvision recipes`: the YAML files that come with the package, and where a recipe's name leads."""
 
-from difflib import get_close_matches
 from pathlib import Path
 
+from longvision.errors import MissingFileError, UserError, user_paths
 from longvision_cli.arguments import ArgumentParser
+from longvision_cli.names import did_you_mean
 
 FOLDER = Path(__file__).parent.parent / "longvision" / "recipes"
 
@@ -16,7 +17,8 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("name", nargs="?", help="print this recipe's file, to copy and change")
     name = parser.parse_args(arguments).name
     if name is not None:
-        print(find_recipe(name).read_text(), end="")
+        with user_paths():
+            print(find_recipe(name).read_text(encoding="utf-8"), end="")
         return 0
     for path in recipe_paths():
         print(f"{path.stem}\n    " + "\n    ".join(headline(path)))
@@ -30,7 +32,7 @@ def recipe_paths() -> list[Path]:
 def headline(path: Path) -> list[str]:
     """The comment lines at the top: what the recipe does, costs, reaches, and its command."""
     lines = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
             break
         lines.append(line.lstrip("# "))
@@ -38,14 +40,12 @@ def headline(path: Path) -> list[str]:
 
 
 def find_recipe(name: str) -> Path:
-    """A recipe's file by its name or path. Raises ValueError with the nearest names."""
+    """A recipe's file by its name or path. Raises UserError with the nearest names."""
     if Path(name).is_file():
         return Path(name)
     if Path(name).suffix in (".yaml", ".yml"):
-        raise FileNotFoundError(f"configuration {name} does not exist: expected a YAML file, or a recipe's name")
+        raise MissingFileError(f"configuration {name} does not exist: expected a YAML file, or a recipe's name")
     known = {path.stem: path for path in recipe_paths()}
-    if name in known:
-        return known[name]
-    near = get_close_matches(name, known, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
-    raise ValueError(f"unknown recipe {name!r}: {hint}")
+    if name not in known:
+        raise UserError(f"unknown recipe {name!r}: {did_you_mean(name, known, cutoff=0.4)}")
+    return known[name]

@@ -1,34 +1,38 @@
 """`longvision train`: from a recipe and dotted overrides to a run's folder."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from longvision_cli.configuration import read_configuration
+from longvision.errors import UserError, user_paths
+from longvision_cli.arguments import ArgumentParser, take_apart
+from longvision_cli.configuration import Configuration, add_options, configure, info_of, read_recipes
 from longvision_cli.quiet import quiet
+
+if TYPE_CHECKING:
+    from longvision.engine.run import Run
 
 DEFAULT_RECIPE = "digits"
 
 
 def run(arguments: list[str]) -> int:
+    configuration, resumed = parse(arguments)
+    checkpoint = resumed.resume_from() if resumed else None
     quiet()
-    configuration = read_configuration(arguments, default=DEFAULT_RECIPE)
     from lightning import seed_everything
 
     from longvision.engine.run import Run, leads_run
     from longvision.engine.trainer import make_trainer, train
 
-    resumed = Run.open(configuration.resume) if configuration.resume else None
-    checkpoint = resumed.resume_from() if resumed else None
-    if not 0 <= configuration.seed < 2**32:
-        raise ValueError(f"--seed {configuration.seed}: expected a whole number from 0 to 4294967295")
     seed_everything(configuration.seed, workers=True, verbose=False)
-    data, task = configuration.build(weights_follow=resumed is not None)
+    data = configuration.build_data()
+    task = configuration.build_task(info_of(data), weights_follow=resumed is not None)
     data.setup("fit")
 
-    run_folder = resumed or Run.create(configuration.runs, f"{configuration.source}-{task.name}")
+    with user_paths():
+        run_folder = resumed or Run.create(configuration.runs, f"{configuration.source}-{task.name}")
     try:
-        trainer = make_trainer(configuration.trainer, run_folder, task.monitor())
+        trainer = make_trainer(vars(configuration.trainer), run_folder, task.monitor())
         if leads_run():
-            configuration.values.trainer.precision = trainer.precision  # the default depends on the machine
+            configuration.trainer.precision = trainer.precision  # the default depends on the machine
             configuration.save(run_folder.new_config())
             _announce(task, data, run_folder, checkpoint is not None)
         outcome = train(trainer, task, data, run_folder, checkpoint)
@@ -44,6 +48,28 @@ def run(arguments: list[str]) -> int:
         print(outcome)
         print(run_folder.path)
     return 0
+
+
+def parse(arguments: list[str]) -> tuple[Configuration, "Run | None"]:
+    """-> what to train, and the run that goes on, if one does. Raises UserError, before torch is loaded."""
+    parser = ArgumentParser(
+        prog="longvision train",
+        usage="longvision train [-c RECIPE] [--resume RUN] [--model.… VALUE] [--data.… VALUE] [--trainer.… VALUE]",
+        description="Trains a model and evaluates the epoch that validated best. Everything goes into a new folder.",
+        add_help=False,
+    )
+    parser.add_argument("-h", "--help", action="store_true", help="this, with the options of the recipe that -c names")
+    add_options(parser)
+    parser.add_argument("--resume", metavar="RUN", help="go on from the last checkpoint of this run's folder")
+    words = take_apart(parser, arguments)
+    if not words.options.resume:
+        return read_recipes(words, DEFAULT_RECIPE), None
+    if words.options.config or any(name.startswith("model.") for name, _ in words.dotted):
+        raise UserError("--resume goes on with the run's own model: leave -c and --model.… away, or start a new run")
+    from longvision.engine.run import Run
+
+    run = Run.open(words.options.resume)
+    return configure(run.configs()[-1:], words, of_run=True), run
 
 
 def _announce(task: Any, data: Any, run_folder: Any, goes_on: bool) -> None:

@@ -3,7 +3,10 @@
 import contextlib
 import functools
 import io
+import json
 import signal
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -55,6 +58,32 @@ def tiny_train(*words: object) -> Answer:
 def hear_ctrl_c() -> Callable[[], object]:
     """For Popen's `preexec_fn`: what a shell starts in the background is deaf to Ctrl-C, and so is what it starts."""
     return functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+
+
+FRESH = """
+import contextlib, io, json, sys
+from longvision_cli.main import main
+err = io.StringIO()
+with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(err):
+    try:
+        code = main({words!r})
+    except SystemExit as exit:
+        code = exit.code or 0
+print(json.dumps([code, sorted(sys.modules), err.getvalue()]))
+"""
+
+
+@pytest.fixture(scope="session")
+def fresh() -> Callable[[list[str]], tuple[int, set[str], str]]:
+    """A command in a process of its own -> exit code, the modules that it loaded, stderr."""
+
+    def call(words: list[str]) -> tuple[int, set[str], str]:
+        program = FRESH.format(words=[str(word) for word in words])
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        code, modules, err = json.loads(done.stdout)
+        return code, set(modules), err
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -24,48 +24,56 @@ def check_one_line(answer, *expected):
 
 
 @pytest.mark.parametrize(
-    "words, expected",
+    "words, named",
     [
-        ("-c digit", "unknown recipe 'digit': did you mean digits or"),
-        ("-c zzzz", "unknown recipe 'zzzz': there are ade20k_vim_small, "),
-        ("-c nosuch.yaml", "configuration nosuch.yaml does not exist"),
-        ("-c", "argument -c/--config: expected one argument"),
-        ("--task segment", "unknown task 'segment': did you mean segmentation?"),
-        ("--source foldr", "unknown source of classification 'foldr': did you mean folder?"),
-        ("--model.name vim_tinny_patch16_224", "did you mean vim_tiny_patch16_224"),
-        ("--model.name qqqqqqqqqqqq", "`longvision models` lists those there are"),
-        ("--model.nmae x", "option --model.nmae is unknown: did you mean --model.name"),
-        ("--lr 3", "option --lr is unknown: did you mean --model.lr?"),
-        ("--data.augment.flp 3", "data.augment.flip"),
-        ("--data.path x", "--data.path: the source digits makes its own pictures"),
-        ("--model.lr x", "model.lr is 'x': expected a number"),
-        ("--model.lr 1e9", "--model.lr is 1000000000.0: expected a number from 0 to 10"),
-        ("--model.lr -1", "--model.lr is -1.0: expected a number from 0 to 10"),
-        ("--model.drop_path 1", "--model.drop_path is 1.0: expected a number from 0 to 0.99"),
-        ("--model.layer_decay 2", "--model.layer_decay is 2.0: expected a number from 0.01 to 1"),
-        ("--model.checkpoint maybe", "model.checkpoint is 'maybe': expected true or false"),
-        ("--model.args foo", "model.args is 'foo'"),
-        ("--model.args.foo 3", "model vim_nano_patch4_32 does not take these --model.args"),
-        ("--model.pretrained nofile.pth", "nofile.pth is not a file"),
-        ("--trainer.max_epochs x", "trainer.max_epochs is 'x': expected a whole number or null"),
-        ("--trainer.precision 17", "trainer.precision is '17': expected one of"),
-        ("--seed x", "seed is 'x': expected a whole number"),
-        ("--data.size 18", "image 18x18 does not divide into patches of 4"),
-        ("--data.size 0", "size (0, 0): expected (height, width)"),
-        ("--data.size x", "data.size is 'x': expected"),
-        ("--data.channels 2", "data.channels is '2': expected one of 1, 3"),
-        ("--data.batch_size 0", "batch_size 0: expected at least 1"),
-        ("--data.augment.flip 3", "flip 3.0: expected a number from 0 to 1"),
-        ("--data.augment.rand_augment foo", "rand_augment 'foo'"),
-        ("extra", "'extra' is one argument too many"),
-        ("--resume nothing", "run folder nothing does not exist"),
-        ("-c folder", "data.path is missing: pass --data.path"),
-        ("-c folder --data.path nowhere", "nowhere does not exist: give a folder with one folder of images per class"),
-        ("-c parquet --data.path nowhere", "nowhere does not exist"),
+        ("-c digit", ["'digit'", "digits"]),
+        ("-c zzzz", ["'zzzz'", "ade20k_vim_small"]),
+        ("-c nosuch.yaml", ["nosuch.yaml"]),
+        ("-c", ["-c"]),
+        ("--task segment", ["'segment'", "segmentation"]),
+        ("--source foldr", ["'foldr'", "folder"]),
+        ("--model.name vim_tinny_patch16_224", ["vim_tiny_patch16_224"]),
+        ("--model.name qqqqqqqqqqqq", ["qqqqqqqqqqqq", "longvision models"]),
+        ("--model.nmae x", ["--model.nmae", "--model.name"]),
+        ("--lr 3", ["--lr", "--model.lr"]),
+        ("--model.lr", ["--model.lr", "VALUE"]),
+        ("--model.lr --data.size 3", ["--model.lr", "VALUE"]),
+        ("--model.asking.flip true", ["--model.asking.flip", "--model.inference.flip"]),
+        ("--data.augment.flp 3", ["data.augment.flp", "data.augment.flip"]),
+        ("--data.path x", ["--data.path", "--source"]),
+        ("--model.lr x", ["model.lr", "'x'", "a number"]),
+        ("--model.lr 1e9", ["model.lr", "1000000000", "from 0 to 10"]),
+        ("--model.lr -1", ["model.lr", "-1", "from 0 to 10"]),
+        ("--model.drop_path 1", ["model.drop_path", "from 0 to 0.99"]),
+        ("--model.layer_decay 2", ["model.layer_decay", "from 0.01 to 1"]),
+        ("--model.checkpoint maybe", ["model.checkpoint", "'maybe'", "true or false"]),
+        ("--model.args foo", ["model.args", "'foo'"]),
+        ("--model.args.foo 3", ["model.args", "vim_nano_patch4_32", "foo"]),
+        ("--model.pretrained nofile.pth", ["nofile.pth"]),
+        ("--trainer.max_epochs x", ["trainer.max_epochs", "'x'", "a whole number or null"]),
+        ("--trainer.max_epochs -5", ["trainer.max_epochs", "-5"]),
+        ("--trainer.max_time x", ["trainer.max_time", "'x'", "DD:HH:MM:SS"]),
+        ("--trainer.devices 0", ["trainer.devices", "0"]),
+        ("--trainer.precision 17", ["trainer.precision", "'17'", "bf16-mixed"]),
+        ("--trainer.callback x", ["--trainer.callback"]),
+        ("--seed x", ["seed", "'x'", "a whole number"]),
+        ("--seed -1", ["seed", "-1"]),
+        ("--data.size 18", ["18x18", "patches of 4", "16x16"]),
+        ("--data.size 0", ["size", "0"]),
+        ("--data.size x", ["data.size", "'x'", "a whole number"]),
+        ("--data.channels 2", ["data.channels", "'2'", "1, 3"]),
+        ("--data.batch_size 0", ["batch_size", "0"]),
+        ("--data.augment.flip 3", ["flip", "3", "from 0 to 1"]),
+        ("--data.augment.rand_augment foo", ["rand_augment", "'foo'"]),
+        ("extra", ["'extra'"]),
+        ("--resume nothing", ["nothing"]),
+        ("-c folder", ["data.path", "--data.path VALUE"]),
+        ("-c folder --data.path nowhere", ["nowhere"]),
+        ("-c parquet --data.path nowhere", ["nowhere"]),
     ],
 )
-def test_train(longvision, words, expected):
-    check_one_line(longvision("train", *words.split()), "longvision train: error: ", expected)
+def test_train(longvision, words, named):
+    check_one_line(longvision("train", *words.split()), "longvision train: error: ", *named)
 
 
 @pytest.mark.parametrize(
@@ -73,9 +81,6 @@ def test_train(longvision, words, expected):
     [
         ("--model.pretrained true", "vim_nano_patch4_32"),
         ("--model.name resnet18 --data.channels 3 --model.args.foo 3", "resnet18"),
-        ("--trainer.devices 0", "devices"),
-        ("--trainer.max_epochs -5", "max_epochs"),
-        ("--trainer.max_time x", "DD:HH:MM:SS"),
     ],
 )
 def test_train_mistakes_of_others_libraries(longvision, words, expected):
@@ -98,19 +103,23 @@ def test_a_start_that_fails_leaves_no_folder(train):
 
 
 @pytest.mark.parametrize(
-    "text, expected",
+    "text, named",
     [
-        ("model: [", "own.yaml is not YAML that can be read"),
-        ("3", "own.yaml holds no configuration"),
-        ("", "own.yaml holds no configuration"),
-        ("modle:\n  name: x", "own.yaml: modle.name is unknown: did you mean model.name"),
-        ("model:\n  lr: fast", "model.lr is 'fast': expected a number"),
-        ("source: foldr", "unknown source of classification 'foldr': did you mean folder?"),
+        ("model: [", ["own.yaml", "YAML"]),
+        ("3", ["own.yaml"]),
+        ("", ["own.yaml"]),
+        ("modle:\n  name: x", ["own.yaml", "modle.name", "model.name"]),
+        ("modle: 3", ["own.yaml", "modle"]),
+        ("model: 3", ["own.yaml", "model"]),
+        ("model:\n  lr: fast", ["model.lr", "'fast'", "a number"]),
+        ("model:\n  asking:\n    flip: true", ["own.yaml", "model.asking.flip", "model.inference.flip"]),
+        ("source: foldr", ["'foldr'", "folder"]),
+        ("source: 3", ["source", "3"]),
     ],
 )
-def test_train_with_a_broken_yaml(longvision, text, expected):
+def test_train_with_a_broken_yaml(longvision, text, named):
     Path("own.yaml").write_text(text)
-    check_one_line(longvision("train", "-c", "own.yaml"), expected)
+    check_one_line(longvision("train", "-c", "own.yaml"), *named)
 
 
 def test_train_on_a_file(longvision):
@@ -148,7 +157,7 @@ def test_what_is_no_run_folder(longvision, tmp_path, command):
     Image.new("L", (8, 8)).save("image.png")
     (tmp_path / "other").mkdir()
     for given, expected in {"nothing": "run folder nothing does not exist", "other": "is not a run folder"}.items():
-        check_one_line(longvision(*(word.format(given) for word in command)), given, expected, "`longvision train`")
+        check_one_line(longvision(*(word.format(given) for word in command)), given, expected, "longvision train")
 
 
 def test_an_unfinished_run_says_how_to_go_on(longvision, stopped_run):
@@ -235,43 +244,45 @@ def test_a_run_with_weights_of_another_model(longvision, digits_run, tmp_path, c
 
 
 @pytest.mark.parametrize(
-    "words, expected",
+    "words, named",
     [
-        ("predict", "required: RUN, FILE|FOLDER"),
-        ("predict {run}", "required: FILE|FOLDER"),
-        ("predict {run} nowhere.png", "nowhere.png does not exist: give image files, or folders of them"),
-        ("predict {run} empty", "empty holds no files"),
-        ("predict {run} image.png --pictur x.png", "unknown option --pictur: did you mean --picture?"),
-        ("predict {run} image.png --picture image.png", "image.png exists already and is not overwritten"),
-        ("predict {run} image.png --picture no/x.png", "no/x.png: its folder does not exist, make it first"),
-        ("validate", "no run folder given"),
-        ("validate {run} more", "'more' is one argument too many"),
-        ("validate {run} --split train", "--split 'train' is unknown: choose val or test"),
-        ("validate {run} --split", "--split '' is unknown: choose val or test"),
-        ("validate {run} --data.sizee 3", "option --data.sizee is unknown: did you mean --data.size"),
-        ("validate {run} --data.size 18", "image 18x18 does not divide into patches of 4"),
-        ("models nosuch*", "no model's name fits 'nosuch*'"),
-        ("models --size 0", "--size '0' is no size: expected pixels, such as 512 or 480x640"),
-        ("models --size 10xa", "--size '10xa' is no size"),
-        ("models --siz 10", "unknown option --siz: did you mean --size?"),
-        ("models a b", "'b' is one argument too many"),
-        ("recipes digit", "unknown recipe 'digit': did you mean digits or"),
-        ("recipes a b", "'b' is one argument too many"),
-        ("convert", "required: IN, OUT.safetensors"),
-        ("convert nowhere.pth out.safetensors", "nowhere.pth is not a file: expected a checkpoint"),
-        ("convert image.png out.pth", "out.pth does not end in .safetensors"),
-        ("convert image.png there.safetensors", "there.safetensors exists already and is not overwritten"),
-        ("convert image.png no/out.safetensors", "the folder of no/out.safetensors does not exist"),
-        ("convert {run}/model.safetensors o.safetensors", "is a Vim of width 32, 1 blocks and patches of 4"),
+        ("predict", ["RUN", "FILE|FOLDER"]),
+        ("predict {run}", ["FILE|FOLDER"]),
+        ("predict {run} nowhere.png", ["nowhere.png"]),
+        ("predict {run} empty", ["empty"]),
+        ("predict {run} image.png --pictur x.png", ["--pictur", "--picture"]),
+        ("predict {run} image.png --picture image.png", ["image.png"]),
+        ("predict {run} image.png --picture no/x.png", ["no/x.png"]),
+        ("validate", ["RUN"]),
+        ("validate {run} more", ["'more'"]),
+        ("validate {run} --split train", ["'train'", "val", "test"]),
+        ("validate {run} --split", ["--split"]),
+        ("validate {run} --task detr", ["--task"]),
+        ("validate {run} --data.sizee 3", ["--data.sizee", "--data.size"]),
+        ("validate {run} --data.size 18", ["18x18", "patches of 4"]),
+        ("models nosuch*", ["'nosuch*'"]),
+        ("models --size 0", ["'0'", "512", "480x640"]),
+        ("models --size 10xa", ["'10xa'"]),
+        ("models --siz 10", ["--siz", "--size"]),
+        ("models a b", ["'b'"]),
+        ("recipes digit", ["'digit'", "digits"]),
+        ("recipes a b", ["'b'"]),
+        ("convert", ["IN", "OUT.safetensors"]),
+        ("convert nowhere.pth out.safetensors", ["nowhere.pth"]),
+        ("convert image.png out.pth", ["out.pth", ".safetensors"]),
+        ("convert image.png there.safetensors", ["there.safetensors"]),
+        ("convert image.png no/out.safetensors", ["no/out.safetensors"]),
+        ("convert {run}/model.safetensors o.safetensors", ["width 32", "1 blocks", "patches of 4"]),
+        ("check-data --out", ["--out"]),
+        ("check-data --split val", ["--split"]),
     ],
 )
-def test_the_other_commands(longvision, digits_run, words, expected):
+def test_the_other_commands(longvision, digits_run, words, named):
     Image.new("L", (8, 8)).save("image.png")
     Path("there.safetensors").write_text("kept")
     Path("empty").mkdir()
-    check_one_line(
-        longvision(*words.format(run=digits_run).split()), f"longvision {words.split()[0]}: error: ", expected
-    )
+    answer = longvision(*words.format(run=digits_run).split())
+    check_one_line(answer, f"longvision {words.split()[0]}: error: ", *named)
     assert Path("there.safetensors").read_text() == "kept"
 
 

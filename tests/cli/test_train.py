@@ -93,9 +93,9 @@ def test_tensorboard_holds_the_same_figures(digits_run):
 
 
 def test_the_configuration_parses_to_the_same_values(digits_run):
-    from longvision_cli.configuration import read_configuration
+    from longvision_cli.train import parse
 
-    again = read_configuration(["-c", str(digits_run / "config.yaml")], default="digits")
+    again, _ = parse(["-c", str(digits_run / "config.yaml")])
     again.save(Path("again.yaml"))
     saved, second = (yaml.safe_load(path.read_text()) for path in (digits_run / "config.yaml", Path("again.yaml")))
     assert second == saved
