@@ -1,8 +1,15 @@
 """What a person can mend. The command prints these as one sentence and exits with 2; anything else is a bug of ours or
 of a library, and keeps its traceback."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+OUT_OF_MEMORY = re.compile(
+    r"can't allocate memory|cannot allocate memory|unable to allocate|out of memory|bad_alloc"
+    r"|could not create a memory",
+    re.IGNORECASE,
+)
 
 
 class UserError(ValueError):
@@ -21,8 +28,19 @@ class UnreadableImage(UserError):
     """A file that is no image, or a damaged one; a long job names it, counts it and goes on."""
 
 
+class ImageTooLarge(UserError):
+    """An image that does not fit into the memory there is; a long job names it, counts it and goes on."""
+
+
 class DivergedError(UserError):
     """The loss is no longer a number: nothing of this step is worth saving."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Of Python, torch or a library that says so in words alone."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)) is not None
+    )
 
 
 @contextmanager

@@ -3,9 +3,9 @@
 from typing import Any
 
 from longvision.errors import user_paths
-from longvision_cli.answers import free_folder
 from longvision_cli.arguments import ArgumentParser, take_apart
 from longvision_cli.configuration import add_options, read_recipes
+from longvision_cli.folders import free_folder
 from longvision_cli.quiet import quiet
 
 SAMPLES = 20

@@ -1,90 +1,117 @@
-"""`longvision predict`: what is in images, as a table, as JSON, as masks and as pictures."""
+"""`longvision predict`: what is in images, as a table, as JSON and as files."""
 
+import argparse
+import json
+import os
 import sys
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from longvision.errors import UserError
 from longvision_cli.arguments import ArgumentParser
+from longvision_cli.folders import free_folder
 from longvision_cli.quiet import quiet
+
+NAMED = 10  # images without a result that are named
+TASK_OPTIONS = {"window": "only a segmentation has windows", "threshold": "only detections have scores to compare"}
 
 
 def run(arguments: list[str]) -> int:
+    options = _parse(arguments)
+    from longvision.data.io.images import find_images
+    from longvision.inference.description import find_weights, read_description
+    from longvision.inference.device import check_device
+    from longvision.registry import load, task_entry
+
+    # All mistakes that can be told without torch are told before it is loaded.
+    description = read_description(find_weights(options.run))
+    writer = load(task_entry(description.task).output)
+    given = {name: getattr(options, name) for name in TASK_OPTIONS if getattr(options, name) is not None}
+    for name in set(given) - writer.options:
+        raise UserError(
+            f"--{name} means nothing to {options.run}, a model for {description.task}: {TASK_OPTIONS[name]}"
+        )
+    if options.device is not None:
+        check_device(options.device)
+    if options.batch is not None and options.batch < 1:
+        raise UserError(f"--batch {options.batch}: expected at least 1")
+    inference = None
+    if "window" in given:
+        if given["window"] < 1:
+            raise UserError(f"--window {given['window']}: expected pixels, at least 1")
+        inference = replace(description.inference, window=given.pop("window"), stride=None)
+    folder = None if options.json else free_folder(options.out, "predictions-{}", "--out")
+    output = writer(description.classes, folder, **given)
+    images = find_images(options.images)
+
+    quiet()
+    from longvision.benchmark.memory import limit_memory
+    from longvision.inference.predictor import Predictor
+
+    predictor = Predictor(options.run, options.device, options.batch, inference)
+    limit_memory()  # else the system would end the command without a word
+    skipped: list[str] = []
+    for result in predictor.stream(_with_progress(images), lambda _, error: skipped.append(str(error))):
+        output.add(result)
+    return _report(output, skipped, len(images), folder)
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = ArgumentParser(
         prog="longvision predict",
-        description="Says what is in images. A classifier prints a table and draws a picture; a run of segmentation or "
-        "detection fills a folder: each input beside its prediction, masks as PNG with a palette, objects as COCO "
-        "JSON. Files that are no images, or too large for the memory there is, are named, counted and skipped; the "
-        "exit code is 1 when none was good.",
+        description="Says what is in images: prints a table, or JSON, and fills a folder. Of a classifier that holds a "
+        "sheet of the first images with their likeliest classes; of a segmentation or detection each image beside its "
+        "prediction, masks as PNG with a palette, objects as COCO JSON. Files that are no images, or too large for the "
+        "memory there is, are named, counted and skipped; the exit code is 1 when none was good.",
     )
-    parser.add_argument("run", metavar="RUN", help="a folder that `longvision train` made")
+    parser.add_argument("run", metavar="RUN", help="a folder that `longvision train` made, or its model.safetensors")
     parser.add_argument("images", metavar="FILE|FOLDER", nargs="+", help="images, or folders that are searched")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table, and write no file")
+    parser.add_argument("--out", metavar="FOLDER", help="where the files go (default: a new folder predictions-N here)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 or mps (default: a CUDA GPU where there is one, else cpu)")
+    parser.add_argument("--batch", metavar="N", type=int, help="images, or windows, that the model sees at once")
     parser.add_argument(
-        "--picture", metavar="PNG", help="of a classifier: where its picture goes (default: a new predictions-N.png)"
-    )
-    parser.add_argument(
-        "--out", metavar="FOLDER", help="of a dense task: where its files go (default: a new folder predictions-N here)"
-    )
-    parser.add_argument(
-        "--window", metavar="PIXELS", type=int, help="of a segmentation: go over the picture in windows of this side"
+        "--window", metavar="PIXELS", type=int, help="of a segmentation: go over each image in windows of this side"
     )
     parser.add_argument("--threshold", type=float, help="of a detection: least score that is drawn and counted (0.5)")
-    options = parser.parse_args(arguments)
-    quiet()
-
-    from longvision.data.io.images import find_images
-    from longvision.engine.run import Run
-    from longvision.inference.predictor import load_predictor
-    from longvision_cli.answers import ANSWERS
-
-    if options.window is not None and options.window < 1:
-        raise ValueError(f"--window {options.window}: expected pixels, at least 1")
-    predictor = load_predictor(Run.open(options.run).trained_weights(), options.window)
-    answer = ANSWERS[type(predictor).__name__](predictor, options)
-    paths = find_images(options.images)
-    bad: list[str] = []
-    with _with_progress(paths) as steps:
-        for prediction in _predictions(predictor, steps, bad):
-            answer.add(prediction)
-    for reason in bad[:10]:
-        print(f"longvision predict: skipped: {reason}", file=sys.stderr)
-    if bad:
-        print(f"longvision predict: {len(bad)} of {len(paths)} files have no answer", file=sys.stderr)
-    if len(bad) == len(paths) and not options.json:
-        return 1
-    answer.finish()
-    return 1 if len(bad) == len(paths) else 0
-
-
-def _predictions(predictor: Any, paths: Any, bad: list[str]) -> Iterator[Any]:
-    """What is said of each picture; why there is nothing of some goes into `bad`."""
-    from longvision.benchmark.memory import is_out_of_memory, limit_memory
-    from longvision.data.io.images import UnreadableImage
-
-    limit_memory()  # else the system would end the command, and say nothing
-    for path in paths:
-        try:
-            yield predictor.predict(path)
-        except UnreadableImage as error:
-            bad.append(str(error))
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            bad.append(f"{path} {_size(path)}is too large for the memory there is: {predictor.if_too_large}")
-
-
-def _size(path: Path) -> str:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return f"({image.width}x{image.height} pixels) "
-    except OSError:
-        return ""
+    if any(word.split("=")[0] == "--picture" for word in arguments):
+        raise UserError("--picture is now --out, which names a folder")
+    return parser.parse_args(arguments)
 
 
 def _with_progress(paths: list[Path]) -> Any:
     from tqdm import tqdm
 
     return tqdm(paths, unit="image", leave=False, disable=None, delay=2)
+
+
+def _report(output: Any, skipped: list[str], images: int, folder: Path | None) -> int:
+    """Print what there is, and what there is not; -> the exit code."""
+    for reason in skipped[:NAMED]:
+        print(f"longvision predict: skipped: {reason}", file=sys.stderr)
+    if skipped:
+        print(f"longvision predict: {len(skipped)} of {images} files have no result", file=sys.stderr)
+    if folder is None:
+        print(json.dumps(output.as_json(), indent=2))
+    elif output.rows:
+        output.finish(folder)
+        _print_table(*zip(*output.rows, strict=True))
+        print(*output.notes, f"{output.about}: {folder}", sep="\n")
+    return 0 if output.rows else 1
+
+
+def _print_table(files: tuple[str, ...], cells: tuple[list[str], ...]) -> None:
+    """One line an image: the file, below the folder that all have in common, and what is in it."""
+    names = list(files)
+    if len({os.path.isabs(name) for name in names}) > 1:  # some typed one way, some the other
+        names = [os.path.abspath(name) for name in names]
+    folder = os.path.commonpath([os.path.dirname(name) for name in names]) if len(names) > 1 else ""
+    if folder:
+        print(f"in {folder}")
+        names = [os.path.relpath(name, folder) for name in names]
+    columns = max(map(len, cells))
+    rows = [[name, *row, *[""] * (columns - len(row))] for name, row in zip(names, cells, strict=True)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,15 +1,15 @@
-"""`longvision predict`: a table, JSON, or a picture; and what happens to files that are no images."""
+"""`longvision predict`: a table, JSON, and files; what is refused; and what happens to files that are no images."""
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from longvision.inference.predictor import Predictor
+from longvision.inference import Predictor
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_json(longvision, digits_run, three):
         assert shares == sorted(shares, reverse=True)
         assert min(shares) > 0 and 0.5 < sum(shares) <= 1 + 1e-6  # five of ten, the most likely ones
         assert len({best["class"] for best in row["top"]} & set("0123456789")) == 5
-    assert not list(Path().glob("predictions-*.png"))
+    assert not list(Path().glob("predictions-*"))
 
 
 def test_probabilities_of_all_classes_sum_to_one(longvision, folder_run, images):
@@ -45,20 +45,27 @@ def test_probabilities_of_all_classes_sum_to_one(longvision, folder_run, images)
     assert {best["class"] for best in row["top"]} == {"dark", "light"}
 
 
-def test_the_model_and_its_preprocessing_are_the_run_s(longvision, folder_run, images):
-    """The same numbers by hand: the image, normalised, through the weights of the run."""
-    path = images / "test" / "light" / "1.png"
-    predictor = Predictor(folder_run / "model.safetensors")
-    with Image.open(path) as image, torch.inference_mode():
-        shares = predictor.model(predictor.preprocess.transform()(image)[None]).softmax(1)[0]
-    (row,) = json.loads(longvision("predict", folder_run, path, "--json").out)
-    by_class = {best["class"]: best["probability"] for best in row["top"]}
-    assert by_class == pytest.approx({"dark": float(shares[0]), "light": float(shares[1])}, rel=1e-5)
+def test_python_and_the_command_line_say_the_same(longvision, folder_run, images):
+    paths = sorted((images / "test").rglob("*.*"))
+    rows = json.loads(longvision("predict", folder_run, *paths, "--json").out)
+    predictor = Predictor(folder_run)
+    assert rows == [result.to_dict() for result in predictor(paths)]
+    with Image.open(paths[0]) as image:
+        assert predictor(image).top() == predictor(paths[0]).top()
+
+
+def test_what_validate_computes(longvision, folder_run, images):
+    """The same share of the same images is right."""
+    paths = [path for path in sorted((images / "test").rglob("*.*"))]
+    right = [result.top(1)[0][0] == path.parent.name for result, path in zip(Predictor(folder_run)(paths), paths)]
+    said = longvision("validate", folder_run, "--split", "test").out
+    accuracy = next(line for line in said.splitlines() if line.startswith("accuracy"))
+    assert accuracy.split()[1] == f"{100 * sum(right) / len(right):.1f}"
 
 
 def test_the_table(longvision, digits_run, three):
     answer = longvision("predict", digits_run, *three)
-    folder, *table, picture = answer.out.splitlines()
+    folder, *table, files = answer.out.splitlines()
     assert folder.startswith("in ") and Path(folder.removeprefix("in ")).is_dir()
     assert len(table) == 3
     rows = json.loads(longvision("predict", digits_run, *three, "--json").out)
@@ -66,7 +73,7 @@ def test_the_table(longvision, digits_run, three):
         assert line.startswith(os.path.relpath(row["file"], folder.removeprefix("in ")) + " ")
         first = row["top"][0]
         assert f"  {first['class']} {100 * first['probability']:.1f} %" in line
-    assert picture == "picture: predictions-1.png"
+    assert files.endswith(": predictions-1")
 
 
 def test_the_table_of_one_image_names_it_as_it_was_given(longvision, digits_run, three):
@@ -79,23 +86,84 @@ def test_folders_are_searched(longvision, digits_run, three):
     assert [row["file"] for row in rows] == ["scans/a.png", "scans/deep/b.png"]
 
 
-def test_pictures_are_never_overwritten(longvision, digits_run, three):
+def test_nothing_is_ever_overwritten(longvision, digits_run, three):
     for number in (1, 2):
-        assert f"predictions-{number}.png" in longvision("predict", digits_run, three[0]).out
-    first = Path("predictions-1.png").read_bytes()
+        assert f": predictions-{number}\n" in longvision("predict", digits_run, three[0]).out
+    first = Path("predictions-1", "predictions.png").read_bytes()
     longvision("predict", digits_run, *three)
-    assert Path("predictions-1.png").read_bytes() == first
-    with Image.open("predictions-3.png") as three_rows, Image.open("predictions-1.png") as one_row:
-        assert three_rows.format == "PNG"
-        assert three_rows.size[0] == pytest.approx(2 * one_row.size[0], abs=3)  # two in a row
-        assert three_rows.size[1] == pytest.approx(2 * one_row.size[1], abs=3)
-        assert np.asarray(three_rows.convert("L")).std() > 5
+    assert Path("predictions-1", "predictions.png").read_bytes() == first
+    with (
+        Image.open("predictions-3/predictions.png") as three_images,
+        Image.open("predictions-1/predictions.png") as one,
+    ):
+        assert three_images.format == "PNG"
+        assert three_images.width * three_images.height > 2 * one.width * one.height
+    refused = longvision("predict", digits_run, three[0], "--out", "predictions-1")
+    assert refused.code == 2 and "predictions-1" in refused.err
 
 
-def test_a_picture_where_asked(longvision, digits_run, three):
-    assert "picture: mine.png" in longvision("predict", digits_run, three[0], "--picture", "mine.png").out
-    assert Image.open("mine.png").format == "PNG"
-    assert not Path("predictions-1.png").exists()
+def test_a_folder_of_one_s_own(longvision, digits_run, three):
+    assert ": deep/mine\n" in longvision("predict", digits_run, three[0], "--out", "deep/mine").out
+    assert [path.name for path in Path("deep/mine").iterdir()] == ["predictions.png"]
+    assert not Path("predictions-1").exists()
+
+
+def test_no_more_than_sixteen_are_drawn(longvision, digits_run, three):
+    answer = longvision("predict", digits_run, *three * 6)
+    assert len(answer.out.splitlines()) == 20
+    with Image.open("predictions-1/predictions.png") as sheet:
+        assert max(sheet.size) <= 4100
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_the_batch_changes_nothing(longvision, digits_run, three, batch):
+    expected = json.loads(longvision("predict", digits_run, *three, "--json").out)
+    found = json.loads(longvision("predict", digits_run, *three, "--json", "--batch", batch, "--device", "cpu").out)
+    for one, other in zip(found, expected, strict=True):
+        shares = [{best["class"]: best["probability"] for best in row["top"]} for row in (one, other)]
+        assert shares[0] == pytest.approx(shares[1], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("nowhere image.png", ["nowhere"]),
+        ("empty image.png", ["empty"]),
+        ("image.png image.png", ["image.png"]),
+        ("{run} missing.png", ["missing.png"]),
+        ("{run} empty", ["empty"]),
+        ("{run} image.png --window 64", ["--window", "classification"]),
+        ("{run} image.png --threshold 0.5", ["--threshold", "classification"]),
+        ("{run} image.png --device gpu", ["'gpu'", "cuda:N"]),
+        ("{run} image.png --batch 0", ["--batch 0"]),
+        ("{run} image.png --batch two", ["--batch", "two"]),
+        ("{run} image.png --picture new.png", ["--picture", "--out"]),
+        ("{run} image.png --picture=new.png", ["--picture", "--out"]),
+        ("{run} image.png --out image.png", ["image.png", "--out"]),
+        ("{run} image.png --out full", ["full", "--out"]),
+        ("{run} image.png --pixels 3", ["--pixels"]),
+        ("{run}", ["FILE|FOLDER"]),
+    ],
+)
+def test_a_mistake_is_told_before_torch_is_loaded(digits_run, words, said):
+    Image.new("L", (8, 8)).save("image.png")
+    Path("empty").mkdir()
+    Path("full").mkdir()
+    Path("full", "mine.txt").touch()
+    before = sorted(Path().rglob("*"))
+    code = (
+        "import sys; from longvision_cli.main import main\n"
+        "code = main(['predict', *sys.argv[1:]])\n"
+        "print(sorted({'torch', 'timm', 'torchvision', 'lightning'} & set(sys.modules)), file=sys.stderr)\n"
+        "sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words.format(run=digits_run).split()], capture_output=True, text=True, timeout=120
+    )
+    sentence, loaded = done.stderr.splitlines()
+    assert (done.returncode, done.stdout, loaded) == (2, "", "[]"), done.stderr
+    assert all(word in sentence for word in said)
+    assert sorted(Path().rglob("*")) == before
 
 
 def test_bad_files_are_named_counted_and_skipped(longvision, digits_run, three):
@@ -107,7 +175,7 @@ def test_bad_files_are_named_counted_and_skipped(longvision, digits_run, three):
     assert len(json.loads(answer.out)) == 1
     lines = answer.err.splitlines()
     assert [name in line for name, line in zip(("bad.png", "cut.png", "empty.png"), lines)] == [True] * 3
-    assert lines[-1] == "longvision predict: 3 of 4 files have no answer"
+    assert lines[-1] == "longvision predict: 3 of 4 files have no result"
     assert len(lines) == 4
 
 
@@ -116,7 +184,7 @@ def test_no_more_than_ten_bad_files_are_named(longvision, digits_run, three):
         Path(f"bad{number}.png").write_text("no image")
     lines = longvision("predict", digits_run, *Path().glob("bad*.png"), three[0], "--json").err.splitlines()
     assert len(lines) == 11
-    assert lines[-1] == "longvision predict: 12 of 13 files have no answer"
+    assert lines[-1] == "longvision predict: 12 of 13 files have no result"
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
@@ -126,7 +194,7 @@ def test_none_was_good(longvision, digits_run, options):
     assert answer.code == 1
     assert "bad.png" in answer.err
     assert (json.loads(answer.out) if options else answer.out) == ([] if options else "")
-    assert not list(Path().glob("predictions-*.png"))
+    assert not list(Path().glob("predictions-*"))
 
 
 def test_the_run_is_enough(longvision, folder_run, images, tmp_path):
@@ -135,11 +203,12 @@ def test_the_run_is_enough(longvision, folder_run, images, tmp_path):
     for name in ("model.safetensors", "config.yaml"):
         (tmp_path / "moved" / name).write_bytes((folder_run / name).read_bytes())
     image = images / "test" / "dark" / "0.jpg"
-    moved, original = (longvision("predict", run, image, "--json").out for run in ("moved", folder_run))
-    assert moved == original
+    runs = ("moved", folder_run, "moved/model.safetensors")
+    moved, original, weights = (longvision("predict", run, image, "--json").out for run in runs)
+    assert moved == original == weights
 
 
-def test_a_picture_of_any_mode_and_size(longvision, folder_run):
+def test_an_image_of_any_mode_and_size(longvision, folder_run):
     for mode, size in [("1", (5, 90)), ("P", (300, 7)), ("RGBA", (33, 33)), ("I;16", (16, 16)), ("CMYK", (20, 20))]:
         Image.new(mode, size).save(f"{mode.replace(';', '')}.{'jpg' if mode == 'CMYK' else 'png'}")
     answer = longvision("predict", folder_run, *sorted(Path().iterdir()), "--json")

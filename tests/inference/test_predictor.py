@@ -1,83 +1,335 @@
-"""A model read back from its file says what the task said that wrote it."""
+"""A model read back from its file says what the same model says that was never written, of images in any form."""
 
-import dataclasses
+import subprocess
+import sys
+import types
 
+import numpy as np
 import pytest
+import safetensors
 import torch
 from PIL import Image
 
-pytest.importorskip("lightning")
-from longvision.data.io.images import UnreadableImage
-from longvision.data.transforms.preprocess import Preprocess
-from longvision.inference.predictor import Predictor
-from longvision.models.weights.files import save_weights
-from longvision.tasks.classification import Classification
+from longvision.errors import ImageTooLarge, UnreadableImage, UserError
+from longvision.inference import InferenceConfig, Predictor
+from longvision.inference.description import read_description
+from longvision.inference.windows import probabilities
+from support.trained import CLASSES, PALETTE, write_model
 
-CLASSES = [f"class {n}" for n in range(7)]
-PREPROCESS = Preprocess((16, 24), 1, 0.9, (0.4,), (0.2,))
-
-
-@pytest.fixture
-def task():
-    args = {"depth": 2, "embed_dim": 32, "cls_token": "double", "direction": "layer"}
-    return Classification(args=args, name="vim_nano_patch4_32", classes=CLASSES, size=(16, 24), channels=1).eval()
+NEEDS = {"segmentation": "segmentation_models_pytorch", "detr": "transformers"}
+TASKS = ["classification", "segmentation", "detection", "detr"]
 
 
-@pytest.fixture
-def weights(task, tmp_path):
-    metadata = {
-        "architecture": task.name,
-        "args": task.args,
-        "classes": CLASSES,
-        "preprocess": dataclasses.asdict(PREPROCESS),
-    }
-    save_weights(task.model, tmp_path / "model.safetensors", metadata)
-    return tmp_path / "model.safetensors"
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """task -> (the model, the file that it was written to)."""
+    made = {}
+
+    def write(task):
+        pytest.importorskip(NEEDS.get(task, "torch"))
+        if task not in made:
+            path = tmp_path_factory.mktemp(task) / "model.safetensors"
+            made[task] = write_model(task, path), path
+        return made[task]
+
+    return write
 
 
-@pytest.fixture
-def image(tmp_path):
-    pixels = (torch.rand(30, 40, 3) * 255).byte().numpy()
-    Image.fromarray(pixels).save(tmp_path / "image.png")
-    return tmp_path / "image.png"
+def images(*sizes):
+    """PIL images (width, height) of noise."""
+    random = np.random.default_rng(0)
+    return [Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8)) for width, height in sizes]
 
 
-def test_the_task_s_probabilities(task, weights, image):
-    with torch.inference_mode(), Image.open(image) as picture:
-        shares = task(PREPROCESS.transform()(picture)[None]).softmax(1)[0]
-    prediction = Predictor(weights).predict(image, top=7)
-    assert dict(prediction.top) == pytest.approx(dict(zip(CLASSES, shares.tolist())), rel=1e-5)
-    assert [share for _, share in prediction.top] == sorted(shares.tolist(), reverse=True)
-    assert prediction.name == str(image)
-    assert (prediction.image.mode, prediction.image.size) == ("L", (40, 30))
+def normalised(image, mean, std):
+    x_CHW = torch.from_numpy(np.array(image)).float().div(255).reshape(image.height, image.width, -1).permute(2, 0, 1)
+    return (x_CHW - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
 
 
-def test_the_first_few(weights, image):
-    predictor = Predictor(weights)
-    every = predictor.predict(image, top=99).top
-    assert len(every) == 7
-    assert predictor.predict(image).top == every[:5]
-    assert predictor.predict(image, top=1).top == every[:1]
+def imagenet(image):
+    return normalised(image, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 
-def test_dropout_is_off(tmp_path, image):
-    args = {"depth": 2, "embed_dim": 32, "drop_rate": 0.5, "drop_path_rate": 0.5}
-    task = Classification(args=args, name="vim_nano_patch4_32", classes=CLASSES, size=(16, 24), channels=1)
-    metadata = {"architecture": task.name, "args": args, "classes": CLASSES}
-    save_weights(task.model, tmp_path / "m.safetensors", {**metadata, "preprocess": dataclasses.asdict(PREPROCESS)})
-    predictor = Predictor(tmp_path / "m.safetensors")
-    assert predictor.predict(image).top == predictor.predict(image).top
+def values(result):
+    """All that a result says of an image, as arrays."""
+    if hasattr(result, "probabilities_K"):
+        return [result.probabilities_K]
+    if hasattr(result, "mask_HW"):
+        return [result.mask_HW, *result.scores.values()]
+    found = result.detections
+    return [found.boxes, found.scores, found.labels, *([] if found.masks is None else [found.masks])]
 
 
-def test_a_file_that_is_no_image(weights, tmp_path):
+def assert_same(result, other):
+    assert type(result) is type(other)
+    for one, two in zip(values(result), values(other), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4)
+
+
+# -- what it says, by hand
+
+
+def test_a_classifier_s_probabilities(written):
+    model, path = written("classification")
+    # (24 / 0.9, 16 / 0.9) pixels and a centre crop: 26 x 17, of which 24 x 16
+    (image,) = images((26, 17))
+    grey = image.convert("L")
+    cut = normalised(grey, [0.4], [0.2])[:, 0:16, 1:25]
+    with torch.inference_mode():
+        shares = model(cut[None]).softmax(1)[0]
+    result = Predictor(path, "cpu")(image)
+    np.testing.assert_allclose(result.probabilities_K, shares, rtol=1e-5)
+    assert dict(result.top(7)) == pytest.approx(dict(zip(CLASSES, shares.tolist())), rel=1e-5)
+    assert [share for _, share in result.top(3)] == sorted(shares.tolist(), reverse=True)[:3]
+    assert (result.name, result.classes, result.input.mode, result.input.size) == ("image-1", CLASSES, "L", (26, 17))
+
+
+@pytest.mark.parametrize("config", [InferenceConfig(), InferenceConfig(window=64, flip=True)])
+def test_a_segmentation_s_mask(written, config):
+    model, path = written("segmentation")
+    (image,) = images((70, 90))
+    with torch.inference_mode():
+        shares_KHW = probabilities(model, imagenet(image), len(CLASSES), (90, 70), config)
+    result = Predictor(path, "cpu", inference=config)(image)
+    assert result.mask_HW.dtype == np.uint8 and np.array_equal(result.mask_HW, shares_KHW.argmax(0))
+    number = int(result.mask_HW[0, 0])
+    expected = shares_KHW[number][torch.from_numpy(result.mask_HW) == number].mean()
+    assert result.scores[number] == pytest.approx(float(expected), rel=1e-5)
+    assert result.palette == PALETTE
+
+
+@pytest.mark.parametrize("task", ["detection", "detr"])
+def test_a_detector_s_objects(written, task):
+    model, path = written(task)
+    (image,) = images((70, 90))
+    with torch.inference_mode():
+        (expected,) = model.detect([imagenet(image)], [(90, 70)])
+    found = Predictor(path, "cpu")(image).detections
+    assert len(found) == len(expected) > 0
+    for name in ("boxes", "scores", "labels", *(["masks"] if task == "detection" else [])):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-4, atol=1e-4)
+
+
+def test_windows_are_the_run_s_where_nothing_else_is_said(tmp_path):
+    pytest.importorskip("segmentation_models_pytorch")
+    path = tmp_path / "model.safetensors"
+    write_model("segmentation", path, asking={"window": 64, "stride": 40}, inference=None)
+    (image,) = images((100, 80))
+    predictor = Predictor(path, "cpu")
+    assert_same(predictor(image), Predictor(path, "cpu", inference=InferenceConfig(window=64, stride=40))(image))
+    whole = Predictor(path, "cpu", inference=InferenceConfig())(image)
+    assert any(abs(whole.scores[k] - predictor(image).scores.get(k, 0)) > 1e-4 for k in whole.scores)
+
+
+# -- how it is asked
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_one_or_many_in_any_batch_and_order(written, task):
+    _, path = written(task)
+    several = images((70, 60), (70, 60), (50, 90), (70, 60))
+    alone = [Predictor(path, "cpu", batch=1)(image) for image in several]
+    together = Predictor(path, "cpu", batch=3)(several)
+    assert isinstance(together, list) and [result.name for result in together] == [f"image-{n}" for n in (1, 2, 3, 4)]
+    for one, other in zip(alone, together, strict=True):
+        assert_same(one, other)
+    assert Predictor(path, "cpu").predict(tuple(several[:1]))[0].name == "image-1"
+
+
+def test_batches_are_no_larger_than_asked_for(written):
+    _, path = written("classification")
+    predictor, seen = Predictor(path, "cpu", batch=2), []
+    predictor.model.register_forward_pre_hook(lambda _, arguments: seen.append(len(arguments[0])))
+    predictor(images(*[(30, 30)] * 5))
+    assert seen == [2, 2, 1]
+
+
+def test_an_iterator_is_read_as_its_results_are_asked_for(written):
+    _, path = written("classification")
+    read = []
+
+    def source():
+        for number, image in enumerate(images(*[(30, 30)] * 9)):
+            read.append(number)
+            yield image
+
+    results = Predictor(path, "cpu", batch=2)(source())
+    assert isinstance(results, types.GeneratorType) and not read
+    next(results)
+    assert len(read) <= 3
+    assert len(list(results)) == 8
+
+
+def test_a_list_of_none(written):
+    assert Predictor(written("classification")[1], "cpu")([]) == []
+
+
+def test_paths_are_the_names_of_results(written, tmp_path):
+    images((9, 9))[0].save(tmp_path / "a.png")
+    predictor = Predictor(written("classification")[1], "cpu")
+    assert predictor(tmp_path / "a.png").name == predictor(str(tmp_path / "a.png")).name == str(tmp_path / "a.png")
+    assert predictor((tmp_path / "a.png").read_bytes()).name == "image-1"
+
+
+def test_dropout_is_off_and_no_gradient_is_held(tmp_path):
+    path = tmp_path / "model.safetensors"
+    write_model("classification", path, args={"depth": 2, "embed_dim": 32, "drop_rate": 0.5, "drop_path_rate": 0.5})
+    predictor, (image,) = Predictor(path, "cpu"), images((30, 20))
+    assert_same(predictor(image), predictor(image))
+    seen = []
+    predictor.model.register_forward_hook(lambda _, arguments, output: seen.append(output.requires_grad))
+    predictor(image)
+    assert seen == [False]
+
+
+def test_a_model_in_hand(written):
+    model, path = written("classification")
+    model.train()
+    predictor = Predictor(model, description=read_description(path))
+    (image,) = images((40, 30))
+    assert_same(predictor(image), Predictor(path, "cpu")(image))
+    assert predictor.model is model and not model.training
+    with pytest.raises(TypeError, match="Description"):
+        Predictor(model)
+
+
+def test_a_run_s_folder(written):
+    _, path = written("classification")
+    (image,) = images((40, 30))
+    assert_same(Predictor(path.parent, "cpu")(image), Predictor(str(path), "cpu")(image))
+
+
+# -- devices
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_device_is_the_caller_s_for_every_task(written, task):
+    predictor = Predictor(written(task)[1], "cpu")
+    assert predictor.device.type == "cpu"
+    assert {parameter.device.type for parameter in predictor.model.parameters()} == {"cpu"}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_gpu_is_the_default_for_every_task(written, task, monkeypatch):
+    """Shown where there is none: the model is asked to move there."""
+    _, path = written(task)
+    moved = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device=None, **_: moved.append(device) or self)
+    predictor = Predictor(path)
+    assert predictor.device == moved[-1] == torch.device("cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("task", TASKS)
+def test_a_gpu_gives_the_same(written, task):
+    _, path = written(task)
+    (image,) = images((70, 90))
+    on_gpu = Predictor(path)
+    assert next(on_gpu.model.parameters()).is_cuda
+    result, expected = on_gpu(image), Predictor(path, "cpu")(image)
+    if task in ("classification", "detr"):
+        for one, two in zip(values(result), values(expected), strict=True):
+            np.testing.assert_allclose(one, two, rtol=1e-2, atol=1e-2)
+
+
+# -- what fails
+
+
+def test_files_that_are_no_images_are_told_and_left_out(written, tmp_path):
     (tmp_path / "bad.png").write_text("no image")
-    with pytest.raises(UnreadableImage, match=r"bad\.png is not an image"):
-        Predictor(weights).predict(tmp_path / "bad.png")
+    good = images((30, 30), (30, 30))
+    predictor = Predictor(written("classification")[1], "cpu")
+    with pytest.raises(UnreadableImage, match=r"bad\.png"):
+        predictor([good[0], tmp_path / "bad.png"])
+    told = []
+    results = predictor.stream(
+        [good[0], tmp_path / "bad.png", good[1]], lambda source, error: told.append((source, error))
+    )
+    assert [result.name for result in results] == ["image-1", "image-3"]
+    assert [source for source, _ in told] == [tmp_path / "bad.png"] and isinstance(told[0][1], UnreadableImage)
 
 
-def test_weights_that_do_not_say_what_they_are(task, tmp_path):
-    save_weights(task.model, tmp_path / "m.safetensors", {"architecture": task.name})
-    with pytest.raises(ValueError, match="does not say its classes, preprocess"):
-        Predictor(tmp_path / "m.safetensors")
-    with pytest.raises(FileNotFoundError, match="is not a file"):
-        Predictor(tmp_path / "no.safetensors")
+def test_where_a_batch_is_too_large_its_images_may_fit_alone(written, monkeypatch):
+    predictor = Predictor(written("classification")[1], "cpu", batch=4)
+    several = images((30, 30), (31, 30), (30, 30), (30, 30))
+    expected = predictor(several)
+    forward = predictor.model.forward
+
+    def limited(x_BCHW):
+        if len(x_BCHW) > 1 or x_BCHW.mean() == refused:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 99 bytes")
+        return forward(x_BCHW)
+
+    refused = None
+    monkeypatch.setattr(predictor.model, "forward", limited)
+    for one, other in zip(predictor(several), expected, strict=True):
+        assert_same(one, other)
+    refused = predictor._task.prepare(several[1].convert("L"))[None].mean()
+    told = []
+    assert len(list(predictor.stream(several, lambda _, error: told.append(error)))) == 3
+    assert isinstance(told[0], ImageTooLarge) and "image-2 (31x30 pixels)" in str(told[0])
+    with pytest.raises(ImageTooLarge, match="image-2"):
+        predictor(several)
+
+
+def test_a_bug_is_not_a_lack_of_memory(written, monkeypatch):
+    predictor = Predictor(written("classification")[1], "cpu")
+    monkeypatch.setattr(predictor.model, "forward", lambda x: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        list(predictor.stream(images((9, 9)), lambda *_: None))
+    monkeypatch.setattr(predictor.model, "forward", lambda x: torch.zeros(2, 3) @ torch.zeros(2, 3))
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        list(predictor.stream(images((9, 9)), lambda *_: None))
+
+
+@pytest.mark.parametrize("task", ["classification", "detection"])
+def test_windows_for_a_task_without_them_are_refused(written, task):
+    with pytest.raises(UserError, match=task):
+        Predictor(written(task)[1], "cpu", inference=InferenceConfig(window=8))
+
+
+def test_a_batch_of_none_is_refused(written):
+    with pytest.raises(UserError, match="batch 0"):
+        Predictor(written("classification")[1], "cpu", batch=0)
+
+
+def test_weights_of_another_model_or_task(tmp_path):
+    path = tmp_path / "model.safetensors"
+    write_model("classification", path, args={"depth": 3, "embed_dim": 32})
+    with pytest.raises(ValueError, match=r"layers\.2.* is missing"):
+        Predictor(path, "cpu")
+    write_model("classification", tmp_path / "b.safetensors", task="counting")
+    with pytest.raises(UserError, match="counting"):
+        Predictor(tmp_path / "b.safetensors", "cpu")
+
+
+# -- what it needs
+
+
+def test_its_file_is_opened_once(written, monkeypatch):
+    _, path = written("classification")
+    opened, safe_open = [], safetensors.safe_open
+    monkeypatch.setattr(safetensors, "safe_open", lambda *words: opened.append(words) or safe_open(*words))
+    Predictor(path, "cpu")
+    assert len(opened) == 1
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_it_loads_nothing_that_only_training_needs(written, task):
+    _, path = written(task)
+    code = f"""
+import sys
+import numpy as np
+from longvision.inference import Predictor
+result = Predictor({str(path)!r}, "cpu")(np.zeros((64, 64, 3), np.uint8))
+heavy = "lightning torchmetrics matplotlib sklearn pandas pyarrow tensorboard jsonargparse".split()
+heavy += [] if {task!r} == "detr" else ["transformers"]
+heavy += [] if {task!r} == "segmentation" else ["segmentation_models_pytorch"]
+print([name for name in heavy if name in sys.modules])
+result.image()
+print([name for name in heavy if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.stdout.splitlines() == ["[]", "[]"], done.stderr or done.stdout

@@ -10,6 +10,7 @@ from longvision.layers.mixer import DIRECTIONS
 from longvision.layers.tokens import CLASS_TOKENS
 from longvision.models import Vim
 from longvision.models.sequence import SequenceBackbone
+from longvision.ops import common
 from longvision.types import PackedImages
 
 SIZES = (8, 12), (8, 8), (4, 20), (12, 8), (8, 12)  # pixels; the model holds positions for the second
@@ -105,6 +106,19 @@ def test_features_and_intermediates():
         for (of_packed, prefixes), (of_one, prefix) in zip(both, alone, strict=True):
             torch.testing.assert_close(of_packed[i], of_one)
             torch.testing.assert_close(prefixes[i], prefix)
+
+
+def test_no_block_looks_at_the_boundaries(monkeypatch):
+    """On a GPU that would be to wait for it."""
+    looked = []
+    monkeypatch.setattr(common, "_is_free_to_read", lambda tensor: False)
+    monkeypatch.setattr(common, "_check_boundaries", lambda *found: looked.append(found))
+    monkeypatch.setenv("LONGVISION_SCAN_BACKEND", "chunked")
+    model, packed = small(), PackedImages.from_images(images(), 4)
+    model(packed).sum().backward()
+    with torch.inference_mode():
+        model(packed)
+    assert not looked
 
 
 # The type

@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("lightning")
-pytest.importorskip("matplotlib")
 from longvision.data.io.colours import spread_colours
 from longvision.viz.sheets import contact_sheet
 

@@ -11,17 +11,13 @@ from typing import TypeVar
 
 import torch
 
+from longvision.errors import is_out_of_memory as is_out_of_memory
 from longvision.ops import release_memory
 
 STATUS, CLEAR_REFS, MEMINFO = Path("/proc/self/status"), Path("/proc/self/clear_refs"), Path("/proc/meminfo")
 CGROUPS = (  # what a container may take, and has taken: version 2, version 1
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-)
-OUT_OF_MEMORY_WORDS = re.compile(
-    r"can't allocate memory|cannot allocate memory|unable to allocate|out of memory|bad_alloc"
-    r"|could not create a memory",
-    re.IGNORECASE,
 )
 T = TypeVar("T")
 
@@ -102,9 +98,3 @@ def available_memory() -> int:
         except (OSError, ValueError):  # not there, or "max"
             continue
     return max(0, min(free))
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and OUT_OF_MEMORY_WORDS.search(str(error)) is not None
-    )

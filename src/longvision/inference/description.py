@@ -42,7 +42,7 @@ class Description:
     def from_metadata(cls, metadata: dict[str, Any], source: str | os.PathLike[str]) -> Self:
         """From what `read_metadata` returns. Raises UserError naming the file, and the key that is missing or wrong."""
         # Runs before InferenceConfig had a name of its own wrote "asking".
-        values = {"inference": metadata.get("asking"), **metadata}
+        values = {**metadata, "inference": metadata.get("inference") or metadata.get("asking")}
         values = {one.name: values[one.name] for one in fields(cls) if values.get(one.name) is not None}
         if missing := [key for key in ("architecture", "classes", "preprocess") if key not in values]:
             raise UserError(

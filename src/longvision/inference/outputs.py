@@ -1,81 +1,118 @@
-"""Predictions as files that other programs read: masks as PNG, objects in COCO's format."""
+"""What `longvision predict` makes of many results: rows of a table, JSON, and a folder of files. Loads no torch."""
 
-import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
 from PIL import Image
 
-from longvision.types import IGNORE, Colour, Detections, Target
+from longvision.errors import UserError
+from longvision.inference.coco import CocoResults
+from longvision.inference.results import THRESHOLD, ClassResult, MaskResult, ObjectResult, Result, write_new
 
-WHITE = (255, 255, 255)
-
-
-def save_palette_png(mask_HW: np.ndarray, palette: Sequence[Colour], path: Path) -> None:
-    """Class numbers (H, W) uint8 -> a PNG of mode P that holds them as they are, and shows them in their colours.
-
-    255, ignored, is white. Raises FileExistsError for a path that exists.
-    """
-    colours = np.zeros((256, 3), np.uint8)
-    colours[: len(palette)] = palette
-    colours[IGNORE] = WHITE
-    picture = Image.fromarray(np.ascontiguousarray(mask_HW, dtype=np.uint8))
-    picture.putpalette(colours.tobytes())
-    encoded = io.BytesIO()
-    picture.save(encoded, "PNG")
-    with open(path, "xb") as file:
-        file.write(encoded.getvalue())
+ON_SHEET = 16  # images of a classifier that are drawn at most
 
 
-class CocoResults:
-    """Objects of one picture after the other, as a COCO object for JSON; masks are kept run-length encoded.
+class Outputs:
+    """Takes one result after the other; the folder is made with the first one.
 
     Args:
-        categories: the classes' names; label 0 becomes category 1.
+        classes: the names of all classes.
+        folder: for the files; None for JSON alone.
     """
 
-    def __init__(self, categories: Sequence[str]) -> None:
-        self.categories = [{"id": number, "name": name} for number, name in enumerate(categories, 1)]
-        self.images: list[dict[str, Any]] = []
-        self.annotations: list[dict[str, Any]] = []
+    options: ClassVar[frozenset[str]] = frozenset()  # of the command, that mean something to the task
+    about: ClassVar[str]  # the files
 
-    def add(self, file_name: str, size: tuple[int, int], found: Detections | Target) -> None:
-        """A picture of `size`, (height, width), and what was found in it, whatever the score."""
-        height, width = size
-        self.images.append({"id": len(self.images) + 1, "file_name": file_name, "width": width, "height": height})
-        for annotation in _annotations(found):
-            numbers = {"id": len(self.annotations) + 1, "image_id": len(self.images)}
-            self.annotations.append(numbers | annotation)
+    def __init__(self, classes: Sequence[str], folder: Path | None) -> None:
+        self.classes, self.folder = classes, folder
+        self.rows: list[tuple[str, list[str]]] = []
+        self.notes: list[str] = []
+        self.dicts: list[Any] = []
 
-    def as_dict(self) -> dict[str, list[dict[str, Any]]]:
-        """Images, categories and annotations, each numbered from 1."""
-        return {"images": self.images, "categories": self.categories, "annotations": self.annotations}
-
-
-def _annotations(found: Detections | Target) -> Iterator[dict[str, Any]]:
-    found = found.numpy()
-    scores = None
-    if isinstance(found, Detections):
-        found = found.select(np.argsort(-found.scores, kind="stable"))
-        scores = found.scores
-    shapes = None if found.masks is None else _encoded(found.masks)
-    for i, (left, top, right, bottom) in enumerate(found.boxes.tolist()):
-        bbox = [round(value, 3) for value in (left, top, right - left, bottom - top)]
-        annotation = {"category_id": int(found.labels[i]) + 1, "bbox": bbox, "iscrowd": 0}
-        if scores is not None:
-            annotation["score"] = round(float(scores[i]), 6)
-        if shapes is None:
-            annotation["area"] = round((right - left) * (bottom - top), 3)
+    def add(self, result: Any) -> None:
+        self.rows.append((result.name, self.cells(result)))
+        if self.folder is None:
+            self.dicts.append(result.to_dict())
         else:
-            annotation |= {"segmentation": shapes[i], "area": int(found.masks[i].sum())}
-        yield annotation
+            self.write(result, self.folder)
+
+    def cells(self, result: Any) -> list[str]:
+        return result.cells()
+
+    def write(self, result: Any, folder: Path) -> None:
+        """The files of one image."""
+        raise NotImplementedError
+
+    def finish(self, folder: Path) -> None:
+        """The files of all images."""
+
+    def as_json(self) -> Any:
+        return self.dicts
+
+    def _save(self, result: Result, folder: Path, contents: dict[str, Any]) -> None:
+        stem = Path(result.name).stem
+        written = write_new(folder, stem, contents)[0]
+        if written.stem != stem:
+            self.notes.append(f"{result.name} is {written.name} there: another one has {stem}.png")
 
 
-def _encoded(masks_NHW: np.ndarray) -> list[dict[str, Any]]:
-    """COCO's run lengths, as JSON holds them: the counts are text."""
-    from faster_coco_eval.core import mask
+class ClassTable(Outputs):
+    """A classifier's: one sheet of the first images with their likeliest classes."""
 
-    shapes = [mask.encode(np.asfortranarray(mask_HW, dtype=np.uint8)) for mask_HW in masks_NHW]
-    return [{"size": list(map(int, shape["size"])), "counts": shape["counts"].decode()} for shape in shapes]
+    about = "images with their likeliest classes"
+
+    def __init__(self, classes: Sequence[str], folder: Path | None) -> None:
+        super().__init__(classes, folder)
+        self.panels: list[Image.Image] = []
+
+    def write(self, result: ClassResult, folder: Path) -> None:
+        if len(self.panels) < ON_SHEET:  # thousands would not fit into memory
+            self.panels.append(result.image())
+
+    def finish(self, folder: Path) -> None:
+        from longvision.viz.sheets import contact_sheet
+
+        more = f", the first {ON_SHEET} of {len(self.rows)}" if len(self.rows) > ON_SHEET else ""
+        write_new(folder, "predictions", {".png": contact_sheet(self.panels, f"{self.about}{more}")})
+
+
+class MaskFiles(Outputs):
+    """A segmentation's: NAME.png beside NAME-mask.png, whose values are class numbers."""
+
+    options = frozenset({"window"})
+    about = "drawings and masks (the values are class numbers)"
+
+    def write(self, result: MaskResult, folder: Path) -> None:
+        self._save(result, folder, result.files())
+
+
+class ObjectFiles(Outputs):
+    """A detector's: NAME.png for each image and one objects.json in COCO's format."""
+
+    options = frozenset({"threshold"})
+    about = "drawings, and objects.json in COCO's format"
+
+    def __init__(self, classes: Sequence[str], folder: Path | None, threshold: float = THRESHOLD) -> None:
+        super().__init__(classes, folder)
+        if not 0 <= threshold <= 1:
+            raise UserError(f"--threshold {threshold}: expected a score from 0 to 1")
+        self.threshold, self.found = threshold, CocoResults(classes)
+
+    def add(self, result: ObjectResult) -> None:
+        self.rows.append((result.name, self.cells(result)))
+        self.found.add(result.name, (result.input.height, result.input.width), result.detections)
+        if self.folder is not None:
+            self.write(result, self.folder)
+
+    def cells(self, result: ObjectResult) -> list[str]:
+        return result.cells(self.threshold)
+
+    def write(self, result: ObjectResult, folder: Path) -> None:
+        self._save(result, folder, {".png": result.image(self.threshold)})
+
+    def finish(self, folder: Path) -> None:
+        write_new(folder, "objects", {".json": self.found.as_dict()})
+
+    def as_json(self) -> Any:
+        return self.found.as_dict()

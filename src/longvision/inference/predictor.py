@@ -1,195 +1,160 @@
 """A trained model from its file alone, and what it says of images. Needs neither Lightning nor the training data."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, overload
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from longvision.data.io.images import read_image
-from longvision.data.transforms.preprocess import Preprocess
-from longvision.files import read_metadata
+from longvision.errors import ImageTooLarge, UserError, is_out_of_memory
 from longvision.inference.config import InferenceConfig
-from longvision.inference.windows import probabilities
-from longvision.models.backbone import create_backbone
-from longvision.models.weights.files import restore_weights
-from longvision.types import Detections
+from longvision.inference.description import Description, find_weights
+from longvision.inference.device import find_device
+from longvision.inference.inputs import ImageSource, to_image
+from longvision.inference.results import Result
+from longvision.inference.task import TaskPredictor
+from longvision.models.weights.files import fill_weights, read_weights
+from longvision.registry import load, task_entry
 
-
-@dataclass
-class Prediction:
-    """What a model says of one picture."""
-
-    name: str
-    image: Image.Image
-
-
-@dataclass
-class TopClasses(Prediction):
-    """The most likely classes, most likely first, with their probabilities."""
-
-    top: list[tuple[str, float]] = field(default_factory=list)
-
-
-@dataclass
-class ClassMap(Prediction):
-    """Class numbers (H, W) uint8, and for each class that occurs the mean probability of its pixels."""
-
-    mask_HW: np.ndarray
-    scores: dict[int, float]
-
-
-@dataclass
-class FoundObjects(Prediction):
-    """Detections as NumPy arrays."""
-
-    objects: Detections
+OnError = Callable[[ImageSource, UserError], None]
+Prepared = tuple[ImageSource, str, Image.Image, Tensor]
 
 
 class Predictor:
-    """A classifier with its preprocessing and class names.
+    """predictor = Predictor(RUN); predictor("photo.jpg").image().show()
+
+    Images are paths, bytes of files, PIL images, arrays (H, W, C) or tensors (C, H, W); `inputs.to_image` says what
+    their values mean.
 
     Args:
-        weights: model.safetensors of a run.
+        source: a run's folder, its model.safetensors, or a model, which is put into evaluation mode.
+        device: "cpu", "cuda", "cuda:1", "mps" or a torch.device; by default the first GPU where there is one, else the
+            CPU. A model that is given stays where it is.
+        batch: images, or windows of one image, that the model sees at once; by default what suits the task. Images are
+            only put together where they have one size, so that the results do not depend on it.
+        inference: of a segmentation: windows and test-time augmentation, in place of those of its run.
+        description: of a model that is given: its task, classes and preprocessing.
 
     Raises:
-        FileNotFoundError, ValueError: not such a file.
+        UserError: no such file, one that is no run's, an unknown device, or options that the task does not have.
     """
 
-    if_too_large = "make it smaller"
-
-    def __init__(self, weights: Path) -> None:
-        description = _described(weights, "classification")
-        self.classes: list[str] = description["classes"]
-        self.preprocess = Preprocess.from_dict(description["preprocess"])
-        self.model = create_backbone(
-            description["architecture"],
-            len(self.classes),
-            self.preprocess.channels,
-            self.preprocess.size,
-            args=description.get("args"),
-        ).eval()
-        restore_weights(self.model, weights)
-
-    @torch.inference_mode()
-    def predict(self, path: str | Path, top: int = 5) -> TopClasses:
-        """Raises UnreadableImage for a file that is none."""
-        image = read_image(path, self.preprocess.channels)
-        x_BCHW = self.preprocess.transform()(image)[None]
-        shares = self.model(x_BCHW)[0].float().softmax(0)
-        values, numbers = shares.topk(min(top, len(self.classes)))
-        best = [(self.classes[i], share) for i, share in zip(numbers.tolist(), values.tolist())]
-        return TopClasses(str(path), image, best)
-
-
-class DensePredictor:
-    """A model with a dense head, with its preprocessing, class names and colours."""
-
-    def __init__(self, weights: Path, kind: str, create: Callable[..., nn.Module]) -> None:
-        from longvision.data.dense import DensePreprocess
-
-        self.description = description = _described(weights, kind)
-        self.classes: list[str] = description["classes"]
-        self.palette: list[tuple[int, int, int]] = [(r, g, b) for r, g, b in description["palette"]]
-        self.preprocess = DensePreprocess.from_dict(description["preprocess"])
-        self.model: Any = create(
-            description["architecture"],
-            classes=len(self.classes),
-            channels=self.preprocess.channels,
-            size=self.preprocess.size,
-            args=description.get("args"),
-            **description["head"],
-        ).eval()
-        restore_weights(self.model, weights)
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model.to(self.device)
-
-    def _read(self, path: str | Path) -> tuple[Image.Image, Tensor]:
-        image = read_image(path, self.preprocess.channels)
-        return image, self.preprocess.evaluated(image).to(self.device)
-
-
-class SegmentationPredictor(DensePredictor):
-    """Args: as above; `window`: side of windows that slide over the picture, pixels, in place of what the run used."""
-
-    if_too_large = "go over it in windows (--window 512), make it smaller, or cut it into tiles"
-
-    def __init__(self, weights: Path, window: int | None = None) -> None:
-        from longvision.heads.segmentation import create_segmenter
-
-        super().__init__(weights, "segmentation", create_segmenter)
-        asking = self.description["asking"]
-        self.asking = InferenceConfig(**(asking if window is None else {**asking, "window": window, "stride": None}))
-
-    @torch.inference_mode()
-    def predict(self, path: str | Path) -> ClassMap:
-        """Raises UnreadableImage for a file that is none."""
-        image, image_CHW = self._read(path)
-        size = (image.height, image.width)
-        shares_KHW = probabilities(self.model, image_CHW, len(self.classes), size, self.asking)
-        score_HW, mask_HW = shares_KHW.max(0)
-        scores = {number: float(score_HW[mask_HW == number].mean()) for number in mask_HW.unique().tolist()}
-        return ClassMap(str(path), image, mask_HW.byte().cpu().numpy(), scores)
-
-
-class ObjectPredictor(DensePredictor):
-    """Args: as above."""
-
-    if_too_large = "make it smaller, or cut it into tiles"
-
-    def __init__(self, weights: Path, kind: str = "detection") -> None:
-        if kind == "detr":
-            from longvision.heads.detr import create_detr as create
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | nn.Module,
+        device: str | torch.device | None = None,
+        batch: int | None = None,
+        inference: InferenceConfig | None = None,
+        description: Description | None = None,
+    ) -> None:
+        if batch is not None and batch < 1:
+            raise UserError(f"batch {batch}: expected at least 1 image")
+        if isinstance(source, nn.Module):
+            if description is None:
+                raise TypeError("a model does not say its classes and preprocessing: pass a Description of them")
+            self.description, self.model = description, source
+            self._task = _task_predictor(description, inference)
+            parameter = next(source.parameters(), torch.empty(0))
+            self.device = parameter.device if device is None else find_device(device)
         else:
-            from longvision.heads.detection import create_detector as create  # type: ignore[assignment]
-        super().__init__(weights, kind, create)
+            self.device = find_device(device)
+            path = find_weights(source)
+            weights, metadata = read_weights(path)
+            self.description = Description.from_metadata(metadata, path)
+            self._task = _task_predictor(self.description, inference)
+            self.model = self._task.create()
+            fill_weights(self.model, weights, metadata, path)
+        self.model.to(self.device).eval()
+        self.batch = self._task.batch if batch is None else batch
+        self.classes = self.description.classes
+
+    @overload
+    def __call__(self, images: ImageSource) -> Any: ...
+    @overload
+    def __call__(self, images: list[ImageSource] | tuple[ImageSource, ...]) -> list[Any]: ...
+    @overload
+    def __call__(self, images: Iterator[ImageSource]) -> Iterator[Any]: ...
+
+    def __call__(self, images: Any) -> Any:
+        """One image -> its result, a `ClassResult`, `MaskResult` or `ObjectResult`; a list of images -> a list.
+
+        An iterator -> an iterator, which holds no more than a batch: for more images than fit into memory.
+
+        Raises:
+            UnreadableImage: a file that is no image.
+            ImageTooLarge: an image that does not fit into memory.
+            UserError: an array or tensor whose meaning is not certain.
+        """
+        if isinstance(images, list | tuple):
+            return list(self.stream(images))
+        if isinstance(images, Iterator):
+            return self.stream(images)
+        return next(self.stream([images]))
+
+    predict = __call__
+
+    def stream(self, images: Iterable[ImageSource], on_error: OnError | None = None) -> Iterator[Any]:
+        """Results one after the other, in the images' order.
+
+        With `on_error`, an image without a result is told there, with the reason, and left out; else it is raised.
+        """
+
+        def give_up(source: ImageSource, error: UserError) -> None:
+            if on_error is None:
+                raise error
+            on_error(source, error)
+
+        for group in self._groups(self._prepared(images, give_up)):
+            yield from self._results(group, give_up)
+
+    def _prepared(self, images: Iterable[ImageSource], give_up: OnError) -> Iterator[Prepared]:
+        for number, source in enumerate(images, 1):
+            name = str(source) if isinstance(source, str | os.PathLike) else f"image-{number}"
+            try:
+                image = to_image(source, self._task.input.channels, name)
+                yield source, name, image, self._task.prepare(image)
+            except UserError as error:
+                give_up(source, error)
+            except (RuntimeError, MemoryError) as error:
+                give_up(source, self._too_large(name, None, error))
+
+    def _groups(self, images: Iterable[Prepared]) -> Iterator[list[Prepared]]:
+        """As many as go together: neighbours of one size, up to a batch."""
+        group: list[Prepared] = []
+        for one in images:
+            if group and (len(group) == self._task.at_once(self.batch) or one[3].shape != group[0][3].shape):
+                yield group
+                group = []
+            group.append(one)
+        if group:
+            yield group
+
+    def _results(self, group: list[Prepared], give_up: OnError) -> list[Result]:
+        """Where a group does not fit into memory, one by one; those that do not fit alone are too large."""
+        try:
+            return self._predict(group)
+        except (RuntimeError, MemoryError) as error:
+            source, name, image, _ = group[0]
+            too_large = self._too_large(name, image, error)
+        if len(group) == 1:
+            give_up(source, too_large)
+            return []
+        return [result for one in group for result in self._results([one], give_up)]
 
     @torch.inference_mode()
-    def predict(self, path: str | Path) -> FoundObjects:
-        """Raises UnreadableImage for a file that is none."""
-        image, image_CHW = self._read(path)
-        (found,) = self.model.detect([image_CHW], [(image.height, image.width)])
-        return FoundObjects(str(path), image, found.numpy())
+    def _predict(self, group: list[Prepared]) -> list[Result]:
+        images = [image_CHW.to(self.device) for *_, image_CHW in group]
+        return self._task.predict(self.model, images, [(name, image) for _, name, image, _ in group], self.batch)
+
+    def _too_large(self, name: str, image: Image.Image | None, error: BaseException) -> ImageTooLarge:
+        """Raises an error that is not about memory."""
+        if not is_out_of_memory(error):
+            raise error
+        size = f" ({image.width}x{image.height} pixels)" if image else ""
+        return ImageTooLarge(f"{name}{size} is too large for the memory there is: {self._task.if_too_large}")
 
 
-def load_predictor(weights: str | Path, window: int | None = None) -> Predictor | DensePredictor:
-    """The predictor for what a run was trained for.
-
-    Args:
-        weights: model.safetensors of a run.
-        window: for a segmentation: side of the windows that slide over a picture, pixels.
-
-    Raises:
-        FileNotFoundError, ValueError: not such a file, or a window for another task.
-    """
-    weights = Path(weights)
-    kind = read_description(weights).get("task", "classification")
-    if kind == "segmentation":
-        return SegmentationPredictor(weights, window)
-    if window is not None:
-        raise ValueError(f"--window {window}: {weights} is a model for {kind}, only a segmentation slides windows")
-    return Predictor(weights) if kind == "classification" else ObjectPredictor(weights, kind)
-
-
-def _described(weights: Path, wanted: str) -> dict[str, Any]:
-    """Raises ValueError for a file of another task."""
-    description = read_description(weights)
-    kind = description.get("task", "classification")
-    if kind != wanted:
-        raise ValueError(f"{weights} was trained for {kind}, not for {wanted}: give a run of {wanted}")
-    return description
-
-
-def read_description(weights: Path) -> dict[str, Any]:
-    """What a run wrote beside its weights: architecture, classes, preprocessing. Raises ValueError without them."""
-    description = read_metadata(weights)
-    if missing := [key for key in ("architecture", "classes", "preprocess") if key not in description]:
-        raise ValueError(
-            f"{weights} does not say its {', '.join(missing)}: expected a model.safetensors that "
-            "`longvision train` wrote"
-        )
-    return description
+def _task_predictor(description: Description, inference: InferenceConfig | None) -> TaskPredictor:
+    return load(task_entry(description.task).predictor)(description, inference)

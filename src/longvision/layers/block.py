@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from longvision.layers.mixer import Direction, VimMixer
 from longvision.layers.norm import RMSNorm
-from longvision.layers.plain import is_plain
+from longvision.layers.plain import is_plain, runs_fused
 from longvision.ops import mixer
 
 
@@ -44,7 +44,7 @@ class VimBlock(nn.Module):
         `cu_seqlens` as in `longvision.ops.selective_scan`: images packed one behind the other.
         """
         own, norm = self.mixer, self.norm
-        directions = own.directions_to_read() if self.fused and self._adds_nothing() else None
+        directions = own.directions_to_read() if runs_fused(self, x_BMD) and self._adds_nothing() else None
         if directions is not None:
             weights = own.in_proj.weight, own.out_proj.weight, norm.weight
             return mixer(x_BMD, directions, *weights, cu_seqlens, residual=True, eps=norm.eps)

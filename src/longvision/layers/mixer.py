@@ -17,6 +17,7 @@ from longvision.layers.plain import (
     convolved,
     is_filter,
     is_weight,
+    runs_fused,
 )
 from longvision.ops import ScanDirection, causal_conv1d, mixer, selective_scan
 from longvision.ops.causal_conv1d.reference import causal_conv1d_reference
@@ -106,7 +107,7 @@ class VimMixer(nn.Module):
         Raises:
             ValueError: conv1d has a setting that a causal depthwise convolution does not have.
         """
-        directions = self.directions_to_read()
+        directions = self.directions_to_read() if runs_fused(self, x_BMD) else None
         if directions is not None:
             return mixer(x_BMD, directions, self.in_proj.weight, self.out_proj.weight, cu_seqlens=cu_seqlens)
         along = [partial(self._along, own, cu_seqlens) for own in self._owns()]
@@ -115,12 +116,12 @@ class VimMixer(nn.Module):
     def _along(self, own: _Own, cu_seqlens: Tensor | None, x_BME: Tensor) -> Tensor:
         """(B, M, E) -> (B, M, E): one direction, its layers called one by one."""
         if is_filter(own.conv1d):
-            convolve = causal_conv1d if self.fused else causal_conv1d_reference
+            convolve = causal_conv1d if runs_fused(self, x_BME) else causal_conv1d_reference
             filter_EK = own.conv1d.weight.squeeze(1)
             u_BME = convolve(x_BME, filter_EK, own.conv1d.bias, True, own.reverse, cu_seqlens)
         else:
             u_BME = convolved(own.conv1d, x_BME, own.reverse, cu_seqlens)
-        scan = selective_scan if self.fused else selective_scan_parallel
+        scan = selective_scan if runs_fused(self, x_BME) else selective_scan_parallel
         dt_proj, dt_bias_E = as_call_and_bias(own.dt_proj)
         return scanned(
             u_BME,

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from longvision.layers.plain import runs_fused
 from longvision.ops import rms_norm
 from longvision.ops.rms_norm.reference import rms_norm_reference
 
@@ -22,4 +23,4 @@ class RMSNorm(nn.Module):
 
     def forward(self, x_BMD: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
-        return (rms_norm if self.fused else rms_norm_reference)(x_BMD, self.weight, self.eps)
+        return (rms_norm if runs_fused(self, x_BMD) else rms_norm_reference)(x_BMD, self.weight, self.eps)

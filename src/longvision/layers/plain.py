@@ -17,12 +17,17 @@ TAPS = 4  # of the convolution
 def set_fused(model: nn.Module, fused: bool = True) -> None:
     """Let the blocks, mixers and norms of a model run on longvision's fused ops, or with False in plain torch.
 
-    Unfused they give the same to rounding and none of the ops is called: `torch.fx` traces such a model symbolically,
-    `torch.export` gives a graph of torch's own operators, hooks see every layer. It takes more time and memory.
+    Unfused they give the same to rounding and none of the ops is called: `torch.export` gives a graph of torch's own
+    operators, hooks see every layer. It takes more time and memory. `torch.fx` traces the layers of any model unfused.
     """
     for module in model.modules():
         if isinstance(getattr(module, "fused", None), bool):
             module.fused = fused  # type: ignore[assignment]
+
+
+def runs_fused(module: nn.Module, x: Tensor) -> bool:
+    """Whether the module is to run on fused ops, which torch.fx cannot look into."""
+    return bool(module.fused) and not isinstance(x, torch.fx.Proxy)
 
 
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:

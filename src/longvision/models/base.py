@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from longvision.errors import UserError
+from longvision.layers import set_fused
 from longvision.models.weights.files import fit_positions, load_weights
 from longvision.models.weights.hub import locate_weights
 from longvision.types import PackedImages
@@ -237,6 +238,10 @@ class Backbone(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only each block's input for the backward pass and compute the rest again (arXiv 1604.06174)."""
         self.grad_checkpointing = enable
+
+    def set_fused(self, fused: bool = True) -> None:
+        """See `longvision.layers.set_fused`: with False no op of ours runs, for graph tools and for hooks."""
+        set_fused(self, fused)
 
     def no_weight_decay(self) -> set[str]:
         """Parameters to keep out of weight decay; one-dimensional ones are kept out by timm besides."""

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from longvision.errors import UserError
 from longvision.layers import ClassToken, ClassTokens, PatchEmbed, resample_pos_embed
 from longvision.layers.patch_embed import grid_size
 from longvision.models.base import Backbone, Pool
+from longvision.ops.common import cu_seqlens_of
 from longvision.types import PackedImages
 
 # They look at dtypes and sizes that a symbolic trace does not know: it records the calls.
@@ -139,8 +139,7 @@ class SequenceBackbone(Backbone):
 
     def _layout(self, images: PackedImages) -> Layout:
         lengths = [length + self.tokens.count for length in images.lengths]
-        borders = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
-        return Layout(images.grids, lengths, borders.to(images.patches.device, non_blocking=True))
+        return Layout(images.grids, lengths, cu_seqlens_of(lengths, images.patches.device))
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
         return resample_pos_embed(self.pos_embed, self.grid, grid, self.tokens)

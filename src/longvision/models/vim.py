@@ -6,13 +6,17 @@ from typing import Any
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model, register_notrace_module
 from torch import Tensor
 
 from longvision.layers import ClassToken, Direction, RMSNorm, VimBlock
 from longvision.models.base import build
 from longvision.models.sequence import Layout, SequenceBackbone, check_at_least_one
 from longvision.types import PackedImages
+
+# timm's feature extraction by torch.fx takes blocks whole, as they run; torch.fx alone looks into them.
+register_notrace_module(VimBlock)
+register_notrace_module(RMSNorm)
 
 
 class Vim(SequenceBackbone):

@@ -2,8 +2,8 @@
 
 import functools
 import os
-from collections.abc import Iterable
-from itertools import pairwise
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -129,10 +129,22 @@ def check_cu_seqlens(cu_seqlens: Tensor, x_BME: Tensor) -> None:
         return
     if _is_free_to_read(cu_seqlens):
         return _check_boundaries(cu_seqlens, x_BME.shape[1])
-    seen = (None if cu_seqlens.is_inference() else cu_seqlens._version), x_BME.shape[1]
+    seen = _version(cu_seqlens), x_BME.shape[1]
     if _looked_at.get(cu_seqlens) != seen:
         _check_boundaries(cu_seqlens, x_BME.shape[1])
         _looked_at[cu_seqlens] = seen
+
+
+def cu_seqlens_of(lengths: Sequence[int], device: torch.device) -> Tensor:
+    """int32 (S + 1,): the boundaries of sequences of these lengths, which no op looks at again."""
+    cu_seqlens = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).to(device, non_blocking=True)
+    if not torch.compiler.is_compiling():
+        _looked_at[cu_seqlens] = _version(cu_seqlens), sum(lengths)
+    return cu_seqlens
+
+
+def _version(tensor: Tensor) -> int | None:
+    return None if tensor.is_inference() else tensor._version
 
 
 def _is_free_to_read(tensor: Tensor) -> bool:

@@ -65,9 +65,9 @@ class ObjectTask(DenseTask):
     def usage(self, data: Any, run: Run) -> str:
         return f"""
 ```python
-from longvision.inference.predictor import load_predictor
+from longvision.inference import Predictor
 
-predictor = load_predictor("{run.path.name}/{run.weights.name}")
-found = predictor.predict("IMAGE").objects  # boxes (N, 4) xyxy in pixels, labels, scores, masks where there are any
+predictor = Predictor("{run.path.name}")
+found = predictor("IMAGE").detections  # boxes (N, 4) xyxy in pixels, labels, scores, masks where there are any
 ```
 """

@@ -134,10 +134,10 @@ class Segmentation(DenseTask):
     def usage(self, data: Any, run: Run) -> str:
         return f"""
 ```python
-from longvision.inference.predictor import load_predictor
+from longvision.inference import Predictor
 
-predictor = load_predictor("{run.path.name}/{run.weights.name}")
-mask = predictor.predict("IMAGE").mask_HW  # class numbers
+predictor = Predictor("{run.path.name}")
+mask = predictor("IMAGE").mask_HW  # class numbers
 ```
 """
 

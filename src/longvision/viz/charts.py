@@ -1,4 +1,4 @@
-"""The pictures that a run leaves behind. Drawn without a display; matplotlib is imported when one is drawn."""
+"""The charts of a run. Drawn without a display; matplotlib is imported when one is drawn."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,30 +90,3 @@ def draw_examples(
         text = f"{predicted} ({100 * probability:.0f} %)" + ("" if true == predicted else f"\nis {true}")
         axes.set_title(text, color=colour, fontsize=9)
     figure.savefig(path, dpi=120)
-
-
-def draw_predictions(predictions: Sequence[tuple[Image.Image, str, Sequence[tuple[str, float]]]], path: Path) -> None:
-    """Images with their name and the most likely classes as bars, two in a row."""
-    columns = min(2, len(predictions))
-    rows = -(-len(predictions) // columns)
-    figure = _figure(8 * columns, 2.2 * rows)
-    grid = figure.subplots(rows, 2 * columns, squeeze=False, width_ratios=[1, 2] * columns).reshape(-1, 2)
-    for axes in grid[len(predictions) :].flat:
-        axes.axis("off")
-    for (left, right), (image, name, top) in zip(grid, predictions, strict=False):
-        left.imshow(image, cmap="gray", vmin=0, vmax=255)
-        left.set_title(name, fontsize=9)
-        left.axis("off")
-        _draw_bars(right, top)
-    figure.savefig(path, dpi=110)
-
-
-def _draw_bars(axes: Any, top: Sequence[tuple[str, float]]) -> None:
-    """The most likely class above, in green."""
-    names, shares = [name for name, _ in top][::-1], [100 * share for _, share in top][::-1]
-    bars = axes.barh(range(len(top)), shares, color=[GREY] * (len(top) - 1) + [GOOD])
-    axes.bar_label(bars, fmt="%.1f %%", padding=3, fontsize=8)
-    axes.set_yticks(range(len(top)), names)
-    axes.set_xlim(0, 1.2 * max(shares))
-    axes.spines[["top", "right", "bottom"]].set_visible(False)
-    axes.set_xticks([])

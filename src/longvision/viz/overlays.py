@@ -1,4 +1,4 @@
-"""What predictions and labels look like: classes and objects drawn over their picture."""
+"""What predictions and labels look like: classes and objects drawn over their image."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -8,10 +8,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from longvision.types import IGNORE, Colour, Detections, Target
-from longvision.viz.sheets import SMALLEST, WHITE, Line, composed, fitted, font_of, line_height, resized, short
+from longvision.viz.sheets import WHITE, Line, fitted, font_of, line_height, short, side_by_side, viewable
 
-LARGEST = 1024  # side of a panel that a large picture is shrunk to, pixels
-OVERLAY = 0.55  # how much of the colour covers the picture
+OVERLAY = 0.55  # how much of the colour covers the image
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 Objects = TypeVar("Objects", Detections, Target)
@@ -24,18 +23,18 @@ def draw_segmentation(
     palette: Sequence[Colour],
     scores: Mapping[int, float] | None = None,
 ) -> Image.Image:
-    """The picture beside itself under each mask; below them the classes and their pixels.
+    """The image beside itself under each mask; below them the classes and their pixels.
 
     Args:
-        masks: by their titles, such as "prediction" and "truth": class numbers, uint8, of the picture's size; 255 is
+        masks: by their titles, such as "prediction" and "truth": class numbers, uint8, of the image's size; 255 is
             ignored and drawn white.
         scores: of class numbers, said in the legend.
     """
     for title, mask in masks.items():
         _check_mask(title, mask, image, len(classes))
-    shown = _shown(image)
-    panels = {"picture": shown} | {title: _coloured(shown, mask, palette) for title, mask in masks.items()}
-    return composed(panels, _pixel_legend(list(masks.values()), classes, palette, scores or {}))
+    shown = viewable(image)
+    panels = {"image": shown} | {title: _coloured(shown, mask, palette) for title, mask in masks.items()}
+    return side_by_side(panels, _pixel_legend(list(masks.values()), classes, palette, scores or {}))
 
 
 def draw_objects(
@@ -45,35 +44,26 @@ def draw_objects(
     palette: Sequence[Colour],
     threshold: float = 0.5,
 ) -> Image.Image:
-    """The picture beside itself under each set of objects; below them the classes and how many there are.
+    """The image beside itself under each set of objects; below them the classes and how many there are.
 
     Args:
         objects: by their titles.
         threshold: of the scores, below which nothing is drawn.
     """
-    shown = _shown(image)
-    panels, labels = {"picture": shown}, []
+    shown = viewable(image)
+    panels, labels = {"image": shown}, []
     for title, some in objects.items():
         above = _above(some, threshold)
         limit = f" above {threshold:.2f}" if isinstance(some, Detections) else ""
         drawn = _with_objects(shown, _scaled(above, image.size, shown.size), classes, palette)
         panels[f"{title}: {_counted(above)}{limit}"] = drawn
         labels.append(above.labels)
-    return composed(panels, _object_legend(labels, classes, palette))
+    return side_by_side(panels, _object_legend(labels, classes, palette))
 
 
 def titled(image: Image.Image, title: str) -> Image.Image:
-    """The picture under a line of text."""
-    return composed({title: _shown(image)}, [])
-
-
-def _shown(image: Image.Image) -> Image.Image:
-    """The picture in colour, at a size to look at: large ones shrunk, small ones enlarged with their pixels visible."""
-    image = image.convert("RGB")
-    if max(image.size) > LARGEST:
-        return resized(image, LARGEST / max(image.size))
-    times = max(1, min(-(-SMALLEST // min(image.size)), LARGEST // max(image.size)))
-    return image.resize((times * image.width, times * image.height), Image.Resampling.NEAREST)
+    """The image under a line of text."""
+    return side_by_side({title: viewable(image)}, [])
 
 
 def _mask_at(mask_HW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -97,7 +87,7 @@ def _edges(mask_HW: np.ndarray) -> np.ndarray:
 def _check_mask(name: str, mask_HW: np.ndarray, image: Image.Image, classes: int) -> None:
     if mask_HW.shape != (image.height, image.width):
         raise ValueError(
-            f"the {name} is {mask_HW.shape}, its picture {(image.height, image.width)}: scale it to the picture first"
+            f"the {name} is {mask_HW.shape}, its image {(image.height, image.width)}: scale it to the image first"
         )
     wrong = np.unique(mask_HW[(mask_HW >= classes) & (mask_HW != IGNORE)])
     if len(wrong):
@@ -155,7 +145,7 @@ def _counted(objects: Detections | Target) -> str:
 
 
 def _scaled(objects: Objects, size: tuple[int, int], shown: tuple[int, int]) -> Objects:
-    """From the picture's pixels to those that are shown; (width, height) both."""
+    """From the image's pixels to those that are shown; (width, height) both."""
     scale = np.array(shown, np.float64) / size
     return replace(objects, boxes=objects.boxes.reshape(-1, 4) * np.tile(scale, 2))
 

@@ -1,6 +1,8 @@
-"""Panels side by side over a legend, and many on one sheet: the layout of the pictures that dense tasks draw."""
+"""Panels side by side over a legend, and many on one sheet: the layout of what is drawn with Pillow."""
 
+import importlib.util
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from longvision.types import Colour
 
-SMALLEST = 320  # side of a panel that a small picture is enlarged to, pixels
+SMALLEST = 320  # side of a panel that a small image is enlarged to, pixels
+LARGEST = 1024  # side of a panel that a large image is shrunk to
 LARGEST_SHEET, GAP = 4000, 16
 MOST_LINES = 24  # of a legend
 LONGEST_NAME = 40  # letters
@@ -17,7 +20,7 @@ WHITE, INK, FRAME = (255, 255, 255), (30, 30, 30), (170, 170, 170)
 Line = tuple[Colour | None, str]  # of a legend: its swatch, its text
 
 
-def composed(panels: Mapping[str, Image.Image], legend: Sequence[Line]) -> Image.Image:
+def side_by_side(panels: Mapping[str, Image.Image], legend: Sequence[Line]) -> Image.Image:
     """Panels with their titles side by side, wide ones below each other, over a legend."""
     width, height = next(iter(panels.values())).size
     columns = 1 if width > 2 * height else len(panels)
@@ -42,7 +45,7 @@ def composed(panels: Mapping[str, Image.Image], legend: Sequence[Line]) -> Image
 def contact_sheet(panels: Sequence[Image.Image], title: str) -> Image.Image:
     """The panels in a grid, in the order of reading, shrunk where the sheet would be larger than about 4000 pixels."""
     if not panels:
-        raise ValueError(f"no pictures for the sheet {title!r}: expected at least one")
+        raise ValueError(f"no images for the sheet {title!r}: expected at least one")
     columns = max(range(1, len(panels) + 1), key=lambda n: _fit(panels, n))
     shrink, _ = _fit(panels, columns)
     panels = [resized(panel, shrink) for panel in panels]
@@ -103,12 +106,29 @@ def resized(image: Image.Image, scale: float) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3)
 
 
-def font_of(size: float) -> ImageFont.FreeTypeFont:
-    """matplotlib's, which has the letters of most alphabets; readable, whatever the size asked for."""
-    import matplotlib
+def viewable(image: Image.Image, largest: int = LARGEST) -> Image.Image:
+    """In colour, at a size to look at: a large image shrunk, a small one enlarged with its pixels visible."""
+    image = image.convert("RGB")
+    if max(image.size) > largest:
+        return resized(image, largest / max(image.size))
+    times = max(1, min(-(-SMALLEST // min(image.size)), largest // max(image.size)))
+    return image.resize((times * image.width, times * image.height), Image.Resampling.NEAREST)
 
-    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    return ImageFont.truetype(str(path), round(float(np.clip(size, 12, 30))))
+
+def font_of(size: float) -> ImageFont.FreeTypeFont:
+    """Readable, whatever the size asked for."""
+    font = _font_file()
+    pixels = round(float(np.clip(size, 12, 30)))
+    return ImageFont.truetype(font, pixels) if font else ImageFont.load_default(pixels)  # type: ignore[return-value]
+
+
+@cache
+def _font_file() -> str | None:
+    """matplotlib's, which has the letters of most alphabets; found without loading it. None where it is not there."""
+    found = importlib.util.find_spec("matplotlib")
+    folders = [Path(folder) for folder in (found and found.submodule_search_locations) or []]
+    fonts = [folder / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf" for folder in folders]
+    return next((str(font) for font in fonts if font.is_file()), None)
 
 
 def line_height(font: ImageFont.FreeTypeFont) -> int:

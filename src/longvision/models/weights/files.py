@@ -52,7 +52,13 @@ def load_weights(model: Any, path: str | os.PathLike[str], prefix: str = "") -> 
 
 def restore_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Fill any timm model with a run's weights, all of them; a Vim's positions for another size. Raises as above."""
-    weights, metadata = read_weights(path)
+    fill_weights(model, *read_weights(path), path)
+
+
+def fill_weights(
+    model: nn.Module, weights: Weights, metadata: dict[str, Any], path: str | os.PathLike[str]
+) -> None:
+    """As `restore_weights`, with what was read already; `path` is for messages."""
     if hasattr(model, "tokens"):
         weights = fit_positions(weights, model, metadata)
     _check_fits(weights, model, path)

@@ -1,18 +1,14 @@
-"""Predictions are stored so that others read them back."""
+"""Objects are stored so that other programs read them back."""
 
 import json
 
 import numpy as np
 import pytest
-from PIL import Image
 
-pytest.importorskip("lightning")
-from longvision.data.io.colours import spread_colours
-from longvision.inference.outputs import CocoResults, save_palette_png
+from longvision.inference.coco import CocoResults
 from longvision.types import Detections, Target
 
 CLASSES = ["road", "sky", "tree"]
-PALETTE = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
 
 
 def objects(*boxes, labels=None, scores=None, masks=None):
@@ -24,32 +20,11 @@ def objects(*boxes, labels=None, scores=None, masks=None):
     return Detections(boxes_N4, np.array(scores, dtype=np.float32), labels_N, masks)
 
 
-def results(*pictures):
+def results(*images):
     made = CocoResults(CLASSES)
-    for picture in pictures:
-        made.add(*picture)
+    for image in images:
+        made.add(*image)
     return made.as_dict()
-
-
-@pytest.mark.parametrize("classes", [2, 16, 150, 255])
-def test_a_palette_png_holds_the_class_numbers_and_their_colours(classes, tmp_path):
-    mask = np.random.default_rng(0).integers(0, classes, (20, 31), dtype=np.uint8)
-    mask[0, 0], mask[5, 5] = 255, classes - 1
-    palette = spread_colours(classes)
-    save_palette_png(mask, palette, tmp_path / "m.png")
-    with Image.open(tmp_path / "m.png") as stored:
-        assert (stored.format, stored.mode) == ("PNG", "P")
-        assert (np.asarray(stored) == mask).all()
-        shown = stored.convert("RGB")
-    assert shown.getpixel((0, 0)) == (255, 255, 255) and shown.getpixel((5, 5)) == palette[classes - 1]
-
-
-def test_a_palette_png_is_never_written_over(tmp_path):
-    path = tmp_path / "m.png"
-    path.write_bytes(b"mine")
-    with pytest.raises(FileExistsError):
-        save_palette_png(np.zeros((4, 4), np.uint8), PALETTE, path)
-    assert path.read_bytes() == b"mine"
 
 
 def coco_of(result, tmp_path):
@@ -83,7 +58,7 @@ def test_results_without_masks_have_the_area_of_their_boxes(tmp_path):
     assert coco.anns[1]["area"] == 205 and "segmentation" not in coco.anns[1]
 
 
-def test_results_number_objects_across_pictures():
+def test_results_number_objects_across_images():
     found = objects([0, 0, 1, 1], [0, 0, 2, 2], scores=[0.3, 0.8])
     result = results(("a", (9, 9), found), ("b", (9, 9), found))
     assert [(a["id"], a["image_id"], a["score"]) for a in result["annotations"]] == [

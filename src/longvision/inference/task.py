@@ -1,0 +1,77 @@
+"""What a task's predictor says of its models: how one is made, what it takes, and what its output means."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+from PIL import Image
+from torch import Tensor, nn
+
+from longvision.errors import UserError
+from longvision.inference.config import InferenceConfig
+from longvision.inference.description import Description
+from longvision.inference.results import Result
+
+Named = tuple[str, Image.Image]  # an image with its name
+
+
+class TaskPredictor:
+    """A subclass says how a model of one task is made and read.
+
+    Args:
+        description: what a run wrote beside its weights.
+        inference: windows and test-time augmentation in place of the run's, for a task that has them.
+
+    Raises:
+        UserError: `inference` for a task without it.
+    """
+
+    batch: ClassVar[int] = 1  # images at once where nobody says: those of most tasks may be large
+    if_too_large: ClassVar[str] = "make it smaller, or cut it into tiles"
+
+    def __init__(self, description: Description, inference: InferenceConfig | None = None) -> None:
+        if inference is not None:
+            raise UserError(f"{description.source} is a model for {description.task}: only a segmentation has windows")
+        self.description, self.classes, self.palette = description, description.classes, description.palette
+        self.input = _input(description)
+
+    def create(self) -> nn.Module:
+        """The model with random weights."""
+        about = self.description
+        return self.creator()(
+            about.architecture,
+            classes=len(about.classes),
+            channels=self.input.channels,
+            size=self.input.size,
+            args=about.args,
+            **about.head,
+        )
+
+    def creator(self) -> Callable[..., nn.Module]:
+        """What makes it: (architecture, classes, channels, size, args, and the head's options) -> model."""
+        raise NotImplementedError
+
+    def at_once(self, batch: int) -> int:
+        """How many images `predict` gets, where the caller asks for `batch`."""
+        return batch
+
+    def prepare(self, image: Image.Image) -> Tensor:
+        """The model's input (C, H, W), as validation prepares it."""
+        return self.input.evaluated(image)
+
+    def predict(self, model: Any, images: list[Tensor], inputs: Sequence[Named], batch: int) -> list[Result]:
+        """Prepared images (C, H, W) of one size, with the names and images they come from -> their results."""
+        raise NotImplementedError
+
+
+def _input(description: Description) -> Any:
+    if description.task == "classification":
+        from longvision.data.transforms.preprocess import Preprocess
+
+        class Input(Preprocess):
+            def evaluated(self, image: Image.Image) -> Tensor:
+                return self.transform()(image)
+
+        return Input.from_dict(description.preprocess)
+    from longvision.data.dense import DensePreprocess
+
+    return DensePreprocess.from_dict(description.preprocess)
