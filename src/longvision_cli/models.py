@@ -19,9 +19,10 @@ def run(arguments: list[str]) -> int:
 
     import timm
 
-    from longvision.models.cost import measure_cost  # registers our models too
+    from longvision.models import NAMES
+    from longvision.models.cost import measure_cost
 
-    names = timm.list_models(options.pattern) if options.pattern else timm.list_models(module="vim")
+    names = timm.list_models(options.pattern) if options.pattern else NAMES
     if not names:
         raise ValueError(f"no model's name fits {options.pattern!r}: try {'*' + options.pattern.strip('*') + '*'!r}")
     width = max(len(name) for name in names)

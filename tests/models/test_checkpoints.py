@@ -9,9 +9,11 @@ import safetensors.torch
 import timm
 import torch
 
+from longvision.errors import ExistingFileError, MissingFileError, UserError
 from longvision.layers import resample_pos_embed
 from longvision.models import Vim
-from longvision.models.weights.files import load_weights, read_weights, save_weights
+from longvision.models.weights.files import load_weights, read_weights, restore_weights, save_weights
+from longvision.models.weights.hub import UnreachableWeights
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_classes": 5}
 
@@ -125,6 +127,34 @@ def test_reading_leaves_the_file_alone_and_the_globals_unsafe(tmp_path):
     assert argparse.Namespace not in torch.serialization.get_safe_globals()
 
 
+def test_names_behind_a_prefix(tmp_path):
+    """Of a larger model's file, the backbone's part."""
+    source, model = small(), small()
+    weights = {f"backbone.{name}": tensor for name, tensor in source.state_dict().items()}
+    torch.save({**weights, "decoder.weight": torch.ones(2)}, tmp_path / "larger.pth")
+    with pytest.raises(UserError, match=r"larger\.pth.*'encoder\.'"):
+        model.load_pretrained(tmp_path / "larger.pth", prefix="encoder.")
+    with pytest.raises(UserError, match="is missing"):
+        model.load_pretrained(tmp_path / "larger.pth")
+    model.load_pretrained(tmp_path / "larger.pth", prefix="backbone.")
+    assert same(model, source)
+
+
+class Tied(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.other = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+        self.other.weight = self.one.weight
+        self.register_buffer("part", self.one.weight.detach()[1:3])  # a view of the same memory
+
+
+def test_tied_weights_are_saved_and_load_again(tmp_path):
+    source, model = Tied(), Tied()
+    save_weights(source, tmp_path / "tied.safetensors")
+    restore_weights(model, tmp_path / "tied.safetensors")
+    assert same(source, model) and model.one.weight is model.other.weight
+
+
 # What is refused
 
 
@@ -158,7 +188,7 @@ def test_code_in_a_file_is_not_run(tmp_path, where, hostile, write, suffix):
     made, path = tmp_path / "made", tmp_path / f"hostile{suffix}"
     content = authors({"w": torch.ones(2)}) | {"args": hostile(made)} if where == "inside" else hostile(made)
     write(content, path)
-    with pytest.raises(ValueError, match=r"hostile\.\w+ is (refused, and nothing in it was run|not a )"):
+    with pytest.raises(UserError, match=r"hostile\.\w+ is (refused, and nothing in it was run|not a )"):
         load_weights(small(), path)
     assert not made.exists()
     with open(path, "rb") as file:  # or the test proves nothing: loaded without care, it does run
@@ -168,10 +198,10 @@ def test_code_in_a_file_is_not_run(tmp_path, where, hostile, write, suffix):
 
 def test_what_was_refused_is_named(tmp_path):
     torch.save(authors({"w": torch.ones(2)}) | {"extra": Plain()}, tmp_path / "plain.pth")
-    with pytest.raises(ValueError, match=r"plain\.pth is refused, and nothing in it was run: it holds \S*Plain beside"):
+    with pytest.raises(UserError, match=r"plain\.pth is refused, and nothing in it was run: it holds \S*Plain beside"):
         read_weights(tmp_path / "plain.pth")
     torch.save({"model": {"w": torch.ones(2)}, "args": Shell("x")}, tmp_path / "shell.pth")
-    with pytest.raises(ValueError, match=r"it holds (posix|nt)\.system beside"):
+    with pytest.raises(UserError, match=r"it holds (posix|nt)\.system beside"):
         read_weights(tmp_path / "shell.pth")
 
 
@@ -180,7 +210,7 @@ def test_what_was_refused_is_named(tmp_path):
 def test_bytes_that_are_no_checkpoint(tmp_path, suffix, content):
     path = tmp_path / f"weights{suffix}"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"weights\{suffix} is (not a|refused)"):
+    with pytest.raises(UserError, match=rf"weights\{suffix} is (not a|refused)"):
         load_weights(small(), path)
 
 
@@ -192,7 +222,7 @@ def test_a_download_that_broke_off(tmp_path, suffix):
     else:
         save_weights(small(), whole)
     path.write_bytes(whole.read_bytes()[:5000])
-    with pytest.raises(ValueError, match=rf"weights\{suffix} is not a"):
+    with pytest.raises(UserError, match=rf"weights\{suffix} is not a"):
         load_weights(small(), path)
 
 
@@ -200,7 +230,7 @@ def test_a_download_that_broke_off(tmp_path, suffix):
 def test_no_such_file(tmp_path, name):
     if name.startswith("folder"):
         (tmp_path / name).mkdir()
-    with pytest.raises(FileNotFoundError, match=f"{name} is not a file"):
+    with pytest.raises(MissingFileError, match=f"{name} is not a file"):
         load_weights(small(), tmp_path / name)
 
 
@@ -209,7 +239,7 @@ def test_no_such_file(tmp_path, name):
 )
 def test_no_weights_in_it(tmp_path, content):
     torch.save(content, tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match=r"weights\.pth holds no weights"):
+    with pytest.raises(UserError, match=r"weights\.pth holds no weights"):
         load_weights(small(), tmp_path / "weights.pth")
 
 
@@ -220,7 +250,7 @@ def test_another_model_s_file_says_which_tensors_differ(tmp_path):
         torch.save(weights, path)
         model = model or small()
         before = {name: t.clone() for name, t in model.state_dict().items()}
-        with pytest.raises(ValueError, match=r"weights\.pth is a checkpoint for another model: ") as error:
+        with pytest.raises(UserError, match=r"weights\.pth is a checkpoint for another model: ") as error:
             load_weights(model, path)
         assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())  # nothing half-loaded
         return str(error.value)
@@ -248,7 +278,7 @@ def test_another_model_s_file_says_which_tensors_differ(tmp_path):
 
 def test_positions_of_an_unknown_grid(tmp_path):
     torch.save(small(img_size=(32, 48)).state_dict(), tmp_path / "wide.pth")
-    with pytest.raises(ValueError, match=r"positions for 24 patches, which do not fill a grid of 4x4.*img_size"):
+    with pytest.raises(UserError, match=r"positions for 24 patches, which do not fill a grid of 4x4.*img_size"):
         load_weights(small(), tmp_path / "wide.pth")
     model = small(img_size=(32, 48))
     load_weights(model, tmp_path / "wide.pth")  # in a model of that size there is nothing to guess
@@ -258,7 +288,7 @@ def test_positions_of_an_unknown_grid(tmp_path):
 def test_what_exists_is_not_overwritten(tmp_path, existing):
     path = tmp_path / "weights.safetensors"
     path.write_text("precious") if existing == "file" else path.mkdir()
-    with pytest.raises(FileExistsError, match=r"weights\.safetensors exists already and is not overwritten"):
+    with pytest.raises(ExistingFileError, match=r"weights\.safetensors exists already and is not overwritten"):
         save_weights(small(), path)
     assert path.is_dir() or path.read_text() == "precious"
     assert len(list(tmp_path.iterdir())) == 1
@@ -301,7 +331,7 @@ def test_checkpoint_path_of_timm(tmp_path):
 
 @pytest.mark.parametrize("name", ["vim_tiny_patch16_224", "vim_small_patch16_stride8_224.in1k"])
 def test_without_a_network_one_sentence_says_how_to_do(name, tmp_path):
-    with pytest.raises(OSError, match="could not be fetched from hustvl/Vim-") as error:
+    with pytest.raises(UnreachableWeights, match="could not be fetched from hustvl/Vim-") as error:
         timm.create_model(name, pretrained=True, depth=1, cache_dir=str(tmp_path))
     message = str(error.value)
     assert 'pretrained=True, pretrained_cfg_overlay=dict(file="PATH")' in message
@@ -337,7 +367,7 @@ def test_a_class_token_elsewhere_takes_its_position_along(tmp_path):
 
 def test_a_grid_that_its_positions_do_not_fill(tmp_path):
     save_weights(small(), tmp_path / "false.safetensors", {"grid": [3, 3]})
-    with pytest.raises(ValueError, match=r"16 patches, which do not fill a grid of 3x3"):
+    with pytest.raises(UserError, match=r"16 patches, which do not fill a grid of 3x3"):
         load_weights(small(), tmp_path / "false.safetensors")
 
 
@@ -345,5 +375,5 @@ def test_a_pickle_that_holds_itself_ends(tmp_path):
     content: dict = {}
     content["model"] = content
     torch.save(content, tmp_path / "ring.pth")
-    with pytest.raises(ValueError, match="holds no weights"):
+    with pytest.raises(UserError, match="holds no weights"):
         load_weights(small(), tmp_path / "ring.pth")

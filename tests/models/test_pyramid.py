@@ -1,13 +1,18 @@
 """The pyramid on isotropic backbones: its maps, released weights, and the libraries that take it."""
 
+import subprocess
+import sys
+
 import pytest
 import safetensors.torch
 import timm
 import torch
 
-import longvision.models  # noqa: F401 registers them
-from longvision.models.backbone import backbone_of, create_backbone, create_features
-from longvision.models.pyramid import BASES, STRIDES, FeaturePyramid, pyramid_name
+from longvision.errors import UserError
+from longvision.models import NAMES as OURS
+from longvision.models import register_pyramid
+from longvision.models.backbone import backbone_of, create_backbone, create_features, dense_name
+from longvision.models.pyramid import STRIDES, FeaturePyramid
 
 SIZE = 160, 224
 NAMES = ["vim_tiny_patch16_224", "vim_tiny_patch16_stride8_224", "vim_nano_patch4_32", "deit_tiny_patch16_224"]
@@ -15,15 +20,38 @@ every_base = pytest.mark.parametrize("name", NAMES)
 
 
 def make(name, **arguments):
-    return timm.create_model(f"{name}_pyramid", depth=4, **arguments)
+    return timm.create_model(register_pyramid(name), depth=4, **arguments)
 
 
-def test_every_vim_and_the_plain_transformers_have_one():
-    assert set(timm.list_models(module="vim")) <= BASES
-    assert {"deit_tiny_patch16_224", "deit_small_patch16_224", "deit_base_patch16_224", "vit_base_patch16_224"} <= BASES
-    assert {f"{name}_pyramid" for name in BASES} == set(timm.list_models("*_pyramid"))
-    assert pyramid_name("deit_tiny_patch16_224.fb_in1k") == "deit_tiny_patch16_224_pyramid.fb_in1k"
-    assert pyramid_name("resnet18") is None
+def test_only_ours_are_registered_until_somebody_asks():
+    """In a process of its own: other tests ask."""
+    code = """
+import longvision, timm
+print(sorted(timm.list_models("*_pyramid*")))
+print(longvision.models.register_pyramid("deit_tiny_patch16_224.fb_in1k"))
+print(len(timm.list_models("*_pyramid")))
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300).stdout
+    before, name, after = out.splitlines()
+    assert before == str([f"{name}_pyramid" for name in sorted(OURS)])
+    assert name == "deit_tiny_patch16_224_pyramid.fb_in1k" and int(after) == len(OURS) + 1
+
+
+def test_register_pyramid():
+    for tagged in ("vit_base_patch16_224.augreg_in21k", "vit_base_patch16_224.dino"):
+        pyramid = register_pyramid(tagged)
+        assert pyramid == tagged.replace(".", "_pyramid.") == register_pyramid(tagged)
+        assert timm.get_pretrained_cfg(pyramid).hf_hub_id == timm.get_pretrained_cfg(tagged).hf_hub_id
+    assert register_pyramid("vim_nano_patch4_32") == "vim_nano_patch4_32_pyramid"
+    for other in ("resnet18", "vit_large_patch14_224", "no_such_model_patch16_224", "vim_nano_patch4_32_pyramid"):
+        with pytest.raises(UserError, match=other):
+            register_pyramid(other)
+
+
+def test_dense_names():
+    assert dense_name("deit_small_patch16_224.fb_in1k") == "deit_small_patch16_224_pyramid.fb_in1k"
+    assert dense_name("deit_base_patch16_224_pyramid") == "deit_base_patch16_224_pyramid"  # as runs were told before
+    assert dense_name("resnet18") == "resnet18"
 
 
 @every_base
@@ -119,14 +147,33 @@ def test_weights_of_a_plain_transformer_load(tmp_path):
 
 
 def test_what_it_refuses():
-    with pytest.raises(ValueError, match="choose last or spread"):
+    with pytest.raises(UserError, match="choose last or spread"):
         make("vim_nano_patch4_32", blocks="first")
-    with pytest.raises(ValueError, match="needs 4 blocks, the backbone has 2"):
+    with pytest.raises(UserError, match="needs 4 blocks, the backbone has 2"):
         timm.create_model("vim_nano_patch4_32_pyramid", depth=2, blocks="spread")
-    with pytest.raises(ValueError, match="a pyramid itself"):
+    with pytest.raises(UserError, match="a pyramid itself"):
         FeaturePyramid(timm.create_model("resnet10t"))
-    with pytest.raises(ValueError, match="out_chans 0"):
+    with pytest.raises(UserError, match="out_chans 0"):
         make("vim_nano_patch4_32", out_chans=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("blocks", ["last", "spread"])
+def test_forward_intermediates(blocks):
+    model, x = make("vim_nano_patch4_32", blocks=blocks).eval(), torch.randn(1, 3, 32, 64)
+    ran = []
+    for i, block in enumerate(model.base.layers):
+        block.register_forward_hook(lambda *_, i=i: ran.append(i))
+    maps = model(x)
+    final, two = model.forward_intermediates(x, indices=[0, 1])
+    assert torch.equal(final, maps[1]) and all(torch.equal(a, b) for a, b in zip(two, maps[:2], strict=True))
+    ran.clear()
+    early = model.forward_intermediates(x, indices=[0, 1], stop_early=True, intermediates_only=True)
+    assert ran == ([0, 1] if blocks == "spread" else [0, 1, 2, 3])
+    assert all(torch.equal(a, b) for a, b in zip(early, maps[:2], strict=True))
+    for refused in ({"norm": True}, {"output_fmt": "NLC"}):
+        with pytest.raises(ValueError, match=next(iter(refused))):
+            model.forward_intermediates(x, **refused)
 
 
 def test_checkpointing_reaches_the_backbone():
@@ -161,14 +208,14 @@ def test_positions_are_held_for_the_padded_picture(name):
 
 
 def test_a_pyramid_is_no_classifier():
-    with pytest.raises(ValueError, match="gives maps and no classes: choose vim_nano_patch4_32"):
+    with pytest.raises(UserError, match="gives maps and no classes: choose vim_nano_patch4_32"):
         create_backbone("vim_nano_patch4_32_pyramid", 2, 3, (32, 32))
 
 
 def test_create_features_names_what_is_missing():
-    with pytest.raises(ValueError, match="did you mean"):
+    with pytest.raises(UserError, match="did you mean"):
         create_features("vim_tiny_patch16_225", 3, (64, 64))
-    with pytest.raises(ValueError, match="none of stride 64"):
+    with pytest.raises(UserError, match="none of stride 64"):
         create_features("resnet10t", 3, (64, 64), strides=(4, 64))
 
 
@@ -186,7 +233,7 @@ def check_backward(model, loss):
 @pytest.mark.parametrize("decoder", ["UPerNet", "FPN"])
 def test_segmentation_models_pytorch(name, decoder):
     smp = pytest.importorskip("segmentation_models_pytorch")
-    model = getattr(smp, decoder)(f"tu-{name}_pyramid", encoder_weights=None, classes=5)
+    model = getattr(smp, decoder)(f"tu-{register_pyramid(name)}", encoder_weights=None, classes=5)
     logits = model(torch.randn(2, 3, *SIZE))
     assert logits.shape == (2, 5, *SIZE)
     check_backward(model, logits.square().mean())
@@ -195,7 +242,7 @@ def test_segmentation_models_pytorch(name, decoder):
 def timm_backbone(name, out_indices):
     transformers = pytest.importorskip("transformers")
     return transformers.TimmBackboneConfig(
-        backbone=f"{name}_pyramid", out_indices=out_indices, use_pretrained_backbone=False
+        backbone=register_pyramid(name), out_indices=out_indices, use_pretrained_backbone=False
     )
 
 
@@ -204,7 +251,7 @@ def test_transformers_upernet(name):
     transformers = pytest.importorskip("transformers")
     config = transformers.UperNetConfig(
         backbone_config=timm_backbone(name, [0, 1, 2, 3]), hidden_size=32, num_labels=5, use_auxiliary_head=True,
-        auxiliary_in_channels=timm.create_model(f"{name}_pyramid").feature_info[2]["num_chs"], auxiliary_channels=16,
+        auxiliary_in_channels=make(name).feature_info[2]["num_chs"], auxiliary_channels=16,
     )  # fmt: skip
     model = transformers.UperNetForSemanticSegmentation(config)
     output = model(torch.randn(2, 3, *SIZE), labels=torch.randint(5, (2, *SIZE)))
@@ -237,7 +284,7 @@ def test_torchvision_mask_rcnn(name):
 
         def __init__(self):
             super().__init__()
-            self.body = timm.create_model(f"{name}_pyramid", features_only=True, out_chans=32, depth=4)
+            self.body = timm.create_model(register_pyramid(name), features_only=True, out_chans=32, depth=4)
 
         def forward(self, x):
             return {str(i): map_BCHW for i, map_BCHW in enumerate(self.body(x))}

@@ -1,6 +1,22 @@
-"""Models, registered with timm when this package is imported."""
+"""Models, registered with timm when this package is imported. Every module here but the tools is a family of them."""
 
-from longvision.models.pyramid import FeaturePyramid
-from longvision.models.vim import Vim
+from importlib import import_module
+from pkgutil import iter_modules
 
-__all__ = ["FeaturePyramid", "Vim"]
+import timm
+
+from longvision.models.pyramid import FeaturePyramid, has_pyramid, register_pyramid
+
+_TOOLS = {"backbone", "base", "cost", "pyramid", "sequence", "weights"}
+
+NAMES: list[str] = []  # of the models registered here, pyramids left out
+for _module in iter_modules(__path__):
+    if _module.name not in _TOOLS:
+        import_module(f"{__name__}.{_module.name}")
+        NAMES += timm.list_models(module=_module.name)
+for _name in filter(has_pyramid, NAMES):
+    register_pyramid(_name)
+
+from longvision.models.vim import Vim  # noqa: E402
+
+__all__ = ["NAMES", "FeaturePyramid", "Vim", "register_pyramid"]

@@ -8,8 +8,9 @@ import torch
 from timm.models._features import FeatureDictNet, FeatureHookNet, FeatureListNet
 from torch import nn
 
+from longvision.errors import UserError
 from longvision.files import read_metadata
-from longvision.models.pyramid import BASES, STRIDES, FeaturePyramid, pyramid_name
+from longvision.models.pyramid import STRIDES, SUFFIX, FeaturePyramid, has_pyramid, is_ours, register_pyramid
 
 
 def create_backbone(
@@ -20,12 +21,12 @@ def create_backbone(
     pretrained: bool | str = False,
     args: dict[str, Any] | None = None,
 ) -> nn.Module:
-    """timm.create_model for an image size. Raises ValueError for a name that does not exist, with those near it."""
+    """timm.create_model for an image size. Raises UserError for a name that does not exist, with those near it."""
     _check_exists(name)
-    if name.partition(".")[0].removesuffix("_pyramid") in BASES and "_pyramid" in name:
-        raise ValueError(f"model {name} gives maps and no classes: choose {name.replace('_pyramid', '')}")
+    if name.partition(".")[0].endswith(SUFFIX):
+        raise UserError(f"model {name} gives maps and no classes: choose {name.replace(SUFFIX, '')}")
     options = {"num_classes": num_classes, "in_chans": channels, **(args or {}), **pretrained_options(pretrained)}
-    return _create(name, {"img_size": size, **options})
+    return _create(name, size, options)
 
 
 def create_features(
@@ -39,25 +40,25 @@ def create_features(
     """timm's `features_only` model that returns a list of maps at `strides`, finest first.
 
     A backbone of one stride, a Vim or a plain vision transformer, gets the pyramid that its name with `_pyramid` has.
-    `feature_info` tells the maps' channels. Raises ValueError as above, and for a backbone without such maps.
+    `feature_info` tells the maps' channels. Raises UserError as above, and for a backbone without such maps.
     """
     name = dense_name(name)
     with torch.device("meta"):
-        maps: Any = _create(name, {"features_only": True, **(args or {})})
+        maps: Any = _create(name, None, {"features_only": True, **(args or {})})
     there = maps.feature_info.reduction()
     if missing := [stride for stride in strides if stride not in there]:
-        raise ValueError(f"model {name} has maps of strides {there}, and none of stride {missing[0]}: choose another")
+        raise UserError(f"model {name} has maps of strides {there}, and none of stride {missing[0]}: choose another")
     options = {"in_chans": channels, **(args or {}), **pretrained_options(pretrained)}
     if getattr(maps, "output_fmt", None) == "NHWC":  # Swin's kind: timm turns them where it gets them one by one
         options["feature_cls"] = "getter"
     indices = [there.index(stride) for stride in strides]
-    return _create(name, {"img_size": size, "features_only": True, "out_indices": indices, **options})
+    return _create(name, size, {"features_only": True, "out_indices": indices, **options})
 
 
 def dense_name(name: str) -> str:
-    """The timm name under which a backbone gives maps of several strides. Raises ValueError for an unknown one."""
+    """The timm name under which a backbone gives maps of several strides. Raises UserError for an unknown one."""
     _check_exists(name)
-    return pyramid_name(name) or name
+    return register_pyramid(name) if has_pyramid(name) else name
 
 
 def backbone_of(model: nn.Module) -> nn.Module | None:
@@ -70,6 +71,20 @@ def backbone_of(model: nn.Module) -> nn.Module | None:
     return None
 
 
+def checkpoint_activations(model: nn.Module) -> None:
+    """Let the backbone inside keep each block's input alone for the backward pass, and compute the rest again.
+
+    Raises UserError for a backbone that cannot.
+    """
+    backbone: Any = backbone_of(model) or model
+    try:
+        backbone.set_grad_checkpointing(True)
+    except (AttributeError, AssertionError) as error:  # as timm says that a model cannot
+        raise UserError(
+            f"{type(backbone).__name__} cannot compute its activations again: leave activation checkpointing out"
+        ) from error
+
+
 def pretrained_options(pretrained: bool | str) -> dict[str, Any]:
     """For timm.create_model: weights from a file, those that timm knows, or none."""
     if isinstance(pretrained, str):
@@ -77,11 +92,24 @@ def pretrained_options(pretrained: bool | str) -> dict[str, Any]:
     return {"pretrained": True} if pretrained else {}
 
 
+def create_sized(name: str, size: tuple[int, int], **options: Any) -> nn.Module:
+    """timm.create_model for an image size, of which a convolutional model, which takes any, is not told."""
+    try:
+        return timm.create_model(name, img_size=size, **options)
+    except TypeError as error:
+        if "img_size" not in str(error):
+            raise
+        return timm.create_model(name, **options)
+
+
 def _check_exists(name: str) -> None:
+    stem = name.partition(".")[0]
+    if stem.endswith(SUFFIX) and has_pyramid(stem.removesuffix(SUFFIX)):
+        register_pyramid(name.replace(SUFFIX, "", 1))
     if not timm.is_model(name):
         near = nearest_models(name)
         hint = f"did you mean {' or '.join(near)}?" if near else "`longvision models` lists those there are"
-        raise ValueError(f"unknown model {name!r}: {hint}")
+        raise UserError(f"unknown model {name!r}: {hint}")
 
 
 def _source(path: str) -> dict[str, Any]:
@@ -90,7 +118,7 @@ def _source(path: str) -> dict[str, Any]:
         return {}
     metadata = read_metadata(path)
     if (task := metadata.get("task", "classification")) != "classification":
-        raise ValueError(
+        raise UserError(
             f"{path} is a model for {task}, its head included: give the weights of a backbone alone, released ones or "
             "those of a classification run"
         )
@@ -100,24 +128,37 @@ def _source(path: str) -> dict[str, Any]:
     return {"num_classes": len(metadata["classes"]), "input_size": (preprocess["channels"], *preprocess["size"])}
 
 
-def _create(name: str, options: dict[str, Any]) -> nn.Module:
+def _create(name: str, size: tuple[int, int] | None, options: dict[str, Any]) -> nn.Module:
+    """An argument, a size or weights that do not fit are the user's to mend; whatever else fails stays as it is."""
+    weights = options.get("pretrained", False)
+    if weights and "pretrained_cfg_overlay" not in options and not timm.get_pretrained_cfg(name).has_weights:
+        raise UserError(f"model {name} has no pretrained weights: leave pretrained out, or give a file")
     try:
-        return timm.create_model(name, **options)
+        return create_sized(name, size, **options) if size else timm.create_model(name, **options)
     except TypeError as error:
-        if "img_size" in options and "img_size" in str(error):  # convolutional models take images of any size
-            return _create(name, {key: value for key, value in options.items() if key != "img_size"})
-        raise ValueError(f"model {name} does not take these --model.args: {error}") from error
-    except RuntimeError as error:  # no weights to download, or weights that do not fit
-        raise ValueError(f"model {name}: {error}") from error
+        raise UserError(f"model {name} does not take these --model.args: {error}") from error
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"model {name}: {error}") from error
+    except OSError as error:
+        if weights:
+            raise UserError(f"the weights of {name} cannot be read: {error}") from error
+        raise
+    except RuntimeError as error:
+        if "loading state_dict" in str(error):
+            raise UserError(f"model {name}: {' '.join(str(error).split())}") from error
+        raise
 
 
 def nearest_models(name: str, count: int = 3) -> list[str]:
     """Registered names near a mistyped one, ours first; what is missing at the end of a name weighs nothing."""
-    ours = set(timm.list_models(module="vim"))
+    names = timm.list_models()
+    ours = {known for known in names if is_ours(known) and not known.endswith(SUFFIX)}
 
     def likeness(known: str) -> float:
         start = difflib.SequenceMatcher(None, name, known[: len(name) + 1]).ratio()
         return start + 0.1 * (known in ours) + 0.1 * difflib.SequenceMatcher(None, name, known).ratio()
 
-    ranked = sorted(timm.list_models(), key=likeness, reverse=True)
+    ranked = sorted(names, key=likeness, reverse=True)
     return [known for known in ranked[:count] if likeness(known) > 0.75]

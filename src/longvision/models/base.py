@@ -265,7 +265,7 @@ def build(model_class: type[Backbone], variant: str, pretrained: bool = False, *
     Raises:
         TypeError: an argument that the class does not take.
         UserError: an argument out of range, or a pooling that cannot be applied.
-        OSError: pretrained weights that cannot be fetched.
+        UnreachableWeights: pretrained weights that cannot be fetched.
     """
     if (pool := kwargs.pop("global_pool", None)) is not None:
         kwargs.setdefault("pool", pool)

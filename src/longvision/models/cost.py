@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-import timm
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+
+from longvision.models.backbone import create_sized
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,7 @@ def measure_cost(name: str, height: int, width: int, **arguments: Any) -> Cost:
     times x, and D times x. Exponentials and other elementwise work are not counted, here and in other models.
     """
     with torch.device("meta"):
-        try:
-            model = timm.create_model(name, img_size=(height, width), **arguments).eval()
-        except TypeError:  # convolutional models take no img_size
-            model = timm.create_model(name, **arguments).eval()
+        model = create_sized(name, (height, width), **arguments).eval()
         image = torch.empty(1, getattr(model, "in_chans", 3), height, width)
         counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
         with counter, torch.inference_mode(False), torch.no_grad():

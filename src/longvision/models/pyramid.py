@@ -1,12 +1,12 @@
 """Maps at strides 4, 8, 16 and 32 from a backbone of one stride: ViTDet's simple feature pyramid (arXiv 2203.16527).
 
-Each `NAME_pyramid` is the registered backbone NAME, a Vim or one of timm's plain vision transformers, with the pyramid
-on it: what dense heads ask of a timm model, `features_only=True` with strides that double.
+`NAME_pyramid` is the backbone NAME with the pyramid on it: what dense heads ask of a timm model, `features_only=True`
+with strides that double. Our own have one; `register_pyramid` gives one of timm's plain vision transformers one.
 """
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -17,9 +17,11 @@ from timm.models import generate_default_cfgs, register_model
 from timm.models._features import FeatureGetterNet, feature_take_indices
 from torch import Tensor, nn
 
-from longvision.models import vim  # noqa: F401 its names must be registered first
+from longvision.errors import UserError
 
 STRIDES = (4, 8, 16, 32)
+SUFFIX = "_pyramid"
+default_cfgs: dict[str, Any] = {}  # of the names registered so far, for timm
 Blocks = Literal["last", "spread"]
 
 
@@ -38,19 +40,19 @@ class FeaturePyramid(nn.Module):
         out_chans: if given, a 1x1 and a 3x3 convolution with LayerNorms make every map this wide, as ViTDet's.
 
     Raises:
-        ValueError: an unknown word, a backbone with several strides or with one that is no power of two, fewer than
+        UserError: an unknown word, a backbone with several strides or with one that is no power of two, fewer than
             four blocks to spread over.
     """
 
     def __init__(self, base: Any, blocks: Blocks = "last", out_chans: int | None = None) -> None:
         super().__init__()
         if blocks not in get_args(Blocks):
-            raise ValueError(f"blocks={blocks!r} is unknown: choose {' or '.join(get_args(Blocks))}")
+            raise UserError(f"blocks={blocks!r} is unknown: choose {' or '.join(get_args(Blocks))}")
         if out_chans is not None and out_chans < 1:
-            raise ValueError(f"out_chans {out_chans}: expected at least 1, or None for the maps as they are")
+            raise UserError(f"out_chans {out_chans}: expected at least 1, or None for the maps as they are")
         stride, width, depth = _only_stride(base), int(base.embed_dim), len(base.feature_info)
         if blocks == "spread" and depth < len(STRIDES):
-            raise ValueError(f'blocks="spread" needs {len(STRIDES)} blocks, the backbone has {depth}: choose last')
+            raise UserError(f'blocks="spread" needs {len(STRIDES)} blocks, the backbone has {depth}: choose last')
         self.blocks, self.stride, self.in_chans = blocks, stride, getattr(base, "in_chans", 3)
         ends = [depth] if blocks == "last" else [depth * (i + 1) // len(STRIDES) for i in range(len(STRIDES))]
         self.taken = base.prune_intermediate_layers([end - 1 for end in ends], prune_norm=False, prune_head=True)
@@ -79,26 +81,29 @@ class FeaturePyramid(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> Any:
-        """timm's contract; `indices` count the four maps from the finest. The other words change nothing here."""
+        """timm's contract; `indices` count the four maps from the finest. Raises ValueError for what it cannot do."""
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt={output_fmt!r}: a pyramid returns NCHW maps only")
+        if norm:
+            raise ValueError("norm=True: a pyramid has no norm behind its maps; the backbone's is applied before them")
         take, _ = feature_take_indices(len(STRIDES), indices)
-        coarse = self._backbone_maps(x)
         height, width = x.shape[2:]
         maps = []
-        for i in take:
-            map_BCHW = self.levels[i](coarse[i if self.blocks == "spread" else 0])
+        for i, coarse_BCHW in zip(take, self._backbone_maps(x, take, stop_early)):
+            map_BCHW = self.levels[i](coarse_BCHW)
             maps.append(map_BCHW[:, :, : -(-height // STRIDES[i]), : -(-width // STRIDES[i])])
         return maps if intermediates_only else (maps[-1], maps)
 
-    def _backbone_maps(self, x_BCHW: Tensor) -> list[Tensor]:
-        """(B, D, ⌈H/32⌉ 32/s0, ⌈W/32⌉ 32/s0) from each block taken: padded so that cells nest in those of stride 32."""
+    def _backbone_maps(self, x_BCHW: Tensor, take: Sequence[int], stop_early: bool) -> list[Tensor]:
+        """(B, D, ⌈H/32⌉ 32/s0, ⌈W/32⌉ 32/s0) for each map: padded so that cells nest in those of stride 32."""
         bottom, right = (-side % STRIDES[-1] for side in x_BCHW.shape[2:])
         near, far = self.margin
         x_BCHW = F.pad(x_BCHW, (near, right + far, near, bottom + far))
-        return self.base.forward_intermediates(
-            x_BCHW, indices=self.taken, norm=True, output_fmt="NCHW", intermediates_only=True
+        blocks = [self.taken[i] for i in take] if self.blocks == "spread" else self.taken
+        coarse = self.base.forward_intermediates(
+            x_BCHW, indices=blocks, norm=True, stop_early=stop_early, output_fmt="NCHW", intermediates_only=True
         )
+        return coarse if self.blocks == "spread" else coarse * len(take)
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -120,7 +125,7 @@ def _only_stride(base: Any) -> int:
     stride = strides.pop()
     if strides or stride < 1 or int(math.log2(stride)) != math.log2(stride) or stride > STRIDES[-1]:
         found = ", ".join(str(info["reduction"]) for info in base.feature_info)
-        raise ValueError(
+        raise UserError(
             f"the backbone's maps have strides {found}: expected one stride for all, 1, 2, 4, 8, 16 or 32; "
             "a model with several is a pyramid itself: use it with features_only=True"
         )
@@ -157,10 +162,37 @@ def _to_width(channels: int, out_chans: int) -> nn.Module:
     )
 
 
-def pyramid_name(name: str) -> str | None:
-    """`NAME_pyramid` for a backbone of one stride, None for one that is a pyramid itself; the tag stays."""
+def has_pyramid(name: str) -> bool:
+    """Whether it is a backbone whose patches fit into cells of 32 pixels: one of ours, or timm's plain transformers."""
+    stem = name.partition(".")[0]
+    patch = re.search(r"_patch(\d+)_", f"{stem}_")
+    if patch is None or int(patch[1]) not in STRIDES or not timm.is_model(stem) or stem.endswith(SUFFIX):
+        return False
+    return is_ours(stem) or timm.models.is_model_in_modules(stem, ("vision_transformer", "deit"))
+
+
+def is_ours(stem: str) -> bool:
+    """Whether a registered name is a model of longvision."""
+    return timm.model_entrypoint(stem).__module__.startswith("longvision.")
+
+
+def register_pyramid(name: str) -> str:
+    """Register `NAME_pyramid` with timm, unless it is, and return that name; the tag behind a dot stays.
+
+    Raises UserError for a model that does not exist, or whose blocks do not all have one stride.
+    """
     stem, dot, tag = name.partition(".")
-    return f"{stem}_pyramid{dot}{tag}" if stem in BASES else None
+    if not has_pyramid(name):
+        raise UserError(f"model {name} gets no pyramid: expected a Vim, a DeiT or a ViT with patches of 4, 8, 16 or 32")
+    if not timm.is_model(f"{stem}{SUFFIX}"):
+        # Input size, normalisation and licence are the backbone's; timm finds them under this module's name for them.
+        tagged = timm.list_models(f"{stem}.*", include_tags=True)
+        found = {known.partition(".")[2]: timm.get_pretrained_cfg(known) for known in tagged or [stem]}
+        default_cfgs.update(
+            generate_default_cfgs({f"{stem}{SUFFIX}.{key}": replace(cfg) for key, cfg in found.items() if cfg})
+        )
+        register_model(_entry(stem))
+    return f"{stem}{SUFFIX}{dot}{tag}"
 
 
 def _create_pyramid(
@@ -175,7 +207,7 @@ def _create_pyramid(
     """For timm.create_model; what is not the pyramid's goes to the backbone, its weights among it."""
     if "img_size" in kwargs:  # positions for what the backbone will see: the image padded to whole cells
         kwargs["img_size"] = tuple(-(-side // STRIDES[-1]) * STRIDES[-1] for side in to_2tuple(kwargs["img_size"]))
-    own = {"cls_token": "none"} if base in timm.list_models(module="vim") else {"dynamic_img_size": True}
+    own = {"cls_token": "none"} if is_ours(base) else {"dynamic_img_size": True}
     backbone = timm.create_model(base, pretrained=pretrained, **{"num_classes": 0, **own, **kwargs})
     model = FeaturePyramid(backbone, blocks, out_chans)
     return FeatureGetterNet(model, out_indices=out_indices) if features_only else model  # type: ignore[arg-type]
@@ -185,28 +217,6 @@ def _entry(base: str) -> Callable[..., nn.Module]:
     def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         return _create_pyramid(base, pretrained, **kwargs)
 
-    create.__name__ = create.__qualname__ = f"{base}_pyramid"
+    create.__name__ = create.__qualname__ = f"{base}{SUFFIX}"
     create.__doc__ = f"{base} with maps at strides 4, 8, 16 and 32."
     return create
-
-
-def _plain(name: str) -> bool:
-    """Whether it is a vision transformer whose patches fit into cells of 32 pixels."""
-    patch = re.search(r"_patch(\d+)_", f"{name}_")
-    return patch is not None and int(patch[1]) in (4, 8, 16, 32)
-
-
-BASES = frozenset(
-    [*timm.list_models(module="vim")]
-    + [name for module in ("vision_transformer", "deit") for name in timm.list_models(module=module) if _plain(name)]
-)
-# Input size, normalisation and licence are the backbone's.
-default_cfgs = generate_default_cfgs(
-    {
-        f"{cfg.architecture}_pyramid.{cfg.tag}": replace(cfg)
-        for cfg in map(timm.get_pretrained_cfg, sorted(BASES))
-        if cfg
-    }
-)
-for _base in sorted(BASES):
-    register_model(_entry(_base))

@@ -5,12 +5,18 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from longvision.errors import UserError
+
+
+class UnreachableWeights(UserError, ConnectionError):
+    """Released weights could not be fetched."""
+
 
 def locate_weights(variant: str, cfg: Any, cache_dir: str | Path | None = None) -> Any:
     """timm's pretrained_cfg with a file in it: fetched from the hub, unless the caller named one.
 
     Raises:
-        OSError: the hub cannot be reached.
+        UnreachableWeights: the hub cannot be reached.
     """
     if cfg.state_dict or cfg.source or cfg.url:
         return cfg
@@ -26,7 +32,7 @@ def locate_weights(variant: str, cfg: Any, cache_dir: str | Path | None = None) 
     try:
         path = hf_hub_download(cfg.hf_hub_id, cfg.hf_hub_filename, cache_dir=cache_dir)
     except Exception as error:  # no network, no proxy, no such file, offline mode: all mean the same to the caller
-        raise OSError(
+        raise UnreachableWeights(
             f"the weights of {variant} could not be fetched from {cfg.hf_hub_id} ({cfg.hf_hub_filename}) on the "
             f"Hugging Face hub ({type(error).__name__}): fetch the file on a machine that can, and pass it as "
             f'timm.create_model("{variant}", pretrained=True, pretrained_cfg_overlay=dict(file="PATH"))'

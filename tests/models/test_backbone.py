@@ -1,0 +1,67 @@
+"""Models by name: what a user can mend is said in a sentence, what fails otherwise keeps its own error."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from longvision.errors import UserError
+from longvision.models import NAMES
+from longvision.models.backbone import checkpoint_activations, create_backbone, create_features, create_sized
+
+NANO = "vim_nano_patch4_32"
+
+
+def test_wrong_arguments_sizes_and_weights_are_the_user_s(tmp_path):
+    with pytest.raises(UserError, match="dirction"):
+        create_backbone(NANO, 2, 3, (32, 32), args={"dirction": "ssm"})
+    with pytest.raises(UserError, match="depth"):
+        create_backbone(NANO, 2, 3, (32, 32), args={"depth": 0})
+    with pytest.raises(UserError, match="30x32"):
+        create_backbone(NANO, 2, 3, (30, 32))
+    with pytest.raises(UserError, match="vim_nano_patch4_32"):
+        create_backbone("vim_nano_patch4_31", 2, 3, (32, 32))
+    with pytest.raises(UserError, match=rf"{NANO} has no pretrained weights"):
+        create_backbone(NANO, 2, 3, (32, 32), pretrained=True)
+    with pytest.raises(UserError, match="could not be fetched"):
+        create_backbone("vim_tiny_patch16_224", 2, 3, (32, 32), pretrained=True, args={"depth": 1})
+    torch.save(timm.create_model("resnet10t", num_classes=2).state_dict(), tmp_path / "other.pth")
+    with pytest.raises(UserError, match=r"other\.pth"):
+        create_backbone(NANO, 2, 3, (32, 32), pretrained=str(tmp_path / "other.pth"))
+    with pytest.raises(UserError, match="layer2"):
+        create_backbone("resnet18", 2, 3, (32, 32), pretrained=str(tmp_path / "other.pth"))
+    for name in ("missing.pth", "missing.safetensors"):
+        for model in (NANO, "resnet10t"):
+            with pytest.raises(UserError, match=name):
+                create_backbone(model, 2, 3, (32, 32), pretrained=str(tmp_path / name))
+
+
+@pytest.mark.parametrize("failure", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("a bug"), KeyError(1)])
+def test_what_nobody_can_mend_keeps_its_error(monkeypatch, failure):
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: (_ for _ in ()).throw(failure))
+    with pytest.raises(type(failure)) as caught:
+        create_backbone(NANO, 2, 3, (32, 32))
+    assert caught.value is failure
+
+
+def test_a_convolutional_model_is_not_told_the_size():
+    assert create_sized("resnet10t", (32, 48), num_classes=2)(torch.randn(1, 3, 32, 48)).shape == (1, 2)
+    assert create_sized(NANO, (32, 48), depth=1).grid == (8, 12)
+    with pytest.raises(TypeError, match="dept"):
+        create_sized(NANO, (32, 48), dept=1)
+
+
+def test_activation_checkpointing():
+    for model in (create_backbone(NANO, 2, 3, (32, 32)), create_features(NANO, 3, (32, 32))):
+        checkpoint_activations(nn.Sequential(model))
+        assert [m.grad_checkpointing for m in model.modules() if hasattr(m, "grad_checkpointing")] == [True]
+    with torch.device("meta"):
+        vgg = timm.create_model("vgg11", num_classes=1)
+    with pytest.raises(UserError, match="VGG"):
+        checkpoint_activations(vgg)
+    with pytest.raises(UserError, match="Linear"):
+        checkpoint_activations(nn.Linear(2, 2))
+
+
+def test_our_names():
+    assert sorted(NAMES) == sorted(timm.list_models("vim_*", exclude_filters="*_pyramid"))
