@@ -1,4 +1,4 @@
-"""The rows of `longvision benchmark` that the documentation quotes: results/{models,ops}.csv here, and its pictures.
+"""The rows of `longvision benchmark` that the documentation quotes: results/{models,ops}.csv here, and its charts.
 
 Run: python benchmarks/collect.py FOLDER..., with the folders that the command made; what they hold replaces the rows.
 """
@@ -7,11 +7,11 @@ import csv
 import sys
 from pathlib import Path
 
-from longvision.benchmark.picture import draw_models
+from longvision.benchmark.chart import draw_models
 from longvision.benchmark.table import label
 
 ROOT = Path(__file__).parent.parent
-NUMBERS = ("asked", "batch", "threads", "ms_median", "ms_q1", "ms_q3", "peak_mb")  # what the picture reads
+NUMBERS = ("requested", "batch", "threads", "ms_median", "ms_q1", "ms_q3", "peak_mb")  # what the chart reads
 LINES = ("vim_tiny_patch16_224", "deit_tiny_patch16_224")  # over all sizes; the others are points beside them
 
 
@@ -39,7 +39,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 def with_numbers(row: dict[str, str]) -> dict[str, object]:
     numbers = {name: float(row[name]) if row[name] else None for name in NUMBERS}
-    return {**row, **numbers, **{name: int(numbers[name] or 0) for name in ("asked", "batch", "threads")}}
+    return {**row, **numbers, **{name: int(numbers[name] or 0) for name in ("requested", "batch", "threads")}}
 
 
 if __name__ == "__main__":

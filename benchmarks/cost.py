@@ -4,14 +4,11 @@ Counted, not timed (see longvision.models.cost): the same on every machine. Run:
 """
 
 import csv
-import subprocess
 from pathlib import Path
 
-import timm
-import torch
 from matplotlib.figure import Figure
 
-import longvision
+from longvision.benchmark.provenance import provenance
 from longvision.models.cost import measure_cost
 
 ROOT = Path(__file__).parent.parent
@@ -32,10 +29,9 @@ def main() -> None:
 
 def measure(name: str, size: int) -> dict[str, object]:
     cost = measure_cost(name, size, size)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
-    versions = {"longvision": longvision.__version__, "torch": torch.__version__, "timm": timm.__version__}
-    figures = {"gmacs": round(cost.macs / 1e9, 3), "scan_gmacs": round(cost.scan_macs / 1e9, 3)}
-    return {"model": name, "size": size, **figures, "device": "none: counted", **versions, "commit": commit.strip()}
+    counted = {"gmacs": round(cost.macs / 1e9, 3), "scan_gmacs": round(cost.scan_macs / 1e9, 3)}
+    origin = {name: provenance()[name] for name in ("longvision", "torch", "timm", "commit")}
+    return {"model": name, "size": size, **counted, "device": "none: counted", **origin}
 
 
 def draw(rows: list[dict[str, object]], path: Path) -> None:

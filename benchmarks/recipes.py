@@ -7,7 +7,6 @@ import csv
 import json
 import math
 import platform
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import torch
 import yaml
 
 import longvision
+from longvision.benchmark.provenance import device_name, provenance
 from longvision.files import read_metadata
 
 TABLE = Path(__file__).parent / "results" / "recipes.csv"
@@ -38,13 +38,13 @@ def main(run: Path, seconds: float) -> None:
         "seed": config["seed"],
         "seconds": seconds,
         "metrics": json.dumps(metrics),
-        "device": f"{torch.get_num_threads()} threads, {_processor()}",
+        "device": f"{torch.get_num_threads()} threads, {device_name('cpu')}",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "timm": timm.__version__,
         "lightning": lightning.__version__,
         "longvision": longvision.__version__,
-        "commit": _commit(),
+        "commit": provenance()["commit"],
     }
     is_new = not TABLE.exists()
     with TABLE.open("a", newline="") as file:
@@ -57,16 +57,6 @@ def main(run: Path, seconds: float) -> None:
 def _shapes(weights: Path) -> list[list[int]]:
     with safetensors.safe_open(weights, "pt") as file:
         return [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 not a dict
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _commit() -> str:
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, cwd=TABLE.parent, capture_output=True, text=True).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A model in one of its forms, and the call that is measured."""
 
-from collections.abc import Callable
+import contextlib
 from typing import Any
 
 import timm
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from longvision import models  # noqa: F401 registers them
 from longvision.benchmark.case import Case
+from longvision.errors import UserError
 from longvision.heads.detection import create_detector
 from longvision.heads.segmentation import create_segmenter
 from longvision.layers.mixer import VimMixer
@@ -36,24 +37,26 @@ def create(name: str, size: int, head: str = "") -> nn.Module:
 
 
 def materialise_attention(model: nn.Module) -> None:
-    """Softmax of a whole attention matrix, as models were written before scaled_dot_product_attention."""
+    """Softmax of a whole attention matrix, as models were written before scaled_dot_product_attention.
+
+    Raises UserError for a model whose attention has no such form.
+    """
     switches = _attention_modules(model)
     if not switches:
-        raise ValueError("none of its modules has a fused attention that could be switched off")
+        raise UserError("none of its modules has a fused attention that could be switched off")
     for module in switches:
         module.fused_attn = False  # type: ignore[assignment]
 
 
-def checkpoint(model: nn.Module) -> None:
-    """Recompute each block in the backward pass instead of keeping its activations."""
-    (backbone_of(model) or model).set_grad_checkpointing(True)  # type: ignore[operator]
+def checkpoint_blocks(model: nn.Module) -> bool:
+    """Recompute each block in the backward pass instead of saving its activations; -> whether the model can."""
+    with contextlib.suppress(AssertionError, AttributeError, NotImplementedError):  # as timm's models refuse it
+        (backbone_of(model) or model).set_grad_checkpointing(True)  # type: ignore[operator]
+        return True
+    return False
 
 
-# A word behind a model's name and a "+".
-VARIANTS: dict[str, Callable[[nn.Module], None]] = {"materialised": materialise_attention, "checkpoint": checkpoint}
-
-
-def attention(model: nn.Module, case: Case) -> str:
+def describe_attention(model: nn.Module, case: Case) -> str:
     """How tokens meet: "sdpa", "materialised", "scan: BACKEND", or "" for a way that has no forms."""
     forms = {bool(module.fused_attn) for module in _attention_modules(model)}
     if forms:
@@ -75,16 +78,18 @@ class Step:
     def __init__(self, case: Case) -> None:
         self.case = case
         model = create(case.model, case.size, case.head)
-        if case.variant:
-            VARIANTS[case.variant](model)
-        self.attention = attention(model, case)
+        if case.form:
+            materialise_attention(model)
+        if case.checkpoint:
+            checkpoint_blocks(model)
+        self.attention = describe_attention(model, case)
         dtype = torch.float64 if case.dtype == "float64" else torch.float32  # bfloat16 is left to autocast
         self.model = model.to(case.device, dtype).train(case.mode == "train")
         channels = int(getattr(model, "in_chans", 3))
         self.images_BCHW = torch.randn(case.batch, channels, case.size, case.size, dtype=dtype, device=case.device)
         self.inputs: tuple[Any, ...] = (self.images_BCHW,)
         if case.head == "cascade":
-            self.inputs = (list(self.images_BCHW), [_objects(case.size, case.device)] * case.batch)
+            self.inputs = (list(self.images_BCHW), [make_target(case.size, case.device)] * case.batch)
 
     def __call__(self) -> None:
         if self.case.mode == "infer":
@@ -93,7 +98,7 @@ class Step:
             return
         self.clear()
         with self._precision():
-            loss = _loss(self.model(*self.inputs))
+            loss = sum_losses(self.model(*self.inputs))
         loss.backward()
 
     def clear(self) -> None:
@@ -104,7 +109,7 @@ class Step:
         return torch.autocast(self.case.device, torch.bfloat16, enabled=self.case.dtype == "bfloat16")
 
 
-def _objects(size: int, device: str) -> Target:
+def make_target(size: int, device: str) -> Target:
     """What a detector learns from an image: boxes of an eighth to half a side, always the same, that masks fill."""
     chance = torch.Generator().manual_seed(0)
     sides_N2 = size * (1 / 8 + 3 / 8 * torch.rand(OBJECTS, 2, generator=chance))
@@ -117,7 +122,7 @@ def _objects(size: int, device: str) -> Target:
     return Target(boxes_N4, labels_N, torch.zeros(OBJECTS, dtype=torch.bool), masks_NHW).to(device)
 
 
-def _loss(output: Tensor | tuple[Tensor, ...] | dict[str, Tensor]) -> Tensor:
+def sum_losses(output: Tensor | tuple[Tensor, ...] | dict[str, Tensor]) -> Tensor:
     """A detector's losses, or cross entropy with class 0, of each pixel if need be; distilled models have two outputs.
 
     Logits are (B, K) or (B, K, H, W).

@@ -1,44 +1,76 @@
-"""What is measured, and what came out: one model, in one form, bare or with a head, at one size."""
+"""What is measured, and what came out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-MODES = ("infer", "train")
-HEADS = ("fpn", "cascade")
-DTYPES = ("float32", "float64", "bfloat16")
 OK, OUT_OF_MEMORY, OVER_BUDGET = "ok", "out of memory", "over budget"
+REFERENCE, PRODUCTS = "reference", "matrix products"  # what backends of the scan are multiples of
 
 
 @dataclass(frozen=True)
 class Case:
-    """One model in one form at one size; `asked` is the size that the user gave, `size` the one that fits.
+    """One model at one size.
 
-    `head` is one of HEADS, or "" for the classifier that timm makes.
+    Args:
+        model: its name in timm.
+        form: "materialised", or "" for the model as timm makes it.
+        mode: "infer" or "train".
+        requested: the side of an image, pixels, that the user gave.
+        size: the nearest one that the model takes.
+        batch: images a call.
+        dtype: "float32", "float64" or "bfloat16".
+        device: "cpu" or "cuda".
+        head: "fpn", "cascade", or "" for the classifier that timm makes.
+        checkpoint: recompute blocks in the backward pass, as the model can.
     """
 
     model: str
-    variant: str
+    form: str
     mode: str
-    asked: int
+    requested: int
     size: int
     batch: int
     dtype: str
     device: str
     head: str = ""
+    checkpoint: bool = False
 
     @property
     def label(self) -> str:
         """The model as the user writes it."""
-        return f"{self.model}+{self.variant}" if self.variant else self.model
+        return f"{self.model}+{self.form}" if self.form else self.model
+
+
+@dataclass(frozen=True)
+class OpCase:
+    """One backend of the scan at one length."""
+
+    backend: str
+    tokens: int
+
+    @property
+    def label(self) -> str:
+        return self.backend
 
 
 @dataclass(frozen=True)
 class Round:
-    """What one process found out about a case."""
+    """What one turn of a case found out.
+
+    Args:
+        status: OK, or why there are no samples.
+        seconds: the samples, one a call.
+        first_call: the only sample is the first call, which was too long to be thrown away.
+        spent: seconds of all calls, those to warm up included.
+        peak_bytes: memory above the state before a call; None where it was not measured.
+        attention: how tokens meet, see `build.describe_attention`.
+        threads: of torch; 0 where nothing ran.
+    """
 
     status: str = OK
     seconds: list[float] = field(default_factory=list)
-    first_call: bool = False  # the only sample is the first call, which was too long to be thrown away
+    first_call: bool = False
     spent: float = 0.0
     peak_bytes: int | None = None
     attention: str = ""
@@ -46,36 +78,60 @@ class Round:
 
 
 class Result:
-    """The rounds of a case, pooled."""
+    """The rounds of a case, pooled. One that failed fails the case: what was measured before would hide that.
 
-    def __init__(self, case: Case, macs: int | None = None) -> None:
+    Args:
+        case: what is measured.
+        status: OK, or why it is not to be measured at all.
+        macs: multiply-adds of an image; None where they were not counted.
+    """
+
+    def __init__(self, case: Any, status: str = OK, macs: int | None = None) -> None:
         self.case, self.macs = case, macs
-        self.status = OK
-        self.seconds: list[float] = []
-        self.first_calls = 0
-        self.spent = 0.0
-        self.peak_bytes: int | None = None
-        self.attention = ""
-        self.threads = 0
+        self.rounds: list[Round] = []
+        self._status = status
 
     def add(self, done: Round) -> None:
-        """A round that failed fails the case: what it measured before would hide that."""
-        self.status = done.status
-        self.spent += done.spent
-        self.seconds += done.seconds
-        self.first_calls += done.first_call
-        self.peak_bytes = done.peak_bytes if self.peak_bytes is None else self.peak_bytes
-        self.attention = done.attention or self.attention
-        self.threads = done.threads or self.threads
+        self.rounds.append(done)
 
     @property
-    def measured(self) -> bool:
-        return self.status == OK and bool(self.seconds)
+    def status(self) -> str:
+        return self.rounds[-1].status if self.rounds else self._status
 
     @property
-    def ended_the_model(self) -> bool:
-        """Whether a larger size can only fail too."""
-        return self.status.startswith((OUT_OF_MEMORY, OVER_BUDGET, "killed"))
+    def spent(self) -> float:
+        return sum(done.spent for done in self.rounds)
+
+    @property
+    def seconds(self) -> list[float]:
+        """All samples, none of a case that failed."""
+        return [] if self.status != OK else [second for done in self.rounds for second in done.seconds]
+
+    @property
+    def is_final(self) -> bool:
+        """Whether there is something to say of it."""
+        return self.status != OK or bool(self.seconds)
+
+    @property
+    def median(self) -> float | None:
+        return quantile(self.seconds, 0.5) if self.seconds else None
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """The first round's, which alone measures it."""
+        return self.rounds[0].peak_bytes if self.seconds else None
+
+    def times(self) -> dict[str, Any]:
+        """The columns of its samples."""
+        if not self.seconds:
+            return {"ms_median": None, "ms_q1": None, "ms_q3": None, "samples": "0"}
+        first_calls = sum(done.first_call for done in self.rounds)
+        return {**milliseconds(self.seconds), "samples": sample_count(len(self.seconds), first_calls)}
+
+
+def ratio(one: float | None, other: float | None) -> float | None:
+    """One as a multiple of the other, None where either is missing."""
+    return significant(one / other, 3) if one is not None and other else None
 
 
 def sentence(error: Exception) -> str:

@@ -2,22 +2,25 @@
 
 import csv
 import datetime
-import os
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from longvision.errors import ExistingFileError, UserError
+from longvision.files import written_beside
+
 
 def check_folder(out: str | None) -> None:
-    """Raises ValueError for a folder that results cannot go to."""
+    """Raises UserError for a folder that results cannot go to."""
     if out is None:
         return
     path = Path(out)
     for place in (path, *path.parents):
         if place.exists() and not place.is_dir():
-            raise ValueError(f"--out {out}: {place} is a file, not a folder: give a new folder elsewhere")
+            raise ExistingFileError(f"--out {out}: {place} is a file, not a folder: give a new folder elsewhere")
     if path.is_dir() and any(path.iterdir()):
-        raise ValueError(f"--out {out} is not empty, and nothing in it is overwritten: give a new folder")
+        raise ExistingFileError(f"--out {out} is not empty, and nothing in it is overwritten: give a new folder")
 
 
 def make_folder(out: str | None) -> Path:
@@ -27,26 +30,24 @@ def make_folder(out: str | None) -> Path:
         try:
             Path(out).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ValueError(f"--out {out} cannot be made ({error.strerror}): give a new folder elsewhere") from error
+            raise UserError(f"--out {out} cannot be made ({error.strerror}): give a new folder elsewhere") from error
         return Path(out)
     base = Path(f"benchmarks-{datetime.datetime.now():%Y%m%d-%H%M%S}")
-    number, path = 1, base
-    while True:
+    for number in itertools.count(1):
+        path = base if number == 1 else base.with_name(f"{base.name}-{number}")
         try:
             path.mkdir()
             return path
         except FileExistsError:
-            number += 1
-            path = base.with_name(f"{base.name}-{number}")
+            continue
+    raise AssertionError("numbers do not end")
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """All rows, at once: a reader, or a power cut, finds the old file or the new one."""
     if not rows:
         return
-    draft = path.with_suffix(".part")
-    with draft.open("w", newline="", encoding="utf-8") as file:
+    with written_beside(path, overwrite=True) as beside, beside.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
-    os.replace(draft, path)

@@ -1,4 +1,4 @@
-"""Where a figure comes from: device, versions, commit, date."""
+"""Where a number comes from: device, versions, commit, date."""
 
 import datetime
 import platform
@@ -9,6 +9,7 @@ from pathlib import Path
 import timm
 import torch
 
+from longvision.errors import UserError
 from longvision.version import __version__
 
 PACKAGE = Path(__file__).parents[1]
@@ -24,6 +25,14 @@ def provenance() -> dict[str, str]:
         "commit": commit(PACKAGE),
         "date": datetime.date.today().isoformat(),
     }
+
+
+def choose_device(name: str) -> str:
+    """The one named, or cuda where there is one. Raises UserError for cuda where there is none."""
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise UserError("--device cuda: torch sees no CUDA device here: use --device cpu")
+    return name or ("cuda" if there else "cpu")
 
 
 def device_name(device: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from longvision.benchmark.ops import PRODUCTS, REFERENCE
+from longvision.benchmark.case import PRODUCTS, REFERENCE
 
 Row = dict[str, Any]
 
@@ -12,24 +12,29 @@ COLD_NOTE = f"{COLD}: rests on a first call, which is not warm; raise --budget f
 
 
 def models_table(rows: Sequence[Row]) -> str:
-    """A group of lines for each size that was asked for."""
+    """A group of lines for each size that was requested."""
     model = " ".join(["model", *with_head(rows)])
     header = ("size", model, "ms", "quartiles", "images/s", "MB", "GMACs", "time ×", "memory ×", "")
-    cold = {(label(row), row["asked"]) for row in rows if _is_cold(row)}
+    cold = {(name(row), row["requested"]) for row in rows if _is_cold(row)}
     cells = [_model_cells(row, cold) for row in rows]
     first, *lines = align(header, cells, left=2)
     out, group = [first], None
     for row, line in zip(rows, lines):
-        if row["asked"] != group:
+        if row["requested"] != group:
             out.append("")
-            group = row["asked"]
+            group = row["requested"]
         out.append(line)
     return "\n".join([*out, *_below(_cold_note(cells) + _no_baseline_note(rows))])
 
 
-def label(row: Row) -> str:
+def name(row: Row) -> str:
     """The model as the user writes it."""
-    return f"{row['model']}+{row['variant']}" if row["variant"] else row["model"]
+    return f"{row['model']}+{row['form']}" if row["form"] else row["model"]
+
+
+def label(row: Row) -> str:
+    """The same, and whether its blocks are checkpointed."""
+    return f"{name(row)}, checkpointed" if row["checkpoint"] else name(row)
 
 
 def with_head(rows: Sequence[Row]) -> list[str]:
@@ -39,11 +44,11 @@ def with_head(rows: Sequence[Row]) -> list[str]:
 
 def _model_cells(row: Row, cold: set[tuple[str, int]]) -> list[str]:
     notes = [] if row["status"] == "ok" else [row["status"]]
-    if row["size"] != row["asked"]:
-        notes.append(f"it does not take {row['asked']}, which was asked for")
+    if row["size"] != row["requested"]:
+        notes.append(f"the nearest that it takes to {row['requested']}")
     if _is_cold(row):
         notes.append(f"samples: {row['samples']}")
-    doubtful = not cold.isdisjoint({(label(row), row["asked"]), (row["baseline"], row["asked"])})
+    doubtful = not cold.isdisjoint({(name(row), row["requested"]), (row["baseline"], row["requested"])})
     return [
         str(row["size"]),
         label(row),
@@ -107,7 +112,7 @@ def _cold_note(lines: Sequence[Sequence[str]]) -> list[str]:
 
 def _no_baseline_note(rows: Sequence[Row]) -> list[str]:
     """Which sizes have times but no ratios, and why."""
-    lone = dict.fromkeys(row["asked"] for row in rows if row["ms_median"] is not None and row["time_ratio"] is None)
+    lone = dict.fromkeys(row["requested"] for row in rows if row["ms_median"] is not None and row["time_ratio"] is None)
     if not lone:
         return []
     sizes = ", ".join(map(str, lone))

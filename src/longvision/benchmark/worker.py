@@ -19,33 +19,39 @@ import torch
 from longvision.benchmark.build import Step
 from longvision.benchmark.case import OUT_OF_MEMORY, Case, Round, sentence
 from longvision.benchmark.memory import is_out_of_memory, limit_memory, measure_peak
-from longvision.benchmark.timing import time_round
+from longvision.benchmark.timing import stopwatch, time_round
 
 TOO_LONG = 75  # the exit code of a process whose first call did not end in time
 
 
 def main() -> None:
     task = json.load(sys.stdin)
-    case = Case(**task["case"])
+    case, memory_limit = Case(**task.pop("case")), task.pop("memory_limit")
     if case.device == "cpu":
-        limit_memory(task["memory_limit"])
-    done = run_round(case, task["share"], task["patience"], task["measure_memory"])
-    print(json.dumps(asdict(done)))
+        limit_memory(memory_limit)
+    print(json.dumps(asdict(run_round(case, **task))))
 
 
-def run_round(case: Case, share: float, patience: float, measure_memory: bool) -> Round:
-    """Build, warm up, time for `share` seconds, measure memory; end the process if a call exceeds `patience`."""
+def run_round(
+    case: Case,
+    share: float,
+    patience: float,
+    measure_memory: bool,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Round:
+    """Build, warm up, time for `share` seconds, measure memory; a first call beyond `patience` ends the process."""
     threads = torch.get_num_threads()
     try:
         torch.manual_seed(0)
         step = Step(case)
+        timed = stopwatch(step, case.device, clock)
         with after(patience, partial(os._exit, TOO_LONG)):  # an exception would wait for the call to come back
-            first, peak = measure_peak(lambda: _timed(step), case.device)
-        timing = time_round(lambda: _timed(step), first, share)
+            first, peak = measure_peak(timed, case.device)
+        timing = time_round(timed, first, share)
         spent = timing.spent
         if measure_memory and not timing.first_call:  # what the first call takes once and keeps is not its price
             step.clear()
-            seconds, peak = measure_peak(lambda: _timed(step), case.device)
+            seconds, peak = measure_peak(timed, case.device)
             spent += seconds
     except Exception as error:
         # A model may refuse a size with any error; the table says which.
@@ -58,14 +64,6 @@ def run_round(case: Case, share: float, patience: float, measure_memory: bool) -
         attention=step.attention,
         threads=threads,
     )
-
-
-def _timed(step: Step) -> float:
-    start = time.perf_counter()
-    step()
-    if step.case.device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 @contextmanager

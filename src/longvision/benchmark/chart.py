@@ -16,7 +16,7 @@ ENDS = {"out of memory": "OOM", "over budget": "over budget", "killed": "killed"
 def draw_models(rows: Sequence[Row], path: Path, names: Sequence[str] = ()) -> None:
     """Two panels, both axes logarithmic; quartiles as thin bars, a cross where a model could go no further.
 
-    `names` are all models of a run: their order gives each its colour, the same in every picture of some of them.
+    `names` are all models of a run: their order gives each its colour, the same in every chart of some of them.
     """
     from matplotlib.figure import Figure  # not pyplot: no window, no global state
 
@@ -48,7 +48,7 @@ def _styles(names: Sequence[str]) -> dict[str, dict[str, str]]:
 def _line(axes: Any, rows: Sequence[Row], column: str, style: dict[str, str]) -> None:
     """Of one model. Where nothing of it was measured, the legend alone says why."""
     shown = [row for row in rows if row[column]]
-    sides = [row["asked"] for row in shown]
+    sides = [row["requested"] for row in shown]
     values = [row[column] / (row["batch"] if column == "ms_median" else 1) for row in shown]
     name, end = label(rows[0]), _end(rows)
     cross = "× " if shown else ""
@@ -64,7 +64,7 @@ def _finish(axes: Any, rows: Sequence[Row], column: str, quantity: str) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.set(xscale="log", xlabel="image side, pixels", ylabel=quantity)
-    sides = sorted({row["asked"] for row in rows})
+    sides = sorted({row["requested"] for row in rows})
     axes.set_xticks(sides, [str(side) for side in sides], fontsize=8)
     axes.xaxis.set_minor_formatter(NullFormatter())
     if not any(row[column] for row in rows):
@@ -84,7 +84,7 @@ def _end(rows: Sequence[Row]) -> str:
     for row in rows:
         for status, shown in ENDS.items():
             if row["status"].startswith(status):
-                return f"{shown} at {row['asked']}"
+                return f"{shown} at {row['requested']}"
     return ""
 
 
