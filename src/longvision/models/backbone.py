@@ -1,6 +1,7 @@
 """A timm model by name, as a classifier or for its maps, with errors that a person can act on."""
 
 import difflib
+import os
 from typing import Any
 
 import timm
@@ -8,7 +9,7 @@ import torch
 from timm.models._features import FeatureDictNet, FeatureHookNet, FeatureListNet
 from torch import nn
 
-from longvision.errors import UserError
+from longvision.errors import MissingFileError, UserError
 from longvision.files import read_metadata
 from longvision.models.pyramid import STRIDES, SUFFIX, FeaturePyramid, has_pyramid, is_ours, register_pyramid
 
@@ -86,8 +87,10 @@ def checkpoint_activations(model: nn.Module) -> None:
 
 
 def pretrained_options(pretrained: bool | str) -> dict[str, Any]:
-    """For timm.create_model: weights from a file, those that timm knows, or none."""
+    """For timm.create_model: weights from a file, those that timm knows, or none. Raises MissingFileError."""
     if isinstance(pretrained, str):
+        if not os.path.isfile(pretrained):
+            raise MissingFileError(f"{pretrained} is not a file: expected weights (.safetensors, .pth)")
         return {"pretrained": True, "pretrained_cfg_overlay": {"file": pretrained, **_source(pretrained)}}
     return {"pretrained": True} if pretrained else {}
 
