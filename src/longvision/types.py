@@ -7,10 +7,9 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
-    Array = Tensor | np.ndarray
+    Array = Any  # a tensor in batches and losses, a NumPy array in what is drawn or written
 
 Split = Literal["train", "val", "test"]
 Size = tuple[int, int]  # height, width

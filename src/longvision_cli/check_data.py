@@ -40,12 +40,10 @@ def run(arguments: list[str]) -> int:
 
 def _samples(data: Any) -> Any:
     """Spread evenly over the training images."""
-    import numpy as np
-
     from longvision.viz.sheets import contact_sheet
 
     pictures = data.images("train")
-    rows = np.unique(np.linspace(0, len(pictures) - 1, SAMPLES).astype(int)).tolist()
+    rows = data.examples("train", SAMPLES)
     return contact_sheet([_drawn(data, *pictures[row]) for row in rows], f"{data.name}: some of its training images")
 
 
@@ -57,4 +55,4 @@ def _drawn(data: Any, image: Any, label: Any) -> Any:
     if isinstance(label, int):
         return titled(image, data.classes[label])
     draw: Any = draw_objects if isinstance(label, Target) else draw_segmentation
-    return draw(image, {"labels": label}, data.classes, data.palette)
+    return draw(image, {"labels": label}, data.classes, data.info.palette)

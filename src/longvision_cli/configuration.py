@@ -6,10 +6,10 @@ a mistyped one is told at once, before torch is loaded.
 
 import json
 from collections.abc import Iterator
-from dataclasses import MISSING, dataclass, field, make_dataclass, replace
-from inspect import Parameter, signature
+from dataclasses import MISSING, dataclass, replace
+from inspect import signature
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import yaml
 
@@ -22,25 +22,6 @@ from longvision_cli.recipes import find_recipe
 from longvision_cli.trainer_options import TrainerOptions
 from longvision_cli.values import Key, build, in_words, keys_of, plain
 
-_OBJECTS = {
-    "coco": "longvision.data.detection.CocoData",
-    "scattered": "longvision.data.detection.ScatteredDetectionData",
-    "voc": "longvision.data.detection.VocData",
-}
-_SOURCES = {
-    "classification": {
-        "folder": "longvision.data.module.FolderData",
-        "digits": "longvision.data.module.DigitsData",
-        "parquet": "longvision.data.module.ParquetData",
-        "scattered": "longvision.data.module.MostDigitsData",
-    },
-    "segmentation": {
-        "masks": "longvision.data.segmentation.MaskFolderData",
-        "scattered": "longvision.data.segmentation.ScatteredSegmentationData",
-    },
-    "detection": _OBJECTS,
-    "detr": _OBJECTS,
-}
 RENAMED = {"model.asking": "model.inference"}  # key or table of keys, as earlier versions called it -> as it is called
 GENERAL = {name: Key(name, kind, None) for name, kind in {"task": str, "source": str, "runs": str, "seed": int}.items()}
 
@@ -67,7 +48,7 @@ class Configuration:
             yaml.safe_dump(plain(self), file, sort_keys=False, allow_unicode=True)
 
     def build_data(self) -> Any:
-        return load(_SOURCES[self.task][self.source])(**vars(self.data))
+        return self.data.build()
 
     def build_task(self, info: DataInfo, weights_follow: bool = False) -> Any:
         """The task for this data. With `weights_follow` a checkpoint fills the model, and what it was pretrained with
@@ -79,10 +60,6 @@ class Configuration:
         task = kind(**{name: value for name, value in options.items() if name in signature(kind).parameters})
         task.pretrained = bool(self.model.pretrained)
         return task
-
-
-def info_of(data: Any) -> DataInfo:
-    return DataInfo(data.name, data.classes, data.size, data.channels, getattr(data, "has_masks", False))
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -140,7 +117,7 @@ def options_of(task: str, source: str) -> dict[str, type]:
     """Section of the configuration -> the dataclass of its options."""
     return {
         "model": load(TASKS[task].config),
-        "data": _as_dataclass(load(_SOURCES[task][source])),
+        "data": load(TASKS[task].sources[source]),
         "trainer": TrainerOptions,
     }
 
@@ -155,15 +132,6 @@ def print_help(parser: ArgumentParser, keys: dict[str, Key]) -> None:
                 words = "; ".join(filter(None, [in_words(key.type), default]))
                 group.add_argument(f"--{name}", metavar="…", help=f"{key.help} ({words})".strip().replace("%", "%%"))
     parser.print_help()
-
-
-def _as_dataclass(cls: Any) -> type:
-    hints = get_type_hints(cls.__init__)
-    fields = [
-        (name, hints[name], *([] if value.default is Parameter.empty else [field(default=value.default)]))
-        for name, value in signature(cls).parameters.items()
-    ]
-    return make_dataclass(cls.__name__, fields, namespace={"__doc__": cls.__doc__})
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from longvision.errors import UserError, user_paths
 from longvision_cli.arguments import ArgumentParser, take_apart
-from longvision_cli.configuration import Configuration, add_options, configure, info_of, read_recipes
+from longvision_cli.configuration import Configuration, add_options, configure, read_recipes
 from longvision_cli.quiet import quiet
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def run(arguments: list[str]) -> int:
 
     seed_everything(configuration.seed, workers=True, verbose=False)
     data = configuration.build_data()
-    task = configuration.build_task(info_of(data), weights_follow=resumed is not None)
+    task = configuration.build_task(data.info, weights_follow=resumed is not None)
     data.setup("fit")
 
     with user_paths():

@@ -4,7 +4,7 @@ from itertools import zip_longest
 
 from longvision.errors import UserError
 from longvision_cli.arguments import ArgumentParser, take_apart
-from longvision_cli.configuration import configure, info_of
+from longvision_cli.configuration import configure
 from longvision_cli.quiet import quiet
 
 
@@ -32,7 +32,7 @@ def run(arguments: list[str]) -> int:
 
     classes = read_description(folder.trained_weights()).classes
     data = configuration.build_data()
-    task = configuration.build_task(info_of(data), weights_follow=True)
+    task = configuration.build_task(data.info, weights_follow=True)
     if classes != data.classes:
         raise UserError(
             f"{words.options.run} was trained on the classes {', '.join(classes[:5])}… ({len(classes)}), the data has "

@@ -9,6 +9,7 @@ from PIL import Image
 lightning = pytest.importorskip("lightning")
 pytest.importorskip("sklearn")
 from longvision.data import Augment, DigitsData, FolderData, ParquetData  # noqa: E402
+from longvision.errors import UserError  # noqa: E402
 
 
 @pytest.fixture
@@ -48,19 +49,19 @@ def trainer(**options):
 
 
 def test_what_is_known_after_construction(folder):
-    digits = DigitsData(size=16)
-    assert (digits.size, digits.channels, digits.num_classes, digits.has_test) == ((16, 16), 1, 10, True)
+    digits = DigitsData(size=16).build()
+    assert (digits.size, digits.channels, len(digits.classes), digits.has_test) == ((16, 16), 1, 10, True)
     assert digits.classes == [str(digit) for digit in range(10)]
     assert (digits.batch_size, digits.workers) == (64, 0)
-    data = FolderData(str(folder), size=(24, 32), mean=(0.5, 0.5, 0.5))
-    assert (data.size, data.channels, data.num_classes, data.has_test) == ((24, 32), 3, 2, False)
-    assert data.preprocess.mean == (0.5, 0.5, 0.5)
-    assert data.preprocess.size == (24, 32)
+    data = FolderData(str(folder), size=(24, 32), mean=(0.5, 0.5, 0.5)).build()
+    assert (data.size, data.channels, len(data.classes), data.has_test) == ((24, 32), 3, 2, False)
+    assert data.input.mean == (0.5, 0.5, 0.5)
+    assert data.input.size == (24, 32)
     assert data.workers >= 1
 
 
 def test_batches(folder):
-    data = FolderData(str(folder), size=(24, 32), batch_size=8, workers=0)
+    data = FolderData(str(folder), size=(24, 32), batch_size=8, workers=0).build()
     data.setup("fit")
     train, val = list(data.train_dataloader()), list(data.val_dataloader())
     assert [len(labels_B) for _, labels_B in train] == [8] * 4  # 36 images: the last 4 are dropped
@@ -68,7 +69,7 @@ def test_batches(folder):
     images_BCHW, labels_B = train[0]
     assert (images_BCHW.shape, images_BCHW.dtype) == ((8, 3, 24, 32), torch.float32)
     assert labels_B.dtype == torch.int64
-    assert len(list(FolderData(str(folder), size=8, batch_size=64, workers=0).train_dataloader())) == 1
+    assert len(list(FolderData(str(folder), size=8, batch_size=64, workers=0).build().train_dataloader())) == 1
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -79,7 +80,7 @@ def test_a_truncated_file_is_left_out_of_its_batch(tmp_path, workers):
             Image.new("RGB", (8, 8)).save(tmp_path / place / f"{number}.png")
     broken = tmp_path / "train" / "cat" / "3.png"
     broken.write_bytes(broken.read_bytes()[:45])
-    data = FolderData(str(tmp_path), size=8, batch_size=50, workers=workers)
+    data = FolderData(str(tmp_path), size=8, batch_size=50, workers=workers).build()
     data.setup("fit")
     with warnings.catch_warnings(action="ignore"):
         assert sorted(len(labels_B) for _, labels_B in data.train_dataloader()) == [49, 50, 50, 50]
@@ -88,7 +89,9 @@ def test_a_truncated_file_is_left_out_of_its_batch(tmp_path, workers):
 def test_same_seed_same_batches():
     def first(seed):
         lightning.seed_everything(seed, verbose=False)
-        return next(iter(DigitsData(size=8, augment=Augment(rand_augment="rand-m9-mstd0.5")).train_dataloader()))
+        return next(
+            iter(DigitsData(size=8, augment=Augment(rand_augment="rand-m9-mstd0.5")).build().train_dataloader())
+        )
 
     (images_1, labels_1), (images_2, labels_2), (images_3, _) = first(1), first(1), first(2)
     assert torch.equal(images_1, images_2)
@@ -97,7 +100,7 @@ def test_same_seed_same_batches():
 
 
 def test_lightning_takes_it():
-    data, model = DigitsData(size=8, batch_size=400, augment=Augment(mixup=0.8, cutmix=1.0)), Counter()
+    data, model = DigitsData(size=8, batch_size=400, augment=Augment(mixup=0.8, cutmix=1.0)).build(), Counter()
     running = trainer(num_sanity_val_steps=1)
     running.fit(model, data)
     running.test(model, data, verbose=False)
@@ -108,7 +111,7 @@ def test_lightning_takes_it():
 
 
 def test_mixup_only_while_training():
-    data = DigitsData(size=8, batch_size=5, augment=Augment(mixup=1.0))
+    data = DigitsData(size=8, batch_size=5, augment=Augment(mixup=1.0)).build()
     batch = next(iter(data.val_dataloader()))
     data.trainer = SimpleNamespace(training=False)
     assert data.on_after_batch_transfer(batch, 0) is batch
@@ -117,10 +120,10 @@ def test_mixup_only_while_training():
 
 
 def test_sample():
-    data = DigitsData(size=16)
+    data = DigitsData(size=16).build()
     image, seen_CHW, label = data.sample("test", 0)
     assert image.size == (8, 8)
-    assert torch.equal(seen_CHW, data.preprocess.transform()(image))
+    assert torch.equal(seen_CHW, data.input.evaluated(image))
     assert label == data.images("test")[0][1]
 
 
@@ -129,15 +132,15 @@ def test_parquet(tmp_path):
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "PNG")
     pq.write_table(pa.table({"pic": [buffer.getvalue()] * 40, "label": [0, 1] * 20}), tmp_path / "train.parquet")
-    data = ParquetData(str(tmp_path), size=8, batch_size=9, workers=1, image_column="pic")
+    data = ParquetData(str(tmp_path), size=8, batch_size=9, workers=1, image_column="pic").build()
     assert data.classes == ["0", "1"]
     assert [len(labels_B) for _, labels_B in data.train_dataloader()] == [9] * 4
 
 
 def test_no_test_images(folder):
-    with pytest.raises(ValueError, match="has no test images"):
-        FolderData(str(folder)).setup("test")
-    FolderData(str(folder)).setup()
+    with pytest.raises(UserError, match="has no test images"):
+        FolderData(str(folder)).build().setup("test")
+    FolderData(str(folder)).build().setup()
 
 
 @pytest.mark.parametrize(
@@ -150,5 +153,5 @@ def test_no_test_images(folder):
     ],
 )
 def test_mistakes(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         DigitsData(**options)

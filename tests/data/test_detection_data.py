@@ -7,18 +7,13 @@ from PIL import Image
 pytest.importorskip("lightning")
 pytest.importorskip("sklearn")
 
-from longvision.data.detection import (
-    CocoData,
-    DetectionAugment,
-    DetectionData,
-    ScatteredDetectionData,
-    VocData,
-)
+from longvision.data import CocoData, DataModule, DetectionAugment, ScatteredDetectionData, VocData
+from longvision.errors import UserError
 
 
 @pytest.fixture(scope="module")
 def digits():
-    data = ScatteredDetectionData(size=64, pictures=20, batch_size=4, workers=0)
+    data = ScatteredDetectionData(size=64, pictures=20, batch_size=4, workers=0).build()
     data.setup()
     return data
 
@@ -43,7 +38,7 @@ def boxes_only(tmp_path):
 
 
 def test_scattered_digits_in_batches(digits):
-    assert (digits.has_masks, digits.has_test, digits.classes) == (True, True, list("0123456789"))
+    assert (digits.info.has_masks, digits.has_test, digits.classes) == (True, True, list("0123456789"))
     assert [len(digits.images(split)) for split in ("train", "val", "test")] == [20, 200, 400]
     batches = list(digits.train_dataloader())
     assert len(batches) == 5
@@ -62,11 +57,11 @@ def test_scattered_digits_as_they_are_evaluated(digits):
     assert target.labels.tolist() == scene.labels_N.tolist()
     assert torch.equal(target.masks, torch.from_numpy(scene.masks_NHW))
     assert (image.shape, target.size, target.image_id) == ((1, 64, 64), (64, 64), 0)
-    assert digits.images("test").name(3) == "test picture 3"
+    assert digits.images("test").name(3) == "test image 3"
 
 
 def test_evaluated_pictures_are_fitted_and_targets_are_not(tmp_path):
-    data = CocoData(boxes_only(tmp_path), size=(60, 80), workers=0)
+    data = CocoData(boxes_only(tmp_path), size=(60, 80), workers=0).build()
     data.setup("fit")
     batches = list(data.val_dataloader())
     assert len(batches) == 10
@@ -80,7 +75,7 @@ def test_evaluated_pictures_are_fitted_and_targets_are_not(tmp_path):
 
 
 def test_training_drops_crowds(tmp_path):
-    data = CocoData(boxes_only(tmp_path), size=64, workers=0, batch_size=10, augment=DetectionAugment((1, 1)))
+    data = CocoData(boxes_only(tmp_path), size=64, workers=0, batch_size=10, augment=DetectionAugment((1, 1))).build()
     data.setup("fit")
     images, targets = next(iter(data.train_dataloader()))
     assert [image.shape for image in images] == [(3, 64, 64)] * 10
@@ -88,8 +83,8 @@ def test_training_drops_crowds(tmp_path):
 
 
 def test_copy_paste_needs_masks(tmp_path):
-    with pytest.raises(ValueError, match=r"^copy_paste 0\.5: .* has no masks to cut objects out by, set it to 0$"):
-        CocoData(boxes_only(tmp_path), augment=DetectionAugment(copy_paste=0.5))
+    with pytest.raises(UserError, match=r"^copy_paste 0\.5: .* has no masks to cut objects out by, set it to 0$"):
+        CocoData(boxes_only(tmp_path), augment=DetectionAugment(copy_paste=0.5)).source()
 
 
 def test_copy_paste_takes_objects_of_training_pictures(digits, monkeypatch):
@@ -97,9 +92,11 @@ def test_copy_paste_takes_objects_of_training_pictures(digits, monkeypatch):
     pictures = digits.images("train")
     original = type(pictures).__getitem__
     monkeypatch.setattr(type(pictures), "__getitem__", lambda self, index: asked.append(index) or original(self, index))
-    data = ScatteredDetectionData(size=64, pictures=20, workers=0, augment=DetectionAugment((1, 1), 0, copy_paste=1.0))
+    data = ScatteredDetectionData(
+        size=64, pictures=20, workers=0, augment=DetectionAugment((1, 1), 0, copy_paste=1.0)
+    ).build()
     image, target = pictures[0]
-    counts = [len(data.train_transform(image, target)[1].labels) for _ in range(20)]
+    counts = [len(data.transforms.train(image, target, data.images("train"))[1].labels) for _ in range(20)]
     assert len(set(asked)) > 8
     assert max(counts) > len(target.labels)
 
@@ -107,21 +104,25 @@ def test_copy_paste_takes_objects_of_training_pictures(digits, monkeypatch):
 def test_labels_are_checked_before_the_first_step(tmp_path):
     path = boxes_only(tmp_path)
     (tmp_path / "val/3.png").unlink()
-    data = CocoData(path, workers=0)
-    with pytest.raises(ValueError, match=r"instances_val\.json lists do not exist \(.*3\.png\)"):
+    data = CocoData(path, workers=0).build()
+    with pytest.raises(UserError, match=r"instances_val\.json lists do not exist \(.*3\.png\)"):
         data.setup("fit")
 
 
 def test_grey_input_from_colour_files(tmp_path):
-    data = CocoData(boxes_only(tmp_path), size=64, channels=1, workers=0, augment=DetectionAugment(photometric=1.0))
+    data = CocoData(
+        boxes_only(tmp_path), size=64, channels=1, workers=0, augment=DetectionAugment(photometric=1.0)
+    ).build()
     image, target = data.images("train")[0]
-    assert data.train_transform(image, target)[0].shape == (1, 64, 64)
-    assert data.evaluate(image, target)[0].shape == (1, 38, 64)
+    assert data.transforms.train(image, target, data.images("train"))[0].shape == (1, 64, 64)
+    assert data.transforms.evaluate(image, target)[0].shape == (1, 38, 64)
 
 
 def test_worker_processes_vary_pictures_differently(tmp_path):
     """And the sets travel to them."""
-    data = ScatteredDetectionData(size=64, pictures=8, batch_size=2, workers=2, augment=DetectionAugment((0.2, 0.9)))
+    data = ScatteredDetectionData(
+        size=64, pictures=8, batch_size=2, workers=2, augment=DetectionAugment((0.2, 0.9))
+    ).build()
     data.setup("fit")
     targets = [target for _, targets in data.train_dataloader() for target in targets]
     assert sorted(target.image_id for target in targets) == list(range(8))
@@ -130,7 +131,7 @@ def test_worker_processes_vary_pictures_differently(tmp_path):
 @pytest.mark.shared
 @pytest.mark.parametrize("paste", [0.0, 1.0])
 def test_coco_itself(shared, paste):
-    data = CocoData(str(shared / "data/coco"), size=256, workers=0, augment=DetectionAugment(copy_paste=paste))
+    data = CocoData(str(shared / "data/coco"), size=256, workers=0, augment=DetectionAugment(copy_paste=paste)).build()
     check_training(data, 6)
     (image,), (target,) = next(iter(data.val_dataloader()))
     assert max(image.shape) == 256
@@ -140,18 +141,18 @@ def test_coco_itself(shared, paste):
 @pytest.mark.shared
 @pytest.mark.filterwarnings("ignore:.*have no area.*BloodImage")
 def test_bccd(shared):
-    check_training(VocData(str(shared / "data/bccd"), size=256, workers=0), 12)
+    check_training(VocData(str(shared / "data/bccd"), size=256, workers=0).build(), 12)
 
 
-def check_training(data: DetectionData, count: int) -> None:
+def check_training(data: DataModule, count: int) -> None:
     data.setup("fit")
     pictures = data.images("train")
     objects = 0
     for index in range(count):
-        image, target = data.train_transform(*pictures[index])
+        image, target = data.transforms.train(*pictures[index], pictures)
         objects += len(target.labels)
         assert image.shape == (3, 256, 256) and image.isfinite().all()
-        assert (target.masks is not None) == data.has_masks
+        assert (target.masks is not None) == data.info.has_masks
         assert ((target.boxes >= 0) & (target.boxes <= 256)).all()
         assert (target.boxes[:, 2:] - target.boxes[:, :2] >= 1).all()
         assert ((target.labels >= 0) & (target.labels < len(data.classes))).all()

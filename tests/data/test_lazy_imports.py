@@ -1,24 +1,104 @@
+import json
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import longvision.data
 
-HEAVY = ("lightning", "sklearn", "pyarrow", "matplotlib")
+# `import longvision` registers the models, which needs torch: here the package is only a place to import from.
+BARE = f"""
+import sys, types
+package = types.ModuleType("longvision")
+package.__path__ = [{str(Path(longvision.__file__).parent)!r}]
+sys.modules["longvision"] = package
+"""
+REPORT = """
+print([name for name in ("torch", "timm", "lightning", "torchvision", "sklearn", "matplotlib") if name in sys.modules])
+"""
+
+
+def loaded_by(statements: str) -> str:
+    script = BARE + statements + REPORT
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 @pytest.mark.parametrize(
-    "statement",
+    "statements",
     [
-        "from longvision.data import read_image, find_images, Preprocess, Augment",
-        "import longvision.data.io.images, longvision.data.transforms.classification",
+        "from longvision.data import read_image, find_images, InputSpec, Augment",
+        "import longvision.data.config, longvision.data.sources.parquet",
     ],
 )
-def test_reading_a_picture_needs_no_training_library(statement):
-    script = f"{statement}\nimport sys\nprint([name for name in {HEAVY} if name in sys.modules])"
-    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert answer.stdout.strip() == "[]"
+def test_options_and_images_need_no_torch(statements):
+    assert loaded_by(statements) == "[]"
+
+
+def save(path, size=(8, 6)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.resize(np.array([0, 1], np.uint8), size)).save(path)
+
+
+def folder(root):
+    for place in ("cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png"):
+        save(root / place)
+    return f"FolderData({str(root)!r})"
+
+
+def masks(root):
+    for number in range(3):
+        save(root / f"images/{number}.png")
+        save(root / f"masks/{number}.png")
+    return f"MaskFolderData({str(root)!r})"
+
+
+def coco(root):
+    (root / "annotations").mkdir()
+    for split in ("train", "val"):
+        save(root / split / "0.png")
+        labels = {
+            "images": [{"id": 0, "file_name": "0.png", "height": 8, "width": 6}],
+            "annotations": [{"id": 0, "image_id": 0, "category_id": 0, "bbox": [0, 0, 2, 2]}],
+            "categories": [{"id": 0, "name": "a"}],
+        }
+        (root / f"annotations/instances_{split}.json").write_text(json.dumps(labels))
+    return f"CocoData({str(root)!r})"
+
+
+def voc(root):
+    for place in ("Annotations", "ImageSets/Main"):
+        (root / place).mkdir(parents=True)
+    save(root / "JPEGImages/0.png")
+    box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox>"
+    (root / "Annotations/0.xml").write_text(
+        f"<a><size><height>8</height><width>6</width></size><object><name>a</name>{box}</object></a>"
+    )
+    for split in ("train", "val"):
+        (root / f"ImageSets/Main/{split}.txt").write_text("0")
+    return f"VocData({str(root)!r})"
+
+
+def parquet(root):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.table({"image": [b"0"] * 4, "label": [0, 1] * 2}), root / "train.parquet")
+    return f"ParquetData({str(root)!r})"
+
+
+EMBEDDED = ("DigitsData()", "MostDigitsData()", "ScatteredSegmentationData()", "ScatteredDetectionData()")
+
+
+@pytest.mark.parametrize("make", [folder, masks, coco, voc, parquet, *EMBEDDED])
+def test_listing_a_set_needs_no_torch(tmp_path, make):
+    """So that a mistake in a path or an option is told at once."""
+    made = make if isinstance(make, str) else make(tmp_path)
+    check = "" if "Parquet" in made or made in EMBEDDED else "source.check('train')\n"
+    statements = f"from longvision.data.config import *\nsource = {made}.source()\nassert len(source.classes)\n{check}"
+    assert loaded_by(statements) == "[]"
 
 
 def test_every_public_name_is_there():

@@ -7,7 +7,9 @@ from PIL import Image
 
 pytest.importorskip("lightning")
 
-from longvision.data.segmentation import MaskFolderData, ScatteredSegmentationData, SegmentationFolder
+from longvision.data.config import MaskFolderData, ScatteredSegmentationData
+from longvision.data.sources.mask_folder import MaskFolderSource
+from longvision.errors import UserError
 from longvision.types import IGNORE
 
 
@@ -34,7 +36,7 @@ def fill(root, image: str, truth: str, count=2, values=(0, 1)):
 def test_pictures_with_their_masks(tmp_path):
     fill(tmp_path, "train/*.png", "trainannot/*.png")
     fill(tmp_path, "val/*.png", "valannot/*_L.png", 3)
-    source = SegmentationFolder(tmp_path)
+    source = MaskFolderSource(tmp_path)
     assert [len(source.split(split)) for split in ("train", "val")] == [2, 3] and not source.has_test
     image, truth = source.split("val")[2]
     assert image.mode == "RGB" and truth.dtype == np.uint8 and truth.tolist() == mask().tolist()
@@ -42,7 +44,7 @@ def test_pictures_with_their_masks(tmp_path):
     for split in ("train", "val"):
         source.check(split)
     fill(tmp_path, "test/*.png", "testannot/*.png")
-    source = SegmentationFolder(tmp_path)
+    source = MaskFolderSource(tmp_path)
     assert source.has_test and len(source.split("test")) == 2
 
 
@@ -52,14 +54,14 @@ def test_pictures_with_their_masks(tmp_path):
 def test_without_a_class_file_classes_are_numbered_to_the_highest_value(tmp_path):
     fill(tmp_path, "train/*.png", "trainannot/*.png", values=(0, 1, 255))
     fill(tmp_path, "val/*.png", "valannot/*.png", values=(0, 3, 9))
-    assert SegmentationFolder(tmp_path, ignore=9).classes == ["class 0", "class 1", "class 2", "class 3"]
-    assert SegmentationFolder(tmp_path, ignore=9, reduce_zero_label=True).classes == ["class 0", "class 1", "class 2"]
-    assert len(SegmentationFolder(tmp_path).palette) == 10
+    assert MaskFolderSource(tmp_path, ignore=9).classes == ["class 0", "class 1", "class 2", "class 3"]
+    assert MaskFolderSource(tmp_path, ignore=9, reduce_zero_label=True).classes == ["class 0", "class 1", "class 2"]
+    assert len(MaskFolderSource(tmp_path).palette) == 10
 
 
 def test_black_and_white_masks_show_two_classes(tmp_path):
     fill(tmp_path, "images/*.png", "masks/*.png", values=(0, 255))
-    source = SegmentationFolder(tmp_path)
+    source = MaskFolderSource(tmp_path)
     assert source.classes == ["class 0", "class 1"]
     source.check("train")
     assert set(np.unique(source.split("train")[0][1])) == {0, 1}
@@ -69,20 +71,20 @@ def test_255_that_a_class_file_does_not_call_a_class(tmp_path):
     """It would train on one class and be right everywhere."""
     fill(tmp_path, "images/*.png", "masks/*.png", values=(0, 255))
     (tmp_path / "names.txt").write_text("background\nvessel")
-    with pytest.raises(ValueError, match=r'show only background: .* "binary": true'):
-        SegmentationFolder(tmp_path, classes_file=str(tmp_path / "names.txt")).check("train")
+    with pytest.raises(UserError, match=r'show only background: .* "binary": true'):
+        MaskFolderSource(tmp_path, classes_file=str(tmp_path / "names.txt")).check("train")
     (tmp_path / "names.json").write_text('{"classes": ["background", "vessel"], "binary": true}')
-    SegmentationFolder(tmp_path, classes_file=str(tmp_path / "names.json")).check("train")
+    MaskFolderSource(tmp_path, classes_file=str(tmp_path / "names.json")).check("train")
 
 
 def test_masks_in_colour(tmp_path):
     fill(tmp_path, "images/*.png", "masks/*.png")
     for number in (0, 1):
         save(tmp_path / f"masks/{number:02}.png", np.array([(200, 0, 0), (0, 200, 0)], np.uint8)[mask()])
-    with pytest.raises(ValueError, match="is in colour: give a classes_file"):
-        SegmentationFolder(tmp_path)
+    with pytest.raises(UserError, match="is in colour: give a classes_file"):
+        MaskFolderSource(tmp_path)
     (tmp_path / "names.txt").write_text("0 200 0 grass\n200 0 0 poppy")
-    source = SegmentationFolder(tmp_path, classes_file=str(tmp_path / "names.txt"))
+    source = MaskFolderSource(tmp_path, classes_file=str(tmp_path / "names.txt"))
     source.check("train")
     assert source.classes == ["grass", "poppy"] and source.palette == [(0, 200, 0), (200, 0, 0)]
     assert source.split("train")[0][1][0, :2].tolist() == [1, 0]
@@ -91,7 +93,7 @@ def test_masks_in_colour(tmp_path):
 def test_zero_is_reduced(tmp_path):
     fill(tmp_path, "images/*.png", "masks/*.png", values=(0, 1, 2))
     (tmp_path / "names.txt").write_text("wall\nbuilding")
-    source = SegmentationFolder(tmp_path, classes_file=str(tmp_path / "names.txt"), reduce_zero_label=True)
+    source = MaskFolderSource(tmp_path, classes_file=str(tmp_path / "names.txt"), reduce_zero_label=True)
     source.check("train")
     assert source.split("train")[0][1][0, :3].tolist() == [255, 0, 1]
 
@@ -99,11 +101,11 @@ def test_zero_is_reduced(tmp_path):
 def test_the_argument_goes_before_what_the_class_file_ignores(tmp_path):
     fill(tmp_path, "images/*.png", "masks/*.png", values=(0, 1, 7))
     (tmp_path / "names.json").write_text('{"classes": ["a", "b"], "ignore": 7}')
-    SegmentationFolder(tmp_path, classes_file=str(tmp_path / "names.json")).check("train")
-    with pytest.raises(ValueError, match="the value 7"):
-        SegmentationFolder(tmp_path, classes_file=str(tmp_path / "names.json"), ignore=8).check("train")
-    with pytest.raises(ValueError, match="ignore -1"):
-        SegmentationFolder(tmp_path, ignore=-1)
+    MaskFolderSource(tmp_path, classes_file=str(tmp_path / "names.json")).check("train")
+    with pytest.raises(UserError, match="the value 7"):
+        MaskFolderSource(tmp_path, classes_file=str(tmp_path / "names.json"), ignore=8).check("train")
+    with pytest.raises(UserError, match="ignore -1"):
+        MaskFolderSource(tmp_path, ignore=-1)
 
 
 # faults
@@ -118,12 +120,12 @@ def test_every_kind_of_fault_is_told_in_one_sentence(tmp_path):
     (tmp_path / "trainannot/07.png").unlink()
     (tmp_path / "trainannot/09.png").write_bytes(b"\x89PNG and no more")
     (tmp_path / "train/11.png").write_text("no image")
-    source = SegmentationFolder(tmp_path, classes_file=str(tmp_path / "names.txt"))
+    source = MaskFolderSource(tmp_path, classes_file=str(tmp_path / "names.txt"))
     source.check("val")
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(UserError) as caught:
         source.check("train")
     said = str(caught.value)
-    assert said.startswith(f"5 of 16 pictures of {tmp_path} (train) cannot be used: ") and "\n" not in said
+    assert said.startswith(f"5 of 16 images of {tmp_path} (train) cannot be used: ") and "\n" not in said
     for words in (
         "train/03.png is 8 wide and 6 high, its mask 9 wide and 6 high",
         "trainannot/05.png has the values 2, 77: expected 0 to 1, or 255",
@@ -132,9 +134,9 @@ def test_every_kind_of_fault_is_told_in_one_sentence(tmp_path):
         "train/11.png is not an image",
     ):
         assert words in said
-    with pytest.raises(ValueError, match="8 wide and 6 high, its mask 9 wide and 6 high"):
+    with pytest.raises(UserError, match="8 wide and 6 high, its mask 9 wide and 6 high"):
         _ = source.split("train")[3]
-    with pytest.raises(ValueError, match="has no mask"):
+    with pytest.raises(UserError, match="has no mask"):
         _ = source.split("train")[7]
 
 
@@ -142,8 +144,8 @@ def test_the_first_ten_faults_are_named(tmp_path):
     fill(tmp_path, "images/*.png", "masks/*.png", 20)
     for number in range(20):
         save(tmp_path / f"masks/{number:02}.png", mask(height=7))
-    with pytest.raises(ValueError, match="18 of 18 pictures") as caught:
-        SegmentationFolder(tmp_path).check("train")
+    with pytest.raises(UserError, match="18 of 18 images") as caught:
+        MaskFolderSource(tmp_path).check("train")
     assert str(caught.value).count("its mask") == 10 and str(caught.value).endswith("; …")
 
 
@@ -155,7 +157,7 @@ def test_a_picture_lying_on_its_side_is_measured_upright(tmp_path):
         exif = turned.getexif()
         exif[0x0112] = 6
         turned.save(tmp_path / f"images/{number:02}.jpg", exif=exif)
-    source = SegmentationFolder(tmp_path)
+    source = MaskFolderSource(tmp_path)
     source.check("train")
     image, truth = source.split("train")[0]
     assert image.size == (8, 6) and truth.shape == (6, 8)
@@ -166,7 +168,7 @@ def test_a_picture_lying_on_its_side_is_measured_upright(tmp_path):
 
 def test_batches_of_a_folder(tmp_path):
     fill(tmp_path, "images/*.png", "masks/*.png", 20)
-    data = MaskFolderData(str(tmp_path), size=(16, 24), batch_size=3, workers=0, resize="fit")
+    data = MaskFolderData(str(tmp_path), size=(16, 24), batch_size=3, workers=0, resize="fit").build()
     data.setup("fit")
     images, truths = next(iter(data.train_dataloader()))
     assert [tuple(image.shape) for image in images] == [(3, 16, 24)] * 3
@@ -176,7 +178,7 @@ def test_batches_of_a_folder(tmp_path):
     assert truth.tolist() == mask().tolist()
     picture, seen, truth = data.sample("val", 0)
     assert picture.size == (8, 6) and seen.shape == (3, 16, 21) and truth.shape == (6, 8)
-    with pytest.raises(ValueError, match="no test images"):
+    with pytest.raises(UserError, match="no test images"):
         data.images("test")
 
 
@@ -184,13 +186,13 @@ def test_setup_tells_of_faults_before_training(tmp_path):
     fill(tmp_path, "images/*.png", "masks/*.png", 3)
     for number in range(3):
         save(tmp_path / f"masks/{number:02}.png", mask(height=7))
-    with pytest.raises(ValueError, match="cannot be used"):
-        MaskFolderData(str(tmp_path), workers=0).setup("fit")
+    with pytest.raises(UserError, match="cannot be used"):
+        MaskFolderData(str(tmp_path), workers=0).build().setup("fit")
 
 
 def test_batches_of_the_embedded_set():
     pytest.importorskip("sklearn")
-    data = ScatteredSegmentationData(size=(48, 64), channels=3, pictures=9, batch_size=4, workers=0)
+    data = ScatteredSegmentationData(size=(48, 64), channels=3, pictures=9, batch_size=4, workers=0).build()
     data.setup()
     images, truths = next(iter(data.train_dataloader()))
     assert [tuple(image.shape) for image in images] == [(3, 48, 64)] * 4 and truths[0].shape == (48, 64)
@@ -199,12 +201,12 @@ def test_batches_of_the_embedded_set():
 
 def folder_set(tmp_path):
     fill(tmp_path, "images/*.png", "masks/*.png", 3)
-    return MaskFolderData(str(tmp_path), size=8, batch_size=1, workers=0)
+    return MaskFolderData(str(tmp_path), size=8, batch_size=1, workers=0).build()
 
 
 def scattered_set(_):
     pytest.importorskip("sklearn")
-    return ScatteredSegmentationData(size=48, pictures=3, batch_size=1, workers=0)
+    return ScatteredSegmentationData(size=48, pictures=3, batch_size=1, workers=0).build()
 
 
 @pytest.mark.parametrize("data_of", [folder_set, scattered_set])
@@ -224,7 +226,9 @@ def test_worker_processes_load_what_the_main_one_does(tmp_path, data_of):
 
 @pytest.mark.shared
 def test_camvid(shared):
-    data = MaskFolderData(str(shared / "data" / "camvid"), "camvid", size=(352, 480), batch_size=2, workers=0)
+    data = MaskFolderData(
+        str(shared / "data" / "camvid"), classes_file="camvid", size=(352, 480), batch_size=2, workers=0
+    ).build()
     data.setup("fit")
     assert [len(data.images("train")), len(data.images("val")), data.has_test] == [123, 101, False]
     assert data.classes[0] == "Sky" and len(data.classes) == 11
@@ -239,7 +243,7 @@ def test_camvid(shared):
 @pytest.mark.shared
 def test_chasedb1(shared):
     folder = str(shared / "data" / "chasedb1")
-    data = MaskFolderData(folder, "chasedb1", size=128, workers=0)
+    data = MaskFolderData(folder, classes_file="chasedb1", size=128, workers=0).build()
     data.setup("fit")
     assert data.classes == ["background", "vessel"]
     assert [data.images("train").name(index) for index in (0, 17)] == ["Image_01L.jpg", "Image_09R.jpg"]
@@ -252,12 +256,12 @@ def test_chasedb1(shared):
     assert set(np.unique(truth)) == {0, 1}
     seen = grey > 20  # the retina, without the black around it
     assert grey[(truth == 1) & seen].mean() < grey[(truth == 0) & seen].mean()
-    assert np.array_equal(SegmentationFolder(folder).split("val")[0][1], truth)  # without a class file too
+    assert np.array_equal(MaskFolderSource(folder).split("val")[0][1], truth)  # without a class file too
 
 
 def test_ade20k_has_150_classes_after_zero_is_reduced(tmp_path):
     fill(tmp_path, "images/*.png", "masks/*.png", values=(0, 1, 150))
-    source = SegmentationFolder(tmp_path, classes_file="ade20k", reduce_zero_label=True)
+    source = MaskFolderSource(tmp_path, classes_file="ade20k", reduce_zero_label=True)
     source.check("train")
     assert len(source.classes) == len(set(source.classes)) == len(set(source.palette)) == 150
     at = {1: "wall", 22: "water", 50: "fireplace", 75: "computer", 100: "buffet", 125: "microwave", 150: "flag"}

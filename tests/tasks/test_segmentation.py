@@ -10,7 +10,7 @@ pytest.importorskip("lightning")
 pytest.importorskip("segmentation_models_pytorch")
 from lightning import Trainer
 
-from longvision.data.segmentation import ScatteredSegmentationData
+from longvision.data.config import ScatteredSegmentationData
 from longvision.inference.config import InferenceConfig
 from longvision.tasks.segmentation import Segmentation, pixel_loss
 
@@ -92,7 +92,7 @@ def test_pictures_are_asked_as_it_says(monkeypatch):
 
 def test_the_rate_rises_over_the_warm_up_and_falls_to_zero():
     """Through Lightning, which knows the number of batches only once it has been asked for the number of steps."""
-    data = ScatteredSegmentationData(size=32, pictures=32, batch_size=4, workers=0)
+    data = ScatteredSegmentationData(size=32, pictures=32, batch_size=4, workers=0).build()
     task = Segmentation("vim_nano_patch4_32", "fpn", SMALL, width=64, classes=data.classes, size=data.size, channels=1,
                         lr=1.0, warmup_steps=3)  # fmt: skip
     rates = []

@@ -142,9 +142,9 @@ def write_report(task: Task, data: Any, run: Run, outcome: Outcome) -> None:
         "architecture": task.name,
         "args": task.args,
         "classes": data.classes,
-        "preprocess": dataclasses.asdict(data.preprocess),
+        "preprocess": dataclasses.asdict(data.input),
         "metrics": {f"{outcome.split}/{name}": value for name, value in outcome.metrics.items()},
-        **({"palette": data.palette} if hasattr(data, "palette") else {}),
+        **({"palette": data.info.palette} if data.info.palette else {}),
         **task.describe(),
     }
     save_weights(task.model, run.weights, metadata)

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from PIL import Image
 from torch import Tensor, nn
 
+from longvision.data.transforms.input_spec import InputSpec
 from longvision.errors import UserError
 from longvision.inference.config import InferenceConfig
 from longvision.inference.description import Description
@@ -32,7 +33,7 @@ class TaskPredictor:
         if inference is not None:
             raise UserError(f"{description.source} is a model for {description.task}: only a segmentation has windows")
         self.description, self.classes, self.palette = description, description.classes, description.palette
-        self.input = _input(description)
+        self.input = InputSpec.from_dict(description.preprocess)
 
     def create(self) -> nn.Module:
         """The model with random weights."""
@@ -61,17 +62,3 @@ class TaskPredictor:
     def predict(self, model: Any, images: list[Tensor], inputs: Sequence[Named], batch: int) -> list[Result]:
         """Prepared images (C, H, W) of one size, with the names and images they come from -> their results."""
         raise NotImplementedError
-
-
-def _input(description: Description) -> Any:
-    if description.task == "classification":
-        from longvision.data.transforms.preprocess import Preprocess
-
-        class Input(Preprocess):
-            def evaluated(self, image: Image.Image) -> Tensor:
-                return self.transform()(image)
-
-        return Input.from_dict(description.preprocess)
-    from longvision.data.dense import DensePreprocess
-
-    return DensePreprocess.from_dict(description.preprocess)

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,6 +11,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from longvision.engine.run import Run
+from longvision.errors import UnreadableImage
 from longvision.models.backbone import create_backbone
 from longvision.tasks.task import Task, check_range
 from longvision.viz.charts import draw_confusion, draw_examples
@@ -133,13 +133,12 @@ class Classification(Task):
     @torch.inference_mode()
     def _examples(self, data: Any, split: str) -> list[tuple[Any, str, str, float]]:
         """Images spread evenly over the split: (image, true class, predicted class, probability)."""
-        rows = np.unique(np.linspace(0, len(data.images(split)) - 1, EXAMPLES).astype(int)).tolist()
         self.eval()
         examples = []
-        for row in rows:
+        for row in data.examples(split, EXAMPLES):
             try:
                 image, tensor_CHW, label = data.sample(split, row)
-            except ValueError:  # a broken file, named when it was read before
+            except UnreadableImage:  # a broken file, named when it was read before
                 continue
             share, number = self(tensor_CHW[None].to(self.device)).float().softmax(1)[0].max(0)
             examples.append((image, self.classes[label], self.classes[int(number)], float(share)))
@@ -159,6 +158,6 @@ model = timm.create_model(
 ).eval()
 ```
 
-Images are normalised with mean {tuple(round(v, 4) for v in data.preprocess.mean)} and standard deviation \
-{tuple(round(v, 4) for v in data.preprocess.std)}, after a centre crop of {data.preprocess.crop}.
+Images are normalised with mean {tuple(round(v, 4) for v in data.input.mean)} and standard deviation \
+{tuple(round(v, 4) for v in data.input.std)}, after a centre crop of {data.input.crop}.
 """

@@ -4,7 +4,6 @@ import csv
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -52,8 +51,7 @@ class DenseTask(Task):
             table.writerow(["class", *self.by_class])
             table.writerows(zip(self.classes, *self.by_class.values(), strict=True))
         self.eval()
-        rows = np.unique(np.linspace(0, len(data.images(split)) - 1, EXAMPLES).astype(int)).tolist()
-        panels = [self.panel(data, split, row) for row in rows]
+        panels = [self.panel(data, split, row) for row in data.examples(split, EXAMPLES)]
         contact_sheet(panels, f"{title}: some pictures").save(folder / "predictions.png")
 
     def class_table(self) -> list[str]:

@@ -17,7 +17,7 @@ WORDS = {"box_ap": "box AP", "box_ap50": "box AP50", "mask_ap": "mask AP", "mask
 
 
 class ObjectTask(DenseTask):
-    """A finder of objects. Batches are lists of images (C, H, W) and of targets, see `longvision.data.detection`.
+    """A finder of objects. Batches are lists of images (C, H, W) and of targets, see `types.Target`.
 
     `self.model` returns named losses for images and targets, and has `detect(images, sizes)`.
     """
@@ -60,7 +60,7 @@ class ObjectTask(DenseTask):
     def panel(self, data: Any, split: str, row: int) -> Image.Image:
         picture, image_CHW, truth = data.sample(split, row)
         (found,) = self.detect([image_CHW.to(self.device)], [truth.size])
-        return draw_objects(picture, {"prediction": found, "truth": truth}, self.classes, data.palette)
+        return draw_objects(picture, {"prediction": found, "truth": truth}, self.classes, data.info.palette)
 
     def usage(self, data: Any, run: Run) -> str:
         return f"""

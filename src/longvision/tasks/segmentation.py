@@ -129,7 +129,7 @@ class Segmentation(DenseTask):
         picture, image_CHW, truth_HW = data.sample(split, row)
         found_HW = self.probabilities(image_CHW.to(self.device), truth_HW.shape).argmax(0)
         masks = {"prediction": found_HW.byte().cpu().numpy(), "truth": np.asarray(truth_HW, np.uint8)}
-        return draw_segmentation(picture, masks, self.classes, data.palette)
+        return draw_segmentation(picture, masks, self.classes, data.info.palette)
 
     def usage(self, data: Any, run: Run) -> str:
         return f"""

@@ -8,6 +8,7 @@ import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from longvision.data.io.colours import spread_colours
+from longvision.errors import MissingFileError, UserError
 from longvision.types import IGNORE, Colour
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "classes"  # the files that come with the package
@@ -48,7 +49,7 @@ def read_classes(file: str | Path) -> ClassFile:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8: give a file of class names") from error
+        raise UserError(f"{path} is no text in UTF-8: give a file of class names") from error
     if path.suffix.lower() in DOCUMENTS:
         return _from_document(path, text)
     return _class_file(path, [_from_line(path, line, number) for number, line in _lines(text)])
@@ -60,7 +61,7 @@ def find_classes(file: str | Path) -> Path:
         if path.is_file():
             return path
     packaged = ", ".join(sorted(path.stem for path in FOLDER.glob("*.json")))
-    raise FileNotFoundError(f"{file} is no file: give a file of class names, or one of {packaged}")
+    raise MissingFileError(f"{file} is no file: give a file of class names, or one of {packaged}")
 
 
 def _lines(text: str) -> list[tuple[int, str]]:
@@ -78,7 +79,7 @@ def _from_line(path: Path, line: str, number: int) -> Entry:
     else:
         return line, None, number
     if not name:
-        raise ValueError(f'{path}, line {number}: "{line}" has no name: expected "name", "name r g b" or "r g b name"')
+        raise UserError(f'{path}, line {number}: "{line}" has no name: expected "name", "name r g b" or "r g b name"')
     return " ".join(name), _colour(path, colour, number), number
 
 
@@ -91,14 +92,14 @@ def _from_document(path: Path, text: str) -> ClassFile:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}" if mark else ""
-        raise ValueError(f"{path}{line}: {error.problem or error.context}: expected JSON or YAML") from error
+        raise UserError(f"{path}{line}: {error.problem or error.context}: expected JSON or YAML") from error
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is neither JSON nor YAML: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path} is neither JSON nor YAML: {str(error).splitlines()[0]}") from error
     fields = {key.value: value for key, value in root.value} if isinstance(root, MappingNode) else {}
     if not isinstance(fields.get("classes"), SequenceNode | MappingNode):
         return _class_file(path, _entries(path, root))
     if unknown := sorted(set(fields) - set(KEYS)):
-        raise ValueError(f"{path} has {', '.join(unknown)} beside the classes: expected {', '.join(KEYS)}")
+        raise UserError(f"{path} has {', '.join(unknown)} beside the classes: expected {', '.join(KEYS)}")
     ignore = _ignored(path, fields["ignore"]) if "ignore" in fields else ()
     binary = "binary" in fields and _truth(path, fields["binary"])
     return _class_file(path, _entries(path, fields["classes"]), ignore, binary)
@@ -109,7 +110,7 @@ def _entries(path: Path, node: Node | None) -> list[Entry]:
         return [(_name(path, key), _colour_node(path, value), _line(key)) for key, value in node.value]
     if isinstance(node, SequenceNode):
         return [_entry(path, item) for item in node.value]
-    raise ValueError(f'{path} holds no classes: expected {{"classes": [...]}} or a list of names')
+    raise UserError(f'{path} holds no classes: expected {{"classes": [...]}} or a list of names')
 
 
 def _entry(path: Path, node: Node) -> Entry:
@@ -117,14 +118,14 @@ def _entry(path: Path, node: Node) -> Entry:
         return _name(path, node), None, _line(node)
     fields = {key.value: value for key, value in node.value}
     if "name" not in fields or set(fields) - {"name", "color", "colour"}:
-        raise ValueError(f"{path}, line {_line(node)}: a class has {', '.join(fields)}: expected name and color")
+        raise UserError(f"{path}, line {_line(node)}: a class has {', '.join(fields)}: expected name and color")
     colour = fields.get("color", fields.get("colour"))
     return _name(path, fields["name"]), colour and _colour_node(path, colour), _line(node)
 
 
 def _name(path: Path, node: Node) -> str:
     if not isinstance(node, ScalarNode) or not node.value.strip():
-        raise ValueError(f"{path}, line {_line(node)}: expected the name of a class")
+        raise UserError(f"{path}, line {_line(node)}: expected the name of a class")
     return node.value.strip()
 
 
@@ -140,7 +141,7 @@ def _colour(path: Path, words: list[str], line: int) -> Colour:
         red, green, blue = map(int, words)
         if min(red, green, blue) >= 0 and max(red, green, blue) <= 255:
             return red, green, blue
-    raise ValueError(f"{path}, line {line}: the colour {' '.join(words)} is not three numbers from 0 to 255")
+    raise UserError(f"{path}, line {line}: the colour {' '.join(words)} is not three numbers from 0 to 255")
 
 
 def _ignored(path: Path, node: Node) -> tuple[int | Colour, ...]:
@@ -154,7 +155,7 @@ def _ignored(path: Path, node: Node) -> tuple[int | Colour, ...]:
         elif isinstance(item, ScalarNode) and item.value.isdecimal() and int(item.value) <= 65535:
             values.append(int(item.value))
         else:
-            raise ValueError(
+            raise UserError(
                 f"{path}, line {_line(item)}: ignore is a value of masks (0 to 65535), or a list of values and "
                 "of colours such as [[0, 0, 0]]"
             )
@@ -163,7 +164,7 @@ def _ignored(path: Path, node: Node) -> tuple[int | Colour, ...]:
 
 def _truth(path: Path, node: Node) -> bool:
     if node.value not in ("true", "false"):
-        raise ValueError(f"{path}, line {_line(node)}: binary is true or false")
+        raise UserError(f"{path}, line {_line(node)}: binary is true or false")
     return bool(node.value == "true")
 
 
@@ -175,14 +176,14 @@ def _class_file(
     path: Path, entries: list[Entry], ignore: tuple[int | Colour, ...] = (), binary: bool = False
 ) -> ClassFile:
     if not 2 <= len(entries) <= IGNORE:
-        raise ValueError(f"{path} has {len(entries)} classes: expected 2 to {IGNORE}")
+        raise UserError(f"{path} has {len(entries)} classes: expected 2 to {IGNORE}")
     if binary and len(entries) != 2:
-        raise ValueError(f"{path} has {len(entries)} classes: binary masks show 2")
+        raise UserError(f"{path} has {len(entries)} classes: binary masks show 2")
     lines: dict[str | Colour, int] = {}
     for name, colour, line in entries:
         for word, thing in (("name", name), ("colour", colour)):
             if thing is not None and thing in lines:
-                raise ValueError(f"{path}, line {line}: the {word} {thing} is line {lines[thing]}'s too")
+                raise UserError(f"{path}, line {line}: the {word} {thing} is line {lines[thing]}'s too")
             if thing is not None:
                 lines[thing] = line
     chosen = iter(_other_colours(len(entries), {colour for _, colour, _ in entries if colour}))

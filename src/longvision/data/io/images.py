@@ -1,4 +1,4 @@
-"""Reading pictures: what Pillow decodes becomes an upright 8-bit "L" or "RGB" image, the rest an error."""
+"""Reading images: what Pillow decodes becomes an upright 8-bit "L" or "RGB" image, the rest an error."""
 
 import io
 import os
@@ -7,18 +7,19 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from longvision.errors import UnreadableImage
+from longvision.errors import MissingFileError, UnreadableImage, UserError
+from longvision.types import Size
 
 Channels = Literal[1, 3]
 
 # What Pillow's decoders let through when the bytes are damaged: they parse headers with struct, slices and
 # dict lookups, and not every plugin turns the failure into an OSError.
-DAMAGE = (
+DECODE_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -34,7 +35,8 @@ DAMAGE = (
     Image.DecompressionBombError,
 )
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
-LITTER = ("thumbs.db", "desktop.ini")  # hidden on the system that writes them, visible everywhere else
+IGNORED_FILES = ("thumbs.db", "desktop.ini")  # hidden on the system that writes them, visible everywhere else
+SIDEWAYS = (5, 6, 7, 8)  # the EXIF orientations of an image lying on its side
 
 
 def read_image(
@@ -47,24 +49,42 @@ def read_image(
     Args:
         source: a path, the encoded bytes themselves, or what Pillow has opened.
         channels: 1 for grey, 3 for colour.
-        name: what an error calls the picture; the path when left out.
+        name: what an error calls the image; the path when left out.
+
+    Raises:
+        MissingFileError: no such file.
+        UnreadableImage: not an image, or one that cannot be decoded whole.
     """
     if isinstance(source, Image.Image):
-        with _naming(name or "an image"):
-            return as_channels(_upright(source), channels)
-    if isinstance(source, bytes):
-        file, name = io.BytesIO(source), name or f"an image of {len(source)} bytes"
+        image, name = source, name or "an image"
+    elif isinstance(source, bytes):
+        name = name or f"an image of {len(source)} bytes"
+        image = _opened(source, name)
     else:
-        file, name = io.BytesIO(_bytes_of(Path(source))), name or str(source)
-    with _naming(name), _opened(file) as image:
+        name = name or str(source)
+        image = _opened(_bytes_of(Path(source)), name)
+    with _decoding(name):
         image.load()
-        return as_channels(_upright(image), channels)
+    return as_channels(_upright(image), channels)
 
 
-def check_header(path: str) -> None:
-    """Raise `UnreadableImage` unless the file begins as an image does; no pixel is decoded."""
-    with _naming(path), open(path, "rb") as file, _opened(file):
-        pass
+def is_image(path: str | Path) -> bool:
+    """Whether the file begins as an image does; no pixel is decoded."""
+    try:
+        with Image.open(path):
+            return True
+    except DECODE_ERRORS:
+        return False
+
+
+def upright_size(path: str | Path) -> Size | None:
+    """Height and width of an image as `read_image` turns it; None for what does not begin as an image."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            return (width, height) if _orientation(image) in SIDEWAYS else (height, width)
+    except DECODE_ERRORS:
+        return None
 
 
 def as_channels(image: Image.Image, channels: Channels) -> Image.Image:
@@ -83,7 +103,7 @@ def to_eight_bits(image: Image.Image) -> Image.Image:
     """A grey image of 16 or 32 bits, or of floats, -> "L".
 
     Integers are read on the 16-bit scale (65535 is white), floats on the scale 0..1 when they fit there, else
-    on 0..255. A picture that fits none of these (negative values, larger ones) is stretched from its own
+    on 0..255. An image that fits none of these (negative values, larger ones) is stretched from its own
     lowest to its own highest value. What is not a number counts as 0.
     """
     values = np.nan_to_num(np.asarray(image, dtype=np.float64))
@@ -91,7 +111,7 @@ def to_eight_bits(image: Image.Image) -> Image.Image:
     whites = (1.0, 255.0) if image.mode == "F" else (65535.0,)
     white = next((white for white in whites if low >= 0 and high <= white), None)
     if white is None:
-        # a flat picture has no range to stretch
+        # a flat image has no range to stretch
         values, white = values - low, (high - low) or 1.0
     return Image.fromarray((values * (255 / white)).round().astype(np.uint8))
 
@@ -101,10 +121,10 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
     found: list[Path] = []
     for path in map(Path, paths):
         if not path.exists():
-            raise FileNotFoundError(f"{path} does not exist: give image files, or folders of them")
+            raise MissingFileError(f"{path} does not exist: give image files, or folders of them")
         below = [Path(file) for file in files_below(path)] if path.is_dir() else [path]
         if not below:
-            raise ValueError(f"{path} holds no files: give image files, or folders of them")
+            raise UserError(f"{path} holds no files: give image files, or folders of them")
         found += below
     return found
 
@@ -119,12 +139,12 @@ def files_below(folder: Path) -> list[str]:
 
 
 def is_hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in LITTER
+    return name.startswith(".") or name.lower() in IGNORED_FILES
 
 
 def _bytes_of(path: Path) -> bytes:
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist: give the path of an image file")
+        raise MissingFileError(f"{path} does not exist: give the path of an image file")
     if path.is_dir():
         raise UnreadableImage(f"{path} is a folder: give the path of an image file")
     try:
@@ -134,29 +154,34 @@ def _bytes_of(path: Path) -> bytes:
 
 
 @contextmanager
-def _naming(name: str) -> Iterator[None]:
-    """Turn every way in which decoding fails into an `UnreadableImage` that says which picture and why."""
+def _decoding(name: str) -> Iterator[None]:
+    """Turn every way in which decoding fails into an UnreadableImage that says which image and why."""
     try:
         yield
-    except UnreadableImage as error:
-        raise UnreadableImage(f"{name} cannot be read as an image: {error}") from error
     except UnidentifiedImageError as error:
         raise UnreadableImage(f"{name} is not an image in a format that Pillow knows") from error
-    except DAMAGE as error:
+    except DECODE_ERRORS as error:
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise UnreadableImage(f"{name} cannot be read as an image: {reason}") from error
 
 
-def _opened(file: IO[bytes]) -> Image.Image:
-    if not file.read(1):
-        raise UnreadableImage("the file is empty")
-    file.seek(0)
-    return Image.open(file)
+def _opened(content: bytes, name: str) -> Image.Image:
+    if not content:
+        raise UnreadableImage(f"{name} cannot be read as an image: the file is empty")
+    with _decoding(name):
+        return Image.open(io.BytesIO(content))
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except DECODE_ERRORS:  # a damaged EXIF block turns nothing
+        return 1
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turn the picture as its EXIF orientation says; a damaged EXIF block is no reason to lose the pixels."""
+    """Turn the image as its EXIF orientation says; a damaged EXIF block is no reason to lose the pixels."""
     try:
         return ImageOps.exif_transpose(image)
-    except DAMAGE:
+    except DECODE_ERRORS:
         return image.copy()

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from longvision.data.io.images import DAMAGE
+from longvision.data.io.images import DECODE_ERRORS
+from longvision.errors import UserError
 from longvision.types import IGNORE, Colour
 
 DEEP = 1 << 16  # values of a mask with 16 bits
@@ -14,7 +15,7 @@ NUMBERED = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N")
 NAMED = 5  # values that a message lists
 
 
-class BadMask(ValueError):
+class BadMask(UserError):
     """A mask that cannot be read, or with values that no class has."""
 
 
@@ -41,7 +42,7 @@ class MaskReader:
 
     def __post_init__(self) -> None:
         if self.reduce_zero_label and self.classes >= IGNORE:
-            raise ValueError(
+            raise UserError(
                 f"{self.classes} classes with reduce_zero_label: expected {IGNORE - 1} at most, "
                 f"as the value {IGNORE} does not count"
             )
@@ -106,7 +107,7 @@ def read_values(path: str | Path) -> np.ndarray:
             image.load()
     except FileNotFoundError as error:
         raise BadMask(f"{path} does not exist") from error
-    except DAMAGE as error:
+    except DECODE_ERRORS as error:
         raise BadMask(f"{path} cannot be read as a mask: {error}") from error
     if image.mode in NUMBERED:
         values = np.asarray(image)

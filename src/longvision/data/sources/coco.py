@@ -8,29 +8,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from longvision.data.io.colours import spread_colours
+from longvision.data.problems import listing, refuse, refuse_many
+from longvision.data.sources.base import ImageSet, Source
 from longvision.data.sources.objects import (
-    Annotated,
     Box,
-    PictureFiles,
-    Shelf,
+    ImageRecord,
+    ObjectImages,
+    SerializedList,
     as_target,
     check_files,
     cut_to,
     has_area,
     is_outside,
-    listing,
-    refuse,
-    without_area,
 )
-from longvision.data.sources.sets import Split
-from longvision.types import Target
+from longvision.errors import MissingFileError, UserError
+from longvision.types import Split, Target
 
 Json = dict[str, Any]
-Pair = tuple[str, str]
+LabelsAndImages = tuple[str, str]  # a JSON file and the folder of its images
 Kind = tuple[Callable[[Any], bool], str]  # whether a value is of it, and its name in a message
 
 ID: Kind = (lambda value: isinstance(value, int | float | str), "a number or text")
@@ -45,19 +42,19 @@ NEEDED: dict[str, dict[str, Kind]] = {
 TRIANGLE = 6  # numbers; a polygon of fewer covers nothing, and one of four would be read as a box
 
 
-class CocoFiles(PictureFiles):
+class CocoImages(ObjectImages):
     """Image files with their objects, masks included where the source has them."""
 
-    def __init__(self, records: Shelf, has_masks: bool) -> None:
+    def __init__(self, records: SerializedList, has_masks: bool) -> None:
         super().__init__(records)
         self.has_masks = has_masks
 
-    def target(self, record: Annotated) -> Target:
+    def target(self, record: ImageRecord) -> Target:
         masks_NHW = masks_of(record.shapes, record.height, record.width) if self.has_masks else None
         return as_target(record.number, record.boxes, record.labels, record.crowd, masks_NHW)
 
 
-class CocoSource:
+class CocoSource(Source[Target]):
     """The splits of a COCO set. Class numbers follow the ascending ids of the training file's categories.
 
     There are masks where every training annotation has a segmentation. Boxes up to a pixel over the edge of their
@@ -72,9 +69,14 @@ class CocoSource:
     """
 
     def __init__(
-        self, path: str | Path, train: Pair | None = None, val: Pair | None = None, test: Pair | None = None
+        self,
+        path: str | Path,
+        train: LabelsAndImages | None = None,
+        val: LabelsAndImages | None = None,
+        test: LabelsAndImages | None = None,
     ) -> None:
-        given: dict[Split, Pair | None] = {"train": train, "val": val, "test": test}
+        given: dict[Split, LabelsAndImages | None] = {"train": train, "val": val, "test": test}
+        self.name = str(path)
         self.files = _files(Path(path), given)
         self.has_test = "test" in self.files
         training = load_json(self.files["train"][0])
@@ -86,16 +88,16 @@ class CocoSource:
         if self.has_masks:
             mask_tools()  # to say now what is missing, not in a worker process
         self._parsed: dict[Split, Json] = {"train": training}  # COCO's takes gigabytes: let go at the first reading
-        self._records: dict[Split, Shelf] = {}
+        self._records: dict[Split, SerializedList] = {}
 
-    def split(self, split: Split) -> CocoFiles:
-        return CocoFiles(self._read(split), self.has_masks)
+    def split(self, split: Split) -> ImageSet[Target]:
+        return CocoImages(self._read(split), self.has_masks)
 
     def check(self, split: Split) -> None:
-        """Raise ValueError for labels that cannot be right, and for images that do not fit them."""
+        """Raises UserError for labels that cannot be right, and for images that do not fit them."""
         check_files(self._read(split), str(self.files[split][0]))
 
-    def _read(self, split: Split) -> Shelf:
+    def _read(self, split: Split) -> SerializedList:
         if split not in self._records:
             file, folder = self.files[split]
             parsed = self._parsed.pop(split, None)
@@ -104,7 +106,7 @@ class CocoSource:
             _check_ids(content, file)
             self._check_categories(content, file)
             self._check_shapes(content, file)
-            self._records[split] = Shelf(self._annotated(content, file, folder))
+            self._records[split] = SerializedList(self._annotated(content, file, folder))
         return self._records[split]
 
     def _check_categories(self, content: Json, file: Path) -> None:
@@ -138,10 +140,10 @@ class CocoSource:
             "expected polygons, or run lengths of their image's size",
         )
 
-    def _annotated(self, content: Json, file: Path, folder: Path) -> list[Annotated]:
+    def _annotated(self, content: Json, file: Path, folder: Path) -> list[ImageRecord]:
         """Every image, those without objects too."""
         records = {
-            image["id"]: Annotated(str(folder / image["file_name"]), image["id"], image["height"], image["width"])
+            image["id"]: ImageRecord(str(folder / image["file_name"]), image["id"], image["height"], image["width"])
             for image in content["images"]
         }
         flat = []
@@ -156,31 +158,32 @@ class CocoSource:
             record.crowd.append(bool(one.get("iscrowd", 0)))
             if self.has_masks:
                 record.shapes.append(one["segmentation"])
-        without_area(flat, len(content["annotations"]), str(file))
+        total = len(content["annotations"])
+        refuse_many(flat, total, f"of the {total} boxes in {file} have no area")
         return list(records.values())
 
 
 def load_json(file: Path) -> Json:
     """An annotation file with at least one image, annotation and category, each with what is NEEDED of it."""
     if not file.is_file():
-        raise FileNotFoundError(f"{file} does not exist: give a JSON file of COCO's layout")
+        raise MissingFileError(f"{file} does not exist: give a JSON file of COCO's layout")
     try:
         content = json.loads(file.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{file} is not JSON ({error}): expected images, annotations and categories") from error
+        raise UserError(f"{file} is not JSON ({error}): expected images, annotations and categories") from error
     for word, keys in NEEDED.items():
         entries = content.get(word) if isinstance(content, dict) else None
         if not isinstance(entries, list):
-            raise ValueError(f"{file} has no list of {word}: expected images, annotations and categories as COCO's")
+            raise UserError(f"{file} has no list of {word}: expected images, annotations and categories as COCO's")
         if not entries:
-            raise ValueError(f"{file} has no {word}: expected at least one")
+            raise UserError(f"{file} has no {word}: expected at least one")
         for place, entry in enumerate(entries):
-            if fault := _fault(entry, keys):
-                raise ValueError(f"{file}: number {place} of its {word} has {fault}")
+            if problem := _problem(entry, keys):
+                raise UserError(f"{file}: number {place} of its {word} has {problem}")
     return content
 
 
-def _fault(entry: Any, keys: dict[str, Kind]) -> str | None:
+def _problem(entry: Any, keys: dict[str, Kind]) -> str | None:
     """What an entry lacks, or has of a kind that it cannot have."""
     missing = [key for key in keys if key not in entry] if isinstance(entry, dict) else list(keys)
     if missing:
@@ -197,12 +200,12 @@ def xyxy(bbox: list[float]) -> Box:
     return x, y, x + width, y + height
 
 
-def masks_of(shapes: list[Any], height: int, width: int) -> Tensor:
+def masks_of(shapes: list[Any], height: int, width: int) -> np.ndarray:
     """COCO segmentations -> bool (N, H, W)."""
     masks_NHW = np.zeros((len(shapes), height, width), bool)
     for mask_HW, shape in zip(masks_NHW, shapes, strict=True):
         mask_HW[:] = drawn(shape, height, width)
-    return torch.from_numpy(masks_NHW)
+    return masks_NHW
 
 
 def drawn(shape: Any, height: int, width: int) -> np.ndarray:
@@ -291,10 +294,10 @@ def _is_numbers(values: Any, count: int | None = None) -> bool:
     return all(isinstance(value, int | float) for value in values)
 
 
-def _files(root: Path, given: dict[Split, Pair | None]) -> dict[Split, tuple[Path, Path]]:
+def _files(root: Path, given: dict[Split, LabelsAndImages | None]) -> dict[Split, tuple[Path, Path]]:
     """The JSON file of each split and the folder of its images: as given, or as COCO names them."""
     if not root.is_dir():
-        raise FileNotFoundError(f"{root} is not a folder: give one with annotations/ and folders of images")
+        raise MissingFileError(f"{root} is not a folder: give one with annotations/ and folders of images")
     files: dict[Split, tuple[Path, Path]] = {}
     for split, pair in given.items():
         if pair is not None:
@@ -303,14 +306,14 @@ def _files(root: Path, given: dict[Split, Pair | None]) -> dict[Split, tuple[Pat
             files[split] = _by_name(root, split)
     for _, folder in files.values():
         if not folder.is_dir():
-            raise FileNotFoundError(f"{folder} is not a folder: give the one that holds the images")
+            raise MissingFileError(f"{folder} is not a folder: give the one that holds the images")
     return files
 
 
 def _by_name(root: Path, split: Split) -> tuple[Path, Path]:
     found = _annotation_files(root, split)
     if len(found) != 1:
-        raise ValueError(
+        raise UserError(
             f"{root / 'annotations'} has {len(found)} files instances_{split}*.json, expected one: "
             f"give data.{split}, its JSON file and the folder of its images"
         )
@@ -319,7 +322,7 @@ def _by_name(root: Path, split: Split) -> tuple[Path, Path]:
     for folder in folders:
         if folder.is_dir():
             return found[0], folder
-    raise FileNotFoundError(
+    raise MissingFileError(
         f"neither {folders[0]} nor {folders[1]} is a folder: "
         f"put the images of {found[0].name} there, or give data.{split}, its JSON file and the folder of its images"
     )

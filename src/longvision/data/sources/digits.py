@@ -2,17 +2,17 @@
 
 import numpy as np
 from PIL import Image
-from torch.utils.data import Dataset
 
 from longvision.data.io.images import Channels, as_channels
-from longvision.data.sources.sets import Split, hold_out
+from longvision.data.sources.base import Source, hold_out
+from longvision.types import Split
 
 CLASSES = [str(digit) for digit in range(10)]
 TEST = 360  # the last scans, by writers that the first ones do not come from
 INK = 16  # the darkest value of scikit-learn's scans
 
 
-class Digits(Dataset[tuple[Image.Image, int]]):
+class Digits:
     """Scans (N, 8, 8) of bytes, white on black, with the digit each one shows."""
 
     def __init__(self, scans_NHW: np.ndarray, labels_N: np.ndarray, channels: Channels = 1) -> None:
@@ -28,7 +28,10 @@ class Digits(Dataset[tuple[Image.Image, int]]):
         return as_channels(scan, self.channels), int(self.labels_N[index])
 
 
-class DigitsSource:
+class DigitsSource(Source[int]):
+    """The scans with their digits as class numbers."""
+
+    name = "digits"
     classes = CLASSES
     has_test = True
 
@@ -43,7 +46,8 @@ def load_digits_split(split: Split, channels: Channels = 1) -> Digits:
     """The last 360 scans test; of the 1,437 before them, a fixed tenth of each class validates."""
     from sklearn.datasets import load_digits
 
-    scans_NHW, labels_N = load_digits().images, load_digits().target
+    digits = load_digits()
+    scans_NHW, labels_N = digits.images, digits.target
     scans_NHW = (scans_NHW * (255 / INK)).round().astype(np.uint8)
     rows = np.arange(len(labels_N))
     train, val = hold_out(labels_N[:-TEST], seed=0)

@@ -1,29 +1,28 @@
 """A folder per class: DIR/train/<class>/*, with DIR/val and DIR/test or without, or DIR/<class>/* alone."""
 
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from torch.utils.data import Dataset
 
-from longvision.data.faults import report
-from longvision.data.io.images import Channels, UnreadableImage, check_header, files_below, is_hidden, read_image
-from longvision.data.sources.sets import Split, hold_out
+from longvision.data.io.images import Channels, files_below, is_hidden, is_image, read_image
+from longvision.data.io.threads import in_threads
+from longvision.data.problems import refuse_many
+from longvision.data.sources.base import Source, hold_out
+from longvision.errors import MissingFileError, UnreadableImage, UserError
+from longvision.types import Split
 
 NAMES: dict[Split, tuple[str, ...]] = {
     "train": ("train",),
     "val": ("val", "valid", "validation"),
     "test": ("test",),
 }
-READERS = 8  # enough to hide the wait for a network disk
 
 Labelled = list[tuple[str, int]]  # text, not Path: a million of them lie in every worker's memory
 
 
-class FolderSplit(Dataset[tuple[Image.Image, int]]):
+class FolderSplit:
     """Image files, each with the number of its class; read when they are asked for."""
 
     def __init__(self, files: Labelled, channels: Channels) -> None:
@@ -45,7 +44,7 @@ class FolderSplit(Dataset[tuple[Image.Image, int]]):
             raise UnreadableImage(f"{path} has disappeared since the folder was listed") from error
 
 
-class FolderSource:
+class FolderSource(Source[int]):
     """The class folders below `root`, listed; no file is opened before a split is asked for.
 
     Class numbers follow the sorted names of the training folders. Without validation images, a tenth of each
@@ -53,7 +52,7 @@ class FolderSource:
     """
 
     def __init__(self, root: str | Path, channels: Channels = 3, seed: int = 0) -> None:
-        self.root = Path(root)
+        self.root, self.name = Path(root), str(root)
         self.channels = channels
         self.seed = seed
         self.folders = _split_folders(self.root)
@@ -76,22 +75,22 @@ class FolderSource:
         folder = self.folders[split]
         names = _class_folders(folder)
         if unknown := sorted(set(names) - set(self.classes)):
-            raise ValueError(
+            raise UserError(
                 f"{folder} has the classes {', '.join(unknown)}, which {self.folders['train']} has not: "
                 "add training images for them, or remove their folders"
             )
         files = [(path, self.classes.index(name)) for name in names for path in files_below(folder / name)]
         if not files:
-            raise ValueError(f"{folder} has no images in class folders: add some, or remove {folder.name}/")
+            raise UserError(f"{folder} has no images in class folders: add some, or remove {folder.name}/")
         return files
 
     def _readable(self, split: Split) -> Labelled:
         if split not in self._checked:
             folder, files = self.folders[split], self.listed[split]
-            bad = _not_images([path for path, _ in files])
-            report([os.path.relpath(path, folder) for path in bad], len(files), str(folder))
-            left_out = set(bad)
-            self._checked[split] = [(path, label) for path, label in files if path not in left_out]
+            readable = in_threads(is_image, [path for path, _ in files])
+            bad = [os.path.relpath(path, folder) for (path, _), fine in zip(files, readable) if not fine]
+            refuse_many(bad, len(files), f"of {len(files)} files in {folder} are not images")
+            self._checked[split] = [file for file, fine in zip(files, readable) if fine]
             if split == "train":
                 _require_every_class(self.classes, self._checked[split], folder, "readable images")
         return self._checked[split]
@@ -100,9 +99,9 @@ class FolderSource:
 def _split_folders(root: Path) -> dict[Split, Path]:
     """Where each split lies; a root whose own folders are the classes is all training images."""
     if not root.exists():
-        raise FileNotFoundError(f"{root} does not exist: give a folder with one folder of images per class")
+        raise MissingFileError(f"{root} does not exist: give a folder with one folder of images per class")
     if not root.is_dir():
-        raise ValueError(f"{root} is a file: give a folder with one folder of images per class")
+        raise UserError(f"{root} is a file: give a folder with one folder of images per class")
     names = _class_folders(root)
     splits: dict[Split, Path] = {}
     for split, aliases in NAMES.items():
@@ -113,7 +112,7 @@ def _split_folders(root: Path) -> dict[Split, Path]:
             del splits["test"]
         return splits
     if names and len(splits) == len(names):
-        raise ValueError(
+        raise UserError(
             f"{root} has {', '.join(names)} but no class folders in train: "
             f"expected one folder of images per class in {root / 'train'}"
         )
@@ -123,9 +122,9 @@ def _split_folders(root: Path) -> dict[Split, Path]:
 def _train_classes(folder: Path) -> list[str]:
     names = _class_folders(folder)
     if not names:
-        raise ValueError(f"{folder} has no class folders: expected one folder of images per class in it")
+        raise UserError(f"{folder} has no class folders: expected one folder of images per class in it")
     if len(names) == 1:
-        raise ValueError(
+        raise UserError(
             f"{folder} has only the class {names[0]}: two classes are needed, each a folder of its own images"
         )
     return names
@@ -134,21 +133,8 @@ def _train_classes(folder: Path) -> list[str]:
 def _require_every_class(classes: list[str], files: Labelled, folder: Path, what: str) -> None:
     present = {label for _, label in files}
     if missing := [name for label, name in enumerate(classes) if label not in present]:
-        raise ValueError(f"{folder} has no {what} of {', '.join(missing)}: add some, or remove the folders")
+        raise UserError(f"{folder} has no {what} of {', '.join(missing)}: add some, or remove the folders")
 
 
 def _class_folders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not is_hidden(entry.name))
-
-
-def _not_images(paths: Sequence[str]) -> list[str]:
-    with ThreadPoolExecutor(READERS) as readers:
-        return [path for path, image in zip(paths, readers.map(_has_header, paths), strict=True) if not image]
-
-
-def _has_header(path: str) -> bool:
-    try:
-        check_header(path)
-    except UnreadableImage:
-        return False
-    return True

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from longvision.data.faults import NAMED
 from longvision.data.io.images import files_below
-from longvision.data.sources.sets import Split, hold_out
+from longvision.data.problems import listing
+from longvision.data.sources.base import hold_out
+from longvision.errors import MissingFileError, UserError
+from longvision.types import Split
 
 SPLITS: dict[Split, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -23,35 +25,36 @@ LAYOUTS = (
     "images with masks, or CHASEDB1's Image_01L.jpg with Image_01L_1stHO.png"
 )
 CHASE = re.compile(r"Image_(\d\d)[LR]\.jpg")  # the number is the patient's
-CHASE_TRAIN = 9  # patients, of 14; the tenth validates. Publications train on ten: the first 20 of 28 pictures
+CHASE_TRAIN = 9  # patients, of 14; the tenth validates. Publications train on ten: the first 20 of 28 images
 JOINTS = "_-. "  # a mask's name is its image's, or goes on after it with one of these
 
-Pair = tuple[str, str | None]  # an image file and its mask's, text as a million of them lie in every worker's memory
+# an image file and its mask's: text, not Path, as a million of them lie in every worker's memory
+ImageAndMask = tuple[str, str | None]
 Places = dict[Split, tuple[Path, Path]]  # folders of images and of masks
 
 
-def find_pairs(root: Path, seed: int) -> dict[Split, list[Pair]]:
+def find_pairs(root: Path, seed: int) -> dict[Split, list[ImageAndMask]]:
     """The images of each split, each with its mask, in the order of their names."""
     if not root.exists():
-        raise FileNotFoundError(f"{root} does not exist: give a folder of images and masks ({LAYOUTS})")
+        raise MissingFileError(f"{root} does not exist: give a folder of images and masks ({LAYOUTS})")
     if not root.is_dir():
-        raise ValueError(f"{root} is a file: give a folder of images and masks ({LAYOUTS})")
+        raise UserError(f"{root} is a file: give a folder of images and masks ({LAYOUTS})")
     if is_chase(root):
         return _chase_pairs(root)
-    pairs = {split: match(*folders) for split, folders in _places(root).items()}
+    pairs = {split: match_masks(*folders) for split, folders in _places(root).items()}
     if "val" not in pairs:
         if len(pairs["train"]) < 2:
-            raise ValueError(f"{root} has a single image: add images, or some that validate")
+            raise UserError(f"{root} has a single image: add images, or some that validate")
         train, val = hold_out(np.zeros(len(pairs["train"]), np.int64), seed)
         pairs["train"], pairs["val"] = ([pairs["train"][row] for row in rows] for rows in (train, val))
     return pairs
 
 
-def match(images: Path, masks: Path) -> list[Pair]:
+def match_masks(images: Path, masks: Path) -> list[ImageAndMask]:
     """Every file below `images` with the one below `masks` whose name is, or begins with, its own."""
     keys = {path: _key(path, images) for path in files_below(images)}
     if not keys:
-        raise ValueError(f"{images} has no images: add some, or remove it")
+        raise UserError(f"{images} has no images: add some, or remove it")
     named = set(keys.values())
     same, longer = defaultdict(list), defaultdict(list)
     for mask in files_below(masks):
@@ -62,10 +65,10 @@ def match(images: Path, masks: Path) -> list[Pair]:
             longer[_owner(key, named)].append(mask)
     found = {key: same.get(key) or longer.get(key) or [] for key in named}
     if not any(found.values()):
-        raise ValueError(f"none of the {len(keys)} images in {images} has a mask in {masks}: expected equal names")
+        raise UserError(f"none of the {len(keys)} images in {images} has a mask in {masks}: expected equal names")
     for key, several in found.items():
         if len(several) > 1:
-            raise ValueError(f"{images / key} has the masks {', '.join(several[:NAMED])}: keep one")
+            raise UserError(f"{images / key} has the masks {listing(several)}: keep one")
     return [(path, found[key][0] if found[key] else None) for path, key in keys.items()]
 
 
@@ -85,12 +88,12 @@ def _places(root: Path) -> Places:
         unmasked = [root / word for word in SPLITS["val"] if (root / word).is_dir()]
         unmasked += [root / "images" / word for word in SPLITS["val"] if (root / "images" / word).is_dir()]
         if "val" not in places and unmasked:
-            raise ValueError(f"{unmasked[0]} has no folder of masks beside it: expected {LAYOUTS}")
+            raise UserError(f"{unmasked[0]} has no folder of masks beside it: expected {LAYOUTS}")
         return places
     alone = [(root / "images", root / masks) for masks in MASKS]
     if place := next(filter(_both_exist, alone), None):
         return {"train": place}
-    raise ValueError(f"{root} has no images with masks: expected {LAYOUTS}")
+    raise UserError(f"{root} has no images with masks: expected {LAYOUTS}")
 
 
 def _place(root: Path, words: Iterable[str]) -> tuple[Path, Path] | None:
@@ -115,20 +118,20 @@ def is_chase(root: Path) -> bool:
     return any(CHASE.fullmatch(entry.name) for entry in root.iterdir())
 
 
-def _chase_pairs(root: Path) -> dict[Split, list[Pair]]:
-    """The usual 8 test pictures, and both eyes of the last training patient to validate.
+def _chase_pairs(root: Path) -> dict[Split, list[ImageAndMask]]:
+    """The usual 8 test images, and both eyes of the last training patient to validate.
 
     The first observer's masks are the truth, as is usual.
     """
-    pairs: dict[Split, list[Pair]] = {"train": [], "val": [], "test": []}
+    pairs: dict[Split, list[ImageAndMask]] = {"train": [], "val": [], "test": []}
     for image in sorted(root.iterdir()):
         if found := CHASE.fullmatch(image.name):
             mask = image.with_name(f"{image.stem}_1stHO.png")
             pairs[_chase_split(int(found[1]))].append((str(image), str(mask) if mask.exists() else None))
     if not all(pairs.values()):
         count = sum(map(len, pairs.values()))
-        raise ValueError(
-            f"{root} has {count} of CHASEDB1's 28 pictures: expected patients 1 to {CHASE_TRAIN} to train, "
+        raise UserError(
+            f"{root} has {count} of CHASEDB1's 28 images: expected patients 1 to {CHASE_TRAIN} to train, "
             f"{CHASE_TRAIN + 1} to validate and {CHASE_TRAIN + 2} to 14 to test"
         )
     return pairs

@@ -9,10 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
-from torch.utils.data import Dataset
 
 from longvision.data.io.images import Channels, read_image
-from longvision.data.sources.sets import Split, hold_out
+from longvision.data.problems import listing
+from longvision.data.sources.base import Source, hold_out
+from longvision.errors import MissingFileError, UserError
+from longvision.types import Split
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -38,7 +40,7 @@ class Shards:
         return {**self.__dict__, "_images": None}
 
 
-class ParquetSplit(Dataset[tuple[Image.Image, int]]):
+class ParquetSplit:
     """Some rows of a split's files, decoded when they are asked for."""
 
     def __init__(self, shards: Shards, rows: np.ndarray, labels: np.ndarray, channels: Channels, name: str) -> None:
@@ -57,7 +59,7 @@ class ParquetSplit(Dataset[tuple[Image.Image, int]]):
         return read_image(encoded, self.channels, f"row {row} of {self.name}"), int(self.labels[index])
 
 
-class ParquetSource:
+class ParquetSource(Source[int]):
     """The Parquet files below `root`; construction reads schemas, and labels where no class names are stored.
 
     Classes are the names of the `datasets` ClassLabel in the schema, else the sorted labels when they are
@@ -73,7 +75,7 @@ class ParquetSource:
         image_column: str = "image",
         label_column: str = "label",
     ) -> None:
-        self.root = Path(root)
+        self.root, self.name = Path(root), str(root)
         self.channels = channels
         self.seed = seed
         self.image_column = image_column
@@ -95,15 +97,15 @@ class ParquetSource:
         if "val" not in self.files and split != "test":
             train, val = hold_out(labels, self.seed)
             rows = train if split == "train" else val
-        return ParquetSplit(self._open(source), rows, labels[rows], self.channels, self._name(source))
+        return ParquetSplit(self._open(source), rows, labels[rows], self.channels, self._where(source))
 
     def _open(self, split: Split) -> Shards:
         """The split's shards, read now: workers that fork later share the memory."""
         if split not in self._shards:
             shards = Shards(self.files[split], self.image_column)
             if shards.images.null_count:
-                raise ValueError(
-                    f"{self._name(split)} has {shards.images.null_count} rows without image bytes: "
+                raise UserError(
+                    f"{self._where(split)} has {shards.images.null_count} rows without image bytes: "
                     "store the encoded images themselves, not their paths, or drop the rows"
                 )
             self._shards[split] = shards
@@ -119,8 +121,8 @@ class ParquetSource:
             labels = column.to_numpy().astype(np.int64)
         wrong = np.flatnonzero((labels < 0) | (labels >= len(self.classes)))
         if len(wrong):
-            raise ValueError(
-                f"row {wrong[0]} of {self._name(split)} has the label {column[int(wrong[0])].as_py()!r}, "
+            raise UserError(
+                f"row {wrong[0]} of {self._where(split)} has the label {column[int(wrong[0])].as_py()!r}, "
                 f"outside the {len(self.classes)} classes {listing(self.classes)}: correct or drop such rows"
             )
         return labels
@@ -128,9 +130,9 @@ class ParquetSource:
     def _label_values(self, split: Split) -> pa.ChunkedArray:
         column = read_column(self.files[split], self.label_column)
         if not len(column):
-            raise ValueError(f"{self._name(split)} has no rows: expected images with labels")
+            raise UserError(f"{self._where(split)} has no rows: expected images with labels")
         if column.null_count:
-            raise ValueError(f"{self._name(split)} has {column.null_count} rows without a label: drop or label them")
+            raise UserError(f"{self._where(split)} has {column.null_count} rows without a label: drop or label them")
         return column
 
     def _find_classes(self) -> list[str]:
@@ -139,14 +141,14 @@ class ParquetSource:
             column = self._label_values("train")
             names = sorted(set(column.to_pylist())) if is_text(column.type) else self._numbers(column)
         if len(names) < 2:
-            raise ValueError(f"{self._name('train')} has {len(names)} classes: two are needed at least")
+            raise UserError(f"{self._where('train')} has {len(names)} classes: two are needed at least")
         return names
 
     def _numbers(self, column: pa.ChunkedArray) -> list[str]:
         highest = int(column.to_numpy().max())
         if highest >= len(column):
-            raise ValueError(
-                f"{self._name('train')} has the label {highest} in {len(column)} rows: "
+            raise UserError(
+                f"{self._where('train')} has the label {highest} in {len(column)} rows: "
                 "expected class numbers from 0, or class names"
             )
         return [str(number) for number in range(highest + 1)]
@@ -155,30 +157,30 @@ class ParquetSource:
         for split, files in self.files.items():
             names = class_names(files[0], self.label_column)
             if names is not None and names != self.classes:
-                raise ValueError(
-                    f"{self._name(split)} numbers its classes {listing(names)}, but the training files "
+                raise UserError(
+                    f"{self._where(split)} numbers its classes {listing(names)}, but the training files "
                     f"{listing(self.classes)}: take the files of one set"
                 )
 
     def _check_columns(self, file: Path) -> None:
         schema = read_schema(file)
         if missing := [name for name in (self.image_column, self.label_column) if name not in schema.names]:
-            raise ValueError(
+            raise UserError(
                 f"{file} has no column {' and no column '.join(missing)}, only {listing(schema.names)}: "
                 "name the two with image_column and label_column"
             )
         image, label = schema.field(self.image_column).type, plain(schema.field(self.label_column).type)
         if not is_bytes(image) and not (pa.types.is_struct(image) and image.get_field_index("bytes") >= 0):
-            raise ValueError(
+            raise UserError(
                 f"{file} has {image} in the column {self.image_column}: expected encoded images, "
                 "as binary or as a struct with the field bytes"
             )
         if not is_text(label) and not pa.types.is_integer(label):
-            raise ValueError(
+            raise UserError(
                 f"{file} has {label} in the column {self.label_column}: expected class numbers or class names"
             )
 
-    def _name(self, split: Split) -> str:
+    def _where(self, split: Split) -> str:
         files = self.files[split]
         return str(files[0]) if len(files) == 1 else f"{files[0].parent}/{split}*.parquet"
 
@@ -186,23 +188,23 @@ class ParquetSource:
 def find_files(root: Path) -> dict[Split, list[Path]]:
     """The sorted Parquet files of each split, in `root` or in `root`/data."""
     if not root.exists():
-        raise FileNotFoundError(f"{root} does not exist: give a folder with train*.parquet in it")
+        raise MissingFileError(f"{root} does not exist: give a folder with train*.parquet in it")
     if not root.is_dir():
-        raise ValueError(f"{root} is a file: give the folder that holds train*.parquet")
+        raise UserError(f"{root} is a file: give the folder that holds train*.parquet")
     for folder in (root, root / "data"):
         found = {split: sorted(folder.glob(f"{split}*.parquet")) for split in SPLITS}
         if found["train"]:
             return {split: files for split, files in found.items() if files}
     elsewhere = sorted({str(file.parent) for file in root.rglob("*.parquet")})
     hint = f"; there are Parquet files in {listing(elsewhere)}" if elsewhere else ""
-    raise FileNotFoundError(f"no train*.parquet in {root} or in {root / 'data'}: give the folder that holds it{hint}")
+    raise MissingFileError(f"no train*.parquet in {root} or in {root / 'data'}: give the folder that holds it{hint}")
 
 
 def read_schema(file: Path) -> pa.Schema:
     try:
         return pq.read_schema(file, memory_map=True)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{file} is not a readable Parquet file: {error}") from error
+        raise UserError(f"{file} is not a readable Parquet file: {error}") from error
 
 
 def read_column(files: list[Path], column: str) -> pa.ChunkedArray:
@@ -240,7 +242,3 @@ def is_text(kind: pa.DataType) -> bool:
 
 def is_bytes(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-
-
-def listing(names: list[str], most: int = 10) -> str:
-    return ", ".join(names[:most]) + (", …" if len(names) > most else "")

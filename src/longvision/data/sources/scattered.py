@@ -1,6 +1,6 @@
 """Scanned digits scattered over textured canvases of any size: segmentation, detection and counting without a download.
 
-A picture is a function of its seed, split, number and size alone, to the byte and on every machine: all arithmetic is
+An image is a function of its seed, split, number and size alone, to the byte and on every machine: all arithmetic is
 on integers or, value by value, on float64, and no draw goes through a logarithm or a sine.
 """
 
@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from longvision.data.sources.digits import Digits, load_digits_split
-from longvision.data.sources.sets import Split
+from longvision.errors import UserError
+from longvision.types import Split
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 COUNTS: dict[Split, int] = {"train": 2000, "val": 200, "test": 400}
@@ -19,7 +20,7 @@ SIDES = (32, 64)  # pixels of the smallest and the largest scan with its margin;
 LEAST_CANVAS, MOST_CANVAS = 32, 16384
 GAP = 2  # pixels at least between the masks of two digits; the soft edges of their strokes reach further
 TRIES = 12  # places tried for a digit before it is left out
-SHARE = (0.25, 0.45)  # of the digits in a picture that show the one that occurs most
+SHARE = (0.25, 0.45)  # of the digits in an image that show the one that occurs most
 TEXTURE = ((96, 45), (20, 16), (6, 8))  # cells of so many pixels, grey levels up or down
 BAND = 64  # rows worked on at a time, so that a canvas of 4096x4096 needs no float64 copy
 BIN = 16  # grey levels
@@ -28,10 +29,10 @@ NEAR = 3  # bins to either side in which a digit's grey would be lost
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture and what is in it: N digits, of which no two masks touch.
+    """One image and what is in it: N digits, of which no two masks touch.
 
     Args:
-        image: the picture, mode "L".
+        image: the image, mode "L".
         instance_HW: int16, 0 for background, the digit's place in the other arrays plus 1 elsewhere.
         boxes_N4: float32 x1, y1, x2, y2 in pixels, tight around the strokes; x2 and y2 are exclusive.
         labels_N: int64, the digit that each instance shows.
@@ -80,9 +81,9 @@ class ScatteredDigits:
 
     Args:
         split: "train", "val" or "test".
-        count: pictures.
+        count: images.
         size: height and width, pixels.
-        digits: least and most digits tried; by the picture's area when left out. There are fewer where no place is
+        digits: least and most digits tried; by the image's area when left out. There are fewer where no place is
             found for one, or where two digits would occur equally often: one alone on 32x32 pixels.
         seed: another one is another set.
     """
@@ -97,14 +98,14 @@ class ScatteredDigits:
     ) -> None:
         height, width = size
         if not LEAST_CANVAS <= min(size) <= max(size) <= MOST_CANVAS:
-            raise ValueError(f"size {height}x{width}: expected sides from {LEAST_CANVAS} to {MOST_CANVAS} pixels")
+            raise UserError(f"size {height}x{width}: expected sides from {LEAST_CANVAS} to {MOST_CANVAS} pixels")
         if count < 1:
-            raise ValueError(f"{count} pictures: expected at least 1")
+            raise UserError(f"{count} images: expected at least 1")
         if seed < 0:
-            raise ValueError(f"seed {seed}: expected 0 or more")
+            raise UserError(f"seed {seed}: expected 0 or more")
         least, most = digits or usual_digits(height, width)
         if not 1 <= least <= most <= 10000:
-            raise ValueError(f"digits {least} to {most} a picture: expected 1 <= least <= most <= 10000")
+            raise UserError(f"digits {least} to {most} an image: expected 1 <= least <= most <= 10000")
         self.split, self.count, self.size, self.digits, self.seed = split, count, (height, width), (least, most), seed
         scans = load_digits_split(split)
         self.ink_DHW = padded_ink(scans)
@@ -115,7 +116,7 @@ class ScatteredDigits:
 
     def scene(self, index: int) -> Scene:
         if not 0 <= index < self.count:
-            raise IndexError(f"picture {index} of {self.count}")
+            raise IndexError(f"image {index} of {self.count}")
         key = [self.seed, SPLITS.index(self.split), index, *self.size]
         random = np.random.Generator(np.random.PCG64(key))
         placed = unique_most(self._place(random))
@@ -127,7 +128,7 @@ class ScatteredDigits:
         instance_HW = instance_map(placed, self.size)
         labels_N = np.array([digit.label for digit in placed], dtype=np.int64)
         most = int(np.bincount(labels_N).argmax())
-        return Scene(Image.fromarray(canvas_HW), instance_HW, tight_boxes(placed, instance_HW), labels_N, most)
+        return Scene(Image.fromarray(canvas_HW), instance_HW, boxes_around(placed, instance_HW), labels_N, most)
 
     def _place(self, random: np.random.Generator) -> list[Placed]:
         """Digits whose masks stay apart; their boxes may overlap."""
@@ -201,7 +202,7 @@ def instance_map(placed: list[Placed], size: tuple[int, int]) -> np.ndarray:
     return instance_HW
 
 
-def tight_boxes(placed: list[Placed], instance_HW: np.ndarray) -> np.ndarray:
+def boxes_around(placed: list[Placed], instance_HW: np.ndarray) -> np.ndarray:
     boxes_N4 = np.empty((len(placed), 4), np.float32)
     for number, digit in enumerate(placed, start=1):
         seen_hw = instance_HW[digit.where] == number
@@ -315,7 +316,7 @@ def paint(random: np.random.Generator, canvas_HW: np.ndarray, digit: Placed) -> 
 
 
 def add_noise(random: np.random.Generator, canvas_HW: np.ndarray) -> None:
-    """Each pixel up or down by up to 12 grey levels, as drawn for the picture."""
+    """Each pixel up or down by up to 12 grey levels, as drawn for the image."""
     strength = int(random.integers(1, 13))
     for top in range(0, len(canvas_HW), BAND):
         band = canvas_HW[top : top + BAND]

@@ -1,81 +1,77 @@
-"""What can be asked of scattered digits: which one occurs most, what each pixel shows, where each of them is."""
+"""What can be asked of scattered digits: their mode, what each pixel shows, where each of them is."""
 
 from typing import Generic, TypeVar
 
 import numpy as np
-import torch
 from PIL import Image
-from torch.utils.data import Dataset
 
 from longvision.data.io.colours import spread_colours
 from longvision.data.io.images import Channels, as_channels
+from longvision.data.sources.base import ImageSet, Source
 from longvision.data.sources.digits import CLASSES
 from longvision.data.sources.objects import as_target
 from longvision.data.sources.scattered import COUNTS, ScatteredDigits, Scene
-from longvision.data.sources.sets import Split
-from longvision.types import Colour, Target
+from longvision.types import Size, Split, Target
 
 NIGHT = (40, 40, 40)  # the colour of the background
 
-Answer = TypeVar("Answer")
+Label = TypeVar("Label")
 
 
-class ScatteredSource(Generic[Answer]):
-    """Scattered digits as a problem; a subclass says what the answer to a scene is.
+class ScatteredSource(Source[Label]):
+    """Scattered digits as a problem; a subclass says what the label of a scene is.
 
     Args:
         size: height and width, pixels.
         channels: 1 for grey, 3 for colour.
-        pictures: how many train; 200 validate, 400 of other writers test.
+        count: how many images train; 200 validate, 400 of other writers test.
         seed: another one is another set.
     """
 
+    name = "scattered-digits"
     has_test = True
     has_background = False  # a class before the digits
 
     def __init__(
         self,
-        size: tuple[int, int] = (256, 256),
+        size: Size = (256, 256),
         channels: Channels = 1,
-        pictures: int = COUNTS["train"],
+        count: int = COUNTS["train"],
         seed: int = 0,
     ) -> None:
         self.size, self.channels, self.seed = size, channels, seed
-        self.counts = {**COUNTS, "train": pictures}
+        self.counts = {**COUNTS, "train": count}
         self.classes: list[str] = ["background"] * self.has_background + CLASSES
-        self.palette: list[Colour] = [NIGHT] * self.has_background + spread_colours(len(CLASSES))
+        self.palette = [NIGHT] * self.has_background + spread_colours(len(CLASSES))
 
-    def split(self, split: Split) -> "ScatteredSet[Answer]":
+    def split(self, split: Split) -> ImageSet[Label]:
         return ScatteredSet(self, ScatteredDigits(split, self.counts[split], self.size, seed=self.seed))
 
-    def check(self, split: Split) -> None:
-        """Drawn, not labelled: there is nothing to be wrong."""
-
-    def answer(self, index: int, scene: Scene) -> Answer:
+    def label(self, index: int, scene: Scene) -> Label:
         raise NotImplementedError
 
 
-class ScatteredSet(Dataset[tuple[Image.Image, Answer]]):
-    """One split's pictures with their answers."""
+class ScatteredSet(Generic[Label]):
+    """One split's images with their labels."""
 
-    def __init__(self, source: ScatteredSource[Answer], scenes: ScatteredDigits) -> None:
+    def __init__(self, source: ScatteredSource[Label], scenes: ScatteredDigits) -> None:
         self.source, self.scenes = source, scenes
 
     def __len__(self) -> int:
         return len(self.scenes)
 
-    def __getitem__(self, index: int) -> tuple[Image.Image, Answer]:
+    def __getitem__(self, index: int) -> tuple[Image.Image, Label]:
         scene = self.scenes.scene(index)
-        return as_channels(scene.image, self.source.channels), self.source.answer(index, scene)
+        return as_channels(scene.image, self.source.channels), self.source.label(index, scene)
 
     def name(self, index: int) -> str:
-        return f"{self.scenes.split} picture {index}"
+        return f"{self.scenes.split} image {index}"
 
 
-class ScatteredMost(ScatteredSource[int]):
+class ScatteredMode(ScatteredSource[int]):
     """Which digit occurs most?"""
 
-    def answer(self, index: int, scene: Scene) -> int:
+    def label(self, index: int, scene: Scene) -> int:
         return scene.most
 
 
@@ -84,7 +80,7 @@ class ScatteredSegmentation(ScatteredSource[np.ndarray]):
 
     has_background = True
 
-    def answer(self, index: int, scene: Scene) -> np.ndarray:
+    def label(self, index: int, scene: Scene) -> np.ndarray:
         return scene.class_map_HW
 
 
@@ -93,5 +89,5 @@ class ScatteredDetection(ScatteredSource[Target]):
 
     has_masks = True
 
-    def answer(self, index: int, scene: Scene) -> Target:
-        return as_target(index, scene.boxes_N4, scene.labels_N, None, torch.from_numpy(scene.masks_NHW))
+    def label(self, index: int, scene: Scene) -> Target:
+        return as_target(index, scene.boxes_N4, scene.labels_N, None, scene.masks_NHW)

@@ -1,4 +1,4 @@
-"""Objects labelled as Pascal VOC does: one XML file a picture, and lists of names that make the splits."""
+"""Objects labelled as Pascal VOC does: one XML file an image, and lists of names that make the splits."""
 
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
@@ -6,19 +6,20 @@ from pathlib import Path
 
 from longvision.data.io.colours import spread_colours
 from longvision.data.io.images import is_hidden
+from longvision.data.problems import refuse, refuse_many
+from longvision.data.sources.base import ImageSet, Source
 from longvision.data.sources.objects import (
-    Annotated,
     Box,
-    PictureFiles,
-    Shelf,
+    ImageRecord,
+    ObjectImages,
+    SerializedList,
     check_files,
     cut_to,
     has_area,
     is_outside,
-    refuse,
-    without_area,
 )
-from longvision.data.sources.sets import Split
+from longvision.errors import MissingFileError, UserError
+from longvision.types import Split, Target
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -38,7 +39,7 @@ class Entry:
         return f"object {number + 1} of {self.name}"
 
 
-class VocSource:
+class VocSource(Source[Target]):
     """The splits of a Pascal VOC set. Class numbers follow the sorted names in the training annotations.
 
     A box of VOC's counts pixels from 1 and includes its last row and column; as in its devkit, xmin, ymin, xmax, ymax
@@ -52,35 +53,34 @@ class VocSource:
             ImageSets/Main/train.txt and val.txt, and test.txt where there are labels for it.
     """
 
-    has_masks = False
-
     def __init__(self, path: str | Path) -> None:
+        self.name = str(path)
         self.root = _root(Path(path))
-        self.pictures = _pictures(self.root / "JPEGImages")
+        self.images = _images(self.root / "JPEGImages")
         self.has_test = self._has_test()
         self.entries: dict[Split, list[Entry]] = {"train": self._entries("train")}
         self.classes = sorted({name for entry in self.entries["train"] for name in entry.classes})
         if not self.classes:
-            raise ValueError(f"{self._list('train')} lists no picture with objects: expected some to learn from")
+            raise UserError(f"{self._list('train')} lists no image with objects: expected some to learn from")
         self.palette = spread_colours(len(self.classes))
-        self._records: dict[Split, Shelf] = {}
+        self._records: dict[Split, SerializedList] = {}
 
-    def split(self, split: Split) -> PictureFiles:
-        return PictureFiles(self._read(split))
+    def split(self, split: Split) -> ImageSet[Target]:
+        return ObjectImages(self._read(split))
 
     def check(self, split: Split) -> None:
-        """Raise ValueError for labels that cannot be right, and for images that do not fit them."""
+        """Raises UserError for labels that cannot be right, and for images that do not fit them."""
         check_files(self._read(split), str(self.root / "Annotations"))
 
-    def _read(self, split: Split) -> Shelf:
+    def _read(self, split: Split) -> SerializedList:
         if split not in self._records:
             entries = self.entries.pop(split, None) or self._entries(split)
             self._check(entries)
-            self._records[split] = Shelf(self._annotated(entries, split))
+            self._records[split] = SerializedList(self._annotated(entries, split))
         return self._records[split]
 
     def _check(self, entries: list[Entry]) -> None:
-        """Each class is one that trains, and each box lies in its picture."""
+        """Each class is one that trains, and each box lies in its image."""
         folder = self.root / "Annotations"
         unknown, outside = [], []
         for entry in entries:
@@ -89,14 +89,14 @@ class VocSource:
                     unknown.append(f"{entry.words(number)}: {name}")
                 if is_outside(from_one(box), entry.height, entry.width):
                     outside.append(f"{entry.words(number)}: {box} in {entry.height}x{entry.width}")
-        refuse(unknown, f"objects in {folder} are of classes that no training picture has", "correct or remove them")
+        refuse(unknown, f"objects in {folder} are of classes that no training image has", "correct or remove them")
         refuse(outside, f"boxes in {folder} lie outside their images", "correct them: xmin, ymin, xmax, ymax in pixels")
 
-    def _annotated(self, entries: list[Entry], split: Split) -> list[Annotated]:
+    def _annotated(self, entries: list[Entry], split: Split) -> list[ImageRecord]:
         records, flat = [], []
         for index, entry in enumerate(entries):
-            file = self.pictures.get(entry.name, str(self.root / "JPEGImages" / f"{entry.name}.jpg"))
-            record = Annotated(file, index, entry.height, entry.width)
+            file = self.images.get(entry.name, str(self.root / "JPEGImages" / f"{entry.name}.jpg"))
+            record = ImageRecord(file, index, entry.height, entry.width)
             for number, box in enumerate(entry.boxes):
                 inside = cut_to(from_one(box), entry.height, entry.width)
                 if not has_area(inside):
@@ -106,23 +106,22 @@ class VocSource:
                 record.labels.append(self.classes.index(entry.classes[number]))
                 record.crowd.append(entry.difficult[number])
             records.append(record)
-        without_area(flat, sum(len(entry.boxes) for entry in entries), f"{self.root / 'Annotations'} ({split})")
+        total = sum(len(entry.boxes) for entry in entries)
+        refuse_many(flat, total, f"of the {total} boxes in {self.root / 'Annotations'} ({split}) have no area")
         return records
 
     def _entries(self, split: Split) -> list[Entry]:
         names = _listed(self._list(split))
         folder = self.root / "Annotations"
         missing = [name for name in names if not (folder / f"{name}.xml").is_file()]
-        refuse(
-            missing, f"pictures of {self._list(split)} have no XML file in {folder}", "add them, or shorten the list"
-        )
+        refuse(missing, f"images of {self._list(split)} have no XML file in {folder}", "add them, or shorten the list")
         return [read_entry(folder / f"{name}.xml") for name in names]
 
     def _list(self, split: Split) -> Path:
         return self.root / "ImageSets" / "Main" / f"{split}.txt"
 
     def _has_test(self) -> bool:
-        """VOC publishes the test pictures' names, but of most years not their labels."""
+        """VOC publishes the test images' names, but of most years not their labels."""
         if not self._list("test").is_file():
             return False
         return any((self.root / "Annotations" / f"{name}.xml").is_file() for name in _listed(self._list("test")))
@@ -148,7 +147,7 @@ def read_entry(file: Path) -> Entry:
             difficult=[(one.findtext("difficult") or "0").strip() not in ("0", "") for one in found],
         )
     except (ElementTree.ParseError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f"{file} is not an annotation of VOC's ({error}): "
             "expected size and objects, each with a name and a bndbox of xmin, ymin, xmax, ymax"
         ) from error
@@ -162,31 +161,31 @@ def _box(found: ElementTree.Element) -> Box:
 def _text(element: ElementTree.Element, path: str) -> str:
     text = element.findtext(path)
     if text is None:
-        raise ValueError(f"no {path}")
+        raise UserError(f"no {path}")
     return text
 
 
 def _root(path: Path) -> Path:
     if not path.is_dir():
-        raise FileNotFoundError(f"{path} is not a folder: give one with Annotations/, JPEGImages/ and ImageSets/Main/")
+        raise MissingFileError(f"{path} is not a folder: give one with Annotations/, JPEGImages/ and ImageSets/Main/")
     below = sorted(folder for folder in path.iterdir() if (folder / "Annotations").is_dir())
     root = path if (path / "Annotations").is_dir() or len(below) != 1 else below[0]
     for needed in ("Annotations", "JPEGImages", "ImageSets/Main"):
         if not (root / needed).is_dir():
-            raise FileNotFoundError(f"{root / needed} is not a folder: expected Pascal VOC's layout in {root}")
+            raise MissingFileError(f"{root / needed} is not a folder: expected Pascal VOC's layout in {root}")
     return root
 
 
 def _listed(file: Path) -> list[str]:
-    """Names of pictures, one a line; what stands behind a name, as in VOC's lists of one class, is not read."""
+    """Names of images, one a line; what stands behind a name, as in VOC's lists of one class, is not read."""
     if not file.is_file():
-        raise FileNotFoundError(f"{file} does not exist: write the names of its pictures there, one a line")
-    names = [line.split()[0] for line in file.read_text().splitlines() if line.split()]
+        raise MissingFileError(f"{file} does not exist: write the names of its images there, one a line")
+    names = [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.split()]
     if not names:
-        raise ValueError(f"{file} is empty: expected the names of pictures, one a line")
+        raise UserError(f"{file} is empty: expected the names of images, one a line")
     return names
 
 
-def _pictures(folder: Path) -> dict[str, str]:
+def _images(folder: Path) -> dict[str, str]:
     """Name without its ending -> path."""
     return {file.stem: str(file) for file in sorted(folder.iterdir()) if not is_hidden(file.name)}

@@ -1,9 +1,10 @@
 """What training does to an image and to a batch that evaluation does not."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+import torch
 from PIL import Image, ImageOps
 from timm.data import Mixup
 from timm.data.auto_augment import RandAugment, rand_augment_transform
@@ -12,62 +13,44 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 from torchvision.transforms import v2
 
-from longvision.data.transforms.preprocess import Preprocess, ToChannels, Transform
+from longvision.data.augment import Augment
+from longvision.data.io.images import as_channels
+from longvision.data.sources.base import ImageSet
+from longvision.data.transforms.base import Sample, Transforms
+from longvision.data.transforms.input_spec import InputSpec
+from longvision.errors import UserError
+
+Batch = tuple[Tensor, Tensor]
 
 
-@dataclass(frozen=True)
-class Augment:
-    """How training images are varied; 0 or None switches a step off.
+class ClassificationTransforms(Transforms[int]):
+    """Batches of images (B, C, H, W) float32 and labels (B,) int64; with mixup or CutMix, training labels become soft
+    targets (B, K) once the batch is on its device."""
 
-    Args:
-        crop_scale: least and most share of the area that a random crop keeps; None resizes the whole image.
-        flip: probability of mirroring left and right.
-        rotate: largest rotation to either side, in degrees.
-        shift: largest shift in each direction, as a share of the side.
-        zoom: largest change of scale: sizes from 1 - zoom to 1 + zoom.
-        rand_augment: timm's RandAugment string, such as rand-m9-mstd0.5-inc1.
-        erase: probability of erasing a random rectangle.
-        mixup: mixup's alpha.
-        cutmix: CutMix's alpha; with mixup, each batch draws one of the two.
-    """
+    evaluation_batch = None
 
-    crop_scale: tuple[float, float] | None = (0.08, 1.0)
-    flip: float = 0.5
-    rotate: float = 0.0
-    shift: float = 0.0
-    zoom: float = 0.0
-    rand_augment: str | None = None
-    erase: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
+    def __init__(self, augment: Augment, spec: InputSpec, num_classes: int) -> None:
+        super().__init__(spec)
+        self.vary = train_transform(augment, spec)
+        self.mixup = batch_mixup(augment, num_classes)
 
-    def __post_init__(self) -> None:
-        if self.crop_scale is not None:
-            least, most = self.crop_scale
-            if not 0 < least <= most <= 1:
-                raise ValueError(f"crop_scale {self.crop_scale}: expected two shares, 0 < least <= most <= 1")
-        for word in ("flip", "shift", "erase"):
-            if not 0 <= getattr(self, word) <= 1:
-                raise ValueError(f"{word} {getattr(self, word)}: expected a number from 0 to 1")
-        for word in ("rotate", "mixup", "cutmix"):
-            if getattr(self, word) < 0:
-                raise ValueError(f"{word} {getattr(self, word)}: expected 0 (off) or more")
-        if not 0 <= self.zoom < 1:
-            raise ValueError(f"zoom {self.zoom}: expected 0 (off) or more, and less than 1")
-        if self.rand_augment:
-            _rand_augment(self.rand_augment, {})
+    def train(self, image: Image.Image, label: int, images: ImageSet[int]) -> Sample:
+        return self.vary(image), label
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        images, labels = zip(*samples, strict=True)
+        return torch.stack(images), torch.tensor(labels)
+
+    def mix(self, batch: Batch) -> Batch:
+        return batch if self.mixup is None else self.mixup(*batch)
 
 
-# An upright digit has a top, a left and a right: it may lean, move and grow a little, never be mirrored.
-DIGITS_AUGMENT = Augment(crop_scale=None, flip=0.0, rotate=10.0, shift=0.1, zoom=0.1)
-
-
-def train_transform(augment: Augment, preprocess: Preprocess) -> Transform:
+def train_transform(augment: Augment, spec: InputSpec) -> Callable[[Image.Image], Tensor]:
     """PIL image -> augmented, normalised float32 (C, H, W)."""
-    steps: list[Callable[..., Any]] = [ToChannels(preprocess.channels), *_geometry(augment, preprocess)]
+    steps: list[Callable[..., Any]] = [partial(as_channels, channels=spec.channels), *_geometry(augment, spec)]
     if augment.rand_augment:
-        steps.append(ColourRandAugment(augment.rand_augment, preprocess))
-    steps.append(preprocess.to_tensor())
+        steps.append(ColourRandAugment(augment.rand_augment, spec))
+    steps.append(spec.normalised)
     if augment.erase:
         # normal noise: after normalisation, pixels that look like neither class
         steps.append(RandomErasing(augment.erase, mode="pixel", device="cpu"))
@@ -99,12 +82,12 @@ class BatchMixup:
 class ColourRandAugment:
     """timm's RandAugment, which knows colour images only, for grey ones too."""
 
-    def __init__(self, policy: str, preprocess: Preprocess) -> None:
-        grey_or_rgb = tuple(round(255 * value) for value in preprocess.mean)
+    def __init__(self, policy: str, spec: InputSpec) -> None:
+        grey_or_rgb = tuple(round(255 * value) for value in spec.mean)
         self.augment = _rand_augment(
             policy,
             {
-                "translate_const": int(0.45 * min(preprocess.size)),  # timm's own choice for its recipes
+                "translate_const": int(0.45 * min(spec.size)),  # timm's own choice for its recipes
                 "img_mean": grey_or_rgb * (3 // len(grey_or_rgb)),
             },
         )
@@ -114,10 +97,10 @@ class ColourRandAugment:
         return varied.convert(image.mode)
 
 
-def _geometry(augment: Augment, preprocess: Preprocess) -> list[Callable[..., Any]]:
+def _geometry(augment: Augment, spec: InputSpec) -> list[Callable[..., Any]]:
     """Crop, turn, move, zoom and flip, on the PIL image."""
     steps: list[Callable[..., Any]] = []
-    size, interpolation = preprocess.size, preprocess.resampling
+    size, interpolation = spec.size, v2.InterpolationMode(spec.interpolation)
     if augment.crop_scale is None:
         steps.append(v2.Resize(size, interpolation, antialias=True))
     else:
@@ -141,9 +124,7 @@ def _rand_augment(policy: str, settings: dict[str, Any]) -> RandAugment:
     try:
         augment = rand_augment_transform(policy, settings)
     except (AssertionError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"rand_augment {policy!r}: expected a RandAugment string of timm's, such as rand-m9-mstd0.5-inc1"
-        ) from error
+        raise UserError(f"rand_augment {policy!r}: timm knows no such policy") from error
     for step in augment.ops:
         if step.name.startswith("Posterize"):
             step.aug_fn = _posterize

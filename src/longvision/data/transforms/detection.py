@@ -1,7 +1,8 @@
-"""What training does to a picture and its objects: large-scale jitter and copy-paste (arXiv 2012.07177)."""
+"""What training does to an image and its objects: large-scale jitter and copy-paste (arXiv 2012.07177)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Any
 
 import torch
 from PIL import Image
@@ -10,8 +11,11 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import RandomPhotometricDistort
 from torchvision.transforms.v2 import functional as F
 
-from longvision.data.dense import DensePreprocess
+from longvision.data.augment import DetectionAugment
 from longvision.data.io.images import as_channels
+from longvision.data.sources.base import ImageSet
+from longvision.data.transforms.base import Sample, Transforms
+from longvision.data.transforms.input_spec import InputSpec
 from longvision.types import Target
 
 LEAST_SIDE = 1.0  # pixels: a smaller object is dropped
@@ -21,85 +25,78 @@ HALF = 128  # of 255: a pixel covered to half or more is the object's
 View = tuple[Tensor, Target]  # uint8 (C, h, w), and its objects: a step turns one into the next
 
 
-@dataclass(frozen=True)
-class DetectionAugment:
-    """How training pictures are varied; 0 switches a step off.
+class DetectionTransforms(Transforms[Target]):
+    """Batches of images and of their objects; either may have none.
 
-    Args:
-        scale: smallest and largest size of a picture, as a share of the one that fits into the model's input. What is
-            larger is cropped at random, what is smaller is padded on the right and below.
-        flip: probability of mirroring left and right.
-        copy_paste: probability of pasting objects of another training picture; it needs masks.
-        photometric: probability of changing brightness, contrast, saturation and hue.
+    A training image fills the model's input; an evaluated one is as large as fits into it, and its objects stay in the
+    pixels of the original, whose size is `target.size`.
     """
 
-    scale: tuple[float, float] = (0.1, 2.0)
-    flip: float = 0.5
-    copy_paste: float = 0.0
-    photometric: float = 0.0
+    def __init__(self, augment: DetectionAugment, spec: InputSpec) -> None:
+        super().__init__(spec)
+        self.augment = augment
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "scale", tuple(self.scale))
-        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
-            raise ValueError(f"scale {self.scale}: expected two shares, 0 < smallest <= largest")
-        for word in ("flip", "copy_paste", "photometric"):
-            if not 0 <= getattr(self, word) <= 1:
-                raise ValueError(f"{word} {getattr(self, word)}: expected a number from 0 to 1")
+    def train(self, image: Image.Image, label: Target, images: ImageSet[Target]) -> Sample:
+        def another() -> tuple[Image.Image, Target]:
+            return images[up_to(len(images) - 1)]
+
+        return training_sample(image, label, self.spec, self.augment, another)
+
+    def evaluate(self, image: Image.Image, label: Target) -> Sample:
+        return self.spec.evaluated(image), replace(label, size=(image.height, image.width))
 
 
 def training_sample(
     image: Image.Image,
     target: Target,
-    preprocess: DensePreprocess,
+    spec: InputSpec,
     augment: DetectionAugment,
     another: Callable[[], tuple[Image.Image, Target]],
 ) -> tuple[Tensor, Target]:
-    """A picture and its objects -> normalised float32 (C, *size) and the objects that are left, perhaps none.
+    """An image and its objects -> normalised float32 (C, *size) and the objects that are left, perhaps none.
 
     Crowds are dropped. Boxes are tight around what is to be seen of an object where there are masks. `size` is the
-    height and width of the picture in the image: what lies beyond, right and below, is padding.
+    height and width of what is not padding, which lies right and below.
 
     Args:
-        image: the picture, of any size.
+        image: the image, of any size.
         target: its objects.
-        preprocess: size, channels, mean and deviation of what comes out.
+        spec: size, channels, mean and deviation of what comes out.
         augment: what is varied, how far.
-        another: draws the picture whose objects are pasted.
+        another: draws the image whose objects are pasted.
     """
-    view = jittered(image, target, preprocess, augment)
+    view = jittered(image, target, spec, augment)
     if happens(augment.copy_paste):
-        above = jittered(*another(), preprocess, augment)
+        above = jittered(*another(), spec, augment)
         view = pasted(view, above)
     image_CHW, target = view
-    return preprocess.normalise()(image_CHW).as_subclass(Tensor), target
+    return spec.normalised(image_CHW), target
 
 
-def jittered(
-    image: Image.Image, target: Target, preprocess: DensePreprocess, augment: DetectionAugment
-) -> tuple[Tensor, Target]:
+def jittered(image: Image.Image, target: Target, spec: InputSpec, augment: DetectionAugment) -> tuple[Tensor, Target]:
     """Large-scale jitter: uint8 (C, *size), and the objects in it with masks bool (N, *size)."""
-    view = opened(as_channels(image, preprocess.channels), target.select(~target.iscrowd))
-    view = resized_at_random(view, preprocess.size, augment.scale)
+    view = opened(as_channels(image, spec.channels), target.select(~target.iscrowd))
+    view = resized_at_random(view, spec.size, augment.scale)
     if happens(augment.flip):
         view = moved(view, F.horizontal_flip)
     image_CHW, target = view
-    target = replace(target, size=tuple(image_CHW.shape[-2:]))
+    target = replace(target, size=(image_CHW.shape[1], image_CHW.shape[2]))
     if happens(augment.photometric):
         image_CHW = RandomPhotometricDistort()(image_CHW)
-    return padded(image_CHW, preprocess), tidied(target, preprocess.size)
+    return padded_to_input(image_CHW, spec), tidied(target, spec.size)
 
 
 def opened(image: Image.Image, target: Target) -> View:
-    """Masks become images, one channel an object, 0 or 255: resized as the picture is, they stay on its pixels."""
+    """Masks become images, one channel an object, 0 or 255: resized as the image is, they stay on its pixels."""
     boxes = tv_tensors.BoundingBoxes(target.boxes, format="XYXY", canvas_size=(image.height, image.width))
     masks_NHW = None if target.masks is None else target.masks.to(torch.uint8) * 255
     return F.pil_to_tensor(image), replace(target, boxes=boxes, masks=masks_NHW)
 
 
 def resized_at_random(view: View, size: tuple[int, int], scale: tuple[float, float]) -> View:
-    """A random size; of a picture that becomes too large for `size`, a random part.
+    """A random size; of an image that becomes too large for `size`, a random part.
 
-    The part is cut before it is enlarged, whole pixels of the original: a picture enlarged as a whole, and as many
+    The part is cut before it is enlarged, whole pixels of the original: an image enlarged as a whole, and as many
     masks, would fill gigabytes.
     """
     height, width = view[0].shape[-2:]
@@ -117,17 +114,17 @@ def part_and_result(side: int, most: int, factor: float) -> tuple[int, int]:
 
 
 def moved(view: View, move: Callable[[Tensor], Tensor]) -> View:
-    """Picture, boxes and masks, moved alike."""
+    """Image, boxes and masks, moved alike."""
     image_CHW, target = view
     masks_NHW = None if target.masks is None else move(target.masks)
     return move(image_CHW), replace(target, boxes=move(target.boxes), masks=masks_NHW)
 
 
-def padded(image_CHW: Tensor, preprocess: DensePreprocess) -> Tensor:
+def padded_to_input(image_CHW: Tensor, spec: InputSpec) -> Tensor:
     """To the model's size, with the mean colour, which is 0 once it is normalised."""
     height, width = image_CHW.shape[-2:]
-    colour = [round(255 * mean) for mean in preprocess.mean]
-    return F.pad(image_CHW, [0, 0, preprocess.size[1] - width, preprocess.size[0] - height], fill=colour)
+    colour = [round(255 * mean) for mean in spec.mean]
+    return F.pad(image_CHW, [0, 0, spec.size[1] - width, spec.size[0] - height], fill=colour)
 
 
 def tidied(target: Target, size: tuple[int, int]) -> Target:
@@ -158,13 +155,15 @@ def pasted(below: View, above: View) -> View:
     """Each object of `above` (bool masks), with even odds, on top of `below`."""
     (image_CHW, target), (other_CHW, other) = below, above
     other = other.select(torch.rand(len(other)) < 0.5)
+    assert target.masks is not None and other.masks is not None  # `DetectionAugment.check` saw to it
+    assert target.size is not None and other.size is not None  # `jittered` said them
     cover_HW = other.masks.any(0)
     masks_NHW = target.masks & ~cover_HW
     seen_N = masks_NHW.sum((1, 2)) > LEAST_SEEN * target.masks.sum((1, 2))
+    size = max(target.size[0], other.size[0]), max(target.size[1], other.size[1])
     target = replace(target, masks=masks_NHW, boxes=tight_boxes(masks_NHW)).select(seen_N)
     columns = ("boxes", "labels", "iscrowd", "masks")
-    joined = {name: torch.cat([getattr(target, name), getattr(other, name)]) for name in columns}
-    size = tuple(map(max, target.size, other.size))
+    joined: dict[str, Any] = {name: torch.cat([getattr(target, name), getattr(other, name)]) for name in columns}
     return torch.where(cover_HW, other_CHW, image_CHW), replace(target, **joined, size=size)
 
 

@@ -1,4 +1,4 @@
-"""Training crops of pictures with a class for each pixel: the picture and its mask varied alike."""
+"""Training crops of images with a class for each pixel: the image and its mask varied alike."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,62 +11,47 @@ from torch.nn.functional import pad
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from longvision.data.dense import DensePreprocess
+from longvision.data.augment import DenseAugment
 from longvision.data.io.images import Channels, as_channels
+from longvision.data.sources.base import ImageSet
+from longvision.data.transforms.base import Sample, Transforms
+from longvision.data.transforms.input_spec import InputSpec
 from longvision.types import IGNORE
 
 TRIES = 10  # crops drawn before one that shows almost a single class is taken
 
 
-@dataclass(frozen=True)
-class DenseAugment:
-    """How training pictures and their masks are varied.
+class SegmentationTransforms(Transforms[np.ndarray]):
+    """Batches of images with masks. Training: (C, h, w) float32 with (h, w) int64; evaluation: the image as its spec
+    fits it, with its mask (H, W) int64 as it was drawn."""
 
-    Args:
-        scale: smallest and largest size, as a share of the size that evaluation sees.
-        flip: probability of mirroring left and right.
-        photometric: how far colours vary; 1 is 12.5 % in brightness, 50 % in contrast and saturation and 5 % of a
-            turn in hue (grey images: brightness and contrast), 0 switches it off.
-        most: a crop of which one class covers a larger share is drawn again, up to ten times; 1 switches it off.
-    """
+    def __init__(self, augment: DenseAugment, spec: InputSpec) -> None:
+        super().__init__(spec)
+        self.crop = TrainCrop(augment, spec)
 
-    scale: tuple[float, float] = (0.5, 2.0)
-    flip: float = 0.5
-    photometric: float = 1.0
-    most: float = 0.75
+    def train(self, image: Image.Image, label: np.ndarray, images: ImageSet[np.ndarray]) -> Sample:
+        return self.crop(image, label)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "scale", tuple(self.scale))
-        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
-            raise ValueError(f"scale {self.scale}: expected two factors, 0 < smallest <= largest")
-        if not 0 <= self.flip <= 1:
-            raise ValueError(f"flip {self.flip}: expected a probability from 0 to 1")
-        if not 0 <= self.photometric <= 2:
-            raise ValueError(f"photometric {self.photometric}: expected a strength from 0 (off) to 2")
-        if not 0 < self.most <= 1:
-            raise ValueError(f"most {self.most}: expected a share above 0, up to 1 (off)")
-
-
-DEFAULT_AUGMENT = DenseAugment()
+    def evaluate(self, image: Image.Image, label: np.ndarray) -> Sample:
+        return self.spec.evaluated(image), torch.from_numpy(label).long()
 
 
 class TrainCrop:
-    """A picture and its mask -> a crop of both at the training size, varied alike.
+    """An image and its mask -> a crop of both at the training size, varied alike.
 
-    Returns (C, h, w) float32, normalised, and (h, w) int64. What lies beyond a picture smaller than the crop, below and
+    Returns (C, h, w) float32, normalised, and (h, w) int64. What lies beyond an image smaller than the crop, below and
     right, is the mean in the image and ignored in the mask.
     """
 
-    def __init__(self, augment: DenseAugment, preprocess: DensePreprocess) -> None:
-        self.augment, self.preprocess = augment, preprocess
+    def __init__(self, augment: DenseAugment, spec: InputSpec) -> None:
+        self.augment, self.spec = augment, spec
         steps: list[Any] = [v2.ToImage(), v2.RandomHorizontalFlip(augment.flip)]
         if augment.photometric:
-            steps.append(_jitter(augment.photometric, preprocess.channels))
+            steps.append(_jitter(augment.photometric, spec.channels))
         self.vary = v2.Compose(steps)
-        self.normalise = preprocess.normalise()
 
     def __call__(self, image: Image.Image, mask_HW: np.ndarray) -> tuple[Tensor, Tensor]:
-        image, mask = as_channels(image, self.preprocess.channels), Image.fromarray(mask_HW)
+        image, mask = as_channels(image, self.spec.channels), Image.fromarray(mask_HW)
         for _ in range(TRIES):
             window = self._draw(image.height, image.width)
             crop_hw = np.array(window.cut(mask, Image.Resampling.NEAREST))
@@ -74,18 +59,18 @@ class TrainCrop:
                 break
         cut = window.cut(image, Image.Resampling.BILINEAR)
         varied, truth = self.vary(cut, tv_tensors.Mask(torch.from_numpy(crop_hw)))
-        height, width = self.preprocess.size
+        height, width = self.spec.size
         beyond = (0, width - cut.width, 0, height - cut.height)
-        seen = self.normalise(varied).as_subclass(Tensor)
+        seen = self.spec.normalised(varied)
         return pad(seen, beyond), pad(truth.as_subclass(Tensor).long(), beyond, value=IGNORE)
 
     def _draw(self, height: int, width: int) -> "Window":
-        """A window of a picture of that size, resized at random."""
+        """A window of an image of that size, resized at random."""
         smallest, largest = self.augment.scale
         factor = smallest + (largest - smallest) * float(torch.rand(()))
-        seen = self.preprocess.evaluated_size(height, width)
+        seen = self.spec.evaluated_size(height, width)
         scaled = max(1, round(seen[0] * factor)), max(1, round(seen[1] * factor))
-        size = min(self.preprocess.size[0], scaled[0]), min(self.preprocess.size[1], scaled[1])
+        size = min(self.spec.size[0], scaled[0]), min(self.spec.size[1], scaled[1])
         top, left = (int(torch.randint(scaled[i] - size[i] + 1, ())) for i in (0, 1))
         down, across = height / scaled[0], width / scaled[1]
         right, bottom = min(width, (left + size[1]) * across), min(height, (top + size[0]) * down)
@@ -94,10 +79,10 @@ class TrainCrop:
 
 @dataclass(frozen=True)
 class Window:
-    """A part of a picture, and the size it is resized to: only the pixels that are kept are computed.
+    """A part of an image, and the size it is resized to: only the pixels that are kept are computed.
 
     Args:
-        box: left, top, right and bottom in the picture's pixels, fractions included.
+        box: left, top, right and bottom in the image's pixels, fractions included.
         size: height and width of the result.
     """
 

@@ -364,7 +364,7 @@ def test_every_form_of_mask_equals_pycocotools():
         polygons,
     ]
     drawn = theirs.decode(theirs.merge(theirs.frPyObjects(polygons, HEIGHT, WIDTH)))
-    ours_NHW = masks_of(shapes, HEIGHT, WIDTH).numpy()
+    ours_NHW = masks_of(shapes, HEIGHT, WIDTH)
     assert np.array_equal(ours_NHW, np.stack([mask_HW, mask_HW, drawn]))
 
 

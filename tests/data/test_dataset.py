@@ -5,9 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
-from longvision.data.faults import Prepared, collate, report
-from longvision.data.io.images import UnreadableImage
-from longvision.data.transforms.preprocess import Preprocess
+from longvision.data.augment import Augment
+from longvision.data.dataset import TransformedSet
+from longvision.data.transforms.classification import ClassificationTransforms
+from longvision.data.transforms.input_spec import InputSpec
+from longvision.errors import UnreadableImage, UserError
+
+TRANSFORMS = ClassificationTransforms(Augment(), InputSpec((8, 8)), 3)
 
 
 class Set:
@@ -27,23 +31,7 @@ class Set:
 
 
 def prepared(length, broken):
-    return Prepared(Set(length, broken), Preprocess((8, 8)).transform(), "here")
-
-
-def test_report_names_the_first_ten():
-    names = [f"{number}.txt" for number in range(12)]
-    with pytest.warns(UserWarning) as caught:
-        report(names, 1200, "DIR")
-    assert [str(warning.message) for warning in caught] == [
-        "12 of 1200 files in DIR are not images and are skipped: " + ", ".join(names[:10]) + ", …"
-    ]
-    with pytest.raises(ValueError, match=r"^12 of 1199 files in DIR are not images, more than 1 %; .*9\.txt, …$"):
-        report(names, 1199, "DIR")
-
-
-def test_no_fault_no_word():
-    with warnings.catch_warnings(action="error"):
-        report([], 100, "DIR")
+    return TransformedSet(Set(length, broken), TRANSFORMS, "here", training=False)
 
 
 def test_a_broken_image_is_none_and_named_once():
@@ -61,7 +49,7 @@ def test_more_than_one_percent_stops():
     images = prepared(300, {1, 2, 3, 4})
     with pytest.warns(UserWarning):
         assert [images[index] for index in (1, 2, 3)] == [None] * 3
-    with pytest.raises(ValueError, match=r"^4 of 300 images in here cannot be read.*1\.png.*; 4\.png"):
+    with pytest.raises(UserError, match=r"^4 of 300 images in here cannot be read.*1\.png.*; 4\.png"):
         images[4]
 
 
@@ -69,22 +57,22 @@ def test_ten_are_named_when_it_stops():
     images = prepared(1000, set(range(11)))
     with pytest.warns(UserWarning):
         assert not any(images[index] for index in range(10))
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(UserError) as caught:
         images[10]
     assert str(caught.value).count(".png") == 10
 
 
 def test_collate_drops_what_is_none():
     a, b = torch.zeros(3, 4, 4), torch.ones(3, 4, 4)
-    images_BCHW, labels_B = collate([(a, 2), None, (b, 1)])
+    images_BCHW, labels_B = prepared(3, set()).collate([(a, 2), None, (b, 1)])
     assert torch.equal(images_BCHW, torch.stack([a, b]))
     assert labels_B.tolist() == [2, 1]
     assert labels_B.dtype == torch.int64
 
 
 def test_nothing_left_of_a_batch():
-    with pytest.raises(ValueError, match="none of the 2 images of a batch can be read"):
-        collate([None, None])
+    with pytest.raises(UserError, match="none of the 2 images of a batch can be read"):
+        prepared(3, set()).collate([None, None])
 
 
 def test_pickles():

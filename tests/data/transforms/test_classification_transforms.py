@@ -6,12 +6,14 @@ import pytest
 import torch
 from PIL import Image
 
-from longvision.data.transforms.classification import Augment, batch_mixup, train_transform
-from longvision.data.transforms.preprocess import Preprocess
+from longvision.data.augment import Augment
+from longvision.data.transforms.classification import batch_mixup, train_transform
+from longvision.data.transforms.input_spec import InputSpec
+from longvision.errors import UserError
 
 NOTHING = {"crop_scale": None, "flip": 0.0}
 ALL = Augment(rotate=10, shift=0.1, zoom=0.1, rand_augment="rand-m9-mstd0.5-inc1", erase=0.5)
-SIZE = Preprocess((24, 40))
+SPEC = InputSpec((24, 40))
 
 
 def noise(mode="RGB"):
@@ -26,7 +28,7 @@ def seed(number):
 
 
 def test_same_seed_same_images():
-    transform, image = train_transform(ALL, SIZE), noise()
+    transform, image = train_transform(ALL, SPEC), noise()
 
     def five(number):
         seed(number)
@@ -40,8 +42,8 @@ def test_same_seed_same_images():
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_step_on_grey_and_colour(channels):
-    preprocess = Preprocess((24, 40), channels=channels)
-    transform = pickle.loads(pickle.dumps(train_transform(ALL, preprocess)))
+    spec = InputSpec((24, 40), channels=channels)
+    transform = pickle.loads(pickle.dumps(train_transform(ALL, spec)))
     for number in range(100):  # enough for every operation of RandAugment, at its strongest too
         seed(number)
         result = transform(noise("L" if channels == 1 else "RGB"))
@@ -52,8 +54,8 @@ def test_every_step_on_grey_and_colour(channels):
 
 def test_switched_off_it_is_the_evaluation_of_the_whole_image():
     square = noise().resize((50, 50))
-    preprocess = Preprocess((24, 24), crop=1.0)
-    assert torch.equal(train_transform(Augment(**NOTHING), preprocess)(square), preprocess.transform()(square))
+    spec = InputSpec((24, 24), crop=1.0)
+    assert torch.equal(train_transform(Augment(**NOTHING), spec)(square), spec.evaluated(square))
 
 
 @pytest.mark.parametrize(
@@ -70,8 +72,8 @@ def test_switched_off_it_is_the_evaluation_of_the_whole_image():
 )
 def test_each_step_does_something(step):
     seed(0)
-    plain = train_transform(Augment(**NOTHING), SIZE)(noise())
-    varied = train_transform(Augment(**{**NOTHING, **step}), SIZE)(noise())
+    plain = train_transform(Augment(**NOTHING), SPEC)(noise())
+    varied = train_transform(Augment(**{**NOTHING, **step}), SPEC)(noise())
     assert not torch.equal(plain, varied)
     if step == {"flip": 1.0}:
         assert torch.equal(plain, varied.flip(2))
@@ -114,5 +116,5 @@ def test_no_alpha_no_mixup():
     ],
 )
 def test_mistakes(values, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         Augment(**values)

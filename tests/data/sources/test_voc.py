@@ -110,7 +110,7 @@ def test_one_slip_in_a_hundred_is_left_out(root):
 def test_a_class_that_never_trains(root):
     write_xml(root, "3", thing("horse"))
     with pytest.raises(
-        ValueError, match=r"1 objects in .* classes that no training picture has \(object 1 of 3: horse\)"
+        ValueError, match=r"1 objects in .* classes that no training image has \(object 1 of 3: horse\)"
     ):
         VocSource(root).check("val")
 
@@ -126,13 +126,13 @@ def test_pictures_that_are_missing_or_of_another_size(root):
 
 def test_lists_that_do_not_fit(root):
     (root / "ImageSets/Main/train.txt").write_text("1\n8\n")
-    with pytest.raises(ValueError, match=r"1 pictures of .*train\.txt have no XML file in .*Annotations \(8\)"):
+    with pytest.raises(ValueError, match=r"1 images of .*train\.txt have no XML file in .*Annotations \(8\)"):
         VocSource(root)
     (root / "ImageSets/Main/train.txt").write_text("\n")
     with pytest.raises(ValueError, match=r"train\.txt is empty"):
         VocSource(root)
     (root / "ImageSets/Main/train.txt").write_text("2\n")
-    with pytest.raises(ValueError, match=r"train\.txt lists no picture with objects"):
+    with pytest.raises(ValueError, match=r"train\.txt lists no image with objects"):
         VocSource(root)
     (root / "ImageSets/Main/train.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"train\.txt does not exist"):

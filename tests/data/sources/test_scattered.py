@@ -221,7 +221,7 @@ def test_a_large_picture_needs_little_memory():
     [
         ({"size": (31, 64)}, "size 31x64: expected sides from 32"),
         ({"size": (64, 20000)}, "size 64x20000"),
-        ({"count": 0}, "0 pictures"),
+        ({"count": 0}, "0 images"),
         ({"seed": -1}, "seed -1"),
         ({"digits": (0, 3)}, "digits 0 to 3"),
         ({"digits": (5, 3)}, "digits 5 to 3"),
@@ -233,5 +233,5 @@ def test_what_cannot_be_made(arguments, words):
 
 
 def test_no_picture_past_the_last():
-    with pytest.raises(IndexError, match="picture 2 of 2"):
+    with pytest.raises(IndexError, match="image 2 of 2"):
         ScatteredDigits("train", 2).scene(2)

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from longvision.data.sources.pairs import find_pairs, match
+from longvision.data.sources.pairs import find_pairs, match_masks
 
 
 def touch(path):
@@ -73,7 +73,7 @@ def test_masks_by_the_beginning_of_their_name(tmp_path):
         touch(tmp_path / f"images/{name}.jpg")
     for name in ("a_mask", "a_1_mask", "b", "b_colour", "c-x.seg", "stray"):
         touch(tmp_path / f"masks/{name}.png")
-    found = match(tmp_path / "images", tmp_path / "masks")
+    found = match_masks(tmp_path / "images", tmp_path / "masks")
     assert [os.path.basename(mask) for _, mask in found] == ["a_mask.png", "a_1_mask.png", "b.png", "c-x.seg.png"]
 
 
@@ -82,7 +82,7 @@ def test_two_masks_for_a_picture(tmp_path):
     for name in ("a_1stHO", "a_2ndHO"):
         touch(tmp_path / f"masks/{name}.png")
     with pytest.raises(ValueError, match=r"a has the masks .*1stHO.png, .*2ndHO.png: keep one"):
-        match(tmp_path / "images", tmp_path / "masks")
+        match_masks(tmp_path / "images", tmp_path / "masks")
 
 
 def test_folders_that_hold_nothing_usable(tmp_path):
@@ -127,5 +127,5 @@ def test_no_patient_of_chasedb1_is_in_two_splits(tmp_path):
 
 def test_part_of_chasedb1(tmp_path):
     touch(tmp_path / "Image_01L.jpg")
-    with pytest.raises(ValueError, match="has 1 of CHASEDB1's 28 pictures"):
+    with pytest.raises(ValueError, match="has 1 of CHASEDB1's 28 images"):
         find_pairs(tmp_path, seed=0)

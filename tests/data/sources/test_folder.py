@@ -4,8 +4,8 @@ import warnings
 import pytest
 from PIL import Image
 
-from longvision.data.io.images import UnreadableImage
 from longvision.data.sources.folder import FolderSource
+from longvision.errors import UnreadableImage, UserError
 
 
 def fill(root, **counts):
@@ -89,16 +89,15 @@ def test_a_few_files_that_are_no_images_are_named_and_skipped(tmp_path):
         source = FolderSource(tmp_path)
         kept = names(source.split("train")) | names(source.split("val"))
     assert len(kept) == 199
-    assert [str(warning.message) for warning in caught] == [
-        f"1 of 200 files in {tmp_path} are not images and are skipped: cat/notes.txt"
-    ]
+    (told,) = [str(warning.message) for warning in caught]
+    assert "1 of 200 files" in told and str(tmp_path) in told and "cat/notes.txt" in told
 
 
 def test_many_stop(tmp_path):
     fill(tmp_path, cat=50, dog=50)
     for number in range(12):
         (tmp_path / "cat" / f"{number:02}.txt").write_text("not a picture")
-    with pytest.raises(ValueError, match=r"12 of 112 files .* more than 1 %.*cat/00\.txt, .*cat/09\.txt, …$"):
+    with pytest.raises(UserError, match=r"12 of 112 files .*cat/00\.txt, .*cat/09\.txt, …\).* 1 %"):
         FolderSource(tmp_path).split("train")
 
 
@@ -119,27 +118,27 @@ def test_no_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere does not exist: give a folder"):
         FolderSource(tmp_path / "nowhere")
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="file is a file: give a folder"):
+    with pytest.raises(UserError, match="file is a file: give a folder"):
         FolderSource(tmp_path / "file")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="empty has no class folders"):
+    with pytest.raises(UserError, match="empty has no class folders"):
         FolderSource(tmp_path / "empty")
 
 
 def test_one_class(tmp_path):
-    with pytest.raises(ValueError, match="only the class cat: two classes are needed"):
+    with pytest.raises(UserError, match="only the class cat: two classes are needed"):
         FolderSource(fill(tmp_path, cat=3))
 
 
 def test_an_empty_class(tmp_path):
-    with pytest.raises(ValueError, match="no images of dog, emu"):
+    with pytest.raises(UserError, match="no images of dog, emu"):
         FolderSource(fill(tmp_path, cat=3, dog=0, emu=0))
 
 
 def test_a_class_of_nothing_readable(tmp_path):
     fill(tmp_path, cat=100, dog=100, emu=0)
     (tmp_path / "emu" / "1.png").write_text("not a picture")
-    with pytest.warns(UserWarning), pytest.raises(ValueError, match="no readable images of emu"):
+    with pytest.warns(UserWarning), pytest.raises(UserError, match="no readable images of emu"):
         FolderSource(tmp_path).split("train")
 
 
@@ -147,24 +146,24 @@ def test_a_class_of_nothing_readable(tmp_path):
 def test_a_class_that_training_has_not(tmp_path, split):
     fill(tmp_path / "train", cat=3, dog=3)
     fill(tmp_path / split, cat=3, zebra=3)
-    with pytest.raises(ValueError, match=rf"{split} has the classes zebra, which .*train has not"):
+    with pytest.raises(UserError, match=rf"{split} has the classes zebra, which .*train has not"):
         FolderSource(tmp_path)
 
 
 def test_validation_without_class_folders(tmp_path):
     fill(tmp_path / "train", cat=3, dog=3)
     fill(tmp_path, val=3)
-    with pytest.raises(ValueError, match="val has no images in class folders"):
+    with pytest.raises(UserError, match="val has no images in class folders"):
         FolderSource(tmp_path)
 
 
 def test_splits_without_classes(tmp_path):
-    with pytest.raises(ValueError, match="no class folders in train: expected one folder of images per class"):
+    with pytest.raises(UserError, match="no class folders in train: expected one folder of images per class"):
         FolderSource(fill(tmp_path, train=3, val=3))
 
 
 def test_single_images(tmp_path):
-    with pytest.raises(ValueError, match="every class has a single image"):
+    with pytest.raises(UserError, match="every class has a single image"):
         FolderSource(fill(tmp_path, cat=1, dog=1)).split("train")
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from longvision.data.sources.sets import hold_out
+from longvision.data.sources.base import hold_out
 
 
 @pytest.mark.parametrize("counts", [[100, 100], [5, 5, 5], [2, 300], [1, 40], [11, 13, 17, 19]])

@@ -1,0 +1,318 @@
+"""Where images come from and how they are prepared: one dataclass of options a source, `--data.…`. Loads no torch.
+
+A new source is a dataclass like these, with its `Source`, and a line of the registry.
+"""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from longvision.data.augment import AnyAugment, Augment, DenseAugment, DetectionAugment
+from longvision.data.io.images import Channels
+from longvision.data.sources.base import Source
+from longvision.data.transforms.input_spec import InputSpec, Resize
+from longvision.errors import UserError
+
+if TYPE_CHECKING:
+    from longvision.data.datamodule import DataModule
+
+DenseResize = Literal["none", "short", "fit"]
+LabelsAndImages = tuple[str, str]
+AUGMENT, DENSE_AUGMENT, DETECTION_AUGMENT = Augment(), DenseAugment(), DetectionAugment()
+# An upright digit has a top, a left and a right: it may lean, move and grow a little, never be mirrored.
+DIGITS_AUGMENT = Augment(crop_scale=None, flip=0.0, rotate=10.0, shift=0.1, zoom=0.1)
+MODE_AUGMENT = Augment(crop_scale=None, flip=0.0)  # a crop could change which digit is the most frequent
+SCATTERED_SEGMENTATION_AUGMENT = DenseAugment(scale=(0.75, 1.5), flip=0.0, most=1.0)  # mostly background
+SCATTERED_DETECTION_AUGMENT = DetectionAugment(scale=(0.5, 1.5), flip=0.0)  # a canvas is of the input's own size
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """In what batches images are loaded.
+
+    Args:
+        batch_size: training images a step.
+        workers: processes that load images; 0 loads in the main one; at most 4, one a core, when left out.
+    """
+
+    batch_size: int = 64
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UserError(f"batch_size {self.batch_size}: expected at least 1 image a batch")
+        if self.workers is not None and self.workers < 0:
+            raise UserError(f"workers {self.workers}: expected 0 (load in the main process) or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(LoaderConfig):
+    """What all sources share. A subclass adds where its images are, and the kind of augmentation that its task has.
+
+    Args:
+        size: side of the square input that training images fill, or its height and width, pixels.
+        channels: 1 for grey, 3 for colour.
+        mean: mean of each channel on the scale 0..1; ImageNet's when left out.
+        std: standard deviation of each channel; ImageNet's when left out.
+        augment: how training images are varied.
+    """
+
+    size: int | tuple[int, int] = 224
+    channels: Channels = 3
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    augment: AnyAugment = AUGMENT
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.input()  # raises UserError
+
+    def input(self) -> InputSpec:
+        """How an image becomes a model's input."""
+        return self._input()
+
+    def source(self) -> Source[Any]:
+        """The files, listed; loads no torch. Raises UserError for what is wrong with them."""
+        raise NotImplementedError
+
+    def build(self, source: Source[Any] | None = None) -> "DataModule":
+        """The data module of these options; `source` is what `source()` gave, when it was called before."""
+        from longvision.data.datamodule import DataModule
+
+        return DataModule(source or self.source(), self.input(), self.augment, self)
+
+    def _input(self, resize: Resize = "fit", crop: float = 1.0) -> InputSpec:
+        size = (self.size, self.size) if isinstance(self.size, int) else self.size
+        return InputSpec(size, self.channels, self.mean or (), self.std or (), resize, crop)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HoldOutConfig:
+    """For sets that may come without validation images.
+
+    Args:
+        seed: draws those that validate from the training images, where the set has none for it.
+    """
+
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationConfig(DataConfig):
+    """Images with one class each.
+
+    Args:
+        crop: the centre of the image that is kept in evaluation, as a share of its shorter side.
+    """
+
+    crop: float = 0.875
+    augment: Augment = AUGMENT
+
+    def input(self) -> InputSpec:
+        return self._input("crop", self.crop)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DigitsData(ClassificationConfig):
+    """The 1,797 handwritten digits inside scikit-learn, scans of 8x8: 1,293 train, 144 validate, 360 by other writers
+    test. Scans this small load fastest in the main process."""
+
+    size: int | tuple[int, int] = 32
+    channels: Channels = 1
+    workers: int | None = 0
+    augment: Augment = DIGITS_AUGMENT
+    crop: float = 1.0
+
+    def source(self) -> Source[int]:
+        from longvision.data.sources.digits import DigitsSource
+
+        return DigitsSource(self.channels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderData(ClassificationConfig, HoldOutConfig):
+    """Images in one folder per class.
+
+    Args:
+        path: a folder with train/<class>/ and, where they exist, val/<class>/ and test/<class>/; or with
+            <class>/ alone, of which a tenth validates.
+    """
+
+    path: str = field(kw_only=False)
+
+    def source(self) -> Source[int]:
+        from longvision.data.sources.folder import FolderSource
+
+        return FolderSource(self.path, self.channels, self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParquetData(ClassificationConfig, HoldOutConfig):
+    """A Hugging Face image set in local Parquet files; takes as much memory as the files take on disk.
+
+    Args:
+        path: a folder with train*.parquet and, where they exist, val*.parquet and test*.parquet, or with
+            data/ that holds them; without validation files, a tenth of the training images validates.
+        image_column: the column of encoded images.
+        label_column: the column of class numbers or class names.
+    """
+
+    path: str = field(kw_only=False)
+    image_column: str = "image"
+    label_column: str = "label"
+
+    def source(self) -> Source[int]:
+        from longvision.data.sources.parquet import ParquetSource
+
+        return ParquetSource(self.path, self.channels, self.seed, self.image_column, self.label_column)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskFolderData(DataConfig, HoldOutConfig):
+    """Images with masks in folders, as ADE20K, CamVid and CHASEDB1 have them, or a set of your own.
+
+    Args:
+        path: a folder with images/train and masks/train (or annotations/train), train/images and train/masks, or train
+            and trainannot, the same for val and, where it exists, test; with images and masks alone, of which a tenth
+            validates; or with CHASEDB1's files, of which 18 train, 2 validate and the usual 8 test.
+        classes_file: names and colours of the classes: a JSON, YAML or text file, or ade20k, camvid or chasedb1, which
+            come with the package. When left out, the classes are numbered.
+        reduce_zero_label: value 0 of a mask does not count, value k is class k - 1, as in ADE20K.
+        ignore: the value of a mask's pixels that do not count, beside 255.
+        resize: of an image in evaluation: none as it was taken, short its shorter side to that of size, fit as large
+            as fits into size.
+    """
+
+    path: str = field(kw_only=False)
+    classes_file: str | None = None
+    reduce_zero_label: bool = False
+    ignore: int | None = None
+    size: int | tuple[int, int] = 512
+    batch_size: int = 8
+    resize: DenseResize = "none"
+    augment: DenseAugment = DENSE_AUGMENT
+
+    def input(self) -> InputSpec:
+        return self._input(self.resize)
+
+    def source(self) -> Source[Any]:
+        from longvision.data.sources.mask_folder import MaskFolderSource
+
+        return MaskFolderSource(
+            self.path, self.channels, self.classes_file, self.reduce_zero_label, self.ignore, self.seed
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionConfig(DataConfig):
+    """Images with objects."""
+
+    size: int | tuple[int, int] = 512
+    batch_size: int = 8
+    augment: DetectionAugment = DETECTION_AUGMENT
+
+    def source(self) -> Source[Any]:
+        source = self._source()
+        self.augment.check(source)
+        return source
+
+    def _source(self) -> Source[Any]:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CocoData(DetectionConfig):
+    """Images labelled as COCO's, with masks where every training annotation has a segmentation.
+
+    Args:
+        path: a folder with annotations/instances_train*.json and instances_val*.json, instances_test*.json where it
+            has labels, and the images in folders named as the files: train2017/, or images/train2017/.
+        train: another JSON file and the folder of its images, both relative to `path`.
+        val: the same for the images that validate.
+        test: the same for the images that test.
+    """
+
+    path: str = field(kw_only=False)
+    train: LabelsAndImages | None = None
+    val: LabelsAndImages | None = None
+    test: LabelsAndImages | None = None
+
+    def _source(self) -> Source[Any]:
+        from longvision.data.sources.coco import CocoSource
+
+        return CocoSource(self.path, self.train, self.val, self.test)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocData(DetectionConfig):
+    """Images labelled as Pascal VOC's: boxes without masks. Objects marked difficult are treated as crowds.
+
+    Args:
+        path: a folder, or one with a single such folder in it, that has Annotations/*.xml, JPEGImages/ and
+            ImageSets/Main/train.txt and val.txt, and test.txt where there are labels for it.
+    """
+
+    path: str = field(kw_only=False)
+
+    def _source(self) -> Source[Any]:
+        from longvision.data.sources.voc import VocSource
+
+        return VocSource(self.path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScatteredConfig(DataConfig):
+    """scikit-learn's handwritten digits scattered over textured images: 200 validate, 400 of other writers test.
+
+    Args:
+        pictures: how many images train.
+        seed: another one is another set.
+    """
+
+    size: int | tuple[int, int] = 128
+    channels: Channels = 1
+    batch_size: int = 16
+    pictures: int = 2000
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MostDigitsData(ScatteredConfig):
+    """Scattered digits with the mode as the class: the digit that occurs most often."""
+
+    size: int | tuple[int, int] = 256
+    augment: ClassVar[Augment] = MODE_AUGMENT  # type: ignore[misc]
+
+    def input(self) -> InputSpec:
+        return self._input("crop")
+
+    def source(self) -> Source[int]:
+        from longvision.data.sources.scattered_sets import ScatteredMode
+
+        return ScatteredMode(self.input().size, self.channels, self.pictures, self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScatteredSegmentationData(ScatteredConfig):
+    """Scattered digits with a class for each pixel: background, or the digit that it belongs to."""
+
+    augment: DenseAugment = SCATTERED_SEGMENTATION_AUGMENT
+
+    def input(self) -> InputSpec:
+        return self._input("none")
+
+    def source(self) -> Source[Any]:
+        from longvision.data.sources.scattered_sets import ScatteredSegmentation
+
+        return ScatteredSegmentation(self.input().size, self.channels, self.pictures, self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScatteredDetectionData(ScatteredConfig):
+    """Scattered digits with boxes and masks."""
+
+    augment: DetectionAugment = SCATTERED_DETECTION_AUGMENT
+
+    def source(self) -> Source[Any]:
+        from longvision.data.sources.scattered_sets import ScatteredDetection
+
+        return ScatteredDetection(self.input().size, self.channels, self.pictures, self.seed)

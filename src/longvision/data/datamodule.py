@@ -1,0 +1,103 @@
+"""The Lightning side of every set: its splits, opened once, in batches."""
+
+import os
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from longvision.data.augment import AnyAugment
+from longvision.data.config import LoaderConfig
+from longvision.data.dataset import TransformedSet
+from longvision.data.sources.base import ImageSet, Source
+from longvision.data.transforms.input_spec import InputSpec
+from longvision.errors import UserError
+from longvision.types import DataInfo, Split
+
+MOST_WORKERS = 4
+NEEDED: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ()}
+
+
+class DataModule(LightningDataModule):
+    """Batches of any source's images and labels. What they look like is said by the task's transforms, which `augment`
+    makes.
+
+    Args:
+        source: which images there are, with what labels.
+        input: how an image becomes a model's input.
+        augment: how training images are varied.
+        loader: batch size and worker processes.
+
+    Raises:
+        UserError: `augment` asks for what the source does not have.
+    """
+
+    def __init__(self, source: Source[Any], input: InputSpec, augment: AnyAugment, loader: LoaderConfig) -> None:
+        super().__init__()
+        self.source, self.input, self.augment = source, input, augment
+        self.transforms: Any = augment.transforms(input, source)
+        self.batch_size = loader.batch_size
+        self.workers = min(MOST_WORKERS, os.cpu_count() or 1) if loader.workers is None else loader.workers
+        self.info = DataInfo(source.name, source.classes, input.size, input.channels, source.has_masks, source.palette)
+        self.name, self.classes, self.has_test = source.name, source.classes, source.has_test
+        self.size, self.channels = input.size, input.channels
+        self._opened: dict[Split, ImageSet[Any]] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open what the stage needs, so that a mistake in the files shows before the first step."""
+        everything: tuple[Split, ...] = ("train", "val", "test") if self.has_test else ("train", "val")
+        for split in NEEDED.get(stage or "", everything):
+            self.images(split)
+
+    def images(self, split: Split) -> ImageSet[Any]:
+        """The PIL images of one split with their labels, checked and opened once. Raises UserError for mistakes."""
+        if split not in self._opened:
+            if split == "test" and not self.has_test:
+                raise UserError(f"{self.name} has no test images: add them as test, or use the validation images")
+            self.source.check(split)
+            self._opened[split] = self.source.split(split)
+        return self._opened[split]
+
+    def examples(self, split: Split, count: int) -> list[int]:
+        """At most `count` numbers of images, spread evenly over a split."""
+        rows: list[int] = np.unique(np.linspace(0, len(self.images(split)) - 1, count).astype(int)).tolist()
+        return rows
+
+    def sample(self, split: Split, index: int) -> tuple[Image.Image, Tensor, Any]:
+        """One image, what an evaluated model sees of it (C, H, W), and its label."""
+        image, label = self.images(split)[index]
+        return image, *self.transforms.evaluate(image, label)
+
+    def train_dataloader(self) -> DataLoader:
+        images = len(self.images("train")) // (self.trainer.world_size if self.trainer else 1)
+        if images < self.batch_size:
+            warnings.warn(f"{self.name} has fewer training images than one batch ({self.batch_size})", stacklevel=2)
+        # a last batch of one or two images makes a wild step; a set smaller than a batch has no other
+        return self._loader("train", self.batch_size, shuffle=True, drop_last=images > self.batch_size)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._loader("val", self.transforms.evaluation_batch or self.batch_size)
+
+    def test_dataloader(self) -> DataLoader:
+        return self._loader("test", self.transforms.evaluation_batch or self.batch_size)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return self.transforms.mix(batch) if self.trainer is not None and self.trainer.training else batch
+
+    def _loader(self, split: Split, batch_size: int, **options: Any) -> DataLoader:
+        training = split == "train"
+        dataset = TransformedSet(self.images(split), self.transforms, f"{self.name} ({split})", training)
+        return DataLoader(
+            dataset,
+            batch_size=batch_size,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            collate_fn=dataset.collate,
+            **options,
+        )

@@ -1,0 +1,32 @@
+"""How a set tells what is wrong with it: how many, which, and what to do. A few of many are left out with a warning."""
+
+import warnings
+from collections.abc import Sequence
+
+from longvision.errors import UserError
+
+TOLERATED = 0.01  # share of a set: beyond it, what is left is not the set that was meant
+NAMED = 10
+
+
+def listing(found: Sequence[str], between: str = ", ") -> str:
+    """The first ten."""
+    return between.join(found[:NAMED]) + (f"{between}…" if len(found) > NAMED else "")
+
+
+def refuse(found: Sequence[str], problem: str, remedy: str) -> None:
+    """Raises UserError when something was found: how many, what is wrong, which, and what to do about it."""
+    if found:
+        raise UserError(f"{len(found)} {problem} ({listing(found)}): {remedy}")
+
+
+def refuse_many(found: Sequence[str], total: int, problem: str) -> None:
+    """Warns of things that are left out; raises UserError when they are more than 1 % of all."""
+    if is_too_many(len(found), total):
+        refuse(found, problem, "correct or remove them, they are more than 1 %")
+    if found:
+        warnings.warn(f"{len(found)} {problem} ({listing(found)}): they are left out", stacklevel=3)
+
+
+def is_too_many(bad: int, total: int) -> bool:
+    return bad > TOLERATED * total

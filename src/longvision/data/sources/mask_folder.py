@@ -1,0 +1,155 @@
+"""Images with a class for each pixel, in files: which they are, and whether the masks fit them."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from longvision.data.io.class_files import ClassFile, read_classes
+from longvision.data.io.colours import spread_colours
+from longvision.data.io.images import Channels, read_image, upright_size
+from longvision.data.io.masks import BadMask, MaskReader, read_values
+from longvision.data.io.threads import in_threads
+from longvision.data.problems import NAMED, listing
+from longvision.data.sources.base import Source
+from longvision.data.sources.pairs import ImageAndMask, find_pairs, is_chase
+from longvision.errors import UserError
+from longvision.types import IGNORE, Split
+
+
+class MaskedImages:
+    """Image files with their masks (H, W) uint8; read when they are asked for."""
+
+    def __init__(self, pairs: list[ImageAndMask], reader: MaskReader, channels: Channels) -> None:
+        self.pairs, self.reader, self.channels = pairs, reader, channels
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, np.ndarray]:
+        file, mask = self.pairs[index]
+        if mask is None:
+            raise UserError(f"{file} has no mask: add one, or remove the image")
+        image, mask_HW = read_image(file, self.channels), self.reader.read(mask)
+        if problem := _size_problem(file, (image.height, image.width), mask_HW.shape):
+            raise UserError(problem)
+        return image, mask_HW
+
+    def name(self, index: int) -> str:
+        return os.path.basename(self.pairs[index][0])
+
+
+class MaskFolderSource(Source[np.ndarray]):
+    """The images and masks below `root`, matched by name; no image is opened before a split is asked for.
+
+    A mask is called as its image, or goes on after its name (street.jpg, street_mask.png). Where nothing validates, a
+    tenth of the training images, drawn with `seed`, does. A test folder without masks is not used.
+
+    Args:
+        root: see `pairs.LAYOUTS`.
+        channels: 1 for grey, 3 for colour.
+        classes_file: see `palette.read_classes`. When left out, all masks are read once and the classes are called
+            class 0, class 1, … up to the highest value found; masks of 0 and 255 alone show class 0 and class 1.
+        reduce_zero_label: value 0 of a mask does not count, value k is class k - 1, as in ADE20K.
+        ignore: the value of a mask's pixels that do not count, beside 255; as the class file says when left out.
+        seed: draws the images that validate where no folder holds them.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        channels: Channels = 3,
+        classes_file: str | None = None,
+        reduce_zero_label: bool = False,
+        ignore: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.root, self.name, self.channels = Path(root), str(root), channels
+        self.pairs = find_pairs(self.root, seed)
+        self.has_test = "test" in self.pairs
+        ignored = () if ignore is None else (_grey_value(ignore),)
+        if classes_file is None:
+            masks = [mask for pairs in self.pairs.values() for _, mask in pairs if mask]
+            named = _unnamed(masks, ignored, reduce_zero_label, self.root)
+        else:
+            named = read_classes(classes_file)
+        self.classes, self.palette = named.classes, named.palette
+        self.reader = MaskReader(
+            len(named.classes),
+            tuple(named.palette) if named.coloured else (),
+            ignored or named.ignore,
+            reduce_zero_label,
+            named.binary or (classes_file is None and is_chase(self.root)),
+        )
+
+    def split(self, split: Split) -> MaskedImages:
+        return MaskedImages(self.pairs[split], self.reader, self.channels)
+
+    def check(self, split: Split) -> None:
+        """Read every mask and the size of every image."""
+        pairs = self.pairs[split]
+        found = in_threads(self._problem_or_classes, pairs)
+        if problems := [problem for problem in found if isinstance(problem, str)]:
+            raise UserError(
+                f"{len(problems)} of {len(pairs)} images of {self.root} ({split}) cannot be used: "
+                f"{listing(problems, '; ')}"
+            )
+        shown: set[int] = set().union(*(classes for classes in found if isinstance(classes, set)))
+        if split == "train" and len(shown) < 2:
+            only = ", ".join(self.classes[number] for number in shown) or "pixels to ignore"
+            raise UserError(
+                f"the training masks of {self.root} show only {only}: expected two classes or more; where 255 is a "
+                'class and not ignored, give a classes_file with "binary": true'
+            )
+
+    def _problem_or_classes(self, pair: ImageAndMask) -> str | set[int]:
+        """What is wrong with an image, or the classes in it."""
+        file, mask = pair
+        if mask is None:
+            return f"{file} has no mask"
+        size = upright_size(file)
+        if size is None:
+            return f"{file} is not an image"
+        try:
+            mask_HW = self.reader.read(mask)
+        except BadMask as error:
+            return str(error)
+        problem = _size_problem(file, size, mask_HW.shape)
+        return problem or set(np.flatnonzero(np.bincount(mask_HW.ravel(), minlength=256)[:IGNORE]).tolist())
+
+
+def _unnamed(masks: list[str], ignored: tuple[int, ...], reduce_zero_label: bool, root: Path) -> ClassFile:
+    """Numbered classes, as many as the values of the masks ask for."""
+    values = set().union(*in_threads(_grey_values, masks)) - set(ignored)
+    binary = is_chase(root) or values == {0, 255}
+    highest = 1 if binary else max(values - {IGNORE}, default=0) - reduce_zero_label
+    if not 1 <= highest < IGNORE:
+        some = ", ".join(map(str, sorted(values)[:NAMED])) or "no value"
+        raise UserError(f"the masks of {root} hold {some}: give a classes_file that says what the values mean")
+    count = highest + 1
+    return ClassFile([f"class {number}" for number in range(count)], spread_colours(count), binary=binary)
+
+
+def _grey_values(mask: str) -> set[int]:
+    try:
+        values = read_values(mask)
+    except BadMask:  # `check` tells of it
+        return set()
+    if values.ndim == 3:
+        if (values != values[:, :, :1]).any():
+            raise UserError(f"{mask} is in colour: give a classes_file with the colour of each class")
+        values = values[:, :, 0]
+    return set(np.unique(values).tolist())
+
+
+def _grey_value(ignore: int) -> int:
+    if not 0 <= ignore <= 65535:
+        raise UserError(f"ignore {ignore}: expected a value of masks, 0 to 65535")
+    return ignore
+
+
+def _size_problem(file: str, image: tuple[int, ...], mask: tuple[int, ...]) -> str | None:
+    if image == mask:
+        return None
+    return f"{file} is {image[1]} wide and {image[0]} high, its mask {mask[1]} wide and {mask[0]} high"

@@ -1,0 +1,159 @@
+"""From an image to what a model sees: one deterministic way, stored beside the weights in plain numbers.
+
+Loads no torch: a wrong size is told before it.
+"""
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+
+from PIL import Image
+
+from longvision.data.io.images import Channels, as_channels
+from longvision.errors import UserError
+from longvision.types import Size
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Resize = Literal["crop", "none", "short", "fit"]
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """How an image becomes a model's input.
+
+    Args:
+        size: height and width of a training image, pixels; where `resize` is "crop", of every image.
+        channels: 1 for grey, 3 for colour.
+        mean: mean of each channel on the scale 0..1; ImageNet's when empty.
+        std: standard deviation of each channel; ImageNet's when empty.
+        resize: of an image in evaluation. "crop": it covers size / crop, of which the centre is kept. "none": as it was
+            taken. "short": its shorter side becomes that of `size`. "fit": as large as fits into `size`.
+        crop: the centre of the image that "crop" keeps, as a share of its shorter side.
+        interpolation: "bicubic", "bilinear", "nearest", "lanczos", "box" or "hamming"; when empty, bicubic for "crop"
+            and bilinear for the others.
+
+    Raises:
+        UserError: values that no model can use.
+    """
+
+    size: Size
+    channels: Channels = 3
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    resize: Resize = "crop"
+    crop: float = 0.875
+    interpolation: str = ""
+
+    def __post_init__(self) -> None:
+        if self.channels not in (1, 3):
+            raise UserError(f"channels {self.channels}: images are read in 1 channel (grey) or 3 (colour)")
+        # JSON and YAML have lists only; a frozen dataclass must stay hashable
+        self._set("size", _numbers("size", self.size))
+        self._set("mean", _numbers("mean", self.mean) or _imagenet(IMAGENET_MEAN, self.channels))
+        self._set("std", _numbers("std", self.std) or _imagenet(IMAGENET_STD, self.channels))
+        self._set("interpolation", self.interpolation or ("bicubic" if self.resize == "crop" else "bilinear"))
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise UserError(f"size {self.size}: expected (height, width), both at least 1")
+        for word, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channels:
+                raise UserError(f"{word} has {len(values)} values: expected one a channel, {self.channels}")
+        if min(self.std) <= 0:
+            raise UserError(f"std {self.std}: expected values above 0, the image is divided by them")
+        if self.resize not in get_args(Resize):
+            raise UserError(f"resize {self.resize!r} is unknown: choose {', '.join(get_args(Resize))}")
+        if not 0 < self.crop <= 1:
+            raise UserError(f"crop {self.crop}: expected a share of the image, above 0 and at most 1")
+        if self.interpolation not in INTERPOLATIONS:
+            raise UserError(f"interpolation {self.interpolation!r}: expected one of {', '.join(INTERPOLATIONS)}")
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Self:
+        """The inverse of `dataclasses.asdict`, also after a way through JSON. Raises UserError for anything else."""
+        known = [field.name for field in fields(cls)]
+        if not isinstance(values, dict) or "size" not in values:
+            raise UserError("preprocessing needs a size: add the height and width of the model's input")
+        if unknown := sorted(set(values) - set(known)):
+            raise UserError(f"preprocessing has no {', '.join(unknown)}: expected {', '.join(known)}")
+        return cls(**values)
+
+    @property
+    def resampling(self) -> Image.Resampling:
+        return INTERPOLATIONS[self.interpolation]
+
+    def evaluated_size(self, height: int, width: int) -> Size:
+        """Height and width to which an image of that size is resized in evaluation, before any crop."""
+        if self.resize == "none":
+            return height, width
+        if self.resize == "crop":
+            return _cover(height, width, *(int(side / self.crop) for side in self.size))
+        if self.resize == "short":
+            scale = min(self.size) / min(height, width)
+        else:
+            scale = min(self.size[0] / height, self.size[1] / width)
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+    def evaluated(self, image: Image.Image) -> "Tensor":
+        """An image as an evaluated model sees it: normalised float32 (C, H, W)."""
+        image = as_channels(image, self.channels)
+        if self.resize == "crop":
+            image = self._without_far_ends(image)
+        size = self.evaluated_size(image.height, image.width)
+        if size != (image.height, image.width):
+            image = image.resize(size[::-1], self.resampling)
+        return self.normalised(_centre(image, *self.size) if self.resize == "crop" else image)
+
+    def _without_far_ends(self, image: Image.Image) -> Image.Image:
+        """Cut a strip to 8 times the input's proportions: whole, 1 x 20,000 pixels grow into gigabytes."""
+        height, width = (int(side / self.crop) for side in self.size)
+        return _centre(
+            image, min(image.height, -(-8 * image.width * height // width)),
+            min(image.width, -(-8 * image.height * width // height)),
+        )  # fmt: skip
+
+    def normalised(self, image: "Image.Image | Tensor") -> "Tensor":
+        """A PIL image, or a tensor (C, H, W) of bytes, -> normalised float32 (C, H, W) of the same size."""
+        import torch
+        from torchvision.transforms.v2 import functional as F
+
+        x_CHW = F.pil_to_tensor(image) if isinstance(image, Image.Image) else image
+        x_CHW = F.to_dtype(x_CHW, torch.float32, scale=True)
+        return F.normalize(x_CHW, list(self.mean), list(self.std)).as_subclass(torch.Tensor)
+
+
+def _cover(height: int, width: int, tall: int, wide: int) -> Size:
+    """The smallest size that covers (tall, wide), proportions kept; for a square as torchvision's `Resize(side)`."""
+    if width * tall <= height * wide:
+        return height * wide // width, wide
+    return tall, width * tall // height
+
+
+def _centre(image: Image.Image, height: int, width: int) -> Image.Image:
+    """The centre of an image at least as large, as torchvision's `CenterCrop` cuts it."""
+    if (image.height, image.width) == (height, width):
+        return image
+    top, left = round((image.height - height) / 2), round((image.width - width) / 2)
+    return image.crop((left, top, left + width, top + height))
+
+
+def _imagenet(values: tuple[float, ...], channels: Channels) -> tuple[float, ...]:
+    return values if channels == 3 else (sum(values) / 3,)
+
+
+def _numbers(word: str, values: Any) -> tuple[Any, ...]:
+    if not isinstance(values, list | tuple) or not all(isinstance(value, int | float) for value in values):
+        raise UserError(f"{word} {values!r}: expected a list of numbers")
+    return tuple(values)

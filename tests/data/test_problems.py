@@ -1,0 +1,28 @@
+import warnings
+
+import pytest
+
+from longvision.data.problems import listing, refuse, refuse_many
+from longvision.errors import UserError
+
+NAMES = [str(number) for number in range(12)]
+
+
+def test_ten_are_named():
+    assert listing(NAMES[:10]) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
+    assert listing(NAMES, "; ") == "0; 1; 2; 3; 4; 5; 6; 7; 8; 9; …"
+
+
+def test_what_was_found_is_refused():
+    refuse([], "boxes are wrong", "correct them")
+    with pytest.raises(UserError, match=r"^12 boxes are wrong \(0, 1, .*9, …\): correct them$"):
+        refuse(NAMES, "boxes are wrong", "correct them")
+
+
+def test_few_are_left_out_and_many_refused():
+    with warnings.catch_warnings(action="error"):
+        refuse_many([], 100, "of 100 files are not images")
+    with pytest.warns(UserWarning, match=r"^12 of 1200 files are not images \(0, 1, .*9, …\): they are left out$"):
+        refuse_many(NAMES, 1200, "of 1200 files are not images")
+    with pytest.raises(UserError, match=r"^12 of 1199 files are not images \(0, .*…\): .* 1 %"):
+        refuse_many(NAMES, 1199, "of 1199 files are not images")
