@@ -57,6 +57,16 @@ def _exists(path: Path) -> ExistingFileError:
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What was written beside the tensors of a safetensors file, without reading those; {} for a file of others.
 
+    Raises as `opened_weights`.
+    """
+    with opened_weights(path, "np") as (_, metadata):
+        return metadata
+
+
+@contextmanager
+def opened_weights(path: str | os.PathLike[str], framework: str) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """A safetensors file, opened to give tensors of a framework ("pt", "np"), and what was written beside them.
+
     Raises:
         MissingFileError: no such file.
         UserError: no safetensors file, or metadata that is not what we write (the key that is wrong).
@@ -66,17 +76,21 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not Path(path).is_file():
         raise MissingFileError(f"{path} is not a file: expected weights (.safetensors)")
     try:
-        with safetensors.safe_open(path, "np") as file:
-            text = (file.metadata() or {}).get(METADATA_KEY, "{}")
-        metadata = json.loads(text)
+        file = safetensors.safe_open(path, framework)
+        metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
     except (safetensors.SafetensorError, json.JSONDecodeError) as error:
         raise UserError(f"{path} is not a safetensors file that can be read: {error}") from error
+    with file:
+        _check_metadata(metadata, path)
+        yield file, metadata
+
+
+def _check_metadata(metadata: Any, path: str | os.PathLike[str]) -> None:
     if not isinstance(metadata, dict):
-        raise UserError(f"{path}: its metadata is {text[:60]}, expected a JSON object")
+        raise UserError(f"{path}: its metadata is {json.dumps(metadata)[:60]}, expected a JSON object")
     for key, (is_right, expected) in _KNOWN.items():
         if key in metadata and not is_right(metadata[key]):
             raise UserError(f"{path}: its metadata has {key}={json.dumps(metadata[key])[:60]}, expected {expected}")
-    return metadata
 
 
 def _is_count(value: Any) -> bool:

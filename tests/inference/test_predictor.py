@@ -6,7 +6,7 @@ import types
 
 import numpy as np
 import pytest
-import safetensors
+import safetensors.torch
 import torch
 from PIL import Image
 
@@ -311,7 +311,10 @@ def test_weights_of_another_model_or_task(tmp_path):
 def test_its_file_is_opened_once(written, monkeypatch):
     _, path = written("classification")
     opened, safe_open = [], safetensors.safe_open
-    monkeypatch.setattr(safetensors, "safe_open", lambda *words: opened.append(words) or safe_open(*words))
+    for module in (safetensors, safetensors.torch):
+        monkeypatch.setattr(
+            module, "safe_open", lambda *words, **more: opened.append(words) or safe_open(*words, **more)
+        )
     Predictor(path, "cpu")
     assert len(opened) == 1
 

@@ -22,7 +22,7 @@ from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from longvision.errors import MissingFileError, UserError
-from longvision.files import METADATA_KEY, read_metadata, written_beside
+from longvision.files import METADATA_KEY, opened_weights, written_beside
 from longvision.layers import ClassToken, ClassTokens, resample_pos_embed
 
 Weights = dict[str, Tensor]
@@ -55,9 +55,7 @@ def restore_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     fill_weights(model, *read_weights(path), path)
 
 
-def fill_weights(
-    model: nn.Module, weights: Weights, metadata: dict[str, Any], path: str | os.PathLike[str]
-) -> None:
+def fill_weights(model: nn.Module, weights: Weights, metadata: dict[str, Any], path: str | os.PathLike[str]) -> None:
     """As `restore_weights`, with what was read already; `path` is for messages."""
     if hasattr(model, "tokens"):
         weights = fit_positions(weights, model, metadata)
@@ -89,11 +87,10 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[Weights, dict[str, Any]]
     if not path.is_file():
         raise MissingFileError(f"{path} is not a file: expected a checkpoint (.safetensors, .pth)")
     if path.suffix == ".safetensors":
-        metadata = read_metadata(path)
-        weights = safetensors.torch.load_file(path)
+        with opened_weights(path, "pt") as (file, metadata):
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 it is no dictionary
     else:
-        metadata = {}
-        weights = _read_pickle(path)
+        weights, metadata = _read_pickle(path), {}
     weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
     if not weights or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
         raise UserError(f"{path} holds no weights: expected tensors by name, under 'model' or at the top")
