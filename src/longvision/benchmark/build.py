@@ -3,7 +3,6 @@
 import contextlib
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from longvision.errors import UserError
 from longvision.heads.detection import create_detector
 from longvision.heads.segmentation import create_segmenter
 from longvision.layers.mixer import VimMixer
-from longvision.models.backbone import backbone_of
+from longvision.models.backbone import checkpoint_activations, create_sized
 from longvision.ops.common import choose_backend
 from longvision.types import Target
 
@@ -30,10 +29,7 @@ def create(name: str, size: int, head: str = "") -> nn.Module:
         # Random weights are sure of nothing: at the usual 0.05 there is no object, and the masks would cost nothing.
         detector.roi_heads.score_thresh = 0.0
         return detector
-    try:
-        return timm.create_model(name, img_size=(size, size))
-    except TypeError:  # convolutional models take no img_size
-        return timm.create_model(name)
+    return create_sized(name, (size, size))
 
 
 def materialise_attention(model: nn.Module) -> None:
@@ -50,8 +46,8 @@ def materialise_attention(model: nn.Module) -> None:
 
 def checkpoint_blocks(model: nn.Module) -> bool:
     """Recompute each block in the backward pass instead of saving its activations; -> whether the model can."""
-    with contextlib.suppress(AssertionError, AttributeError, NotImplementedError):  # as timm's models refuse it
-        (backbone_of(model) or model).set_grad_checkpointing(True)  # type: ignore[operator]
+    with contextlib.suppress(UserError):
+        checkpoint_activations(model)
         return True
     return False
 

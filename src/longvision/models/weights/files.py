@@ -163,7 +163,7 @@ def _grid(patches: int, model: Any, metadata: dict[str, Any]) -> tuple[int, int]
 
 
 def _fit_input(weights: Weights, model: Any) -> None:
-    name = "patch_embed.proj.weight"
+    name = getattr(model, "pretrained_cfg", {}).get("first_conv", "patch_embed.proj") + ".weight"
     if name in weights and weights[name].ndim == 4 and weights[name].shape[1] == 3 != model.in_chans:
         weights[name] = adapt_input_conv(model.in_chans, weights[name])
 

@@ -1,0 +1,217 @@
+"""What timm's own tests ask of every model in its registry, asked of all of ours, and of two that are added here.
+
+After tests/test_models.py of timm 1.0.31; at a small size, since the code is the same.
+"""
+
+import copy
+import pickle
+
+import pytest
+import timm
+import torch
+from timm.layers import create_feature_extractor
+from timm.models import FeatureInfo
+from timm.optim import create_optimizer_v2
+
+from longvision.errors import UserError
+from longvision.models import NAMES
+from longvision.models.backbone import create_backbone
+from longvision.models.weights.files import save_weights
+from longvision.types import PackedImages
+from support import backbones  # noqa: F401 registers its two
+
+ADDED = ["tiny_transformer_patch4_16", "tiny_maps_16"]
+EVERY = pytest.mark.parametrize("name", NAMES + ADDED)
+
+
+def small(name, **options):
+    """As a user would make it."""
+    if name == "tiny_maps_16":
+        return timm.create_model(name, **options)
+    side = 16 if "patch4" in name else 64
+    return timm.create_model(name, **{"depth": 3, "embed_dim": 16, "img_size": side, **options})
+
+
+def image_for(name, batch=2, channels=3):
+    return torch.randn(batch, channels, *([16, 16] if name in ADDED or "patch4" in name else [64, 64]))
+
+
+@EVERY
+@torch.no_grad()
+def test_forward(name):
+    model, image = small(name).eval(), image_for(name)
+    logits = model(image)
+    assert logits.shape == (2, model.num_classes) and logits.isfinite().all()
+    model.set_grad_checkpointing()
+    assert torch.equal(model(image), logits)
+
+
+@EVERY
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_backward(name, checkpointing):
+    model = small(name, num_classes=42).train()
+    model.set_grad_checkpointing(checkpointing)
+    logits = model(image_for(name))
+    logits.mean().backward()
+    assert logits.shape == (2, 42)
+    assert [key for key, p in model.named_parameters() if p.grad is None] == []
+
+
+@EVERY
+@torch.no_grad()
+def test_features_head_and_classifier(name):
+    model, image = small(name).eval(), image_for(name)
+    assert model.num_features > 0 and model.head_hidden_size > 0
+    features = model.forward_features(image)
+    pooled = model.forward_head(features, pre_logits=True)
+    assert features.shape[-1] == model.num_features and pooled.shape == (2, model.head_hidden_size)
+    assert torch.equal(model.forward_head(features), model(image))
+    assert torch.equal(model.get_classifier()(pooled), model(image))
+
+    pool = model.global_pool
+    model.reset_classifier(7)
+    assert model(image).shape == (2, 7) and model.num_classes == model.get_classifier().out_features == 7
+    model.reset_classifier(0)
+    assert model.num_classes == 0 and model.global_pool == pool and torch.equal(model(image), pooled)
+    model.reset_classifier(0, "avg")
+    assert model.global_pool == "avg" and model(image).shape == pooled.shape
+    model.reset_classifier(0, "")
+    assert model.global_pool == "" and torch.equal(model(image), features)
+    assert small(name, num_classes=0).eval()(image).shape == pooled.shape
+    bare = small(name, num_classes=0, global_pool="").eval()
+    assert torch.equal(bare(image), bare.forward_features(image))
+
+
+@EVERY
+def test_the_configuration_names_its_layers(name):
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    cfg, names = model.pretrained_cfg, model.state_dict().keys()
+    assert cfg["classifier"] + ".weight" in names and cfg["first_conv"] + ".weight" in names
+    assert cfg["num_classes"] == model.num_classes and model.default_cfg is cfg
+    assert all(p.is_meta for p in model.parameters())
+    assert model(torch.empty(1, *cfg["input_size"], device="meta")).shape == (1, model.num_classes)
+
+
+@EVERY
+@torch.no_grad()
+def test_features_only(name):
+    model, image = small(name, features_only=True, feature_cls="getter").eval(), image_for(name)
+    maps = model(image)
+    assert len(maps) == len(model.feature_info.channels()) == 3
+    for map_BCHW, channels, stride in zip(maps, model.feature_info.channels(), model.feature_info.reduction()):
+        assert map_BCHW.shape[:2] == (2, channels) and map_BCHW.isfinite().all()
+        assert all(n - side / stride <= 1 for n, side in zip(map_BCHW.shape[2:], image.shape[2:]))
+    chosen = small(name, features_only=True, out_indices=(0, -1))
+    assert [len(chosen(image)), chosen.feature_info.module_name()[0][-1]] == [2, "0"]
+
+
+@EVERY
+@torch.no_grad()
+def test_forward_intermediates(name):
+    model, image = small(name).eval(), image_for(name)
+    info = FeatureInfo(model.feature_info, len(model.feature_info))
+    final, maps = model.forward_intermediates(image, output_fmt="NCHW")
+    assert [map_BCHW.shape[1] for map_BCHW in maps] == info.channels() and len(maps) == 3
+    assert torch.equal(final, model.forward_features(image))
+    tokens = model.forward_intermediates(image, output_fmt="NLC", intermediates_only=True)
+    assert all(torch.equal(map_BCHW.flatten(2).mT, x_BMD) for map_BCHW, x_BMD in zip(maps, tokens, strict=True))
+    early = model.forward_intermediates(image, indices=[0], stop_early=True, intermediates_only=True)
+    assert torch.equal(early[0], maps[0])
+    with pytest.raises(ValueError, match="NHWC"):
+        model.forward_intermediates(image, output_fmt="NHWC")
+    model.set_grad_checkpointing()
+    assert torch.equal(model.forward_intermediates(image)[0], final)
+
+
+@EVERY
+@torch.no_grad()
+def test_prune_intermediate_layers(name):
+    model, image = small(name).eval(), image_for(name)
+    maps = model.forward_intermediates(image, intermediates_only=True)
+    assert model.prune_intermediate_layers([0, 1], prune_norm=True) == [0, 1]
+    assert isinstance(model.get_classifier(), torch.nn.Identity)
+    pruned = model.forward_intermediates(image, indices=[0, 1], intermediates_only=True)
+    assert all(torch.equal(a, b) for a, b in zip(pruned, maps[:2], strict=True))
+
+
+@EVERY
+def test_extraction_by_fx(name):
+    """Bit for bit what the model computes, and every parameter gets a gradient."""
+    model, image = small(name, num_classes=4).eval(), image_for(name)
+    graph = create_feature_extractor(model, ["head"])
+    assert torch.equal(graph(image)["head"], model(image))
+    graph.train()(image)["head"].mean().backward()
+    assert [key for key, p in graph.named_parameters() if p.grad is None] == []
+
+
+@EVERY
+def test_what_raises(name):
+    with pytest.raises(TypeError, match="no_such_argument"):
+        small(name, no_such_argument=1)
+    for pool in ("map", "no such pool", "avgmax"):
+        with pytest.raises(UserError, match=pool):
+            small(name, global_pool=pool)
+        with pytest.raises(UserError, match=pool):
+            small(name).reset_classifier(3, pool)
+    if name in ADDED:
+        with pytest.raises(UserError, match=name):
+            small(name)(PackedImages.from_images([torch.zeros(3, 16, 16)], 4))
+
+
+@EVERY
+@torch.no_grad()
+def test_weights_from_a_file(name, tmp_path):
+    """For one channel, another number of classes and none, and with features_only."""
+    source, path = small(name, num_classes=6), tmp_path / "weights.safetensors"
+    save_weights(source, path)
+    made = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(path), "num_classes": 6}}
+    same = small(name, **made, num_classes=6).state_dict()
+    assert same.keys() == source.state_dict().keys()
+    assert all(torch.equal(same[key], tensor) for key, tensor in source.state_dict().items())
+    for classes in (5, 0):
+        grey = small(name, **made, in_chans=1, num_classes=classes).eval()
+        assert grey(image_for(name, channels=1)).shape[0] == 2 and grey.num_classes == classes
+        assert torch.equal(grey._blocks()[0].state_dict().popitem()[1], source._blocks()[0].state_dict().popitem()[1])
+    assert len(small(name, **made, features_only=True)(image_for(name))) == 3
+
+
+@EVERY
+@torch.no_grad()
+def test_copies(name):
+    model, image = small(name, in_chans=1).eval(), image_for(name, channels=1)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(other(image), model(image))
+    assert set(model.state_dict()) == {key for key, _ in model.named_parameters()}
+
+
+@EVERY
+def test_layers_for_optimisers(name):
+    """Each parameter once; a block learns faster than what stands before it."""
+    model = small(name)
+    assert model.no_weight_decay() <= {key for key, _ in model.named_parameters()}
+    groups = create_optimizer_v2(model, "adamw", lr=1.0, layer_decay=0.5).param_groups
+    scales = [group["lr_scale"] for group in groups for _ in group["params"]]
+    assert len(scales) == len(list(model.parameters()))
+    of = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
+    stem, head = next(model.patch_embed.parameters()), model.get_classifier().weight
+    blocks = [next(block.parameters()) for block in model._blocks()]
+    rates = [of[id(p)] for p in (stem, *blocks, head)]
+    assert rates == sorted(set(rates)) and rates[-1] == 1
+
+
+@EVERY
+@torch.no_grad()
+def test_another_size(name):
+    model = small(name).eval()
+    image = torch.nn.functional.pad(image_for(name), (0, image_for(name).shape[3], 0, 0))
+    logits = model(image)
+    assert logits.shape == (2, model.num_classes)
+    if hasattr(model, "set_input_size"):
+        model.set_input_size(tuple(image.shape[2:]))
+        assert torch.equal(model(image), logits)
+
+
+def test_a_backbone_added_has_a_name_for_commands_too():
+    assert create_backbone("tiny_transformer_patch4_16", 2, 1, (16, 24)).grid == (4, 6)
+    assert create_backbone("tiny_maps_16", 2, 1, (16, 24)).num_classes == 2
