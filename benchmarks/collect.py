@@ -1,6 +1,7 @@
 """The rows of `longvision benchmark` that the documentation quotes: results/{models,ops}.csv here, and its charts.
 
 Run: python benchmarks/collect.py FOLDER..., with the folders that the command made; what they hold replaces the rows.
+Without folders the charts alone are drawn anew.
 """
 
 import csv
@@ -16,7 +17,7 @@ LINES = ("vim_tiny_patch16_224", "deit_tiny_patch16_224")  # over all sizes; the
 
 
 def main(folders: list[Path]) -> None:
-    for name in ("models.csv", "ops.csv"):
+    for name in ("models.csv", "ops.csv") if folders else ():
         rows = [row for folder in folders if (folder / name).exists() for row in read(folder / name)]
         with (ROOT / "benchmarks/results" / name).open("w", newline="") as file:
             columns = dict.fromkeys(column for row in rows for column in row)  # older folders have fewer

@@ -60,8 +60,7 @@ class ModelsBenchmark:
         name, _, form = label.partition("+")
         size, macs = fitting_size(name, requested, plan.head)
         checkpoint = plan.checkpoint and can_checkpoint(name, plan.head)
-        sizes, options = (requested, size, plan.batch), (plan.dtype, self.device, plan.head, checkpoint)
-        case = Case(name, form, plan.mode, *sizes, *options)
+        case = Case(name, form, plan.mode, requested, size, plan.batch, plan.dtype, self.device, plan.head, checkpoint)
         for before in self.results:
             if before.case.label == label and before.status.startswith((OUT_OF_MEMORY, OVER_BUDGET, "killed")):
                 return Result(case, f"skipped: {before.status.split(':')[0]} at {before.case.requested}", macs)

@@ -1,0 +1,68 @@
+"""Each number in the tables of docs/benchmarks.md stands in a row of benchmarks/results."""
+
+import csv
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def rows(name):
+    with (ROOT / "benchmarks/results" / name).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def cells(header):
+    """The lines of all tables whose header begins so, as lists of words; `~` marks ratios of first calls."""
+    text = (ROOT / "docs/benchmarks.md").read_text()
+    tables = re.findall(rf"^\| {re.escape(header)}.*\n\|[-|]+\n((?:\|.*\n)+)", text, re.MULTILINE)
+    lines = [line for table in tables for line in table.splitlines()]
+    return [[cell.strip(" `~").replace(",", "") for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_models():
+    measured = {
+        (
+            int(row["requested"]),
+            row["model"] + (f"+{row['form']}" if row["form"] else "") + ("` checkpointed" if row["checkpoint"] else ""),
+            round(float(row["ms_median"])),
+            *(float(row[name]) for name in ("time_ratio", "peak_mb", "memory_ratio")),
+        )
+        for row in rows("models.csv")
+    }
+    found = cells("image | model")
+    assert len(found) > 30
+    for size, model, ms, time_ratio, memory, memory_ratio in found:
+        line = int(size.strip("²")), model, int(ms), float(time_ratio), float(memory), float(memory_ratio)
+        assert line in measured, line
+
+
+def test_models_under_a_head():
+    words = {"FPN": "fpn", "Cascade Mask R-CNN": "cascade", "inference": "infer", "training step": "train"}
+    by_key = {(row["head"], row["mode"], row["requested"], row["model"]): row for row in rows("models.csv")}
+    text = (ROOT / "docs/benchmarks.md").read_text()
+    found = re.findall(
+        r"^\| (.+), (.+), (\d+)² \| ([\d,]+) \| ([\d,]+) \| ([\d.]+) \| ([\d.]+) \|$", text, re.MULTILINE
+    )
+    assert len(found) == 7
+    for head, mode, size, vim_ms, deit_ms, time_ratio, memory_ratio in found:
+        vim, deit = (
+            by_key[words[head], words[mode], size, name] for name in ("vim_tiny_patch16_224", "deit_tiny_patch16_224")
+        )
+        for row, ms in ((vim, vim_ms), (deit, deit_ms)):
+            assert round(float(row["ms_median"])) == int(ms.replace(",", ""))
+        assert f"{float(vim['time_ratio']):.2f}" == time_ratio
+        assert f"{float(vim['memory_ratio']):.2f}" == memory_ratio
+
+
+def test_operators():
+    measured = {
+        (row["tokens"], row["backend"], *(float(row[name]) for name in ("products_ratio", "reference_ratio"))): float(
+            row["ms_median"]
+        )
+        for row in rows("ops.csv")
+    }
+    found = cells("tokens | backend")
+    assert len(found) > 10
+    for tokens, backend, ms, products_ratio, reference_ratio in found:
+        assert f"{measured[tokens, backend, float(products_ratio), float(reference_ratio)]:.3g}" == ms
