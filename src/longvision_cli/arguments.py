@@ -34,7 +34,8 @@ class ArgumentParser(argparse.ArgumentParser):
             return
         name = unknown[0].split("=")[0]
         if name.startswith("-"):
-            raise UserError(f"unknown option {name}: {did_you_mean(name, [*self.options, *more])}")
+            near = did_you_mean(name, [*self.options, *more], otherwise="--help lists those there are")
+            raise UserError(f"unknown option {name}: {near}")
         raise UserError(f"{name!r} is one argument too many: options are written --name VALUE")
 
 

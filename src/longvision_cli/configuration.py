@@ -47,9 +47,6 @@ class Configuration:
         with user_paths(), path.open("x", encoding="utf-8") as file:
             yaml.safe_dump(plain(self), file, sort_keys=False, allow_unicode=True)
 
-    def build_data(self) -> Any:
-        return self.data.build()
-
     def build_task(self, info: DataInfo, weights_follow: bool = False) -> Any:
         """The task for this data. With `weights_follow` a checkpoint fills the model, and what it was pretrained with
         is not needed again."""
@@ -180,5 +177,5 @@ def _put(
             raise UserError(
                 f"{where}{dashes}{name}: this source makes its own images; for yours choose another --source"
             )
-        near = did_you_mean(f"{dashes}{name}", [f"{dashes}{key}" for key in keys], cutoff=0.7)
+        near = did_you_mean(f"{dashes}{name}", [f"{dashes}{key}" for key in keys], 0.7, "--help lists those there are")
         raise UserError(f"{where}{dashes}{name} is unknown: {near}")

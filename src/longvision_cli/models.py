@@ -1,8 +1,11 @@
 """`longvision models`: what there is, and what each costs at a size."""
 
+import fnmatch
 import re
 
+from longvision.errors import UserError
 from longvision_cli.arguments import ArgumentParser
+from longvision_cli.model_names import model_names
 
 
 def run(arguments: list[str]) -> int:
@@ -16,6 +19,9 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--size", metavar="PIXELS", help="of the image: 512, or 480x640; default: each model's own")
     options = parser.parse_args(arguments)
     size = _size(options.size)
+    if options.pattern and not fnmatch.filter(model_names(), options.pattern):
+        near = f"*{options.pattern.strip('*')}*"
+        raise UserError(f"no model's name fits {options.pattern!r}: try {near!r}")
 
     import timm
 
@@ -23,8 +29,6 @@ def run(arguments: list[str]) -> int:
     from longvision.models.cost import measure_cost
 
     names = timm.list_models(options.pattern) if options.pattern else NAMES
-    if not names:
-        raise ValueError(f"no model's name fits {options.pattern!r}: try {'*' + options.pattern.strip('*') + '*'!r}")
     width = max(len(name) for name in names)
     print(f"{'model':<{width}}  {'parameters':>12}  {'size':>9}  {'GMACs':>9}  scan's share")
     for name in names:
@@ -47,7 +51,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
         return None
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
     if not match or not int(match[1]) or match[2] == "0":
-        raise ValueError(f"--size {text!r} is no size: expected pixels, such as 512 or 480x640 (height x width)")
+        raise UserError(f"--size {text!r} is no size: expected pixels, such as 512 or 480x640 (height x width)")
     return int(match[1]), int(match[2] or match[1])
 
 

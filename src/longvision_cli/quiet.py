@@ -6,22 +6,13 @@ import sys
 import warnings
 from typing import Any
 
-NOT_FOR_USERS = (
-    "does not have many workers",
+# Each is true of every run of ours and says nothing about this one.
+OF_EVERY_RUN = (
+    "does not have many workers",  # small sets load fastest in the main process
     "is smaller than the logging interval",
+    "Checkpoint directory .* exists and is not empty",  # a run that goes on
+    "The dirpath has changed",  # and was moved
     "LeafSpec",
-    "Checkpoint directory",
-    "The dirpath has changed",
-    "tensorboardX",
-    "`self.log",
-    "You're resuming from a checkpoint that ended before",
-    "pkg_resources",
-    "This DataLoader will create",
-    "could not find the monitored key",
-    "Detected pickle protocol",
-    "lr_scheduler.step",
-    "Found .* module\\(s\\) in eval mode",
-    "Trying to infer the `batch_size`",
 )
 
 
@@ -30,10 +21,10 @@ def quiet() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    for text in NOT_FOR_USERS:
+    for text in OF_EVERY_RUN:
         warnings.filterwarnings("ignore", message=f".*{text}")
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
-    warnings.filterwarnings("ignore", category=FutureWarning)
+    for category in (DeprecationWarning, FutureWarning):  # for those who call a library
+        warnings.filterwarnings("ignore", category=category)
     warnings.showwarning = _one_line
 
 

@@ -1,10 +1,12 @@
 """`longvision train`: from a recipe and dotted overrides to a run's folder."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longvision.errors import UserError, user_paths
+from longvision.errors import MissingFileError, UserError, user_paths
 from longvision_cli.arguments import ArgumentParser, take_apart
 from longvision_cli.configuration import Configuration, add_options, configure, read_recipes
+from longvision_cli.model_names import check_model
 from longvision_cli.quiet import quiet
 
 if TYPE_CHECKING:
@@ -16,6 +18,11 @@ DEFAULT_RECIPE = "digits"
 def run(arguments: list[str]) -> int:
     configuration, resumed = parse(arguments)
     checkpoint = resumed.resume_from() if resumed else None
+    check_model(configuration.model.name)
+    pretrained = configuration.model.pretrained
+    if resumed is None and isinstance(pretrained, str) and not Path(pretrained).is_file():
+        raise MissingFileError(f"{pretrained} is not a file: expected a checkpoint (.safetensors, .pth)")
+    source = configuration.data.source()  # the last of what is told before torch is loaded
     quiet()
     from lightning import seed_everything
 
@@ -23,7 +30,7 @@ def run(arguments: list[str]) -> int:
     from longvision.engine.trainer import make_trainer, train
 
     seed_everything(configuration.seed, workers=True, verbose=False)
-    data = configuration.build_data()
+    data = configuration.data.build(source)
     task = configuration.build_task(data.info, weights_follow=resumed is not None)
     data.setup("fit")
 

@@ -25,20 +25,21 @@ def run(arguments: list[str]) -> int:
     configuration = configure(folder.configs()[-1:], words, of_run=True)
     if configuration.task != "classification" and "data.size" in dict(words.dotted):
         raise UserError("--data.size: a dense run keeps the size that it was trained at; images may have any size")
+    classes = read_description(folder.trained_weights()).classes
+    source = configuration.data.source()
+    if classes != source.classes:
+        raise UserError(
+            f"{words.options.run} was trained on the classes {', '.join(classes[:5])}… ({len(classes)}), the data has "
+            f"{', '.join(source.classes[:5])}… ({len(source.classes)}): {_first_difference(classes, source.classes)}; "
+            "give data with the same class names"
+        )
 
     quiet()
     from longvision.engine.trainer import evaluate, make_trainer
     from longvision.models.weights.files import restore_weights
 
-    classes = read_description(folder.trained_weights()).classes
-    data = configuration.build_data()
+    data = configuration.data.build(source)
     task = configuration.build_task(data.info, weights_follow=True)
-    if classes != data.classes:
-        raise UserError(
-            f"{words.options.run} was trained on the classes {', '.join(classes[:5])}… ({len(classes)}), the data has "
-            f"{', '.join(data.classes[:5])}… ({len(data.classes)}): {_first_difference(classes, data.classes)}; "
-            "give data with the same class names"
-        )
     restore_weights(task.model, folder.trained_weights())
     outcome = evaluate(make_trainer(vars(configuration.trainer)), task, data, words.options.split)
     print(f"{task.evaluated(data, outcome.split)} images of the {outcome.split} split of {data.name}")

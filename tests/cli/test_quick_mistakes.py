@@ -1,0 +1,97 @@
+"""A mistake in a path, recipe, option, run or image is told before torch is loaded, which takes seconds."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+OLD = Path(__file__).parent / "old_runs"
+PROGRAM = """
+import contextlib, io, json, sys
+from longvision_cli.main import main
+told = []
+for words in json.load(sys.stdin):
+    err = io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(err):
+        code = main(words)
+    told.append([code, err.getvalue(), sorted({"torch", "timm", "lightning"} & set(sys.modules))])
+print(json.dumps(told))
+"""
+MISTAKES = {
+    "trian": "train",
+    "train -c digit": "digits",
+    "train -c nosuch.yaml": "nosuch.yaml",
+    "train -c broken.yaml": "broken.yaml",
+    "train -c a-folder.yaml": "a-folder.yaml",
+    "train --task segment": "segmentation",
+    "train --source foldr": "folder",
+    "train --lr 3": "--model.lr",
+    "train --model.nmae x": "--model.name",
+    "train --model.lr": "VALUE",
+    "train --model.lr x": "a number",
+    "train --model.lr 11": "11",
+    "train --model.name vim_tinny_patch16_224": "vim_tiny_patch16_224",
+    "train --model.pretrained nofile.pth": "nofile.pth",
+    "train --model.asking.flip true": "--model.inference.flip",
+    "train --data.channels 2": "1, 3",
+    "train --data.batch_size 0": "batch_size 0",
+    "train --data.augment.flip 3": "flip",
+    "train --trainer.max_epoch 3": "--trainer.max_epochs",
+    "train --trainer.precision 17": "bf16-mixed",
+    "train --trainer.max_time x": "DD:HH:MM:SS",
+    "train --seed x": "a whole number",
+    "train --resume nothing": "nothing",
+    "train --resume a-folder.yaml": "config.yaml",
+    "train --resume young": "young",
+    "train -c folder": "data.path",
+    "train -c folder --data.path nowhere": "nowhere",
+    "train -c folder --data.path broken.yaml": "broken.yaml",
+    "train -c parquet --data.path nowhere": "nowhere",
+    "train -c camvid --data.path nowhere": "nowhere",
+    "train -c coco_vim_tiny --data.path nowhere": "nowhere",
+    "train -c bccd --data.path nowhere": "nowhere",
+    "validate": "RUN",
+    "validate nothing": "nothing",
+    "validate young": "young",
+    "validate young --split train": "val",
+    "validate young --data.sizee 3": "--data.size",
+    "validate dense --data.size 64": "--data.size",
+    "check-data -c folder --data.path nowhere": "nowhere",
+    "check-data --out a-folder.yaml": "a-folder.yaml",
+    "models nosuch*": "nosuch*",
+    "models --size x": "'x'",
+    "recipes digit": "digits",
+    "convert nowhere.pth out.safetensors": "nowhere.pth",
+    "convert broken.safetensors out.safetensors": "broken.safetensors",
+    "convert broken.safetensors out.pth": ".safetensors",
+    "predict": "RUN",
+    "predict nothing image.png": "nothing",
+    "predict young image.png": "young",
+}
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """What a process of its own says of each: (exit code, stderr, which libraries it had loaded by then)."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    (folder / "broken.yaml").write_text("model: [")
+    (folder / "broken.safetensors").write_bytes(b"no weights")
+    (folder / "a-folder.yaml" / "full").mkdir(parents=True)
+    for run, config in {"young": "classification", "dense": "segmentation"}.items():
+        (folder / run).mkdir()
+        (folder / run / "config.yaml").write_text((OLD / f"{config}.yaml").read_text())
+    words = json.dumps([mistake.split() for mistake in MISTAKES])
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], input=words, capture_output=True, text=True, check=True, cwd=folder
+    )
+    return dict(zip(MISTAKES, json.loads(done.stdout)))
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_it_is_told_before_torch_is_loaded(told, mistake):
+    code, err, loaded = told[mistake]
+    assert (code, err.count("\n")) == (2, 1), err
+    assert MISTAKES[mistake] in err
+    assert loaded == []
