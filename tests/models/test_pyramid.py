@@ -13,6 +13,7 @@ from longvision.models import NAMES as OURS
 from longvision.models import register_pyramid
 from longvision.models.backbone import backbone_of, create_backbone, create_features, dense_name
 from longvision.models.pyramid import STRIDES, FeaturePyramid
+from longvision.types import PackedImages
 
 SIZE = 160, 224
 NAMES = ["vim_tiny_patch16_224", "vim_tiny_patch16_stride8_224", "vim_nano_patch4_32", "deit_tiny_patch16_224"]
@@ -174,6 +175,11 @@ def test_forward_intermediates(blocks):
     for refused in ({"norm": True}, {"output_fmt": "NLC"}):
         with pytest.raises(ValueError, match=next(iter(refused))):
             model.forward_intermediates(x, **refused)
+
+
+def test_packed_images_are_refused():
+    with pytest.raises(UserError, match="pyramid"):
+        make("vim_nano_patch4_32")(PackedImages.from_images([torch.zeros(3, 32, 32)], 4))
 
 
 def test_checkpointing_reaches_the_backbone():

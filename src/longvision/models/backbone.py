@@ -133,8 +133,8 @@ def _source(path: str) -> dict[str, Any]:
 
 def _create(name: str, size: tuple[int, int] | None, options: dict[str, Any]) -> nn.Module:
     """An argument, a size or weights that do not fit are the user's to mend; whatever else fails stays as it is."""
-    weights = options.get("pretrained", False)
-    if weights and "pretrained_cfg_overlay" not in options and not timm.get_pretrained_cfg(name).has_weights:
+    weights, cfg = options.get("pretrained", False), timm.get_pretrained_cfg(name)
+    if weights and "pretrained_cfg_overlay" not in options and not (cfg and cfg.has_weights):
         raise UserError(f"model {name} has no pretrained weights: leave pretrained out, or give a file")
     try:
         return create_sized(name, size, **options) if size else timm.create_model(name, **options)

@@ -86,6 +86,8 @@ class FeaturePyramid(nn.Module):
             raise ValueError(f"output_fmt={output_fmt!r}: a pyramid returns NCHW maps only")
         if norm:
             raise ValueError("norm=True: a pyramid has no norm behind its maps; the backbone's is applied before them")
+        if not isinstance(x, Tensor):
+            raise UserError(f"a pyramid takes images of one size, (B, C, H, W), and no {type(x).__name__}")
         take, _ = feature_take_indices(len(STRIDES), indices)
         height, width = x.shape[2:]
         maps = []
