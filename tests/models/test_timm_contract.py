@@ -1,4 +1,4 @@
-"""What timm's tools ask of a model, in numbers, of every Vim in its registry; test_contract.py asks it of all models."""
+"""What timm's tools ask of a model, in numbers, of every Vim; test_contract.py asks it of all models."""
 
 import copy
 import pickle
