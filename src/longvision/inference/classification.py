@@ -18,10 +18,8 @@ class ClassificationPredictor(TaskPredictor):
     if_too_large = "make it smaller"
 
     def create(self) -> nn.Module:
-        about = self.description
-        return create_backbone(
-            about.architecture, len(about.classes), self.input.channels, self.input.size, args=about.args
-        )
+        about, shape = self.description, self.description.input
+        return create_backbone(about.architecture, len(about.classes), shape.channels, shape.size, args=about.args)
 
     def predict(self, model: Any, images: list[Tensor], inputs: Sequence[Named], batch: int) -> list[ClassResult]:
         shares_BK = model(torch.stack(images)).float().softmax(1).cpu().numpy()

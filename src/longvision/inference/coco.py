@@ -39,16 +39,17 @@ def _annotations(found: Detections | Target) -> Iterator[dict[str, Any]]:
     if isinstance(found, Detections):
         found = found.select(np.argsort(-found.scores, kind="stable"))
         scores = found.scores
-    shapes = None if found.masks is None else _encoded(found.masks)
+    masks = None if found.masks is None else np.asarray(found.masks)
+    shapes = None if masks is None else _encoded(masks)
     for i, (left, top, right, bottom) in enumerate(found.boxes.tolist()):
         bbox = [round(value, 3) for value in (left, top, right - left, bottom - top)]
         annotation = {"category_id": int(found.labels[i]) + 1, "bbox": bbox, "iscrowd": 0}
         if scores is not None:
             annotation["score"] = round(float(scores[i]), 6)
-        if shapes is None:
+        if shapes is None or masks is None:
             annotation["area"] = round((right - left) * (bottom - top), 3)
         else:
-            annotation |= {"segmentation": shapes[i], "area": int(found.masks[i].sum())}
+            annotation |= {"segmentation": shapes[i], "area": int(masks[i].sum())}
         yield annotation
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
+from longvision.data.transforms.input_spec import InputSpec
 from longvision.errors import MissingFileError, UserError
 from longvision.files import read_metadata
 from longvision.inference.config import InferenceConfig
@@ -19,7 +20,7 @@ class Description:
     Args:
         architecture: the backbone's name in timm.
         classes: their names, in the order of the model's outputs.
-        preprocess: how an image becomes the model's input, in plain numbers.
+        input: how an image becomes the model's input.
         task: the task it was trained for.
         args: further arguments of the backbone.
         head: further arguments of the task's head.
@@ -30,7 +31,7 @@ class Description:
 
     architecture: str
     classes: list[str]
-    preprocess: dict[str, Any]
+    input: InputSpec
     task: str = "classification"
     args: dict[str, Any] = field(default_factory=dict)
     head: dict[str, Any] = field(default_factory=dict)
@@ -43,7 +44,8 @@ class Description:
         """From what `read_metadata` returns. Raises UserError naming the file, and the key that is missing or wrong."""
         # Runs before InferenceConfig had a name of its own wrote "asking".
         values = {**metadata, "inference": metadata.get("inference") or metadata.get("asking")}
-        values = {one.name: values[one.name] for one in fields(cls) if values.get(one.name) is not None}
+        known = [*(one.name for one in fields(cls) if one.name != "source"), "preprocess"]
+        values = {name: values[name] for name in known if values.get(name) is not None}
         if missing := [key for key in ("architecture", "classes", "preprocess") if key not in values]:
             raise UserError(
                 f"{source} does not say its {', '.join(missing)}: expected a model.safetensors that "
@@ -56,11 +58,12 @@ class Description:
             values["palette"] = [(red, green, blue) for red, green, blue in values["palette"]]
             if len(values["palette"]) < len(values["classes"]):
                 raise UserError(f"{source}: its palette has fewer colours than there are classes")
-        try:
-            values["inference"] = InferenceConfig(**values.get("inference", {}))
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{source}: its description has an inference that cannot be: {error}") from error
-        return cls(**{**values, "source": str(source)})
+        for key, name, make in (("preprocess", "input", _input), ("inference", "inference", _inference)):
+            try:
+                values[name] = make(values.pop(key, {}))
+            except (TypeError, ValueError) as error:
+                raise UserError(f"{source}: its description has {key} that cannot be: {error}") from error
+        return cls(**values, source=str(source))
 
 
 def find_weights(source: str | os.PathLike[str]) -> Path:
@@ -85,6 +88,14 @@ def find_weights(source: str | os.PathLike[str]) -> Path:
 def read_description(weights: str | os.PathLike[str]) -> Description:
     """What a run wrote beside its weights; no tensor is read. Raises UserError."""
     return Description.from_metadata(read_metadata(weights), weights)
+
+
+def _input(values: dict[str, Any]) -> InputSpec:
+    return InputSpec.from_dict(values)
+
+
+def _inference(values: dict[str, Any]) -> InferenceConfig:
+    return InferenceConfig(**values)
 
 
 def _is_colour(value: Any) -> bool:

@@ -113,7 +113,7 @@ class Predictor:
         for number, source in enumerate(images, 1):
             name = str(source) if isinstance(source, str | os.PathLike) else f"image-{number}"
             try:
-                image = to_image(source, self._task.input.channels, name)
+                image = to_image(source, self.description.input.channels, name)
                 yield source, name, image, self._task.prepare(image)
             except UserError as error:
                 give_up(source, error)

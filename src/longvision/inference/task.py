@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 from PIL import Image
 from torch import Tensor, nn
 
-from longvision.data.transforms.input_spec import InputSpec
 from longvision.errors import UserError
 from longvision.inference.config import InferenceConfig
 from longvision.inference.description import Description
@@ -33,7 +32,6 @@ class TaskPredictor:
         if inference is not None:
             raise UserError(f"{description.source} is a model for {description.task}: only a segmentation has windows")
         self.description, self.classes, self.palette = description, description.classes, description.palette
-        self.input = InputSpec.from_dict(description.preprocess)
 
     def create(self) -> nn.Module:
         """The model with random weights."""
@@ -41,8 +39,8 @@ class TaskPredictor:
         return self.creator()(
             about.architecture,
             classes=len(about.classes),
-            channels=self.input.channels,
-            size=self.input.size,
+            channels=self.description.input.channels,
+            size=self.description.input.size,
             args=about.args,
             **about.head,
         )
@@ -57,7 +55,7 @@ class TaskPredictor:
 
     def prepare(self, image: Image.Image) -> Tensor:
         """The model's input (C, H, W), as validation prepares it."""
-        return self.input.evaluated(image)
+        return self.description.input.evaluated(image)
 
     def predict(self, model: Any, images: list[Tensor], inputs: Sequence[Named], batch: int) -> list[Result]:
         """Prepared images (C, H, W) of one size, with the names and images they come from -> their results."""

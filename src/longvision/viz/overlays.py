@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -13,7 +12,7 @@ from longvision.viz.sheets import WHITE, Line, fitted, font_of, line_height, sho
 OVERLAY = 0.55  # how much of the colour covers the image
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
-Objects = TypeVar("Objects", Detections, Target)
+Objects = Detections | Target
 
 
 def draw_segmentation(
@@ -39,7 +38,7 @@ def draw_segmentation(
 
 def draw_objects(
     image: Image.Image,
-    objects: Mapping[str, Detections | Target],
+    objects: Mapping[str, Objects],
     classes: Sequence[str],
     palette: Sequence[Colour],
     threshold: float = 0.5,
@@ -57,7 +56,7 @@ def draw_objects(
         limit = f" above {threshold:.2f}" if isinstance(some, Detections) else ""
         drawn = _with_objects(shown, _scaled(above, image.size, shown.size), classes, palette)
         panels[f"{title}: {_counted(above)}{limit}"] = drawn
-        labels.append(above.labels)
+        labels.append(np.asarray(above.labels))
     return side_by_side(panels, _object_legend(labels, classes, palette))
 
 
@@ -139,7 +138,7 @@ def _above(objects: Objects, threshold: float) -> Objects:
     return objects.select(order[objects.scores[order] >= threshold])
 
 
-def _counted(objects: Detections | Target) -> str:
+def _counted(objects: Objects) -> str:
     count = len(objects)
     return f"{count or 'no'} object{'' if count == 1 else 's'}"
 
@@ -151,12 +150,12 @@ def _scaled(objects: Objects, size: tuple[int, int], shown: tuple[int, int]) -> 
 
 
 def _with_objects(
-    shown: Image.Image, objects: Detections | Target, classes: Sequence[str], palette: Sequence[Colour]
+    shown: Image.Image, objects: Objects, classes: Sequence[str], palette: Sequence[Colour]
 ) -> Image.Image:
     """Masks below, then boxes, then labels: the surest of each on top."""
     labels = objects.labels.tolist()
     if objects.masks is not None:
-        shown = _with_masks(shown, objects.masks, [palette[label] for label in labels])
+        shown = _with_masks(shown, np.asarray(objects.masks), [palette[label] for label in labels])
     panel = shown.copy()
     draw = ImageDraw.Draw(panel)
     width = max(2, round(max(panel.size) / 350))
