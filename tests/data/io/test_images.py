@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from longvision.data.io.images import UnreadableImage, find_images, read_image
+from longvision.data.io import images
+from longvision.data.io.images import find_images, read_image
+from longvision.errors import UnreadableImage, UserError
 
 RED, GREY, WHITE, BLACK = (255, 0, 0), (90, 90, 90), (255, 255, 255), (0, 0, 0)
 
@@ -186,6 +188,19 @@ def test_a_broken_byte_is_an_unreadable_image_or_none_at_all():
                 assert read_image(bytes(damaged)).mode == "RGB"
 
 
+@pytest.mark.parametrize("bug", [TypeError, MemoryError, ValueError, RuntimeError, KeyError])
+def test_a_bug_of_ours_is_no_unreadable_image(monkeypatch, bug):
+    """Or up to 1 % of a set would be left out of training by it."""
+
+    def broken(image):
+        raise bug("a bug")
+
+    monkeypatch.setattr(images, "to_eight_bits", broken)
+    with pytest.raises(bug) as caught:
+        read_image(encoded(Image.fromarray(np.array([[0, 257]], dtype=np.uint16))))
+    assert not isinstance(caught.value, UserError)
+
+
 def test_paths_that_are_no_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.png does not exist"):
         read_image(tmp_path / "nowhere.png")
@@ -203,7 +218,7 @@ def test_find_images(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         find_images([str(tmp_path / "nowhere")])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="holds no files"):
+    with pytest.raises(UserError, match="holds no files"):
         find_images([tmp_path / "empty"])
 
 

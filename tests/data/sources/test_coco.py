@@ -6,10 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
-pytest.importorskip("lightning")
 pytest.importorskip("faster_coco_eval")
 
 from longvision.data.sources.coco import CocoSource, is_empty, load_json, masks_of
+from longvision.errors import UserError
 
 HEIGHT, WIDTH = 40, 60
 SQUARE = [[10, 10, 20, 10, 20, 20, 10, 20]]
@@ -153,10 +153,10 @@ def test_the_file_of_a_test_is_found(write):
 )
 def test_faults_of_the_labels(write, annotations, message):
     source = CocoSource(write(content(annotations)))
-    with pytest.raises(ValueError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         source.check("train")
     assert "\n" not in str(caught.value)
-    with pytest.raises(ValueError):  # nor may it be used without a check
+    with pytest.raises(UserError):  # nor may it be used without a check
         source.split("train")
 
 
@@ -174,7 +174,7 @@ def test_categories_that_change_their_meaning(write):
     source = CocoSource(write(content([thing(1)]), val))
     source.check("train")
     with pytest.raises(
-        ValueError, match=r"1 categories of .*val2017\.json are not those of .*train2017\.json \(3 horse\)"
+        UserError, match=r"1 categories of .*val2017\.json are not those of .*train2017\.json \(3 horse\)"
     ):
         source.check("val")
 
@@ -182,10 +182,10 @@ def test_categories_that_change_their_meaning(write):
 def test_faults_of_the_images(write):
     root = write(content([thing(1)]))
     Image.new("RGB", (HEIGHT, WIDTH)).save(root / "train2017/2.png")
-    with pytest.raises(ValueError, match=rf"\(2\.png is {WIDTH}x{HEIGHT}, not {HEIGHT}x{WIDTH}\)"):
+    with pytest.raises(UserError, match=rf"\(2\.png is {WIDTH}x{HEIGHT}, not {HEIGHT}x{WIDTH}\)"):
         CocoSource(root).check("train")
     (root / "train2017/2.png").unlink()
-    with pytest.raises(ValueError, match=r"1 images that .*train2017\.json lists do not exist \(.*2\.png\)"):
+    with pytest.raises(UserError, match=r"1 images that .*train2017\.json lists do not exist \(.*2\.png\)"):
         CocoSource(root).check("train")
 
 
@@ -212,7 +212,7 @@ def test_faults_of_the_images(write):
     ],
 )
 def test_files_that_are_no_annotations(write, labels, message):
-    with pytest.raises(ValueError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         CocoSource(write(labels))
     assert "instances_train2017.json" in str(caught.value)
 
@@ -229,9 +229,16 @@ def test_files_that_are_no_annotations(write, labels, message):
     ],
 )
 def test_images_with_values_of_another_kind(write, changes, message):
-    with pytest.raises(ValueError, match=rf"train2017\.json: number 1 of its images has {message}") as caught:
+    with pytest.raises(UserError, match=rf"train2017\.json: number 1 of its images has {message}") as caught:
         CocoSource(write(content([thing(1)]) | {"images": [image(1), image(2, **changes)]}))
     assert "\n" not in str(caught.value)
+
+
+def test_categories_of_one_name_are_refused(write):
+    """They would be one class in tables and charts, and two in the model."""
+    path = write(content([thing(1)], categories=((7, "cat"), (3, "dog"), (9, "cat"))))
+    with pytest.raises(UserError, match=r"^2 .*train2017\.json .*\(7 cat, 9 cat\)"):
+        CocoSource(path)
 
 
 def test_categories_may_have_texts_for_ids(write):
@@ -256,7 +263,7 @@ def test_categories_may_have_texts_for_ids(write):
 )
 def test_run_lengths_that_cannot_be_drawn_are_found_before_training(write, shape):
     source = CocoSource(write(content([thing(1), thing(5, 2, segmentation=shape)])))
-    with pytest.raises(ValueError, match=r"1 annotations .* can be drawn \(annotation 5 of image 2\): expected polyg"):
+    with pytest.raises(UserError, match=r"1 annotations .* can be drawn \(annotation 5 of image 2\): expected polyg"):
         source.check("train")
 
 
@@ -265,7 +272,7 @@ def test_compressed_run_lengths_of_another_size_are_found(write):
     packed = tools.encode(np.ones((HEIGHT, WIDTH - 1), np.uint8, order="F"))["counts"].decode()
     right = tools.encode(np.ones((HEIGHT, WIDTH), np.uint8, order="F"))["counts"].decode()
     things = [thing(n, segmentation={"size": [HEIGHT, WIDTH], "counts": c}) for n, c in ((4, right), (5, packed))]
-    with pytest.raises(ValueError, match=r"^1 annotations .* can be drawn \(annotation 5 of image 1\)"):
+    with pytest.raises(UserError, match=r"^1 annotations .* can be drawn \(annotation 5 of image 1\)"):
         CocoSource(write(content(things))).check("train")
 
 
@@ -284,18 +291,18 @@ def test_the_training_file_is_let_go_where_nothing_trains(write):
 )
 def test_ids_that_name_no_one_image(write, images, message):
     labels = content([thing(1, picture=images[0]["id"])]) | {"images": images}
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         CocoSource(write(labels)).check("train")
 
 
 def test_folders_and_files_that_are_not_there(write, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
         CocoSource(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"has 0 files instances_train\*\.json, expected one: give data.train, its"):
+    with pytest.raises(UserError, match=r"has 0 files instances_train\*\.json, expected one: give data.train, its"):
         CocoSource(tmp_path)
     root = write(content([thing(1)]))
     (root / "annotations/instances_train2014.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"has 2 files instances_train\*\.json"):
+    with pytest.raises(UserError, match=r"has 2 files instances_train\*\.json"):
         CocoSource(root)
     (root / "annotations/instances_train2014.json").unlink()
     (root / "val2017").rename(root / "other")

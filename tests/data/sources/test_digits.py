@@ -39,3 +39,10 @@ def test_images():
     assert isinstance(label, int)
     assert load_digits_split("train", channels=3)[0][0].mode == "RGB"
     assert scans(load_digits_split("train")).max() == 255
+
+
+def test_the_scans_are_parsed_once(monkeypatch):
+    parsed, load = [], sklearn_datasets.load_digits
+    monkeypatch.setattr(sklearn_datasets, "load_digits", lambda: parsed.append(1) or load())
+    load_digits_split("val")
+    assert len(parsed) == 1

@@ -1,5 +1,4 @@
 import hashlib
-import time
 
 import numpy as np
 import pytest
@@ -192,18 +191,6 @@ def test_the_rows_worked_on_at_a_time_change_nothing(monkeypatch):
     assert np.ptp(at_once.astype(int)) > 20
 
 
-def test_a_picture_is_made_quickly():
-    made = ScatteredDigits("train", 30, (128, 128))
-    made.scene(0)
-    times = []
-    for index in range(20):
-        start = time.perf_counter()
-        made.scene(index)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.02
-
-
-@pytest.mark.slow
 def test_a_large_picture_needs_little_memory():
     import tracemalloc
 

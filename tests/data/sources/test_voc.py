@@ -1,9 +1,11 @@
+import subprocess
+import sys
+
 import pytest
 from PIL import Image
 
-pytest.importorskip("lightning")
-
 from longvision.data.sources.voc import VocSource
+from longvision.errors import UserError
 
 HEIGHT, WIDTH = 40, 60
 
@@ -77,7 +79,7 @@ def test_faults_of_boxes(root, box, message):
     write_xml(root, "3", thing("cell", box))
     source = VocSource(root)
     source.check("train")
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         source.check("val")
 
 
@@ -109,30 +111,28 @@ def test_one_slip_in_a_hundred_is_left_out(root):
 
 def test_a_class_that_never_trains(root):
     write_xml(root, "3", thing("horse"))
-    with pytest.raises(
-        ValueError, match=r"1 objects in .* classes that no training image has \(object 1 of 3: horse\)"
-    ):
+    with pytest.raises(UserError, match=r"1 objects in .* classes that no training image has \(object 1 of 3: horse\)"):
         VocSource(root).check("val")
 
 
 def test_pictures_that_are_missing_or_of_another_size(root):
     write_xml(root, "3", thing(), height=WIDTH, width=HEIGHT)
-    with pytest.raises(ValueError, match=r"\(3\.jpg is 40x60, not 60x40\)"):
+    with pytest.raises(UserError, match=r"\(3\.jpg is 40x60, not 60x40\)"):
         VocSource(root).check("val")
     (root / "JPEGImages/3.jpg").unlink()
-    with pytest.raises(ValueError, match=r"1 images that .*Annotations lists do not exist \(.*3\.jpg\)"):
+    with pytest.raises(UserError, match=r"1 images that .*Annotations lists do not exist \(.*3\.jpg\)"):
         VocSource(root).check("val")
 
 
 def test_lists_that_do_not_fit(root):
     (root / "ImageSets/Main/train.txt").write_text("1\n8\n")
-    with pytest.raises(ValueError, match=r"1 images of .*train\.txt have no XML file in .*Annotations \(8\)"):
+    with pytest.raises(UserError, match=r"1 images of .*train\.txt have no XML file in .*Annotations \(8\)"):
         VocSource(root)
     (root / "ImageSets/Main/train.txt").write_text("\n")
-    with pytest.raises(ValueError, match=r"train\.txt is empty"):
+    with pytest.raises(UserError, match=r"train\.txt is empty"):
         VocSource(root)
     (root / "ImageSets/Main/train.txt").write_text("2\n")
-    with pytest.raises(ValueError, match=r"train\.txt lists no image with objects"):
+    with pytest.raises(UserError, match=r"train\.txt lists no image with objects"):
         VocSource(root)
     (root / "ImageSets/Main/train.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"train\.txt does not exist"):
@@ -153,7 +153,7 @@ def test_lists_that_do_not_fit(root):
 def test_files_that_are_no_annotations(root, xml, message):
     (root / "Annotations/1.xml").write_text(xml)
     with pytest.raises(
-        ValueError, match=rf"1\.xml is not an annotation of VOC's \({message}.*\): expected size and objects"
+        UserError, match=rf"1\.xml is not an annotation of VOC's \({message}.*\): expected size and objects"
     ):
         VocSource(root)
 
@@ -187,3 +187,20 @@ def test_bccd_with_its_two_boxes_of_one_pixel(shared):
     image, target = sets[0][0]
     assert image.size == (640, 480)
     assert set(target.labels.tolist()) <= {0, 1, 2}
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_lists_are_utf_8_whatever_the_locale(root, mark):
+    (root / "JPEGImages/1.jpg").rename(root / "JPEGImages/Größe.jpg")
+    (root / "Annotations/1.xml").rename(root / "Annotations/Größe.xml")
+    for split in ("train", "val"):
+        (root / f"ImageSets/Main/{split}.txt").write_text(f"{mark}Größe\n", encoding="utf-8")
+    assert [entry.name for entry in VocSource(root).entries["train"]] == ["Größe"]
+    # and no file is opened in the locale's encoding
+    script = f"from longvision.data.sources.voc import VocSource; VocSource({str(root)!r})"
+    strict = ["-X", "warn_default_encoding", "-W", "error::EncodingWarning:longvision.data.sources.voc"]
+    done = subprocess.run([sys.executable, *strict, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (root / "ImageSets/Main/train.txt").write_bytes("Größe".encode("latin-1"))
+    with pytest.raises(UserError, match=r"train\.txt"):
+        VocSource(root)

@@ -81,6 +81,7 @@ class CocoSource(Source[Target]):
         self.has_test = "test" in self.files
         training = load_json(self.files["train"][0])
         self.names = _names(training)
+        _check_names(training, self.files["train"][0])
         self.numbers = {category: number for number, category in enumerate(_in_order(self.names))}
         self.classes = [self.names[category] for category in self.numbers]
         self.palette = spread_colours(len(self.classes))
@@ -282,6 +283,15 @@ def _in_order(categories: Iterable[int | str]) -> list[int | str]:
 
 def _names(content: Json) -> dict[int | str, str]:
     return {category["id"]: category["name"] for category in content["categories"]}
+
+
+def _check_names(content: Json, file: Path) -> None:
+    """Classes are told apart by their names: in tables, charts and on images."""
+    count = Counter(category["name"] for category in content["categories"])
+    twice = [
+        f"{category['id']} {category['name']}" for category in content["categories"] if count[category["name"]] > 1
+    ]
+    refuse(twice, f"categories in {file} share their names", "give each a name of its own, or merge them under one id")
 
 
 def _words(annotation: Json) -> str:

@@ -180,7 +180,11 @@ def _listed(file: Path) -> list[str]:
     """Names of images, one a line; what stands behind a name, as in VOC's lists of one class, is not read."""
     if not file.is_file():
         raise MissingFileError(f"{file} does not exist: write the names of its images there, one a line")
-    names = [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.split()]
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is no text in UTF-8: write the names of its images there, one a line") from error
+    names = [line.split()[0] for line in lines if line.split()]
     if not names:
         raise UserError(f"{file} is empty: expected the names of images, one a line")
     return names
