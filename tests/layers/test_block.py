@@ -22,10 +22,10 @@ def test_keeps_the_shape_and_adds(direction, tokens):
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_packed_is_one_after_the_other(direction):
     block, x = VimBlock(32, direction=direction).double(), torch.randn(1, 30, 32, dtype=torch.float64)
-    borders = [0, 3, 4, 30]
-    separate = torch.cat([block(x[:, a:b]) for a, b in pairwise(borders)], 1)
+    boundaries = [0, 3, 4, 30]
+    separate = torch.cat([block(x[:, a:b]) for a, b in pairwise(boundaries)], 1)
     # float64, two orders of summation
-    torch.testing.assert_close(block(x, torch.tensor(borders)), separate, rtol=0, atol=1e-12)
+    torch.testing.assert_close(block(x, torch.tensor(boundaries)), separate, rtol=0, atol=1e-12)
 
 
 def test_drop_path_skips_whole_samples_in_training_only():
@@ -67,10 +67,10 @@ def by_its_parts(block, x, cu_seqlens=None):
 @pytest.mark.parametrize("hooked", [False, True])
 def test_a_block_hands_on_eps_and_borders(hooked):
     block, x = VimBlock(32, eps=0.7).double(), torch.randn(1, 30, 32, dtype=torch.float64)
-    for borders in (None, torch.tensor([0, 11, 30])):
-        expected = x + block.mixer(rms_norm_reference(x, block.norm.weight, eps=0.7), borders)
+    for boundaries in (None, torch.tensor([0, 11, 30])):
+        expected = x + block.mixer(rms_norm_reference(x, block.norm.weight, eps=0.7), boundaries)
         handle = block.norm.register_forward_hook(lambda *_: None) if hooked else None
-        torch.testing.assert_close(block(x, borders), expected, rtol=0, atol=1e-12)  # float64
+        torch.testing.assert_close(block(x, boundaries), expected, rtol=0, atol=1e-12)  # float64
         if handle is not None:
             handle.remove()
 

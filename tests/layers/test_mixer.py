@@ -100,9 +100,9 @@ def test_ssm_shares_all_but_the_decay():
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_packed_is_one_after_the_other(direction):
     mixer, x = mixer_of(direction), torch.randn(1, 30, 16, dtype=torch.float64)
-    borders = [0, 1, 4, 20, 30]
-    packed = mixer(x, torch.tensor(borders))
-    separate = torch.cat([mixer(x[:, a:b]) for a, b in pairwise(borders)], 1)
+    boundaries = [0, 1, 4, 20, 30]
+    packed = mixer(x, torch.tensor(boundaries))
+    separate = torch.cat([mixer(x[:, a:b]) for a, b in pairwise(boundaries)], 1)
     assert_same(packed, separate)
 
 

@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scan_cases import needs_compiler
 
 from longvision.ops import causal_conv1d
 from longvision.ops.causal_conv1d import chunked, cpu
 from longvision.ops.causal_conv1d.reference import causal_conv1d_reference
+from longvision.ops.common import choose_backend
+from support.scan_cases import needs_compiler
 
 pytestmark = pytest.mark.usefixtures("poison")
 
@@ -30,8 +31,8 @@ def make(batch, tokens, width, taps, dtype=torch.float64):
 def torch_conv(x, weight, bias, silu=False, reverse=False, cu_seqlens=None):
     """torch's convolution, padded on both sides and cut on the right; a reversed one flips, packed ones are cut up."""
     if cu_seqlens is not None:
-        pieces = [torch_conv(x[:, a:b], weight, bias, silu, reverse) for a, b in pairwise(cu_seqlens.tolist())]
-        return torch.cat(pieces, dim=1)
+        parts = [torch_conv(x[:, a:b], weight, bias, silu, reverse) for a, b in pairwise(cu_seqlens.tolist())]
+        return torch.cat(parts, dim=1)
     x = x.flip(1) if reverse else x
     width, taps = weight.shape
     y = F.conv1d(x.transpose(1, 2), weight[:, None], bias, padding=taps - 1, groups=width)
@@ -79,10 +80,10 @@ def test_a_hand_computed_convolution(function):
 @BOTH
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("silu", [False, True])
-@pytest.mark.parametrize("borders", [[0, 30], [0, 1, 2, 4, 7, 11, 30], [0, 16, 30]])
-def test_packed_equals_one_after_the_other(function, reverse, silu, borders):
+@pytest.mark.parametrize("boundaries", [[0, 30], [0, 1, 2, 4, 7, 11, 30], [0, 16, 30]])
+def test_packed_equals_one_after_the_other(function, reverse, silu, boundaries):
     tensors, grad = make(1, 30, 3, 4), torch.randn(1, 30, 3, dtype=torch.float64)
-    options = {"silu": silu, "reverse": reverse, "cu_seqlens": torch.tensor(borders, dtype=torch.int32)}
+    options = {"silu": silu, "reverse": reverse, "cu_seqlens": torch.tensor(boundaries, dtype=torch.int32)}
     truth = value_and_grads(torch_conv, tensors, grad, **options)
     assert_close(value_and_grads(function, tensors, grad, **options), truth, 1e-13)  # as above
 
@@ -99,12 +100,12 @@ def test_packed_equals_one_after_the_other(function, reverse, silu, borders):
     cuts=st.none() | st.sets(st.integers(1, 39)),
 )
 def test_any_shape_and_options(batch, tokens, width, taps, bias, silu, reverse, cuts):
-    borders = None
+    boundaries = None
     if cuts is not None:
-        batch, borders = 1, torch.tensor([0, *sorted(c for c in cuts if c < tokens), tokens])
+        batch, boundaries = 1, torch.tensor([0, *sorted(c for c in cuts if c < tokens), tokens])
     x, weight, offset = make(batch, tokens, width, taps)
     tensors, grad = (x, weight, offset if bias else None), torch.randn_like(x)
-    options = {"silu": silu, "reverse": reverse, "cu_seqlens": borders}
+    options = {"silu": silu, "reverse": reverse, "cu_seqlens": boundaries}
     truth = value_and_grads(torch_conv, tensors, grad, **options)
     # Float64; sums that happen to cancel to little lose some digits more than in the tests above.
     assert_close(value_and_grads(causal_conv1d, tensors, grad, **options), truth, 1e-11)
@@ -113,8 +114,8 @@ def test_any_shape_and_options(batch, tokens, width, taps, bias, silu, reverse, 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_gradcheck(reverse):
     leaves = [t.requires_grad_() for t in make(1, 11, 2, 4)]
-    borders = torch.tensor([0, 2, 11])
-    assert torch.autograd.gradcheck(lambda *t: causal_conv1d(*t, True, reverse, borders), leaves)
+    boundaries = torch.tensor([0, 2, 11])
+    assert torch.autograd.gradcheck(lambda *t: causal_conv1d(*t, True, reverse, boundaries), leaves)
 
 
 @pytest.mark.parametrize("silu", [False, True])
@@ -184,12 +185,12 @@ def test_inputs_stay_as_they_were():
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"bias": False}, {"silu": True, "reverse": True}, {"borders": [0, 3, 9]}], ids=str
+    "options", [{}, {"bias": False}, {"silu": True, "reverse": True}, {"boundaries": [0, 3, 9]}], ids=str
 )
 def test_opcheck(options):
     x, weight, bias = make(1, 9, 3, 4, torch.float32)
-    borders = torch.tensor(options["borders"]) if "borders" in options else None
-    flags = options.get("silu", False), options.get("reverse", False), borders
+    boundaries = torch.tensor(options["boundaries"]) if "boundaries" in options else None
+    flags = boundaries, options.get("silu", False), options.get("reverse", False), choose_backend(None, "cpu", x.dtype)
     tensors = [x, weight, bias if options.get("bias", True) else None]
     leaves = [None if t is None else t.clone().requires_grad_() for t in tensors]
     torch.library.opcheck(torch.ops.longvision.causal_conv1d, (*leaves, *flags))
@@ -239,11 +240,11 @@ def test_a_wrong_shape_is_named(x, weight, bias, expected):
         causal_conv1d(torch.ones(x), torch.ones(weight), None if bias is None else torch.ones(bias))
 
 
-def test_borders_that_do_not_pack():
+def test_boundaries_that_do_not_pack():
     x, weight, _ = make(1, 5, 3, 4)
-    for borders in ([0, 4], [0, 3, 3, 5], [1, 5]):
+    for boundaries in ([0, 4], [0, 3, 3, 5], [1, 5]):
         with pytest.raises(ValueError, match=r"must rise from 0 to the number of tokens, 5"):
-            causal_conv1d(x, weight, cu_seqlens=torch.tensor(borders))
+            causal_conv1d(x, weight, cu_seqlens=torch.tensor(boundaries))
     with pytest.raises(ValueError, match="batch of one"):
         causal_conv1d(torch.cat([x, x]), weight, cu_seqlens=torch.tensor([0, 5]))
 
@@ -263,7 +264,9 @@ def test_opcheck_of_a_permuted_input(silu):
     """The fake promises a contiguous output whatever the input's strides are."""
     x = torch.randn(2, 8, 9).transpose(1, 2).requires_grad_()
     weight, bias = torch.randn(8, 4, requires_grad=True), torch.randn(8, requires_grad=True)
-    torch.library.opcheck(torch.ops.longvision.causal_conv1d, (x, weight, bias, silu, False, None))
+    torch.library.opcheck(
+        torch.ops.longvision.causal_conv1d, (x, weight, bias, None, silu, False, choose_backend(None, "cpu", x.dtype))
+    )
 
 
 # The kernels in C++, and plain torch where there are none
@@ -273,7 +276,7 @@ def test_opcheck_of_a_permuted_input(silu):
 def backend(request, monkeypatch):
     """What computes: the kernels, or plain torch as where there is no compiler."""
     if request.param == "chunked":
-        monkeypatch.setattr("longvision.ops.backends.has_cpu_kernels", lambda device, dtype: False)
+        monkeypatch.setattr("longvision.ops.common.has_cpu_kernels", lambda device, dtype: False)
     return request.param
 
 
@@ -289,14 +292,14 @@ def taken(monkeypatch):
 
 @pytest.mark.parametrize("taps", range(1, 10))
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("borders", [None, [0, 1, 3, 8, 24, 40, 75]], ids=str)
-def test_each_backend_equals_torch(monkeypatch, backend, taps, reverse, borders):
+@pytest.mark.parametrize("boundaries", [None, [0, 1, 3, 8, 24, 40, 75]], ids=str)
+def test_each_backend_equals_torch(monkeypatch, backend, taps, reverse, boundaries):
     """Up to nine taps, over sequences of one token and more; a tile is 16 tokens, a vector at most 16 channels."""
-    batch = 2 if borders is None else 1
+    batch = 2 if boundaries is None else 1
     tensors, grad = make(batch, 75, 19, taps), torch.randn(batch, 75, 19, dtype=torch.float64)
-    borders = None if borders is None else torch.tensor(borders)
+    boundaries = None if boundaries is None else torch.tensor(boundaries)
     names = taken(monkeypatch)
-    options = {"silu": True, "reverse": reverse, "cu_seqlens": borders}
+    options = {"silu": True, "reverse": reverse, "cu_seqlens": boundaries}
     got = value_and_grads(causal_conv1d, tensors, grad, **options)
     assert names == [backend if taps <= 8 else "chunked"]
     assert_close(got, value_and_grads(torch_conv, tensors, grad, **options), 1e-13)  # float64, another order
@@ -312,10 +315,10 @@ def test_widths(backend, width, dtype, tolerance, silu):
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("borders", [None, [0, 2, 40, 63]], ids=str)
-def test_bf16_is_rounded_once(backend, reverse, borders):
+@pytest.mark.parametrize("boundaries", [None, [0, 2, 40, 63]], ids=str)
+def test_bf16_is_rounded_once(backend, reverse, boundaries):
     tensors, grad = make(1, 63, 19, 4, torch.bfloat16), torch.randn(1, 63, 19).bfloat16()
-    options = {"silu": True, "reverse": reverse, "cu_seqlens": None if borders is None else torch.tensor(borders)}
+    options = {"silu": True, "reverse": reverse, "cu_seqlens": None if boundaries is None else torch.tensor(boundaries)}
     got = value_and_grads(causal_conv1d, tensors, grad, **options)
     truth = value_and_grads(torch_conv, [t.double() for t in tensors], grad.double(), **options)
     for result, expected in zip(got, truth):

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from scan_cases import needs_compiler
 
 from longvision.layers import VimBlock
-from longvision.ops import Walk, causal_conv1d, mamba_block, mamba_inner, rms_norm, selective_scan
+from longvision.ops import ScanDirection, causal_conv1d, mixer, rms_norm, selective_scan
+from support.scan_cases import needs_compiler
 
 ONE, TWO = torch.rand(2, 6, 4), torch.rand(2, 6, 2)
-WALK = Walk(*(torch.rand(*shape) for shape in ((4, 3), (4,), (6, 4), (4, 2), (4,), (4, 2), (4,))), False)
+OWN = ScanDirection(*(torch.rand(*shape) for shape in ((4, 3), (4,), (6, 4), (4, 2), (4,), (4, 2), (4,))), False)
 SCAN = {"x": ONE, "delta": ONE, "A": -torch.rand(4, 2), "B": TWO, "C": TWO} | {
     "D": torch.rand(4),
     "z": ONE,
@@ -16,31 +16,27 @@ SCAN = {"x": ONE, "delta": ONE, "A": -torch.rand(4, 2), "B": TWO, "C": TWO} | {
 }
 CONV = {"x": ONE, "weight": torch.rand(4, 3), "bias": torch.rand(4)}
 NORM = {"x": ONE, "weight": torch.rand(4)}
-WALKS = {f"a walk's {name}": tensor for name, tensor in zip(Walk._fields, WALK.tensors())}
-INNER = {"x": torch.rand(1, 6, 5), "in_proj": torch.rand(8, 5), "out_proj": torch.rand(5, 4)} | WALKS
-BLOCK = INNER | {"norm_weight": torch.rand(5)}
+DIRECTION = {f"a direction's {name}": tensor for name, tensor in zip(ScanDirection._fields, OWN.tensors())}
+MIXER = {"x": torch.rand(1, 6, 5), "in_proj": torch.rand(8, 5), "out_proj": torch.rand(5, 4)}
+MIXER |= {"norm_weight": torch.rand(5)} | DIRECTION
 
 
 def call(op, parts):
-    if op in (mamba_inner, mamba_block):
-        walk = Walk(*(parts[name] for name in WALKS), False)
-        norm = (parts["norm_weight"],) if op is mamba_block else ()
-        return op(parts["x"], *norm, [walk], parts["in_proj"], parts["out_proj"])
+    if op is mixer:
+        own = ScanDirection(*(parts[name] for name in DIRECTION), False)
+        return mixer(parts["x"], [own], parts["in_proj"], parts["out_proj"], parts["norm_weight"], residual=True)
     return op(*parts.values())
 
 
 CASES = [
     (op, parts, name)
-    for op, parts in (
-        *((selective_scan, SCAN), (causal_conv1d, CONV), (rms_norm, NORM)),
-        *((mamba_inner, INNER), (mamba_block, BLOCK)),
-    )
+    for op, parts in (*((selective_scan, SCAN), (causal_conv1d, CONV), (rms_norm, NORM), (mixer, MIXER)),)
     for name in parts
 ]
 IDS = [f"{op.__name__}-{name}" for op, _, name in CASES]
 
 
-@pytest.mark.parametrize("op", [selective_scan, causal_conv1d, rms_norm, mamba_inner, mamba_block])
+@pytest.mark.parametrize("op", [selective_scan, causal_conv1d, rms_norm, mixer])
 def test_what_fits_is_taken(op):
     parts = next(parts for other, parts, _ in CASES if other is op)
     assert torch.isfinite(call(op, parts)).all()
@@ -51,8 +47,7 @@ def test_another_size(op, parts, name):
     free = {
         "x": () if op is selective_scan else (0, 1),  # images, tokens
         "weight": (1,),  # taps
-        "a walk's filter_EK": (1,),
-        "out_proj": (0,) if op is mamba_inner else (),
+        "a direction's filter_EK": (1,),
     }
     for dim in set(range(parts[name].ndim)) - set(free.get(name, ())):
         for size in (0, 1, parts[name].shape[dim] + 3):
@@ -62,7 +57,7 @@ def test_another_size(op, parts, name):
                 call(op, parts | {name: torch.rand(shape)})
 
 
-@pytest.mark.parametrize("op", [selective_scan, causal_conv1d, mamba_inner, mamba_block])
+@pytest.mark.parametrize("op", [selective_scan, causal_conv1d, mixer])
 def test_no_tokens(op):
     parts = next(parts for other, parts, _ in CASES if other is op)
     with pytest.raises(ValueError, match=f"^{op.__name__} got no tokens: x needs at least one"):
@@ -88,13 +83,13 @@ def test_no_tensor(op, parts, name):
         call(op, parts | {name: parts[name].tolist()})
 
 
-def test_a_block_has_both_projections():
+def test_a_mixer_has_both_projections():
     for name in ("in_proj", "out_proj"):
-        with pytest.raises(TypeError, match=f"mamba_block got {name} of type NoneType, expected a"):
-            call(mamba_block, BLOCK | {name: None})
+        with pytest.raises(TypeError, match=f"mixer got {name} of type NoneType, expected a"):
+            call(mixer, MIXER | {name: None})
 
 
-def test_borders_that_are_a_list():
+def test_cu_seqlens_that_are_a_list():
     with pytest.raises(TypeError, match=r"cu_seqlens of type list, expected a torch\.Tensor of integers"):
         selective_scan(*SCAN.values(), cu_seqlens=[0, 6])
 
@@ -113,14 +108,7 @@ def test_a_block_of_another_width():
 
 
 @needs_compiler
-@pytest.mark.parametrize("op", [mamba_inner, mamba_block])
-def test_a_step_of_no_rank(op):
-    parts = INNER if op is mamba_inner else BLOCK
-    none = {"a walk's dt_proj_ER": torch.rand(4, 0), "a walk's x_proj_PE": torch.rand(4, 4)}
-    with pytest.raises(ValueError, match=rf"{op.__name__} got a walk's dt_proj_ER of shape \(4, 0\), expected two"):
-        call(op, parts | none)
-
-
-def test_x_and_z_of_an_odd_number():
-    with pytest.raises(ValueError, match="mamba_inner got x of 9 channels without in_proj, expected x and z of"):
-        mamba_inner(torch.rand(1, 6, 9), [WALK])
+def test_a_step_of_no_rank():
+    none = {"a direction's dt_proj_ER": torch.rand(4, 0), "a direction's x_proj_PE": torch.rand(4, 4)}
+    with pytest.raises(ValueError, match=r"mixer got a direction's dt_proj_ER of shape \(4, 0\), expected two"):
+        call(mixer, MIXER | none)

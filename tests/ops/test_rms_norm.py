@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from layouts import LAYOUTS, laid_out
-from scan_cases import needs_compiler
 
 from longvision.ops import rms_norm
 from longvision.ops.rms_norm import cpu, op
+from support.layouts import LAYOUTS, laid_out
+from support.scan_cases import needs_compiler
 
 pytestmark = pytest.mark.usefixtures("poison")
 
@@ -40,7 +40,7 @@ def assert_close(got, truth, computed_in=torch.float64):
 def backend(request, monkeypatch):
     """What computes: the kernels, or plain torch as where there is no compiler."""
     if request.param == "reference":
-        monkeypatch.setattr("longvision.ops.backends.has_cpu_kernels", lambda device, dtype: False)
+        monkeypatch.setattr("longvision.ops.common.has_cpu_kernels", lambda device, dtype: False)
     return request.param
 
 
@@ -198,12 +198,12 @@ def test_meta_tensors_have_the_shapes_of_real_ones():
 
 
 @needs_compiler
-def test_one_number_a_token_is_kept():
-    kept = []
+def test_one_number_a_token_is_saved():
+    saved = []
     x, weight = torch.randn(2, 9, 64, requires_grad=True), torch.ones(64, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         rms_norm(x, weight)
-    assert sorted(t.numel() for t in kept if t.data_ptr() not in (x.data_ptr(), weight.data_ptr())) == [2 * 9]
+    assert sorted(t.numel() for t in saved if t.data_ptr() not in (x.data_ptr(), weight.data_ptr())) == [2 * 9]
 
 
 def test_not_a_number_is_not_hidden(backend):

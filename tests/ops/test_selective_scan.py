@@ -7,7 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scan_cases import (
+
+from longvision.ops import selective_scan
+from longvision.ops.selective_scan import chunked, op
+from support.scan_cases import (
     BACKENDS,
     FASTER,
     NAMES,
@@ -20,15 +23,12 @@ from scan_cases import (
     value_and_grads,
 )
 
-from longvision.ops import selective_scan
-from longvision.ops.selective_scan import chunked, op
-
 pytestmark = pytest.mark.usefixtures("poison")
 
 LENGTHS = (1, 2, 15, 16, 17, 63, 197)
 
 
-def dense_scan(x, delta, A, B, C, D, z, delta_bias, *, delta_softplus, reverse, borders=None):
+def dense_scan(x, delta, A, B, C, D, z, delta_bias, *, delta_softplus, reverse, boundaries=None):
     """Without a recurrence: every token reads every token before it (behind it, if reversed) in its own sequence.
 
     y_t = sum_s C_t . exp(A sum of the steps from s, without s, to t) step_s x_s B_s, then D x and silu(z); numpy.
@@ -44,8 +44,8 @@ def dense_scan(x, delta, A, B, C, D, z, delta_bias, *, delta_softplus, reverse, 
     between = (t[None] <= r) & (r < s[None]) if reverse else (s[None] < r) & (r <= t[None])
     elapsed = np.einsum("rts,bre->btse", between.astype(np.float64), step)
     reads = (s >= t) if reverse else (s <= t)
-    if borders is not None:
-        sequence = np.searchsorted(borders, np.arange(tokens), side="right")
+    if boundaries is not None:
+        sequence = np.searchsorted(boundaries, np.arange(tokens), side="right")
         reads = reads & (sequence[:, None] == sequence[None])
     kernel = np.exp(elapsed[..., None] * A) * reads[None, :, :, None, None]
     y = np.einsum("btn,btsen,bse,bsn->bte", C, kernel, step * x, B, optimize=True)
@@ -68,11 +68,11 @@ def test_equals_the_dense_form(backend, reverse, tokens):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("borders", [[0, 40], [0, 1, 2, 5, 40], [0, 16, 32, 40], [0, 17, 39, 40]])
-def test_packed_equals_the_dense_form(backend, reverse, borders):
+@pytest.mark.parametrize("boundaries", [[0, 40], [0, 1, 2, 5, 40], [0, 16, 32, 40], [0, 17, 39, 40]])
+def test_packed_equals_the_dense_form(backend, reverse, boundaries):
     tensors = make(1, 40, 3, 4)
-    truth = dense_scan(**tensors, delta_softplus=True, reverse=reverse, borders=borders)
-    y = scan(tensors, backend, delta_softplus=True, reverse=reverse, cu_seqlens=torch.tensor(borders))
+    truth = dense_scan(**tensors, delta_softplus=True, reverse=reverse, boundaries=boundaries)
+    y = scan(tensors, backend, delta_softplus=True, reverse=reverse, cu_seqlens=torch.tensor(boundaries))
     assert distance(y, truth) < 1e-13  # as above
 
 
@@ -210,10 +210,10 @@ def test_extreme_steps_and_rates(backend, rate, raw):
 def test_gradcheck(backend, reverse):
     tensors = make(1, 18, 2, 2)
     leaves = [tensors[name].requires_grad_() for name in NAMES]
-    borders = torch.tensor([0, 5, 18])
+    boundaries = torch.tensor([0, 5, 18])
 
     def packed(*leaves):
-        return selective_scan(*leaves, delta_softplus=True, reverse=reverse, cu_seqlens=borders, backend=backend)
+        return selective_scan(*leaves, delta_softplus=True, reverse=reverse, cu_seqlens=boundaries, backend=backend)
 
     assert torch.autograd.gradcheck(packed, leaves)
 
@@ -231,12 +231,12 @@ def test_gradcheck(backend, reverse):
 )
 def test_any_shape_and_options(batch, tokens, width, states, reverse, present, cuts, seed):
     D, z, bias, softplus = present
-    borders = None
+    boundaries = None
     if cuts is not None:
-        batch, borders = 1, torch.tensor([0, *sorted(c for c in cuts if c < tokens), tokens])
+        batch, boundaries = 1, torch.tensor([0, *sorted(c for c in cuts if c < tokens), tokens])
     tensors = make(batch, tokens, width, states, D=D, z=z, bias=bias, softplus=softplus, seed=seed)
     grad = torch.randn(batch, tokens, width, dtype=torch.float64)
-    options = {"delta_softplus": softplus, "reverse": reverse, "cu_seqlens": borders}
+    options = {"delta_softplus": softplus, "reverse": reverse, "cu_seqlens": boundaries}
     truth = value_and_grads(tensors, "reference", grad, **options)
     for backend in ("chunked", "cpu") if compiler_exists() else ("chunked",):
         # Float64; sums that happen to cancel to little lose some digits more than in the tests above.
@@ -249,24 +249,24 @@ def test_any_shape_and_options(batch, tokens, width, states, reverse, present, c
 def test_packed_is_one_after_the_other(backend, reverse, lengths):
     tokens = sum(lengths)
     tensors, grad = make(1, tokens, 3, 4), torch.randn(1, tokens, 3, dtype=torch.float64)
-    borders = [0, *np.cumsum(lengths).tolist()]
+    boundaries = [0, *np.cumsum(lengths).tolist()]
     options = {"delta_softplus": True, "reverse": reverse}
-    packed = value_and_grads(tensors, backend, grad, cu_seqlens=torch.tensor(borders, dtype=torch.int32), **options)
+    packed = value_and_grads(tensors, backend, grad, cu_seqlens=torch.tensor(boundaries, dtype=torch.int32), **options)
 
     per_token = ("x", "delta", "B", "C", "z")
-    pieces = [
+    parts = [
         value_and_grads(
             {name: t[:, a:b] if name in per_token else t for name, t in tensors.items()},
             backend,
             grad[:, a:b],
             **options,
         )
-        for a, b in pairwise(borders)
+        for a, b in pairwise(boundaries)
     ]
     separate = {
-        name: torch.cat([piece[name] for piece in pieces], 1)
+        name: torch.cat([part[name] for part in parts], 1)
         if name in ("y", *per_token)
-        else sum(piece[name] for piece in pieces)
+        else sum(part[name] for part in parts)
         for name in packed
     }
     assert_close(packed, separate, 1e-13)  # float64, two orders of summation
@@ -403,8 +403,8 @@ def test_backward_inside_autocast_stays_float32(backend):
 # One node for autograd, compile and export
 
 
-def op_arguments(tensors, backend, borders=None, reverse=False):
-    return (*(tensors[name] for name in NAMES), borders, True, reverse, backend, True)
+def op_arguments(tensors, backend, boundaries=None, reverse=False):
+    return (*(tensors[name] for name in NAMES), boundaries, True, reverse, backend, True)
 
 
 @pytest.mark.parametrize("backend", FASTER)
@@ -412,14 +412,14 @@ def op_arguments(tensors, backend, borders=None, reverse=False):
     {},
     {"reverse": True},
     {"absent": ("D", "z", "delta_bias")},
-    {"borders": [0, 5, 20]},
+    {"boundaries": [0, 5, 20]},
     {"dtype": torch.bfloat16},
 ], ids=str)  # fmt: skip
 def test_opcheck(backend, options):
-    borders = torch.tensor(options["borders"]) if "borders" in options else None
+    boundaries = torch.tensor(options["boundaries"]) if "boundaries" in options else None
     dtype, reverse = options.get("dtype", torch.float32), options.get("reverse", False)
     tensors = make(1, 20, 3, 2, dtype) | dict.fromkeys(options.get("absent", ()))
-    arguments = op_arguments(tensors, backend, borders, reverse)
+    arguments = op_arguments(tensors, backend, boundaries, reverse)
     leaves = [a.requires_grad_() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in arguments]
     torch.library.opcheck(torch.ops.longvision.selective_scan, leaves)
 
@@ -446,8 +446,8 @@ class Two(torch.nn.Module):
         return scan(tensors, None, **options) + scan(tensors, None, reverse=True, **options)
 
 
-@pytest.mark.parametrize("borders", [None, [0, 7, 20]])
-def test_compile_sees_one_node_a_call(borders):
+@pytest.mark.parametrize("boundaries", [None, [0, 7, 20]])
+def test_compile_sees_one_node_a_call(boundaries):
     counts = []
 
     def counting(module, _inputs):
@@ -455,25 +455,25 @@ def test_compile_sees_one_node_a_call(borders):
         return module.forward
 
     model, x = Two(), torch.randn(1, 20, 3)
-    borders = None if borders is None else torch.tensor(borders)
+    boundaries = None if boundaries is None else torch.tensor(boundaries)
     torch._dynamo.reset()
-    torch.compile(model, fullgraph=True, backend=counting)(x, borders)
+    torch.compile(model, fullgraph=True, backend=counting)(x, boundaries)
     assert counts == [2]
 
 
-@pytest.mark.parametrize("borders", [None, [0, 7, 20]])
-def test_compiled_training_step_equals_eager(borders):
+@pytest.mark.parametrize("boundaries", [None, [0, 7, 20]])
+def test_compiled_training_step_equals_eager(boundaries):
     model, x = Two(), torch.randn(1, 20, 3)
-    borders = None if borders is None else torch.tensor(borders)
-    model(x, borders).square().sum().backward()
+    boundaries = None if boundaries is None else torch.tensor(boundaries)
+    model(x, boundaries).square().sum().backward()
     eager = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
     torch._dynamo.reset()
-    y = torch.compile(model, fullgraph=True, backend="aot_eager")(x, borders)
+    y = torch.compile(model, fullgraph=True, backend="aot_eager")(x, boundaries)
     y.square().sum().backward()
     assert_close({name: p.grad for name, p in model.named_parameters()},
                  {name: g.double() for name, g in eager.items()}, 1e-6)  # float32 sums in another order  # fmt: skip
-    assert torch.equal(y, model(x, borders))
+    assert torch.equal(y, model(x, boundaries))
 
 
 def test_export_sees_one_node_a_call():
@@ -494,26 +494,28 @@ def test_meta_tensors_have_the_shapes_of_real_ones(dtype):
 
 @pytest.mark.parametrize("backend", FASTER)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("tokens, borders", [(33, None), (64, None), (130, None), (33, [0, 1, 33])])
-def test_the_states_kept_have_the_shape_that_the_fake_says(backend, dtype, tokens, borders):
+@pytest.mark.parametrize("tokens, boundaries", [(33, None), (64, None), (130, None), (33, [0, 1, 33])])
+def test_the_states_saved_have_the_shape_that_the_fake_says(backend, dtype, tokens, boundaries):
     """Each backend keeps them in a layout of its own."""
     tensors = make(1, tokens, 3, 4, dtype)
-    borders = None if borders is None else torch.tensor(borders)
-    real = op._selective_scan(*op_arguments(tensors, backend, borders))
-    fake = op._selective_scan(*op_arguments({name: t.to("meta") for name, t in tensors.items()}, backend, borders))
+    boundaries = None if boundaries is None else torch.tensor(boundaries)
+    real = op._selective_scan(*op_arguments(tensors, backend, boundaries))
+    fake = op._selective_scan(*op_arguments({name: t.to("meta") for name, t in tensors.items()}, backend, boundaries))
     assert [(t.shape, t.dtype) for t in real] == [(t.shape, t.dtype) for t in fake]
-    assert torch.isfinite(real[1]).all()  # room that was left over is not left as it was found
+    assert torch.isfinite(real[1]).all()  # slots that were left over are not left as they were found
 
 
 @pytest.mark.parametrize("backend", FASTER)
-@pytest.mark.parametrize("borders", [None, [0, 1, 33]])
-def test_no_states_where_there_is_no_backward(monkeypatch, backend, borders):
+@pytest.mark.parametrize("boundaries", [None, [0, 1, 33]])
+def test_no_states_where_there_is_no_backward(monkeypatch, backend, boundaries):
     tensors = make(1, 33, 5, 4, torch.float32)
-    borders = None if borders is None else torch.tensor(borders)
-    y, states = op._selective_scan(*op_arguments(tensors, backend, borders)[:-1], False)
-    with_states, _ = op._selective_scan(*op_arguments(tensors, backend, borders))
+    boundaries = None if boundaries is None else torch.tensor(boundaries)
+    y, states = op._selective_scan(*op_arguments(tensors, backend, boundaries)[:-1], False)
+    with_states, _ = op._selective_scan(*op_arguments(tensors, backend, boundaries))
     assert states.numel() == 0 and torch.equal(y, with_states)
-    torch.library.opcheck(torch.ops.longvision.selective_scan, (*op_arguments(tensors, backend, borders)[:-1], False))
+    torch.library.opcheck(
+        torch.ops.longvision.selective_scan, (*op_arguments(tensors, backend, boundaries)[:-1], False)
+    )
 
     asked, original = [], op.MODULES[backend].forward
     noted = lambda inputs, keep: (asked.append(keep), original(inputs, keep))[1]  # noqa: E731
@@ -552,7 +554,7 @@ def test_no_tokens():
         scan(make(2, 0, 3, 2), None)
 
 
-@pytest.mark.parametrize("batch, borders, expected", [
+@pytest.mark.parametrize("batch, boundaries, expected", [
     (2, [0, 5], "batch of one"),
     (1, [0], "at least two"),
     (1, [[0, 5]], "cu_seqlens of shape"),
@@ -562,9 +564,9 @@ def test_no_tokens():
     (1, [0, 3, 3, 5], "no empty sequence"),
     (1, [0, 4, 2, 5], "rise from 0"),
 ])  # fmt: skip
-def test_borders_that_do_not_pack(batch, borders, expected):
+def test_boundaries_that_do_not_pack(batch, boundaries, expected):
     with pytest.raises(ValueError, match=expected):
-        scan(make(batch, 5, 3, 2), None, cu_seqlens=torch.tensor(borders))
+        scan(make(batch, 5, 3, 2), None, cu_seqlens=torch.tensor(boundaries))
 
 
 @pytest.mark.parametrize("backend", FASTER)

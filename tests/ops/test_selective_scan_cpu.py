@@ -4,7 +4,9 @@ from itertools import accumulate, product
 
 import pytest
 import torch
-from scan_cases import (
+
+from longvision.ops import selective_scan
+from support.scan_cases import (
     NAMES,
     PER_TOKEN,
     assert_identical,
@@ -14,8 +16,6 @@ from scan_cases import (
     scan,
     value_and_grads,
 )
-
-from longvision.ops import selective_scan
 
 pytestmark = [pytest.mark.usefixtures("poison"), needs_compiler]
 
@@ -48,8 +48,8 @@ def test_widths_and_states(dtype, width, states):
 @both_ways
 @pytest.mark.parametrize("lengths", [[1, 63, 64, 65, 130], [130, 65, 64, 63, 1], [1] * 5, [64, 64], [197]], ids=str)
 def test_packed(dtype, reverse, lengths):
-    borders = torch.tensor([0, *accumulate(lengths)])
-    check(make(1, sum(lengths), 19, 5, dtype), delta_softplus=True, reverse=reverse, cu_seqlens=borders)
+    boundaries = torch.tensor([0, *accumulate(lengths)])
+    check(make(1, sum(lengths), 19, 5, dtype), delta_softplus=True, reverse=reverse, cu_seqlens=boundaries)
 
 
 @each_dtype
@@ -78,10 +78,10 @@ def test_extreme_steps_and_rates(dtype, rate, raw, constant):
 def test_gradcheck(reverse):
     tensors = make(1, 70, 2, 2)  # more than a piece
     leaves = [tensors[name].requires_grad_() for name in NAMES]
-    borders = torch.tensor([0, 3, 70])
+    boundaries = torch.tensor([0, 3, 70])
 
     def packed(*leaves):
-        return selective_scan(*leaves, delta_softplus=True, reverse=reverse, cu_seqlens=borders, backend="cpu")
+        return selective_scan(*leaves, delta_softplus=True, reverse=reverse, cu_seqlens=boundaries, backend="cpu")
 
     assert torch.autograd.gradcheck(packed, leaves, fast_mode=True)
 
@@ -140,12 +140,12 @@ def test_the_gradient_of_a_sum_has_no_strides(dtype):
 
 @each_dtype
 @both_ways
-@pytest.mark.parametrize("borders", [None, [0, 1, 66, 130]])
-def test_threads_and_repeats_give_the_same_bits(threads, dtype, reverse, borders):
-    batch = 2 if borders is None else 1
+@pytest.mark.parametrize("boundaries", [None, [0, 1, 66, 130]])
+def test_threads_and_repeats_give_the_same_bits(threads, dtype, reverse, boundaries):
+    batch = 2 if boundaries is None else 1
     tensors, grad = make(batch, 130, 150, 5, dtype), torch.randn(batch, 130, 150)  # several tasks a row
     options = {"delta_softplus": True, "reverse": reverse}
-    options["cu_seqlens"] = None if borders is None else torch.tensor(borders)
+    options["cu_seqlens"] = None if boundaries is None else torch.tensor(boundaries)
     threads(1)
     one = value_and_grads(tensors, "cpu", grad, **options)
     for count in (1, 2, 2, 3):
@@ -159,11 +159,11 @@ from longvision.ops import selective_scan
 torch.manual_seed(0)
 results = []
 for dtype, states in ((torch.float32, 5), (torch.float64, 3), (torch.bfloat16, 16)):
-    for borders in (None, torch.tensor([0, 1, 66, 130])):
+    for boundaries in (None, torch.tensor([0, 1, 66, 130])):
         leaves = [torch.randn(*s).to(dtype).requires_grad_() for s in ((1, 130, 37),) * 2 + ((1, 130, states),) * 2]
         x, delta, B, C = leaves
         A = (-torch.rand(37, states) - 0.1).requires_grad_()
-        y = selective_scan(x, delta, A, B, C, z_BME=x, delta_softplus=True, cu_seqlens=borders, backend="cpu")
+        y = selective_scan(x, delta, A, B, C, z_BME=x, delta_softplus=True, cu_seqlens=boundaries, backend="cpu")
         results += [y, *torch.autograd.grad(y.float().square().sum(), [*leaves, A])]
 torch.save([t.detach() for t in results], sys.argv[1])
 """
@@ -201,7 +201,7 @@ def test_a_hundred_thousand_tokens(reverse):
 
 
 def test_states_that_never_decay_add_up():
-    """With A = 0 the scan is a running sum, whatever the pieces."""
+    """With A = 0 the scan is a running sum, whatever the parts."""
     x = torch.ones(1, 1000, 3)
     one = torch.ones(1, 1000, 1)
     y = selective_scan(x, x, torch.zeros(3, 1), one, one, backend="cpu")
@@ -222,13 +222,13 @@ torch.testing.assert_close(y, truth, rtol=1e-4, atol=1e-4)
     assert done.returncode == 0, f"exit {done.returncode}: {done.stderr[-500:]}"
 
 
-def test_wrong_borders_in_a_compiled_graph_are_refused(python):
+def test_wrong_boundaries_in_a_compiled_graph_are_refused(python):
     """Their values are not known when a graph is traced, but when it runs. In a process of its own: it may crash."""
     done = python("""
 import torch
 from longvision.ops import selective_scan
-def scan(x, B, borders):
-    return selective_scan(x, x, -torch.ones(8, 4), B, B, delta_softplus=True, cu_seqlens=borders)
+def scan(x, B, boundaries):
+    return selective_scan(x, x, -torch.ones(8, 4), B, B, delta_softplus=True, cu_seqlens=boundaries)
 x, B = torch.randn(1, 100, 8), torch.randn(1, 100, 4)
 compiled = torch.compile(scan, fullgraph=True, backend="eager")
 for wrong in ([0, 50, 1_000_000], [0, 80, 40, 100], [-5, 100]):

@@ -2,21 +2,18 @@
 
 import pytest
 import torch
-from test_mamba_inner import make
 from torch.autograd import forward_ad
 
-from longvision.ops import causal_conv1d, mamba_block, mamba_inner, rms_norm, selective_scan
+from longvision.ops import causal_conv1d, rms_norm, selective_scan
+from support.mixer_cases import make
 
-MIXER = make(2, 5, 4, (False, True), torch.float64)
+MIXER = make(2, 5, 4)
 OTHERS = -torch.ones(5, 3, dtype=torch.float64), torch.ones(2, 5, 3).double(), torch.ones(2, 5, 3).double()
 OPS = {
     "rms_norm": lambda x: rms_norm(x, torch.ones(5, dtype=torch.float64)),
     "causal_conv1d": lambda x: causal_conv1d(x, torch.ones(5, 4, dtype=torch.float64)),
     "selective_scan": lambda x: selective_scan(x, x, -torch.ones(5, 3, dtype=torch.float64), x[..., :3], x[..., 2:]),
-    "mamba_inner": lambda x: mamba_inner(x, MIXER.walks, MIXER.in_proj, MIXER.out_proj),
-    "mamba_block": lambda x: mamba_block(
-        x, torch.ones(5, dtype=torch.float64), MIXER.walks, MIXER.in_proj, MIXER.out_proj
-    ),
+    "mixer": lambda x: MIXER._replace(x=x).call(),
 }
 
 

@@ -15,15 +15,9 @@ def _triton() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _shipped_configurations(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Not those that somebody measured here."""
-    monkeypatch.setenv("LONGVISION_LAUNCH", str(tmp_path_factory.getbasetemp() / "none.json"))
-
-
-@pytest.fixture(autouse=True)
 def _within_bounds(_triton: None, monkeypatch: pytest.MonkeyPatch) -> None:
     if not torch.cuda.is_available():
-        from triton_bounds import watch
+        from support.triton_bounds import watch
 
         watch(monkeypatch)
 
@@ -49,7 +43,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def chunk(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Sets the tokens between kept states, to have many chunks of few tokens."""
+    """Sets the tokens between saved states, to have many chunks of few tokens."""
 
     def set_chunk(tokens: int) -> None:
         monkeypatch.setattr("longvision.ops.kernels.triton.layout.CHUNK", tokens)

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from layouts import LAYOUTS, laid_out
 from test_causal_conv1d import make
-from triton_cases import TOLERANCE, assert_norms
 
 from longvision.ops import causal_conv1d
 from longvision.ops.causal_conv1d.reference import causal_conv1d_reference
+from support.layouts import LAYOUTS, laid_out
+from support.triton_cases import TOLERANCE, assert_norms
 
 pytestmark = [pytest.mark.usefixtures("poison", "chosen")]
 
@@ -37,12 +37,12 @@ def value_and_grads(function, tensors, grad, **options):
 
 
 def check(device, tensors, cu_seqlens=None, grad=None, **options):
-    x, borders = tensors[0], None if cu_seqlens is None else torch.tensor(cu_seqlens)
+    x, boundaries = tensors[0], None if cu_seqlens is None else torch.tensor(cu_seqlens)
     grad = torch.randn(x.shape).to(x.dtype) if grad is None else grad
     there = [None if t is None else t.to(device) for t in tensors]
-    options["cu_seqlens"] = None if borders is None else borders.to(device)
+    options["cu_seqlens"] = None if boundaries is None else boundaries.to(device)
     got = value_and_grads(causal_conv1d, there, grad.to(device), **options)
-    options["cu_seqlens"] = borders
+    options["cu_seqlens"] = boundaries
     double = [None if t is None else t.double() for t in tensors]
     truth = value_and_grads(causal_conv1d_reference, double, grad.double(), **options)
     assert all(t.dtype == x.dtype for t in got.values())
@@ -59,7 +59,7 @@ def test_taps(device, entered, taps, silu, reverse):
 
 @each_way
 @pytest.mark.parametrize("tokens", [1, 2, 64, 65, 130])
-def test_borders_of_runs(device, tokens, reverse):
+def test_boundaries_of_runs(device, tokens, reverse):
     check(device, make(1, tokens, 3, 4, torch.float32), silu=True, reverse=reverse)
 
 
@@ -75,15 +75,15 @@ def test_without_a_bias(device, silu):
 
 @each_way
 @pytest.mark.parametrize("taps", [2, 4])
-@pytest.mark.parametrize("borders", [[0, 1, 2, 5, 20], [0, 3, 20], [0, 20]], ids=str)
-def test_packed(device, borders, taps, reverse):
-    check(device, make(1, 20, 5, taps, torch.float32), borders, silu=True, reverse=reverse)
+@pytest.mark.parametrize("boundaries", [[0, 1, 2, 5, 20], [0, 3, 20], [0, 20]], ids=str)
+def test_packed(device, boundaries, taps, reverse):
+    check(device, make(1, 20, 5, taps, torch.float32), boundaries, silu=True, reverse=reverse)
 
 
 @each_way
-@pytest.mark.parametrize("borders", [[0, 64, 70], [0, 63, 70], [0, 65, 70]], ids=str)
-def test_packed_with_borders_beside_those_of_a_run(device, borders, reverse):
-    check(device, make(1, 70, 3, 4, torch.float32), borders, silu=True, reverse=reverse)
+@pytest.mark.parametrize("boundaries", [[0, 64, 70], [0, 63, 70], [0, 65, 70]], ids=str)
+def test_packed_with_borders_beside_those_of_a_run(device, boundaries, reverse):
+    check(device, make(1, 70, 3, 4, torch.float32), boundaries, silu=True, reverse=reverse)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -126,19 +126,22 @@ def test_the_same_bits_again(device):
 def test_not_a_number_stays_in_its_packed_sequence(device, reverse):
     tensors = make(1, 9, 3, 4, torch.float32)
     tensors[0][0, 4, 1] = torch.nan
-    there, borders = [t.to(device) for t in tensors], torch.tensor([0, 3, 6, 9], device=device)
+    there, boundaries = [t.to(device) for t in tensors], torch.tensor([0, 3, 6, 9], device=device)
     grad = torch.ones(1, 9, 3, device=device)
-    got = value_and_grads(causal_conv1d, there, grad, silu=True, reverse=reverse, cu_seqlens=borders)
+    got = value_and_grads(causal_conv1d, there, grad, silu=True, reverse=reverse, cu_seqlens=boundaries)
     for name in ("y", "x"):
         assert torch.isfinite(got[name][:, :3]).all() and torch.isfinite(got[name][:, 6:]).all()
     assert got["y"][:, 3:6].isnan().any()
 
 
-@pytest.mark.parametrize("options", [{}, {"bias": False}, {"borders": [0, 2, 5]}, {"dtype": torch.bfloat16}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"bias": False}, {"boundaries": [0, 2, 5]}, {"dtype": torch.bfloat16}], ids=str
+)
 def test_opcheck(device, options):
     tensors = [t.to(device) for t in make(1, 5, 3, 4, options.get("dtype", torch.float32))]
     x, weight, bias = tensors if options.get("bias", True) else [*tensors[:2], None]
-    rest = True, False, torch.tensor(options["borders"], device=device) if "borders" in options else None
+    cu_seqlens = torch.tensor(options["boundaries"], device=device) if "boundaries" in options else None
+    rest = cu_seqlens, True, False, "triton"
     leaves = [None if t is None else t.clone().requires_grad_() for t in (x, weight, bias)]
     torch.library.opcheck(torch.ops.longvision.causal_conv1d, (*leaves, *rest))
     arguments = torch.ones_like(x), x, weight, bias, *rest

@@ -5,14 +5,12 @@ import torch
 
 pytest.importorskip("triton.language")
 
-from scan_cases import assert_true, make, value_and_grads
-
 from longvision.benchmark.compiled import recorded
 from longvision.layers import VimBlock
 from longvision.ops import selective_scan
 from longvision.ops.kernels import triton as kernels
-from longvision.ops.kernels.triton import configurations, scan
-from longvision.ops.kernels.triton.configurations import read_rows
+from longvision.ops.kernels.triton import scan
+from support.scan_cases import assert_true, make, value_and_grads
 
 
 def test_more_states_than_a_backward_kernel_takes(device):
@@ -54,7 +52,7 @@ def test_more_images_than_a_grid_takes():
     x = torch.empty(65_536, 1, 1, device="meta")
     with (
         recorded(),
-        pytest.raises(ValueError, match="65536 images, or pieces of a row, are more than a GPU starts at once, 65535"),
+        pytest.raises(ValueError, match=r"65536 images, .* 65535"),
     ):
         scan.forward(of_a_scan(x))
 
@@ -85,15 +83,6 @@ def of_a_scan(x):
     pairs = torch.empty(*x.shape[:2], 2, 2, device="meta")
     rates = torch.empty(x.shape[2], 2, device="meta")
     return scan.Scan(x, x, pairs, rates, None, None, None, softplus="none", log_decay=False, reverse=False)
-
-
-@pytest.mark.parametrize("change", [{"warps": 2}, {"channels": 256}, {"channels": 48}, {"piece": 3}, {"piece": 16}])
-def test_a_configuration_the_kernels_are_not_written_for(tmp_path, change):
-    path = tmp_path / "launch.json"
-    row = {"kernel": "scan_backward", "device": "any", "channels": 64, "warps": 1, "piece": 4} | change
-    path.write_text(configurations.json.dumps([row]))
-    with pytest.raises(ValueError, match="expected 1 warp, 32, 64 or 128 channels, pieces of 1, 2, 4 or 8"):
-        read_rows(path)
 
 
 def test_a_gpu_without_what_starts_kernels_falls_back(monkeypatch, caplog):

@@ -1,13 +1,13 @@
-"""The normalisation's kernels against its formula in float64, alone and with the residual sum before it."""
+"""The normalisation's kernels against its formula in float64."""
 
 import pytest
 import torch
-from layouts import LAYOUTS, laid_out
-from triton_cases import TOLERANCE, assert_norms
 
-from longvision.ops import add_rms_norm, rms_norm
+from longvision.ops import rms_norm
 from longvision.ops.rms_norm import cuda as kernels
 from longvision.ops.rms_norm.reference import rms_norm_reference
+from support.layouts import LAYOUTS, laid_out
+from support.triton_cases import TOLERANCE, assert_norms
 
 pytestmark = pytest.mark.usefixtures("poison", "chosen")
 
@@ -17,29 +17,20 @@ STORED = [(torch.float32, torch.float32), (torch.float32, torch.bfloat16), (torc
           (torch.float32, torch.float16), (torch.bfloat16, torch.float32)]  # fmt: skip
 
 
-def added(x, branch, weight, eps=EPS):
-    total = x + branch
-    return total, rms_norm_reference(total, weight, eps)
-
-
-def value_and_grads(function, tensors, grads, **options):
-    """-> outputs, and the gradient of the sum of `grads` times them."""
+def value_and_grads(function, tensors, grad, **options):
+    """-> the output, and the gradient of the sum of `grad` times it."""
     leaves = {name: t.detach().requires_grad_() for name, t in tensors.items()}
-    outputs = function(*leaves.values(), **options)
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    used = [(y, grad.to(y.dtype)) for y, grad in zip(outputs, grads) if grad is not None]
-    torch.autograd.backward(*zip(*used))
-    found = {f"output {i}": y.detach() for i, y in enumerate(outputs)}
-    return found | {name: leaf.grad for name, leaf in leaves.items()}
+    y = function(*leaves.values(), **options)
+    y.backward(grad.to(y.dtype))
+    return {"y": y.detach()} | {name: leaf.grad for name, leaf in leaves.items()}
 
 
-def check(device, tensors, grads, ours, reference, tolerance=TOLERANCE, eps=EPS):
-    there = {name: t.to(device) for name, t in tensors.items()}
-    got = value_and_grads(ours, there, [None if g is None else g.to(device) for g in grads], eps=eps)
+def check(device, tensors, grad, eps=EPS):
+    got = value_and_grads(rms_norm, {name: t.to(device) for name, t in tensors.items()}, grad.to(device), eps=eps)
     double = {name: t.double() for name, t in tensors.items()}
-    truth = value_and_grads(reference, double, [None if g is None else g.double() for g in grads], eps=eps)
+    truth = value_and_grads(rms_norm_reference, double, grad.double(), eps=eps)
     assert all(got[name].dtype == t.dtype for name, t in tensors.items())
-    assert_norms({name: t.cpu() for name, t in got.items()}, truth, tolerance, SUMMED)
+    assert_norms({name: t.cpu() for name, t in got.items()}, truth, TOLERANCE, SUMMED)
 
 
 def make(*shape, dtype=torch.float32, weight_dtype=torch.float32):
@@ -50,7 +41,7 @@ def make(*shape, dtype=torch.float32, weight_dtype=torch.float32):
 @pytest.mark.parametrize("rows, width", [(1, 5), (63, 5), (64, 3), (65, 192), (130, 5), (3, 300)])
 def test_rows_and_widths(device, rows, width):
     tensors, grad = make(rows, width)
-    check(device, tensors, [grad], rms_norm, rms_norm_reference)
+    check(device, tensors, grad)
 
 
 @pytest.mark.parametrize("rows", [1, 65])
@@ -58,13 +49,13 @@ def test_one_channel(device, rows):
     """x / |x| does not move with x: its gradient is eps's, so eps is not small here. No sum cancels."""
     tensors, grad = make(rows, 1)
     tensors["x"] = tensors["x"].abs()
-    check(device, tensors, [grad.abs()], rms_norm, rms_norm_reference, eps=1.0)
+    check(device, tensors, grad.abs(), eps=1.0)
 
 
 @pytest.mark.parametrize("dtype, weight_dtype", STORED, ids=str)
 def test_precisions(device, dtype, weight_dtype):
     tensors, grad = make(2, 9, 48, dtype=dtype, weight_dtype=weight_dtype)
-    check(device, tensors, [grad], rms_norm, rms_norm_reference)
+    check(device, tensors, grad)
 
 
 @pytest.mark.parametrize("eps", [1e-5, 1e-1])
@@ -72,47 +63,14 @@ def test_precisions(device, dtype, weight_dtype):
 def test_small_and_large_inputs(device, scale, eps):
     tensors, grad = make(5, 48)
     tensors["x"] *= scale
-    check(device, tensors, [grad], rms_norm, rms_norm_reference, eps=eps)
-
-
-@pytest.mark.parametrize("rows, width", [(1, 5), (65, 5), (3, 192)])
-@pytest.mark.parametrize("used", ["both", "sum", "norm"])
-def test_with_the_residual_sum(device, rows, width, used):
-    tensors, grad = make(rows, width)
-    tensors = {"x": tensors["x"], "branch": torch.randn(rows, width), "weight": tensors["weight"]}
-    grads = [torch.randn(rows, width) if used != "norm" else None, grad if used != "sum" else None]
-    if used == "sum":  # the weight has no gradient then
-        leaves = {name: t.to(device).requires_grad_() for name, t in tensors.items()}
-        total, _ = add_rms_norm(*leaves.values())
-        total.backward(grads[0].to(device))
-        assert leaves["weight"].grad is None
-        assert all(torch.equal(leaves[name].grad.cpu(), grads[0]) for name in ("x", "branch"))
-        return
-    check(device, tensors, grads, add_rms_norm, added)
-
-
-def test_a_half_precision_branch(device):
-    """The residual stays float32, what is added to it is not."""
-    tensors = {"x": torch.randn(9, 48), "branch": torch.randn(9, 48).bfloat16(), "weight": torch.randn(48).bfloat16()}
-    check(device, tensors, [torch.randn(9, 48), torch.randn(9, 48).bfloat16()], add_rms_norm, added)
-
-
-def test_what_is_normalised_is_what_is_handed_on(device):
-    """A bfloat16 sum is rounded first: its norm, in float32, is that of the rounded sum."""
-    x, branch = (torch.randn(9, 48).bfloat16().to(device) for _ in range(2))
-    weight = torch.randn(48, device=device)
-    total, y = add_rms_norm(x, branch, weight, EPS)
-    assert total.dtype == torch.bfloat16 and y.dtype == torch.float32
-    truth = rms_norm_reference(total.cpu().double(), weight.cpu().double(), EPS)
-    assert_norms({"y": y.cpu()}, {"y": truth}, TOLERANCE)
+    check(device, tensors, grad, eps=eps)
 
 
 def test_what_came_around_the_norm_is_added(device):
     from longvision.ops.kernels.triton import norm
 
     x, weight, grad, passed = (torch.randn(*s, device=device) for s in ((70, 5), (5,), (70, 5), (70, 5)))
-    _, inverse, total = norm.forward(x, weight, EPS, torch.float32)
-    assert total is x
+    _, inverse = norm.forward(x, weight, EPS, torch.float32)
     alone, dweight = norm.backward(grad, inverse, x, weight)
     both, same = norm.backward(grad, inverse, x, weight, passed_BMD=passed)
     torch.testing.assert_close(both, alone + passed, rtol=1e-6, atol=1e-6)  # float32
@@ -129,7 +87,7 @@ def test_any_strides_give_the_same_bits(device, layout):
         strided_weight = torch.stack([weight, weight + 1], 1)[:, 0]
 
     def of(x, weight, grad):
-        return value_and_grads(rms_norm, {"x": x.to(device), "weight": weight.to(device)}, [grad.to(device)])
+        return value_and_grads(rms_norm, {"x": x.to(device), "weight": weight.to(device)}, grad.to(device))
 
     truth = of(strided.contiguous(), weight, grad.contiguous())
     got = of(strided, strided_weight, grad)
@@ -139,14 +97,14 @@ def test_any_strides_give_the_same_bits(device, layout):
 @pytest.mark.parametrize("shape", [(7,), (1, 7), (2, 3, 2, 7)], ids=str)
 def test_any_number_of_dimensions(device, shape):
     tensors, grad = make(*shape)
-    check(device, tensors, [grad], rms_norm, rms_norm_reference)
+    check(device, tensors, grad)
 
 
 @pytest.mark.parametrize("shape", [(0, 7), (2, 0, 7)], ids=str)
 def test_no_rows(device, shape):
     tensors, grad = make(*shape)
-    got = value_and_grads(rms_norm, {name: t.to(device) for name, t in tensors.items()}, [grad.to(device)])
-    assert got["output 0"].shape == got["x"].shape == shape and (got["weight"] == 0).all()
+    got = value_and_grads(rms_norm, {name: t.to(device) for name, t in tensors.items()}, grad.to(device))
+    assert got["y"].shape == got["x"].shape == shape and (got["weight"] == 0).all()
 
 
 def test_not_a_number_is_not_hidden(device):
@@ -166,23 +124,11 @@ def test_opcheck(device, dtype, weight_dtype):
     torch.library.opcheck(torch.ops.longvision.rms_norm_backward, (grad, inverse, x, weight, EPS, "triton"))
 
 
-@pytest.mark.parametrize("weight_dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_opcheck_with_the_residual_sum(device, weight_dtype):
-    tensors, grad = make(3, 5, weight_dtype=weight_dtype)
-    x, weight, grad = tensors["x"].to(device), tensors["weight"].to(device), grad.to(device)
-    branch = torch.randn(3, 5, device=device).to(weight_dtype)
-    leaves = (t.clone().requires_grad_() for t in (x, branch, weight))
-    torch.library.opcheck(torch.ops.longvision.add_rms_norm, (*leaves, EPS))
-    total, _, inverse = torch.ops.longvision.add_rms_norm(x, branch, weight, EPS)
-    for around in (None, torch.ones_like(total)):
-        torch.library.opcheck(torch.ops.longvision.add_rms_norm_backward, (around, grad, inverse, total, weight))
-
-
 def test_too_wide_a_row_is_left_to_torch(device, monkeypatch):
     monkeypatch.setattr(kernels, "MOST_CHANNELS", 4)
     monkeypatch.setattr("longvision.ops.kernels.triton.norm.forward", None)  # not called
     tensors, grad = make(3, 5)
-    check(device, tensors, [grad], rms_norm, rms_norm_reference)
+    check(device, tensors, grad)
 
 
 @pytest.mark.gpu
@@ -191,9 +137,9 @@ def test_too_wide_a_row_is_left_to_torch(device, monkeypatch):
 def test_large(cuda, rows, width, dtype, tolerance):
     tensors, grad = make(rows, width, weight_dtype=dtype)
     tensors, grad = {name: t.to(cuda) for name, t in tensors.items()}, grad.to(cuda)
-    got, again = (value_and_grads(rms_norm, tensors, [grad]) for _ in range(2))
+    got, again = (value_and_grads(rms_norm, tensors, grad) for _ in range(2))
     assert all(torch.equal(again[name], got[name]) for name in got)
     truth = value_and_grads(
-        rms_norm_reference, {name: t.double() for name, t in tensors.items()}, [grad.double()], eps=EPS
+        rms_norm_reference, {name: t.double() for name, t in tensors.items()}, grad.double(), eps=EPS
     )
     assert_norms(got, truth, {torch.float32: 1e-5, dtype: tolerance})

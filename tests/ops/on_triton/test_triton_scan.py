@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from scan_cases import NAMES, PER_TOKEN, assert_identical, in_double, make, scan, value_and_grads
-from triton_cases import SUMS, TOLERANCE, assert_a_graph_repeats, assert_norms, launched, moved
+from longvision.ops.backends import choose_backend
 
 from longvision.ops import selective_scan
-from longvision.ops.backends import choose_backend
 from longvision.ops.selective_scan import op
+from support.scan_cases import NAMES, PER_TOKEN, assert_identical, in_double, make, scan, value_and_grads
+from support.triton_cases import SUMS, TOLERANCE, assert_a_graph_repeats, assert_norms, launched, moved
 
 pytestmark = pytest.mark.usefixtures("poison")
 
@@ -90,10 +90,10 @@ def test_each_tensor_in_its_own_precision(device):
     check(device, tensors)
 
 
-@pytest.mark.parametrize("channels, piece", [(32, 1), (64, 4), (64, 8), (128, 2)])
-def test_every_launch_gives_the_truth(device, chunk, channels, piece):
+@pytest.mark.parametrize("channels, span", [(32, 1), (64, 4), (64, 8), (128, 2)])
+def test_every_launch_gives_the_truth(device, chunk, channels, span):
     chunk(8)
-    with launched(channels=channels, piece=piece):
+    with launched(channels=channels, span=span):
         check(device, make(1, 11, 40, 2, torch.float32), cu_seqlens=[0, 5, 8, 11])
 
 
@@ -101,9 +101,9 @@ def test_every_launch_gives_the_truth(device, chunk, channels, piece):
 
 
 @each_way
-@pytest.mark.parametrize("borders", [[0, 1, 2, 5, 40], [0, 40]], ids=str)
-def test_packed(device, borders, reverse):
-    check(device, make(1, 40, 5, 1, torch.float32), cu_seqlens=borders, reverse=reverse)
+@pytest.mark.parametrize("boundaries", [[0, 1, 2, 5, 40], [0, 40]], ids=str)
+def test_packed(device, boundaries, reverse):
+    check(device, make(1, 40, 5, 1, torch.float32), cu_seqlens=boundaries, reverse=reverse)
 
 
 @each_way
@@ -112,12 +112,12 @@ def test_packed_with_a_border_on_that_of_a_chunk(device, reverse):
 
 
 @each_way
-@pytest.mark.parametrize("borders", [[0, 4, 8, 18], [0, 3, 4, 5, 9, 18]], ids=str)
+@pytest.mark.parametrize("boundaries", [[0, 4, 8, 18], [0, 3, 4, 5, 9, 18]], ids=str)
 @pytest.mark.parametrize("programs", [ONE_GROUP, MANY_GROUPS])
-def test_packed_over_many_chunks(device, chunk, programs, borders, reverse):
+def test_packed_over_many_chunks(device, chunk, programs, boundaries, reverse):
     chunk(4)
     with launched(programs=programs):
-        check(device, make(1, 18, 3, 1, torch.float32), cu_seqlens=borders, reverse=reverse)
+        check(device, make(1, 18, 3, 1, torch.float32), cu_seqlens=boundaries, reverse=reverse)
 
 
 # Groups of chunks side by side
@@ -134,20 +134,20 @@ def groups(monkeypatch):
 
 
 @each_way
-def test_groups_of_the_chunks_that_are_kept(device, groups, reverse):
+def test_groups_of_the_chunks_that_are_saved(device, groups, reverse):
     check(device, make(1, 130, 3, 1, torch.float32), reverse=reverse)
     assert set(groups) == {3}
 
 
 @each_way
-@pytest.mark.parametrize("programs, expected, borders", [
+@pytest.mark.parametrize("programs, expected, boundaries", [
     (3, 3, None), (MANY_GROUPS, 6, None), (3, 3, [0, 3, 11, 12, 23]), (MANY_GROUPS, 6, [0, 4, 20, 23]),
 ], ids=str)  # fmt: skip
-def test_groups_give_what_one_gives(device, chunk, groups, programs, expected, borders, reverse):
+def test_groups_give_what_one_gives(device, chunk, groups, programs, expected, boundaries, reverse):
     """With 6 chunks of 4 tokens, the last of 3: groups of two chunks, and of one."""
     chunk(4)
     tensors = make(1, 23, 5, 1, torch.float32)
-    options = {"reverse": reverse, "cu_seqlens": borders}
+    options = {"reverse": reverse, "cu_seqlens": boundaries}
     torch.manual_seed(1)
     with launched(programs=programs):
         split = check(device, tensors, **options)
@@ -320,21 +320,21 @@ def test_inputs_stay_as_they_were(device):
 # One node
 
 
-def op_arguments(tensors, device, borders=None, reverse=False, keep=True):
-    borders = None if borders is None else torch.tensor(borders, device=device)
-    return *(moved(tensors, device)[name] for name in NAMES), borders, True, reverse, "triton", keep
+def op_arguments(tensors, device, boundaries=None, reverse=False, keep=True):
+    boundaries = None if boundaries is None else torch.tensor(boundaries, device=device)
+    return *(moved(tensors, device)[name] for name in NAMES), boundaries, True, reverse, "triton", keep
 
 
 @pytest.mark.parametrize("options", [
     {},
     {"reverse": True},
     {"absent": ("D", "z", "delta_bias")},
-    {"borders": [0, 2, 5]},
+    {"boundaries": [0, 2, 5]},
     {"dtype": torch.bfloat16},
 ], ids=str)  # fmt: skip
 def test_opcheck(device, options):
     tensors = make(1, 5, 3, 2, options.get("dtype", torch.float32)) | dict.fromkeys(options.get("absent", ()))
-    arguments = op_arguments(tensors, device, options.get("borders"), options.get("reverse", False))
+    arguments = op_arguments(tensors, device, options.get("boundaries"), options.get("reverse", False))
     leaves = [
         a.clone().requires_grad_() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in arguments
     ]
@@ -343,15 +343,15 @@ def test_opcheck(device, options):
     torch.library.opcheck(torch.ops.longvision.selective_scan_backward, (torch.ones_like(y), states, *arguments[:-1]))
 
 
-@pytest.mark.parametrize("tokens, borders", [(9, None), (64, None), (65, None), (9, [0, 1, 9])])
-def test_what_is_kept(device, tokens, borders):
+@pytest.mark.parametrize("tokens, boundaries", [(9, None), (64, None), (65, None), (9, [0, 1, 9])])
+def test_what_is_saved(device, tokens, boundaries):
     """As the fake says; nothing where there is no backward; the output is the same."""
     tensors = make(1, tokens, 3, 1, torch.float32)
-    y, states = op._selective_scan(*op_arguments(tensors, device, borders))
-    fake = op._selective_scan(*op_arguments(tensors, "meta", borders))
+    y, states = op._selective_scan(*op_arguments(tensors, device, boundaries))
+    fake = op._selective_scan(*op_arguments(tensors, "meta", boundaries))
     assert [(t.shape, t.dtype) for t in (y, states)] == [(t.shape, t.dtype) for t in fake]
     assert torch.isfinite(states).all()
-    without, none = op._selective_scan(*op_arguments(tensors, device, borders, keep=False))
+    without, none = op._selective_scan(*op_arguments(tensors, device, boundaries, keep=False))
     assert none.numel() == 0 and torch.equal(without, y)
 
 

@@ -69,22 +69,29 @@ class MixerInputs(NamedTuple):
     def output_shape(self) -> tuple[int, ...]:
         return *self.x_BMD.shape[:2], self.out_proj_DE.shape[0]
 
-    def check(self) -> None:
-        """Raises TypeError or ValueError for what is not a mixer's, or does not fit."""
-        x, directions, in_proj, out_proj = self[:4]
-        check_tokens("mixer", x)
-        if len(directions) not in (1, 2):
-            raise ValueError(f"mixer got {len(directions)} directions, expected one or two")
-        first = directions[0]
-        matrices = {"filter_EK": first.filter_EK, "dt_proj_ER": first.dt_proj_ER, "A_log_EN": first.A_log_EN}
-        taps, rank, states = (columns("mixer", f"a direction's {name}", matrix) for name, matrix in matrices.items())
-        channels, width = x.shape[-1], len(first.filter_EK)
-        check_fits("mixer", "in_proj", in_proj, (2 * width, channels), x)
-        shapes = (width, taps), (width,), (rank + 2 * states, width), (width, rank), (width,), (width, states), (width,)
-        for direction in directions:
-            for name, tensor, shape in zip(ScanDirection._fields, direction[:-1], shapes):
-                check_fits("mixer", f"a direction's {name}", tensor, shape, x)
-        columns("mixer", "out_proj", out_proj)
-        check_fits("mixer", "out_proj", out_proj, (channels if self.residual else len(out_proj), width), x)
-        if self.norm_weight_D is not None:
-            check_fits("mixer", "norm_weight", self.norm_weight_D, (channels,), x)
+
+def check_mixer(
+    x: Tensor,
+    directions: Sequence[ScanDirection],
+    in_proj: Tensor,
+    out_proj: Tensor,
+    norm_weight: Tensor | None,
+    residual: bool,
+) -> None:
+    """Raises TypeError or ValueError for what is not a mixer's, or does not fit."""
+    check_tokens("mixer", x)
+    if len(directions) not in (1, 2):
+        raise ValueError(f"mixer got {len(directions)} directions, expected one or two")
+    first = directions[0]
+    matrices = {"filter_EK": first.filter_EK, "dt_proj_ER": first.dt_proj_ER, "A_log_EN": first.A_log_EN}
+    taps, rank, states = (columns("mixer", f"a direction's {name}", matrix) for name, matrix in matrices.items())
+    channels, width = x.shape[-1], len(first.filter_EK)
+    check_fits("mixer", "in_proj", in_proj, (2 * width, channels), x)
+    shapes = (width, taps), (width,), (rank + 2 * states, width), (width, rank), (width,), (width, states), (width,)
+    for direction in directions:
+        for name, tensor, shape in zip(ScanDirection._fields, direction[:-1], shapes):
+            check_fits("mixer", f"a direction's {name}", tensor, shape, x)
+    columns("mixer", "out_proj", out_proj)
+    check_fits("mixer", "out_proj", out_proj, (channels if residual else len(out_proj), width), x)
+    if norm_weight is not None:
+        check_fits("mixer", "norm_weight", norm_weight, (channels,), x)

@@ -17,7 +17,7 @@ from longvision.ops.common import (
     refuse_tangents,
 )
 from longvision.ops.mixer import cpu, cuda
-from longvision.ops.mixer.inputs import MixerInputs, ScanDirection
+from longvision.ops.mixer.inputs import MixerInputs, ScanDirection, check_mixer
 from longvision.ops.mixer.reference import mixer_reference
 from longvision.ops.rms_norm.op import rms_norm
 from longvision.ops.selective_scan.op import selective_scan
@@ -57,11 +57,11 @@ def mixer(
     Raises:
         TypeError, ValueError: an argument is not a tensor, or its shape, dtype or device does not match.
     """
-    dtype = autocast_dtype(x_BMD if norm_weight_D is None else norm_weight_D)
-    inputs = MixerInputs(x_BMD, directions, in_proj_FD, out_proj_DE, norm_weight_D, cu_seqlens, residual, eps, dtype)
-    inputs.check()
+    check_mixer(x_BMD, directions, in_proj_FD, out_proj_DE, norm_weight_D, residual)
     if cu_seqlens is not None:
         check_cu_seqlens(cu_seqlens, x_BMD)
+    dtype = autocast_dtype(x_BMD if norm_weight_D is None else norm_weight_D)
+    inputs = MixerInputs(x_BMD, directions, in_proj_FD, out_proj_DE, norm_weight_D, cu_seqlens, residual, eps, dtype)
     backend = choose_backend(None, x_BMD.device.type, dtype)
     if backend == "reference":
         return mixer_reference(inputs)

@@ -1,4 +1,4 @@
-"""Products of matrices against float64: sizes around the tiles, transposed views, sums, one thread and two."""
+"""Matmuls against float64: sizes around the tiles, transposed views, sums, one thread and two."""
 
 import ctypes
 import mmap
@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from longvision.ops.kernels.cpp import kernels, product
+from longvision.ops.kernels.cpp import kernels, matmul
 
 TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-14, torch.bfloat16: 8e-3}  # bfloat16: one rounding, at the end
 SIZES = [
@@ -45,10 +45,10 @@ def test_against_float64(rows, columns, depth, dtype):
         left, right = matrix(rows, depth, dtype, left_turned, gap), matrix(depth, columns, dtype, right_turned, gap)
         add = matrix(rows, columns, dtype, gap=gap)
         truth = left.double() @ right.double()
-        assert error(product(left, right), truth) <= TOLERANCE[dtype]
-        assert error(product(left, right, add), truth + add.double()) <= TOLERANCE[dtype]
+        assert error(matmul(left, right), truth) <= TOLERANCE[dtype]
+        assert error(matmul(left, right, add), truth + add.double()) <= TOLERANCE[dtype]
         turned = matrix(rows, columns, dtype, transposed=True, gap=gap)
-        assert error(product(left, right, turned), truth + turned.double()) <= TOLERANCE[dtype]
+        assert error(matmul(left, right, turned), truth + turned.double()) <= TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -57,11 +57,11 @@ def test_into_what_is_there(dtype):
     left, right = torch.randn(50, 300, dtype=dtype), torch.randn(300, 45, dtype=dtype)
     around = torch.full((50, 60), torch.nan, dtype=dtype)
     out = around[:, 3:48]
-    assert product(left, right, out=out) is out
+    assert matmul(left, right, out=out) is out
     assert error(out, left.double() @ right.double()) <= TOLERANCE[dtype]
     assert around.isnan().sum() == 50 * 15
     before = out.double().clone()
-    product(left, right, out, out=out)
+    matmul(left, right, out, out=out)
     assert error(out, before + left.double() @ right.double()) <= TOLERANCE[dtype]
 
 
@@ -72,7 +72,7 @@ def test_the_same_for_every_number_of_threads(rows, columns, depth):
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            results.append(product(left, right))
+            results.append(matmul(left, right))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
@@ -98,23 +98,23 @@ def test_nothing_is_read_beyond_the_end(rows, columns, depth, dtype):
     add = before_a_wall(rows, columns, dtype)
     for a in (left, left_turned):
         for b in (right, right_turned):
-            assert error(product(a, b, add), a.double() @ b.double() + add.double()) <= TOLERANCE[dtype]
+            assert error(matmul(a, b, add), a.double() @ b.double() + add.double()) <= TOLERANCE[dtype]
 
 
 def test_neither_stride_is_one():
     left, right = torch.randn(20, 60)[:, ::3], torch.randn(40, 22)[::2, ::2]
-    assert error(product(left, right), left.double() @ right.double()) <= TOLERANCE[torch.float32]
+    assert error(matmul(left, right), left.double() @ right.double()) <= TOLERANCE[torch.float32]
 
 
 def test_without_kernels(monkeypatch):
-    monkeypatch.setitem(product.__globals__, "kernels", lambda dtype: None)
+    monkeypatch.setitem(matmul.__globals__, "kernels", lambda dtype: None)
     left, right, add = torch.randn(5, 6), torch.randn(6, 7), torch.randn(5, 7)
-    assert torch.equal(product(left, right, add), torch.addmm(add, left, right))
+    assert torch.equal(matmul(left, right, add), torch.addmm(add, left, right))
 
 
 def test_infinity_and_nan_stay_in_their_rows():
     left, right = torch.randn(40, 50), torch.randn(50, 40)
     left[3, 4], left[30, 5] = torch.inf, torch.nan
-    result, truth = product(left, right), left @ right
+    result, truth = matmul(left, right), left @ right
     assert torch.equal(result.isnan(), truth.isnan()) and torch.equal(result.isinf(), truth.isinf())
     assert kernels(torch.float32) is None or result[[3, 30]].isfinite().sum() == 0

@@ -12,12 +12,12 @@ import time
 
 import pytest
 import torch
-from scan_cases import needs_compiler
 
 from longvision.ops.causal_conv1d import cpu as conv_cpu
 from longvision.ops.kernels.cpp import compiler, library
 from longvision.ops.rms_norm import cpu as norm_cpu
 from longvision.ops.selective_scan import cpu as scan_cpu
+from support.scan_cases import needs_compiler
 
 SECONDS = 10  # that a compilation may take; measured: about two
 
@@ -482,6 +482,6 @@ def test_a_command_with_options_is_a_compiler(monkeypatch):
     ],
 )
 def test_both_sides_know_the_same_numbers(header, name, here):
-    """Python makes the room that C++ writes to."""
+    """Python makes the memory that C++ writes to."""
     (there,) = re.findall(rf"constexpr int64_t {name} = (\d+);", (compiler.SOURCES / header).read_text())
     assert int(there) == here

@@ -1,11 +1,12 @@
-"""Which backend an op takes, and what is said where one is asked for that cannot be had."""
+"""Which backend an op takes, what is said where one cannot be had, and how often packed boundaries are looked at."""
 
 import pytest
 import torch
-from scan_cases import make, needs_compiler, scan
 
-from longvision.ops import backends
+from longvision.ops import causal_conv1d, check_cu_seqlens, common, rms_norm
 from longvision.ops.selective_scan import chunked, cpu, op
+from support import mixer_cases
+from support.scan_cases import make, needs_compiler, scan
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def test_backend_by_argument_then_by_environment(monkeypatch, calls, variable, a
 @pytest.mark.parametrize("dtype, device", [(torch.float16, "cpu"), (torch.float32, "meta")])
 def test_the_kernels_are_not_chosen_for_what_they_cannot_take(monkeypatch, dtype, device):
     monkeypatch.delenv("LONGVISION_SCAN_BACKEND", raising=False)
-    assert backends.choose_backend(None, device, dtype) == "chunked"
+    assert common.choose_backend(None, device, dtype) == "chunked"
 
 
 @pytest.mark.parametrize("interpret, cuda, name, device, dtype, needs", [
@@ -63,7 +64,7 @@ def test_a_refusal_says_what_lacks_and_that_nobody_has_to_choose(
     monkeypatch, interpret, cuda, name, device, dtype, needs
 ):
     for which in ("cpu", "triton"):
-        monkeypatch.setattr(f"longvision.ops.backends.has_{which}_kernels", lambda *_: False)
+        monkeypatch.setattr(f"longvision.ops.common.has_{which}_kernels", lambda *_: False)
     monkeypatch.setattr("torch.version.cuda", cuda)
     monkeypatch.setenv("TRITON_INTERPRET", interpret)
     end = f"={name!r} cannot take {dtype} on {device}: it needs {needs}; without this choice the fastest that fits is "
@@ -71,19 +72,86 @@ def test_a_refusal_says_what_lacks_and_that_nobody_has_to_choose(
     monkeypatch.setenv("LONGVISION_SCAN_BACKEND", name)
     for asked, origin in ((name, "backend"), (None, "LONGVISION_SCAN_BACKEND")):
         with pytest.raises(ValueError) as error:
-            backends.choose_backend(asked, device, dtype)
+            common.choose_backend(asked, device, dtype)
         assert str(error.value) == origin + end
 
 
 def test_without_kernels_plain_torch_is_the_default(monkeypatch):
     monkeypatch.delenv("LONGVISION_SCAN_BACKEND", raising=False)
-    monkeypatch.setattr("longvision.ops.backends.has_cpu_kernels", lambda device, dtype: False)
-    assert backends.choose_backend(None, "cpu", torch.float32) == "chunked"
+    monkeypatch.setattr("longvision.ops.common.has_cpu_kernels", lambda device, dtype: False)
+    assert common.choose_backend(None, "cpu", torch.float32) == "chunked"
 
 
-def test_unknown_backend_is_named_with_the_ones_there_are(monkeypatch):
-    with pytest.raises(ValueError, match=r"^backend='cuda' is not .* choose one of .*chunked, reference"):
-        scan(make(1, 3, 2, 2), "cuda")
+OPS = {
+    "rms_norm": lambda: rms_norm(torch.ones(1, 2), torch.ones(2)),
+    "causal_conv1d": lambda: causal_conv1d(torch.ones(1, 2, 3), torch.ones(3, 4)),
+    "selective_scan": lambda: scan(make(1, 3, 2, 2), None),
+    "mixer": lambda: mixer_cases.make_block(1, 3).call(),
+}
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_an_unknown_backend_is_named_with_the_ones_there_are(monkeypatch, name):
+    """The variable is every op's: no message calls it the scan's."""
     monkeypatch.setenv("LONGVISION_SCAN_BACKEND", "fast")
-    with pytest.raises(ValueError, match=r"^LONGVISION_SCAN_BACKEND='fast' is not .*chunked, reference"):
-        scan(make(1, 3, 2, 2), None)
+    with pytest.raises(ValueError, match=r"^LONGVISION_SCAN_BACKEND='fast' .*longvision\.ops.*chunked, reference"):
+        OPS[name]()
+
+
+def test_an_unknown_backend_as_an_argument():
+    with pytest.raises(ValueError, match=r"^backend='cuda' .*chunked, reference"):
+        scan(make(1, 3, 2, 2), "cuda")
+
+
+# Packed sequences
+
+
+@pytest.fixture
+def looks(monkeypatch):
+    """How often boundaries were looked at that lie where a look makes a device wait."""
+    seen, check = [], common._check_boundaries
+    monkeypatch.setattr(common, "_is_free_to_read", lambda tensor: False)
+    monkeypatch.setattr(common, "_check_boundaries", lambda *args: (seen.append(args[1]), check(*args))[1])
+    return seen
+
+
+def test_boundaries_on_a_gpu_are_looked_at_once(looks):
+    """However many blocks are given them."""
+    x, cu_seqlens = torch.ones(1, 9, 3), torch.tensor([0, 4, 9])
+    for _ in range(24):
+        check_cu_seqlens(cu_seqlens, x)
+    assert looks == [9]
+
+
+def test_boundaries_that_were_written_to_are_looked_at_again(looks):
+    x, cu_seqlens = torch.ones(1, 9, 3), torch.tensor([0, 4, 9])
+    check_cu_seqlens(cu_seqlens, x)
+    cu_seqlens[1] = 12
+    with pytest.raises(ValueError, match=r"\[0, 12, 9\]"):
+        check_cu_seqlens(cu_seqlens, x)
+    with pytest.raises(ValueError, match=r"\[0, 12, 9\]"):  # what was refused is not remembered
+        check_cu_seqlens(cu_seqlens, x)
+
+
+def test_the_same_boundaries_do_not_pack_another_row(looks):
+    cu_seqlens = torch.tensor([0, 4, 9])
+    check_cu_seqlens(cu_seqlens, torch.ones(1, 9, 3))
+    with pytest.raises(ValueError, match="10"):
+        check_cu_seqlens(cu_seqlens, torch.ones(1, 10, 3))
+
+
+def test_boundaries_made_in_inference_mode(looks):
+    with torch.inference_mode():
+        cu_seqlens = torch.tensor([0, 4, 9])
+        for _ in range(3):
+            check_cu_seqlens(cu_seqlens, torch.ones(1, 9, 3))
+    assert looks == [9]
+
+
+def test_boundaries_on_the_cpu_are_looked_at_each_time():
+    """There it costs nothing, and the kernels in C++ read where they say."""
+    x, cu_seqlens = torch.ones(1, 9, 3), torch.tensor([0, 4, 9])
+    check_cu_seqlens(cu_seqlens, x)
+    cu_seqlens.data[1] = 12  # which no version counts
+    with pytest.raises(ValueError, match=r"\[0, 12, 9\]"):
+        check_cu_seqlens(cu_seqlens, x)

@@ -11,36 +11,36 @@ import torch
 
 from longvision.layers import VimBlock
 from longvision.ops import release_memory
-from longvision.ops.kernels.cpp import memory, room
+from longvision.ops.kernels.cpp import allocator, cached_empty
 
-LEAST = memory.LEAST // 4  # float32 numbers
+LEAST = allocator.LEAST // 4  # float32 numbers
 MIB = 2**18  # float32 numbers
-on_linux = pytest.mark.skipif(memory.ADVICE is None, reason="mapped on Linux only")
+on_linux = pytest.mark.skipif(allocator.ADVICE is None, reason="mapped on Linux only")
 
 
 @pytest.fixture
 def store(monkeypatch):
     """One of the test's own, which no other tensor is in; `store.maps` counts mappings made."""
-    store = memory._Store()
-    monkeypatch.setattr(memory, "_store", store)
-    store.maps, make = 0, memory._map
+    store = allocator._Store()
+    monkeypatch.setattr(allocator, "_store", store)
+    store.maps, make = 0, allocator._map
 
     def counted(*args):
         store.maps += 1
         return make(*args)
 
-    monkeypatch.setattr(memory, "_map", counted)
+    monkeypatch.setattr(allocator, "_map", counted)
     return store
 
 
 def tensor(mebibytes, number=1.0):
-    return room(mebibytes, MIB, dtype=torch.float32).fill_(number)
+    return cached_empty(mebibytes, MIB, dtype=torch.float32).fill_(number)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("shape", [(0,), (3, 0, 5), (7,), (2, LEAST), (3, LEAST // 2 + 1, 5), (3, MIB)], ids=str)
 def test_it_is_a_tensor(shape, dtype):
-    tensor = room(*shape, dtype=dtype)
+    tensor = cached_empty(*shape, dtype=dtype)
     assert (tensor.shape, tensor.dtype, tensor.device.type) == (shape, dtype, "cpu")
     assert tensor.is_contiguous() and tensor.data_ptr() % 64 == 0 and not tensor.requires_grad
     tensor.fill_(3)
@@ -49,7 +49,7 @@ def test_it_is_a_tensor(shape, dtype):
 
 @pytest.mark.parametrize("numbers", [LEAST - 1, LEAST, MIB])
 def test_two_do_not_overlap(numbers):
-    one, two = room(numbers, dtype=torch.float32).fill_(1), room(numbers, dtype=torch.float32).fill_(2)
+    one, two = cached_empty(numbers, dtype=torch.float32).fill_(1), cached_empty(numbers, dtype=torch.float32).fill_(2)
     assert (one == 1).all() and (two == 2).all()
 
 
@@ -71,10 +71,10 @@ def test_a_view_keeps_it(store):
 
 @on_linux
 def test_no_more_is_held_than_was_used_at_once(store):
-    """Sizes that never come again, as of images of many sizes: what they left goes as others need room."""
+    """Sizes that never come again, as of images of many sizes: what they left goes as others need memory."""
     for size in range(2, 60, 2):
         tensor(size)
-        assert store.used + store.unused <= memory.SLACK * store.most
+        assert store.used + store.unused <= allocator.SLACK * store.most
     assert store.most == 58 * 2**20 and store.unused < 40 * 2**20
 
 
@@ -91,12 +91,12 @@ def test_the_sizes_of_one_pass_all_stay(store):
 
 @on_linux
 def test_what_was_used_long_ago_goes(store, monkeypatch):
-    monkeypatch.setattr(memory, "PERIOD", 10)
+    monkeypatch.setattr(allocator, "PERIOD", 10)
     together = [tensor(10) for _ in range(4)]
     del together
     for _ in range(30):
         tensor(2)
-    assert store.used + store.unused <= memory.SLACK * 2 * 2**20
+    assert store.used + store.unused <= allocator.SLACK * 2 * 2**20
 
 
 @on_linux
@@ -114,14 +114,14 @@ def test_release(store):
 def test_without_memory_what_is_unused_goes_first(store, monkeypatch):
     whole = [tensor(4) for _ in range(3)]
     del whole[:2]
-    real = memory._map
+    real = allocator._map
 
     def scarce(length, size):
         if length > 16 * 2**20 or store.unused:
             raise OSError(12, "Cannot allocate memory")
         return real(length, size)
 
-    monkeypatch.setattr(memory, "_map", scarce)
+    monkeypatch.setattr(allocator, "_map", scarce)
     assert (tensor(6, 2) == 2).all() and store.unused == 0
     assert (tensor(32, 3) == 3).all()  # from the heap
     with pytest.raises(RuntimeError, match="can't allocate memory"):
@@ -147,9 +147,9 @@ def test_threads(store):
     wrong = []
 
     def work(number):
-        for i in range(200):
-            mine = room(LEAST + number % 2, dtype=torch.float32).fill_(number)
-            if i % 7 == 0:
+        for i in range(60):
+            mine = cached_empty(LEAST + number % 2, dtype=torch.float32).fill_(number)
+            if i % 20 == 0:
                 gc.collect()
             if not (mine == number).all():
                 wrong.append(number)
@@ -182,10 +182,35 @@ def test_without_large_pages(monkeypatch, store):
         def madvise(self, *_):
             raise OSError(22, "Invalid argument")
 
-    monkeypatch.setattr(memory.mmap, "mmap", Small)
+    monkeypatch.setattr(allocator.mmap, "mmap", Small)
     assert (tensor(4, 3) == 3).all()
 
 
 def test_on_other_systems(monkeypatch):
-    monkeypatch.setattr(memory, "ADVICE", None)
-    assert room(2, MIB, dtype=torch.float32).shape == (2, MIB)
+    monkeypatch.setattr(allocator, "ADVICE", None)
+    assert cached_empty(2, MIB, dtype=torch.float32).shape == (2, MIB)
+
+
+@on_linux
+@pytest.mark.parametrize("value, mapped", [("torch", 0), ("", 1), (None, 1)])
+def test_it_can_be_turned_off(monkeypatch, store, value, mapped):
+    monkeypatch.delenv("LONGVISION_ALLOC", raising=False)
+    if value is not None:
+        monkeypatch.setenv("LONGVISION_ALLOC", value)
+    allocator._is_on.cache_clear()
+    assert tensor(3, 2).mean() == 2 and store.maps == mapped
+
+
+@on_linux
+def test_an_unknown_allocator_is_named(monkeypatch):
+    monkeypatch.setenv("LONGVISION_ALLOC", "jemalloc")
+    allocator._is_on.cache_clear()
+    with pytest.raises(ValueError, match="LONGVISION_ALLOC='jemalloc'"):
+        tensor(3)
+
+
+@pytest.fixture(autouse=True)
+def _asked_again():
+    """Whether it is on is asked once a process: again behind each test."""
+    yield
+    allocator._is_on.cache_clear()

@@ -1,7 +1,8 @@
 """What the tests of the kernels in Triton compare with what, and how near it has to come."""
 
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
+import pytest
 import torch
 
 # |got - truth| / |truth|. float32: some tens of roundings of 6e-8. Half precision: what is stored is rounded once, by
@@ -26,13 +27,15 @@ def assert_norms(got, truth, tolerance, sums=()):
 
 
 @contextmanager
-def launched(**options):
+def launched(channels=32, programs=1, span=4):
     """The scan's kernels so, whatever the shape."""
-    from longvision.ops.kernels.triton.configurations import Configuration, forced
+    from longvision.ops.kernels.triton import scan
 
-    with ExitStack() as stack:
-        for kernel in ("scan_forward", "scan_ends", "scan_backward"):
-            stack.enter_context(forced(kernel, Configuration(**{"channels": 32, **options})))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scan, "forward_channels", lambda states: channels)
+        patch.setattr(scan, "BACKWARD_CHANNELS", channels)
+        patch.setattr(scan, "PROGRAMS", programs)
+        patch.setattr(scan, "SPAN", span)
         yield
 
 
