@@ -39,6 +39,17 @@ def launched(channels=32, programs=1, span=4):
         yield
 
 
+@contextmanager
+def recorded():
+    """Inside, kernels are not started; gets the name and the grid of each that would have been."""
+    from longvision.ops.kernels.triton import launch
+
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "run", lambda kernel, grid, *_: found.append((kernel.__name__, grid)))
+        yield found
+
+
 def moved(tensors, device):
     return {name: None if t is None else t.to(device) for name, t in tensors.items()}
 

@@ -6,7 +6,6 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
 
 from longvision.layers.plain import (
     TAPS,
@@ -141,7 +140,7 @@ class VimMixer(nn.Module):
         Raises:
             ValueError: conv1d has a setting that a causal depthwise convolution does not have.
         """
-        if not self.fused or _has_any_global_hook() or not (is_weight(self.in_proj) and is_weight(self.out_proj)):
+        if not self.fused or not (is_weight(self.in_proj) and is_weight(self.out_proj)):
             return None
         owns = self._owns()
         for own in owns:

@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.module import _has_any_global_hook
 
+from longvision.ops import common
 from longvision.ops.causal_conv1d.reference import causal
 from longvision.ops.mixer import reference
 from longvision.ops.mixer.reference import Call, linear
@@ -38,6 +40,7 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
         or module._backward_hooks
         or module._backward_pre_hooks
         or "forward" in module.__dict__
+        or _has_any_global_hook()
     )
 
 
@@ -62,18 +65,12 @@ def as_wide_call(module: nn.Linear) -> Call:
 
 
 def as_call_and_bias(module: nn.Linear) -> tuple[Call, Tensor | None]:
-    """The same for dt_proj without its bias, and the bias: it is added in float32, inside the scan."""
+    """The same for dt_proj without its bias, and the bias: it is added in float32, inside the scan. Where the module is
+    called it adds its bias itself, in float32 too."""
     bias = getattr(module, "bias", None)
     if is_weight(module, bias=bias is not None):
         return partial(linear, module.weight), bias
-    zeros = {name: torch.zeros_like(p) for name, p in module.named_parameters() if p is bias}
-    if not zeros:  # what there is, the module adds
-        return partial(_called, module), None
-
-    def call(x_BMR: Tensor) -> Tensor:
-        return functional_call(module, zeros, (_as_it_takes(module, x_BMR),)).to(x_BMR.dtype)
-
-    return call, bias
+    return partial(_called_wide, module), None
 
 
 def check_filter(name: str, module: nn.Module) -> None:
@@ -96,12 +93,17 @@ def convolved(module: nn.Module, x_BME: Tensor, reverse: bool, cu_seqlens: Tenso
 
 
 def _called(module: nn.Module, x: Tensor) -> Tensor:
-    return module(_as_it_takes(module, x)).to(x.dtype)
-
-
-def _as_it_takes(module: nn.Module, x: Tensor) -> Tensor:
-    """In the dtype of the module's weight, which the ops convert instead; autocast does it by itself."""
+    """In x's dtype, whatever the weight's is, as the ops take it; autocast does that by itself."""
+    if x.dtype == torch.float16:
+        return _called_wide(module, x).to(x.dtype)
     weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor) or torch.is_autocast_enabled(x.device.type):
-        return x
-    return x.to(weight.dtype) if weight.is_floating_point() else x
+    if not isinstance(weight, Tensor) or torch.is_autocast_enabled(x.device.type) or weight.dtype == x.dtype:
+        return module(x)
+    return module(x.to(weight.dtype)).to(x.dtype)
+
+
+def _called_wide(module: nn.Module, x: Tensor) -> Tensor:
+    """In float32 or better."""
+    wide = {name: common.widened(parameter) for name, parameter in module.named_parameters()}
+    with torch.autocast(x.device.type, enabled=False):
+        return functional_call(module, wide, (common.widened(x),))

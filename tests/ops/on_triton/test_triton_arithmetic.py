@@ -11,7 +11,7 @@ import triton.language as tl  # noqa: E402
 from longvision.ops.kernels.triton.arithmetic import (  # noqa: E402
     lane_sums,
     load_pair,
-    product,
+    matmul,
     sigmoid,
     slope_of_softplus,
     softplus,
@@ -54,10 +54,10 @@ def sums(x, y, COUNT: tl.constexpr, CHANNELS: tl.constexpr):
 
 
 @triton.jit
-def products(left, right, total, SIZE: tl.constexpr):
+def matmuls(left, right, total, SIZE: tl.constexpr):
     i = tl.arange(0, SIZE)
     place = i[:, None] * SIZE + i[None, :]
-    tl.store(total + place, product(tl.load(left + place), tl.load(right + place), tl.load(total + place)))
+    tl.store(total + place, matmul(tl.load(left + place), tl.load(right + place), tl.load(total + place)))
 
 
 def applied(function, x, device):
@@ -136,10 +136,10 @@ def test_lane_sums(device, count, channels):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_product(device, dtype):
+def test_matmul(device, dtype):
     """Sums are float32, and no factor loses a digit."""
     left, right, total = torch.randn(16, 16).to(dtype), torch.randn(16, 16).to(dtype), torch.randn(16, 16)
     truth = total.double() + left.double() @ right.double()
     there = total.to(device)
-    launch(products, (1,), left.to(device), right.to(device), there, warps=4, SIZE=16)
+    launch(matmuls, (1,), left.to(device), right.to(device), there, warps=4, SIZE=16)
     assert ((there.cpu().double() - truth).norm() / truth.norm()) <= 3e-7

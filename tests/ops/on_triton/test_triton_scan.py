@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from longvision.ops.backends import choose_backend
 
 from longvision.ops import selective_scan
+from longvision.ops.common import choose_backend
 from longvision.ops.selective_scan import op
 from support.scan_cases import NAMES, PER_TOKEN, assert_identical, in_double, make, scan, value_and_grads
 from support.triton_cases import SUMS, TOLERANCE, assert_a_graph_repeats, assert_norms, launched, moved
@@ -392,9 +392,9 @@ def test_the_default_on_a_cpu_is_not_the_interpreter(monkeypatch, interpret):
         monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     else:
         monkeypatch.setenv("TRITON_INTERPRET", interpret)
-    monkeypatch.setattr("longvision.ops.backends.has_cpu_kernels", lambda device, dtype: device == "cpu")
+    monkeypatch.setattr("longvision.ops.common.has_cpu_kernels", lambda device, dtype: device == "cpu")
     assert choose_backend(None, "cpu", torch.float32) == "cpu"
-    monkeypatch.setattr("longvision.ops.backends.has_cpu_kernels", lambda device, dtype: False)
+    monkeypatch.setattr("longvision.ops.common.has_cpu_kernels", lambda device, dtype: False)
     assert choose_backend(None, "cpu", torch.float32) == "chunked"
 
 
