@@ -57,7 +57,6 @@ def test_scattered_digits_as_they_are_evaluated(digits):
     assert target.labels.tolist() == scene.labels_N.tolist()
     assert torch.equal(target.masks, torch.from_numpy(scene.masks_NHW))
     assert (image.shape, target.size, target.image_id) == ((1, 64, 64), (64, 64), 0)
-    assert digits.images("test").name(3) == "test image 3"
 
 
 def test_evaluated_pictures_are_fitted_and_targets_are_not(tmp_path):

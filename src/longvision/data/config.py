@@ -4,16 +4,13 @@ A new source is a dataclass like these, with its `Source`, and a line of the reg
 """
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from longvision.data.augment import AnyAugment, Augment, DenseAugment, DetectionAugment
+from longvision.data.augment import Augment, DenseAugment, DetectionAugment
 from longvision.data.io.images import Channels
+from longvision.data.options import DataConfig, HoldOutConfig
 from longvision.data.sources.base import Source
-from longvision.data.transforms.input_spec import InputSpec, Resize
-from longvision.errors import UserError
-
-if TYPE_CHECKING:
-    from longvision.data.datamodule import DataModule
+from longvision.data.transforms.input_spec import InputSpec
 
 DenseResize = Literal["none", "short", "fit"]
 LabelsAndImages = tuple[str, str]
@@ -23,77 +20,6 @@ DIGITS_AUGMENT = Augment(crop_scale=None, flip=0.0, rotate=10.0, shift=0.1, zoom
 MODE_AUGMENT = Augment(crop_scale=None, flip=0.0)  # a crop could change which digit is the most frequent
 SCATTERED_SEGMENTATION_AUGMENT = DenseAugment(scale=(0.75, 1.5), flip=0.0, most=1.0)  # mostly background
 SCATTERED_DETECTION_AUGMENT = DetectionAugment(scale=(0.5, 1.5), flip=0.0)  # a canvas is of the input's own size
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoaderConfig:
-    """In what batches images are loaded.
-
-    Args:
-        batch_size: training images a step.
-        workers: processes that load images; 0 loads in the main one; at most 4, one a core, when left out.
-    """
-
-    batch_size: int = 64
-    workers: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise UserError(f"batch_size {self.batch_size}: expected at least 1 image a batch")
-        if self.workers is not None and self.workers < 0:
-            raise UserError(f"workers {self.workers}: expected 0 (load in the main process) or more")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig(LoaderConfig):
-    """What all sources share. A subclass adds where its images are, and the kind of augmentation that its task has.
-
-    Args:
-        size: side of the square input that training images fill, or its height and width, pixels.
-        channels: 1 for grey, 3 for colour.
-        mean: mean of each channel on the scale 0..1; ImageNet's when left out.
-        std: standard deviation of each channel; ImageNet's when left out.
-        augment: how training images are varied.
-    """
-
-    size: int | tuple[int, int] = 224
-    channels: Channels = 3
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    augment: AnyAugment = AUGMENT
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.input()  # raises UserError
-
-    def input(self) -> InputSpec:
-        """How an image becomes a model's input."""
-        return self._input()
-
-    def source(self) -> Source[Any]:
-        """The files, listed; loads no torch. Raises UserError for what is wrong with them."""
-        raise NotImplementedError
-
-    def build(self, source: Source[Any] | None = None) -> "DataModule":
-        """The data module of these options; `source` is what `source()` gave, when it was called before."""
-        from longvision.data.datamodule import DataModule
-
-        return DataModule(source or self.source(), self.input(), self.augment, self)
-
-    def _input(self, resize: Resize = "fit", crop: float = 1.0) -> InputSpec:
-        size = (self.size, self.size) if isinstance(self.size, int) else self.size
-        return InputSpec(size, self.channels, self.mean or (), self.std or (), resize, crop)
-
-
-@dataclass(frozen=True, kw_only=True)
-class HoldOutConfig:
-    """For sets that may come without validation images.
-
-    Args:
-        seed: draws those that validate from the training images, where the set has none for it.
-    """
-
-    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,9 @@
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
-from longvision.errors import UserError
+from longvision.errors import MissingFileError, UserError
 
 TOLERATED = 0.01  # share of a set: beyond it, what is left is not the set that was meant
 NAMED = 10
@@ -30,3 +31,11 @@ def refuse_many(found: Sequence[str], total: int, problem: str) -> None:
 
 def is_too_many(bad: int, total: int) -> bool:
     return bad > TOLERATED * total
+
+
+def require_folder(path: Path, remedy: str) -> None:
+    """Raises UserError where there is none."""
+    if not path.exists():
+        raise MissingFileError(f"{path} does not exist: {remedy}")
+    if not path.is_dir():
+        raise UserError(f"{path} is a file: {remedy}")

@@ -1,5 +1,6 @@
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ from PIL import Image
 
 pytest.importorskip("faster_coco_eval")
 
-from longvision.data.sources.coco import CocoSource, is_empty, load_json, masks_of
+from longvision.data.io.coco_masks import is_empty, masks_of
+from longvision.data.sources.coco import CocoSource
+from longvision.data.sources.coco_files import load_json
 from longvision.errors import UserError
 
 HEIGHT, WIDTH = 40, 60
@@ -57,7 +60,7 @@ def test_a_set(write):
     source.check("train")
     pictures = source.split("train")
     picture, target = pictures[1]
-    assert (len(pictures), pictures.name(1), picture.getpixel((0, 0))) == (2, "2.png", (2, 0, 0))
+    assert (len(pictures), Path(pictures.records[1].file).name, picture.getpixel((0, 0))) == (2, "2.png", (2, 0, 0))
     assert target.image_id == 2
     assert target.boxes.tolist() == [[10, 10, 20, 20], [0.5, 1, 20.5, 31.25]]
     assert target.labels.tolist() == [1, 0]
@@ -296,7 +299,7 @@ def test_ids_that_name_no_one_image(write, images, message):
 
 
 def test_folders_and_files_that_are_not_there(write, tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         CocoSource(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"has 0 files instances_train\*\.json, expected one: give data.train, its"):
         CocoSource(tmp_path)
@@ -308,7 +311,7 @@ def test_folders_and_files_that_are_not_there(write, tmp_path):
     (root / "val2017").rename(root / "other")
     with pytest.raises(FileNotFoundError, match=r"neither .*val2017 nor .*images/val2017 is a folder"):
         CocoSource(root)
-    with pytest.raises(FileNotFoundError, match="nothing is not a folder"):
+    with pytest.raises(FileNotFoundError, match="nothing does not exist"):
         CocoSource(root, val=("annotations/instances_val2017.json", "nothing"))
     with pytest.raises(FileNotFoundError, match=r"none\.json does not exist"):
         load_json(root / "none.json")

@@ -3,7 +3,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from longvision.data.sources import scattered
+from longvision.data.sources import scattered, scattered_canvas
 from longvision.data.sources.scattered import ScatteredDigits, Scene, draw_labels, unique_most
 
 pytest.importorskip("sklearn.datasets")
@@ -86,7 +86,10 @@ def test_every_digit_is_whole(monkeypatch):
 @pytest.mark.parametrize("split", scattered.SPLITS)
 def test_every_scan_shows_at_the_smallest_size(split):
     side = scattered.SIDES[0]
-    strokes = [scattered.sharpened(scattered.enlarged(ink, side, side)) for ink in ScatteredDigits(split, 1).ink_DHW]
+    strokes = [
+        scattered_canvas.sharpened(scattered_canvas.enlarged(ink, side, side))
+        for ink in ScatteredDigits(split, 1).ink_DHW
+    ]
     assert all((ink_hw >= 0.5).any() for ink_hw in strokes)
 
 
@@ -96,7 +99,7 @@ def painted(grey: int) -> list[int]:
     for seed in range(50):
         canvas_HW = np.full((20, 24), grey, np.uint8)
         digit = scattered.Placed(3, 5, 6, np.ones((8, 10)))
-        scattered.paint(np.random.Generator(np.random.PCG64(seed)), canvas_HW, digit)
+        scattered_canvas.paint(np.random.Generator(np.random.PCG64(seed)), canvas_HW, digit.where, digit.ink_hw)
         (level,) = np.unique(canvas_HW[digit.where]).tolist()
         canvas_HW[digit.where] = grey
         assert (canvas_HW == grey).all()
@@ -110,7 +113,7 @@ def test_a_digit_is_33_levels_lighter_than_a_plain_canvas(grey):
 
 
 def test_a_digit_on_the_lightest_canvas_is_as_light_as_bytes_allow():
-    assert min(painted(250)) >= 256 - scattered.BIN
+    assert min(painted(250)) >= 256 - scattered_canvas.BIN
 
 
 def test_every_digit_is_lighter_than_what_is_around_it():
@@ -149,16 +152,16 @@ def test_drawn_labels_are_as_many_as_asked_with_one_in_front(count):
 
 
 def test_digits_grow_in_number_with_the_area():
-    assert scattered.usual_digits(128, 128) == (4, 10)
-    assert scattered.usual_digits(256, 256) == (12, 30)
-    assert scattered.usual_digits(4096, 4096) == (120, 300)
+    assert scattered_canvas.usual_digits(128, 128) == (4, 10)
+    assert scattered_canvas.usual_digits(256, 256) == (12, 30)
+    assert scattered_canvas.usual_digits(4096, 4096) == (120, 300)
     assert np.mean([len(scene.labels_N) for scene in scenes(size=(256, 256))]) > 12
 
 
 @pytest.mark.parametrize("side", [128, 256])
 def test_half_of_the_digits_tried_find_a_place(side):
     shown = [len(scene.labels_N) for scene in scenes(count=30, size=(side, side))]
-    assert np.mean(shown) >= np.mean(scattered.usual_digits(side, side)) / 2
+    assert np.mean(shown) >= np.mean(scattered_canvas.usual_digits(side, side)) / 2
 
 
 def test_the_smallest_canvas_shows_one_digit():
@@ -181,13 +184,13 @@ def test_enlarging_is_bilinear():
     torch = pytest.importorskip("torch")
     grid = np.random.default_rng(0).random((10, 10))
     theirs = torch.nn.functional.interpolate(torch.from_numpy(grid)[None, None], (37, 23), mode="bilinear")
-    assert np.allclose(scattered.enlarged(grid, 37, 23), theirs[0, 0].numpy())
+    assert np.allclose(scattered_canvas.enlarged(grid, 37, 23), theirs[0, 0].numpy())
 
 
 def test_the_rows_worked_on_at_a_time_change_nothing(monkeypatch):
-    at_once = scattered.texture(np.random.Generator(np.random.PCG64(0)), 200, 64)
-    monkeypatch.setattr(scattered, "BAND", 7)
-    assert np.array_equal(scattered.texture(np.random.Generator(np.random.PCG64(0)), 200, 64), at_once)
+    at_once = scattered_canvas.texture(np.random.Generator(np.random.PCG64(0)), 200, 64)
+    monkeypatch.setattr(scattered_canvas, "BAND", 7)
+    assert np.array_equal(scattered_canvas.texture(np.random.Generator(np.random.PCG64(0)), 200, 64), at_once)
     assert np.ptp(at_once.astype(int)) > 20
 
 

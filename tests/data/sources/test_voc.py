@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -42,14 +43,14 @@ def test_a_set(root):
     source.check("train")
     pictures = source.split("train")
     _, target = pictures[0]
-    assert (len(pictures), pictures.name(1)) == (2, "2.jpg")
+    assert (len(pictures), Path(pictures.records[1].file).name) == (2, "2.jpg")
     assert target.boxes.tolist() == [[10, 10, 20, 30], [0, 0, WIDTH, HEIGHT]]  # from 1, inclusive
     assert target.labels.tolist() == [1, 0]
     assert target.iscrowd.tolist() == [False, True]
     assert pictures[1][1].boxes.shape == (0, 4)
     assert [pictures[index][1].image_id for index in (0, 1)] == [0, 1]
     source.check("val")
-    assert source.split("val").name(0) == "3.jpg"
+    assert Path(source.split("val").records[0].file).name == "3.jpg"
 
 
 def test_one_folder_below(root, tmp_path_factory):
@@ -159,10 +160,10 @@ def test_files_that_are_no_annotations(root, xml, message):
 
 
 def test_a_folder_of_another_layout(root, tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         VocSource(tmp_path / "nowhere")
     (root / "JPEGImages").rename(root / "images")
-    with pytest.raises(FileNotFoundError, match="JPEGImages is not a folder: expected Pascal VOC's layout"):
+    with pytest.raises(FileNotFoundError, match="JPEGImages does not exist: expected Pascal VOC's layout"):
         VocSource(root)
 
 
@@ -176,7 +177,7 @@ def test_bccd_with_its_two_boxes_of_one_pixel(shared):
     assert [len(pictures) for pictures in sets] == [205, 87, 72]
     assert [sum(len(record.boxes) for record in pictures.records) for pictures in sets] == [2805, 1138, 945]
     pixels = [
-        (pictures.name(index), box)
+        (Path(pictures.records[index].file).name, box)
         for pictures in sets
         for index, record in enumerate(pictures.records)
         for box in record.boxes

@@ -1,17 +1,15 @@
 """Objects labelled as COCO does: one JSON file a split, boxes x, y, width, height, masks as polygons or run lengths."""
 
-import json
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
+from longvision.data.io.coco_masks import is_drawable, is_empty, mask_tools, masks_of
 from longvision.data.io.colours import spread_colours
 from longvision.data.problems import listing, refuse, refuse_many
 from longvision.data.sources.base import ImageSet, Source
+from longvision.data.sources.coco_files import Json, LabelsAndImages, find_files, load_json
 from longvision.data.sources.objects import (
     Box,
     ImageRecord,
@@ -23,23 +21,7 @@ from longvision.data.sources.objects import (
     has_area,
     is_outside,
 )
-from longvision.errors import MissingFileError, UserError
 from longvision.types import Split, Target
-
-Json = dict[str, Any]
-LabelsAndImages = tuple[str, str]  # a JSON file and the folder of its images
-Kind = tuple[Callable[[Any], bool], str]  # whether a value is of it, and its name in a message
-
-ID: Kind = (lambda value: isinstance(value, int | float | str), "a number or text")
-TEXT: Kind = (lambda value: isinstance(value, str), "text")
-SIDE: Kind = (lambda value: type(value) is int and value > 0, "a whole number of pixels, 1 or more")
-BOX: Kind = (lambda value: _is_numbers(value, 4), "four numbers: x, y, width, height")
-NEEDED: dict[str, dict[str, Kind]] = {
-    "images": {"id": ID, "file_name": TEXT, "height": SIDE, "width": SIDE},
-    "annotations": {"id": ID, "image_id": ID, "category_id": ID, "bbox": BOX},
-    "categories": {"id": ID, "name": TEXT},
-}
-TRIANGLE = 6  # numbers; a polygon of fewer covers nothing, and one of four would be read as a box
 
 
 class CocoImages(ObjectImages):
@@ -77,7 +59,7 @@ class CocoSource(Source[Target]):
     ) -> None:
         given: dict[Split, LabelsAndImages | None] = {"train": train, "val": val, "test": test}
         self.name = str(path)
-        self.files = _files(Path(path), given)
+        self.files = find_files(Path(path), given)
         self.has_test = "test" in self.files
         training = load_json(self.files["train"][0])
         self.names = _names(training)
@@ -164,94 +146,10 @@ class CocoSource(Source[Target]):
         return list(records.values())
 
 
-def load_json(file: Path) -> Json:
-    """An annotation file with at least one image, annotation and category, each with what is NEEDED of it."""
-    if not file.is_file():
-        raise MissingFileError(f"{file} does not exist: give a JSON file of COCO's layout")
-    try:
-        content = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON ({error}): expected images, annotations and categories") from error
-    for word, keys in NEEDED.items():
-        entries = content.get(word) if isinstance(content, dict) else None
-        if not isinstance(entries, list):
-            raise UserError(f"{file} has no list of {word}: expected images, annotations and categories as COCO's")
-        if not entries:
-            raise UserError(f"{file} has no {word}: expected at least one")
-        for place, entry in enumerate(entries):
-            if problem := _problem(entry, keys):
-                raise UserError(f"{file}: number {place} of its {word} has {problem}")
-    return content
-
-
-def _problem(entry: Any, keys: dict[str, Kind]) -> str | None:
-    """What an entry lacks, or has of a kind that it cannot have."""
-    missing = [key for key in keys if key not in entry] if isinstance(entry, dict) else list(keys)
-    if missing:
-        return f"no {', '.join(missing)}: add what is missing"
-    for key, (fits, expected) in keys.items():
-        if not fits(entry[key]):
-            return f"{key} {json.dumps(entry[key]):.60}: expected {expected}"
-    return None
-
-
 def xyxy(bbox: list[float]) -> Box:
     """COCO's x, y, width, height -> x1, y1, x2, y2."""
     x, y, width, height = bbox
     return x, y, x + width, y + height
-
-
-def masks_of(shapes: list[Any], height: int, width: int) -> np.ndarray:
-    """COCO segmentations -> bool (N, H, W)."""
-    masks_NHW = np.zeros((len(shapes), height, width), bool)
-    for mask_HW, shape in zip(masks_NHW, shapes, strict=True):
-        mask_HW[:] = drawn(shape, height, width)
-    return masks_NHW
-
-
-def drawn(shape: Any, height: int, width: int) -> np.ndarray:
-    """Polygons, run lengths in a list, or COCO's compressed run lengths -> (H, W) of 0 and 1."""
-    tools = mask_tools()
-    if isinstance(shape, list):
-        shape = tools.merge(
-            tools.frPyObjects([polygon for polygon in shape if len(polygon) >= TRIANGLE], height, width)
-        )
-    elif isinstance(shape["counts"], list):
-        shape = tools.frPyObjects(shape, height, width)
-    return tools.decode(shape)
-
-
-def mask_tools() -> Any:
-    try:
-        import faster_coco_eval.core.mask as tools
-    except ImportError as error:
-        raise ImportError("masks of COCO's need faster-coco-eval: pip install 'longvision[dense]'") from error
-    return tools
-
-
-def is_drawable(shape: Any, height: int, width: int) -> bool:
-    if isinstance(shape, list):
-        return bool(shape) and all(_is_numbers(polygon) and len(polygon) % 2 == 0 for polygon in shape)
-    if not isinstance(shape, dict) or shape.get("size") != [height, width]:
-        return False
-    counts = shape.get("counts")
-    if isinstance(counts, list):
-        return all(type(count) is int and count >= 0 for count in counts) and sum(counts) == height * width
-    return isinstance(counts, str) and _is_decodable(shape)
-
-
-def _is_decodable(shape: Json) -> bool:
-    try:
-        return bool(list(drawn(shape, *shape["size"]).shape) == shape["size"])
-    except (ValueError, RuntimeError):
-        return False
-
-
-def is_empty(shape: Any) -> bool:
-    """Whether it covers no pixel for certain."""
-    if isinstance(shape, list):
-        return all(len(polygon) < TRIANGLE for polygon in shape)
-    return isinstance(shape["counts"], list) and not sum(shape["counts"][1::2])
 
 
 def _check_ids(content: Json, file: Path) -> None:
@@ -296,47 +194,3 @@ def _check_names(content: Json, file: Path) -> None:
 
 def _words(annotation: Json) -> str:
     return f"annotation {annotation['id']} of image {annotation['image_id']}"
-
-
-def _is_numbers(values: Any, count: int | None = None) -> bool:
-    if not isinstance(values, list) or len(values) != (count or len(values)):
-        return False
-    return all(isinstance(value, int | float) for value in values)
-
-
-def _files(root: Path, given: dict[Split, LabelsAndImages | None]) -> dict[Split, tuple[Path, Path]]:
-    """The JSON file of each split and the folder of its images: as given, or as COCO names them."""
-    if not root.is_dir():
-        raise MissingFileError(f"{root} is not a folder: give one with annotations/ and folders of images")
-    files: dict[Split, tuple[Path, Path]] = {}
-    for split, pair in given.items():
-        if pair is not None:
-            files[split] = root / pair[0], root / pair[1]
-        elif split != "test" or _annotation_files(root, split):
-            files[split] = _by_name(root, split)
-    for _, folder in files.values():
-        if not folder.is_dir():
-            raise MissingFileError(f"{folder} is not a folder: give the one that holds the images")
-    return files
-
-
-def _by_name(root: Path, split: Split) -> tuple[Path, Path]:
-    found = _annotation_files(root, split)
-    if len(found) != 1:
-        raise UserError(
-            f"{root / 'annotations'} has {len(found)} files instances_{split}*.json, expected one: "
-            f"give data.{split}, its JSON file and the folder of its images"
-        )
-    name = found[0].stem.removeprefix("instances_")
-    folders = [root / name, root / "images" / name]
-    for folder in folders:
-        if folder.is_dir():
-            return found[0], folder
-    raise MissingFileError(
-        f"neither {folders[0]} nor {folders[1]} is a folder: "
-        f"put the images of {found[0].name} there, or give data.{split}, its JSON file and the folder of its images"
-    )
-
-
-def _annotation_files(root: Path, split: Split) -> list[Path]:
-    return sorted((root / "annotations").glob(f"instances_{split}*.json"))

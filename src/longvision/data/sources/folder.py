@@ -8,9 +8,9 @@ from PIL import Image
 
 from longvision.data.io.images import Channels, files_below, is_hidden, is_image, read_image
 from longvision.data.io.threads import in_threads
-from longvision.data.problems import refuse_many
+from longvision.data.problems import refuse_many, require_folder
 from longvision.data.sources.base import Source, hold_out
-from longvision.errors import MissingFileError, UnreadableImage, UserError
+from longvision.errors import UnreadableImage, UserError
 from longvision.types import Split
 
 NAMES: dict[Split, tuple[str, ...]] = {
@@ -98,10 +98,7 @@ class FolderSource(Source[int]):
 
 def _split_folders(root: Path) -> dict[Split, Path]:
     """Where each split lies; a root whose own folders are the classes is all training images."""
-    if not root.exists():
-        raise MissingFileError(f"{root} does not exist: give a folder with one folder of images per class")
-    if not root.is_dir():
-        raise UserError(f"{root} is a file: give a folder with one folder of images per class")
+    require_folder(root, "give a folder with one folder of images per class")
     names = _class_folders(root)
     splits: dict[Split, Path] = {}
     for split, aliases in NAMES.items():

@@ -1,6 +1,5 @@
 """Images with a class for each pixel, in files: which they are, and whether the masks fit them."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -35,9 +34,6 @@ class MaskedImages:
         if problem := _size_problem(file, (image.height, image.width), mask_HW.shape):
             raise UserError(problem)
         return image, mask_HW
-
-    def name(self, index: int) -> str:
-        return os.path.basename(self.pairs[index][0])
 
 
 class MaskFolderSource(Source[np.ndarray]):

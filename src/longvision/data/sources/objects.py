@@ -81,9 +81,6 @@ class ObjectImages:
     def target(self, record: ImageRecord) -> Target:
         return as_target(record.number, record.boxes, record.labels, record.crowd)
 
-    def name(self, index: int) -> str:
-        return os.path.basename(self.records[index].file)
-
 
 def as_target(
     number: int, boxes: Any, labels: Any, crowd: Sequence[bool] | None = None, masks_NHW: np.ndarray | None = None

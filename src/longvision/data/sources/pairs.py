@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from longvision.data.io.images import files_below
-from longvision.data.problems import listing
+from longvision.data.problems import listing, require_folder
 from longvision.data.sources.base import hold_out
-from longvision.errors import MissingFileError, UserError
+from longvision.errors import UserError
 from longvision.types import Split
 
 SPLITS: dict[Split, tuple[str, ...]] = {
@@ -35,10 +35,7 @@ Places = dict[Split, tuple[Path, Path]]  # folders of images and of masks
 
 def find_pairs(root: Path, seed: int) -> dict[Split, list[ImageAndMask]]:
     """The images of each split, each with its mask, in the order of their names."""
-    if not root.exists():
-        raise MissingFileError(f"{root} does not exist: give a folder of images and masks ({LAYOUTS})")
-    if not root.is_dir():
-        raise UserError(f"{root} is a file: give a folder of images and masks ({LAYOUTS})")
+    require_folder(root, f"give a folder of images and masks ({LAYOUTS})")
     if is_chase(root):
         return _chase_pairs(root)
     pairs = {split: match_masks(*folders) for split, folders in _places(root).items()}

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from longvision.data.io.images import Channels, read_image
-from longvision.data.problems import listing
+from longvision.data.problems import listing, require_folder
 from longvision.data.sources.base import Source, hold_out
 from longvision.errors import MissingFileError, UserError
 from longvision.types import Split
@@ -187,10 +187,7 @@ class ParquetSource(Source[int]):
 
 def find_files(root: Path) -> dict[Split, list[Path]]:
     """The sorted Parquet files of each split, in `root` or in `root`/data."""
-    if not root.exists():
-        raise MissingFileError(f"{root} does not exist: give a folder with train*.parquet in it")
-    if not root.is_dir():
-        raise UserError(f"{root} is a file: give the folder that holds train*.parquet")
+    require_folder(root, "give the folder that holds train*.parquet")
     for folder in (root, root / "data"):
         found = {split: sorted(folder.glob(f"{split}*.parquet")) for split in SPLITS}
         if found["train"]:

@@ -11,8 +11,17 @@ import numpy as np
 from PIL import Image
 
 from longvision.data.sources.digits import Digits, load_digits_split
+from longvision.data.sources.scattered_canvas import (
+    add_noise,
+    enlarged,
+    paint,
+    sharpened,
+    strew_clutter,
+    texture,
+    usual_digits,
+)
 from longvision.errors import UserError
-from longvision.types import Split
+from longvision.types import Size, Split
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 COUNTS: dict[Split, int] = {"train": 2000, "val": 200, "test": 400}
@@ -21,10 +30,6 @@ LEAST_CANVAS, MOST_CANVAS = 32, 16384
 GAP = 2  # pixels at least between the masks of two digits; the soft edges of their strokes reach further
 TRIES = 12  # places tried for a digit before it is left out
 SHARE = (0.25, 0.45)  # of the digits in an image that show the one that occurs most
-TEXTURE = ((96, 45), (20, 16), (6, 8))  # cells of so many pixels, grey levels up or down
-BAND = 64  # rows worked on at a time, so that a canvas of 4096x4096 needs no float64 copy
-BIN = 16  # grey levels
-NEAR = 3  # bins to either side in which a digit's grey would be lost
 
 
 @dataclass(frozen=True)
@@ -96,13 +101,8 @@ class ScatteredDigits:
         digits: tuple[int, int] | None = None,
         seed: int = 0,
     ) -> None:
+        check_scenes(count, size, seed)
         height, width = size
-        if not LEAST_CANVAS <= min(size) <= max(size) <= MOST_CANVAS:
-            raise UserError(f"size {height}x{width}: expected sides from {LEAST_CANVAS} to {MOST_CANVAS} pixels")
-        if count < 1:
-            raise UserError(f"{count} images: expected at least 1")
-        if seed < 0:
-            raise UserError(f"seed {seed}: expected 0 or more")
         least, most = digits or usual_digits(height, width)
         if not 1 <= least <= most <= 10000:
             raise UserError(f"digits {least} to {most} an image: expected 1 <= least <= most <= 10000")
@@ -123,7 +123,7 @@ class ScatteredDigits:
         canvas_HW = texture(random, *self.size)
         strew_clutter(random, canvas_HW)
         for digit in placed:
-            paint(random, canvas_HW, digit)
+            paint(random, canvas_HW, digit.where, digit.ink_hw)
         add_noise(random, canvas_HW)
         instance_HW = instance_map(placed, self.size)
         labels_N = np.array([digit.label for digit in placed], dtype=np.int64)
@@ -153,10 +153,14 @@ class ScatteredDigits:
         return placed
 
 
-def usual_digits(height: int, width: int) -> tuple[int, int]:
-    """Least and most digits on a canvas: 4 to 10 on 128x128, 12 to 30 on 256x256, 120 to 300 on the largest."""
-    share = height * width / 256**2
-    return min(120, max(4, round(12 * share))), min(300, max(10, round(30 * share)))
+def check_scenes(count: int, size: Size, seed: int) -> None:
+    """Raises UserError for scenes that cannot be made."""
+    if not LEAST_CANVAS <= min(size) <= max(size) <= MOST_CANVAS:
+        raise UserError(f"size {size[0]}x{size[1]}: expected sides from {LEAST_CANVAS} to {MOST_CANVAS} pixels")
+    if count < 1:
+        raise UserError(f"{count} images: expected at least 1")
+    if seed < 0:
+        raise UserError(f"seed {seed}: expected 0 or more")
 
 
 def draw_labels(random: np.random.Generator, count: int) -> np.ndarray:
@@ -219,106 +223,3 @@ def boxes_around(placed: list[Placed], instance_HW: np.ndarray) -> np.ndarray:
 def padded_ink(scans: Digits) -> np.ndarray:
     """Scans (D, 8, 8) of bytes -> ink (D, 10, 10) from 0 to 1, with a margin so that strokes end inside."""
     return np.pad(scans.scans_NHW / 255, ((0, 0), (1, 1), (1, 1)))
-
-
-def sharpened(ink_hw: np.ndarray) -> np.ndarray:
-    """Ink of a scan, smeared by the enlargement, -> strokes with narrow edges; 0.5 where the ink is 0.4."""
-    return np.clip((ink_hw - 0.4) * 3 + 0.5, 0, 1)
-
-
-def enlarged(grid: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(h, w) -> (height, width) float64, bilinear between the centres of the pixels."""
-    return taller(wider(grid, width), height, 0, height)
-
-
-def wider(grid: np.ndarray, width: int) -> np.ndarray:
-    low, high, share = neighbours(grid.shape[1], width, 0, width)
-    return grid[:, low] * (1 - share) + grid[:, high] * share
-
-
-def taller(grid: np.ndarray, height: int, first: int, last: int) -> np.ndarray:
-    """Rows `first` to `last` (exclusive) of `grid` enlarged to `height` rows."""
-    low, high, share = neighbours(grid.shape[0], height, first, last)
-    return grid[low] * (1 - share)[:, None] + grid[high] * share[:, None]
-
-
-def neighbours(count: int, target: int, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The two of `count` points that each of `target` points lies between, and the share of the second."""
-    at = (np.arange(first, last) + 0.5) * (count / target) - 0.5
-    at = np.clip(at, 0, count - 1)
-    low = at.astype(np.int64)
-    return low, np.minimum(low + 1, count - 1), at - low
-
-
-def texture(random: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A canvas (H, W) of bytes: light and shade of three grain sizes around a middle grey."""
-    base = random.integers(95, 161)
-    layers = []
-    for cell, strength in TEXTURE:
-        grid = random.random((height // cell + 2, width // cell + 2)) * 2 - 1
-        layers.append(wider(grid * (strength * random.random()), width))
-    canvas_HW = np.empty((height, width), np.uint8)
-    for top in range(0, height, BAND):
-        bottom = min(height, top + BAND)
-        band = taller(layers[0], height, top, bottom)
-        for layer in layers[1:]:
-            band += taller(layer, height, top, bottom)
-        canvas_HW[top:bottom] = np.rint(band + base)  # 95 - 69 and 160 + 69 are bytes
-    return canvas_HW
-
-
-def strew_clutter(random: np.random.Generator, canvas_HW: np.ndarray) -> None:
-    """Rectangles, frames, strokes as wide as a digit's, and specks: what a model has to tell from digits."""
-    height, width = canvas_HW.shape
-    least, most = usual_digits(height, width)
-    for kind in random.integers(4, size=random.integers(least, most, endpoint=True)).tolist():
-        tall, wide = (int(side) for side in random.integers(4, min(40, height, width) + 1, 2))
-        top, left = int(random.integers(height - tall + 1)), int(random.integers(width - wide + 1))
-        patch = canvas_HW[top : top + tall, left : left + wide]
-        level, thick = int(random.integers(256)), int(random.integers(2, 6))
-        if kind == 0:
-            patch[:] = (patch.astype(np.int64) + level) // 2
-        elif kind == 1:
-            middle = patch[thick:-thick, thick:-thick].copy()
-            patch[:] = level
-            patch[thick:-thick, thick:-thick] = middle
-        elif kind == 2:
-            patch[stroke(random, tall, wide, thick)] = level
-        else:
-            count = int(random.integers(3, 13))
-            patch[random.integers(tall, size=count), random.integers(wide, size=count)] = level
-
-
-def stroke(random: np.random.Generator, height: int, width: int, thick: int) -> np.ndarray:
-    """bool (H, W): the pixels within half of `thick` of the line between two random points."""
-    (y1, y2), (x1, x2) = random.random(2) * (height - 1), random.random(2) * (width - 1)
-    dy, dx = y2 - y1, x2 - x1
-    y, x = np.arange(height)[:, None] - y1, np.arange(width) - x1
-    along = np.clip((y * dy + x * dx) / (dy * dy + dx * dx + 1e-9), 0, 1)
-    off_y, off_x = y - along * dy, x - along * dx
-    return off_y * off_y + off_x * off_x <= thick * thick / 4
-
-
-def paint(random: np.random.Generator, canvas_HW: np.ndarray, digit: Placed) -> None:
-    """The digit in a grey that is lighter than the mean around it, by 33 levels where bytes allow, and rare there."""
-    rows, columns = digit.where
-    around = canvas_HW[max(0, rows.start - 2) : rows.stop + 2, max(0, columns.start - 2) : columns.stop + 2]
-    histogram = np.bincount(around.ravel() // BIN, minlength=256 // BIN)
-    sums = np.cumsum(np.pad(histogram, (NEAR + 1, NEAR)))
-    darkest = min(len(histogram) - 1, int(around.mean()) // BIN + NEAR)
-    order = darkest + random.permutation(len(histogram) - darkest)
-    near = (sums[2 * NEAR + 1 :] - sums[: -2 * NEAR - 1])[order]
-    free = np.flatnonzero(near * 12 <= around.size)
-    bin_number = order[free[0] if len(free) else near.argmin()]
-    level = int(bin_number) * BIN + int(random.integers(BIN))
-    patch = canvas_HW[rows, columns]
-    patch[:] = np.rint(patch * (1 - digit.ink_hw) + level * digit.ink_hw)
-
-
-def add_noise(random: np.random.Generator, canvas_HW: np.ndarray) -> None:
-    """Each pixel up or down by up to 12 grey levels, as drawn for the image."""
-    strength = int(random.integers(1, 13))
-    for top in range(0, len(canvas_HW), BAND):
-        band = canvas_HW[top : top + BAND]
-        noise = random.integers(-strength, strength, band.shape, np.int8, endpoint=True)
-        band[:] = np.clip(band.astype(np.int16) + noise, 0, 255)

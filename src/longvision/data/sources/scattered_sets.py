@@ -10,7 +10,7 @@ from longvision.data.io.images import Channels, as_channels
 from longvision.data.sources.base import ImageSet, Source
 from longvision.data.sources.digits import CLASSES
 from longvision.data.sources.objects import as_target
-from longvision.data.sources.scattered import COUNTS, ScatteredDigits, Scene
+from longvision.data.sources.scattered import COUNTS, ScatteredDigits, Scene, check_scenes
 from longvision.types import Size, Split, Target
 
 NIGHT = (40, 40, 40)  # the colour of the background
@@ -39,6 +39,7 @@ class ScatteredSource(Source[Label]):
         count: int = COUNTS["train"],
         seed: int = 0,
     ) -> None:
+        check_scenes(count, size, seed)
         self.size, self.channels, self.seed = size, channels, seed
         self.counts = {**COUNTS, "train": count}
         self.classes: list[str] = ["background"] * self.has_background + CLASSES
@@ -63,9 +64,6 @@ class ScatteredSet(Generic[Label]):
     def __getitem__(self, index: int) -> tuple[Image.Image, Label]:
         scene = self.scenes.scene(index)
         return as_channels(scene.image, self.source.channels), self.source.label(index, scene)
-
-    def name(self, index: int) -> str:
-        return f"{self.scenes.split} image {index}"
 
 
 class ScatteredMode(ScatteredSource[int]):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from longvision.data.io.colours import spread_colours
 from longvision.data.io.images import is_hidden
-from longvision.data.problems import refuse, refuse_many
+from longvision.data.problems import refuse, refuse_many, require_folder
 from longvision.data.sources.base import ImageSet, Source
 from longvision.data.sources.objects import (
     Box,
@@ -166,13 +166,11 @@ def _text(element: ElementTree.Element, path: str) -> str:
 
 
 def _root(path: Path) -> Path:
-    if not path.is_dir():
-        raise MissingFileError(f"{path} is not a folder: give one with Annotations/, JPEGImages/ and ImageSets/Main/")
+    require_folder(path, "give a folder with Annotations/, JPEGImages/ and ImageSets/Main/")
     below = sorted(folder for folder in path.iterdir() if (folder / "Annotations").is_dir())
     root = path if (path / "Annotations").is_dir() or len(below) != 1 else below[0]
     for needed in ("Annotations", "JPEGImages", "ImageSets/Main"):
-        if not (root / needed).is_dir():
-            raise MissingFileError(f"{root / needed} is not a folder: expected Pascal VOC's layout in {root}")
+        require_folder(root / needed, f"expected Pascal VOC's layout in {root}")
     return root
 
 

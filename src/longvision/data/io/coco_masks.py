@@ -1,0 +1,66 @@
+"""COCO's segmentations, polygons or run lengths, as masks."""
+
+from typing import Any
+
+import numpy as np
+
+TRIANGLE = 6  # numbers; a polygon of fewer covers nothing, and one of four would be read as a box
+
+
+def masks_of(shapes: list[Any], height: int, width: int) -> np.ndarray:
+    """COCO segmentations -> bool (N, H, W)."""
+    masks_NHW = np.zeros((len(shapes), height, width), bool)
+    for mask_HW, shape in zip(masks_NHW, shapes, strict=True):
+        mask_HW[:] = drawn(shape, height, width)
+    return masks_NHW
+
+
+def drawn(shape: Any, height: int, width: int) -> np.ndarray:
+    """Polygons, run lengths in a list, or COCO's compressed run lengths -> (H, W) of 0 and 1."""
+    tools = mask_tools()
+    if isinstance(shape, list):
+        shape = tools.merge(
+            tools.frPyObjects([polygon for polygon in shape if len(polygon) >= TRIANGLE], height, width)
+        )
+    elif isinstance(shape["counts"], list):
+        shape = tools.frPyObjects(shape, height, width)
+    return tools.decode(shape)
+
+
+def mask_tools() -> Any:
+    try:
+        import faster_coco_eval.core.mask as tools
+    except ImportError as error:
+        raise ImportError("masks of COCO's need faster-coco-eval: pip install 'longvision[dense]'") from error
+    return tools
+
+
+def is_drawable(shape: Any, height: int, width: int) -> bool:
+    if isinstance(shape, list):
+        return bool(shape) and all(is_numbers(polygon) and len(polygon) % 2 == 0 for polygon in shape)
+    if not isinstance(shape, dict) or shape.get("size") != [height, width]:
+        return False
+    counts = shape.get("counts")
+    if isinstance(counts, list):
+        return all(type(count) is int and count >= 0 for count in counts) and sum(counts) == height * width
+    return isinstance(counts, str) and _is_decodable(shape)
+
+
+def _is_decodable(shape: dict[str, Any]) -> bool:
+    try:
+        return bool(list(drawn(shape, *shape["size"]).shape) == shape["size"])
+    except (ValueError, RuntimeError):
+        return False
+
+
+def is_empty(shape: Any) -> bool:
+    """Whether it covers no pixel for certain."""
+    if isinstance(shape, list):
+        return all(len(polygon) < TRIANGLE for polygon in shape)
+    return isinstance(shape["counts"], list) and not sum(shape["counts"][1::2])
+
+
+def is_numbers(values: Any, count: int | None = None) -> bool:
+    if not isinstance(values, list) or len(values) != (count or len(values)):
+        return False
+    return all(isinstance(value, int | float) for value in values)

@@ -1,0 +1,92 @@
+"""COCO's JSON files: where they and their images lie, and whether their entries are what they must be."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from longvision.data.io.coco_masks import is_numbers
+from longvision.data.problems import require_folder
+from longvision.errors import MissingFileError, UserError
+from longvision.types import Split
+
+Json = dict[str, Any]
+LabelsAndImages = tuple[str, str]  # a JSON file and the folder of its images
+Kind = tuple[Callable[[Any], bool], str]  # whether a value is of it, and its name in a message
+
+ID: Kind = (lambda value: isinstance(value, int | float | str), "a number or text")
+TEXT: Kind = (lambda value: isinstance(value, str), "text")
+SIDE: Kind = (lambda value: type(value) is int and value > 0, "a whole number of pixels, 1 or more")
+BOX: Kind = (lambda value: is_numbers(value, 4), "four numbers: x, y, width, height")
+NEEDED: dict[str, dict[str, Kind]] = {
+    "images": {"id": ID, "file_name": TEXT, "height": SIDE, "width": SIDE},
+    "annotations": {"id": ID, "image_id": ID, "category_id": ID, "bbox": BOX},
+    "categories": {"id": ID, "name": TEXT},
+}
+
+
+def load_json(file: Path) -> Json:
+    """An annotation file with at least one image, annotation and category, each with what is NEEDED of it."""
+    if not file.is_file():
+        raise MissingFileError(f"{file} does not exist: give a JSON file of COCO's layout")
+    try:
+        content = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON ({error}): expected images, annotations and categories") from error
+    for word, keys in NEEDED.items():
+        entries = content.get(word) if isinstance(content, dict) else None
+        if not isinstance(entries, list):
+            raise UserError(f"{file} has no list of {word}: expected images, annotations and categories as COCO's")
+        if not entries:
+            raise UserError(f"{file} has no {word}: expected at least one")
+        for place, entry in enumerate(entries):
+            if problem := _problem(entry, keys):
+                raise UserError(f"{file}: number {place} of its {word} has {problem}")
+    return content
+
+
+def _problem(entry: Any, keys: dict[str, Kind]) -> str | None:
+    """What an entry lacks, or has of a kind that it cannot have."""
+    missing = [key for key in keys if key not in entry] if isinstance(entry, dict) else list(keys)
+    if missing:
+        return f"no {', '.join(missing)}: add what is missing"
+    for key, (fits, expected) in keys.items():
+        if not fits(entry[key]):
+            return f"{key} {json.dumps(entry[key]):.60}: expected {expected}"
+    return None
+
+
+def find_files(root: Path, given: dict[Split, LabelsAndImages | None]) -> dict[Split, tuple[Path, Path]]:
+    """The JSON file of each split and the folder of its images: as given, or as COCO names them."""
+    require_folder(root, "give a folder with annotations/ and folders of images")
+    files: dict[Split, tuple[Path, Path]] = {}
+    for split, pair in given.items():
+        if pair is not None:
+            files[split] = root / pair[0], root / pair[1]
+        elif split != "test" or _annotation_files(root, split):
+            files[split] = _by_name(root, split)
+    for _, folder in files.values():
+        require_folder(folder, "give the folder that holds the images")
+    return files
+
+
+def _by_name(root: Path, split: Split) -> tuple[Path, Path]:
+    found = _annotation_files(root, split)
+    if len(found) != 1:
+        raise UserError(
+            f"{root / 'annotations'} has {len(found)} files instances_{split}*.json, expected one: "
+            f"give data.{split}, its JSON file and the folder of its images"
+        )
+    name = found[0].stem.removeprefix("instances_")
+    folders = [root / name, root / "images" / name]
+    for folder in folders:
+        if folder.is_dir():
+            return found[0], folder
+    raise MissingFileError(
+        f"neither {folders[0]} nor {folders[1]} is a folder: "
+        f"put the images of {found[0].name} there, or give data.{split}, its JSON file and the folder of its images"
+    )
+
+
+def _annotation_files(root: Path, split: Split) -> list[Path]:
+    return sorted((root / "annotations").glob(f"instances_{split}*.json"))
