@@ -37,9 +37,10 @@ from torch import Tensor
 
 from longvision.benchmark.build import Step
 from longvision.benchmark.case import Case, milliseconds, sentence, significant
-from longvision.benchmark.memory import is_out_of_memory, measure_peak
+from longvision.benchmark.memory import measure_peak
 from longvision.benchmark.provenance import provenance
 from longvision.benchmark.timing import stopwatch, time_round
+from longvision.errors import is_out_of_memory
 from longvision.layers import VimBlock
 
 ROOT = Path(__file__).resolve().parent.parent

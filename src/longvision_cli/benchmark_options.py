@@ -2,12 +2,12 @@
 
 import argparse
 import math
-from difflib import get_close_matches
 
 from longvision.benchmark.plan import DEVICES, DTYPES, HEADS, MODES, OPS_DTYPES, ModelsPlan, OpsPlan
 from longvision.benchmark.sizes import is_count, parse_sizes
 from longvision.errors import UserError
 from longvision_cli.arguments import ArgumentParser
+from longvision_cli.names import did_you_mean
 
 PARTS = ("models", "ops")
 MODELS = "vim_tiny_patch16_224,deit_tiny_patch16_224,deit_tiny_patch16_224+materialised"
@@ -44,9 +44,7 @@ def parse(arguments: list[str]) -> tuple[ModelsPlan | OpsPlan, str | None]:
     """The words behind `longvision benchmark` -> what to measure, and the folder of --out. Raises UserError."""
     part, *rest = arguments
     if part not in PARTS:
-        near = get_close_matches(part, PARTS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(PARTS)}"
-        raise UserError(f"there is no benchmark {part!r}: {hint}")
+        raise UserError(f"there is no benchmark {part!r}: {did_you_mean(part, PARTS)}")
     options = vars((_models_parser() if part == "models" else _ops_parser()).parse_args(rest))
     out = options.pop("out")
     return (ModelsPlan if part == "models" else OpsPlan)(**options), out

@@ -5,7 +5,8 @@ import sys
 import pytest
 import torch
 
-from longvision.benchmark.memory import available_memory, is_out_of_memory, measure_peak
+from longvision.benchmark.memory import available_memory, measure_peak
+from longvision.errors import is_out_of_memory
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux resets the high-water mark")
 FLOATS = 50_000_000  # 200 MB

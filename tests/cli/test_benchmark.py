@@ -246,7 +246,7 @@ def test_the_default_models_can_be_copied_from_the_help(longvision, monkeypatch,
 
 IN_WORDS = [  # mistakes, and what their messages name
     ("modles", "'modles': did you mean models?"),
-    ("zzz", "'zzz': choose one of models, ops"),
+    ("zzz", "'zzz': expected one of models, ops"),
     ("models --size 3", "--size: did you mean --sizes"),
     ("models --sizes 0", "'0'"),
     ("models --sizes=", "''"),

@@ -11,7 +11,6 @@ from typing import TypeVar
 
 import torch
 
-from longvision.errors import is_out_of_memory as is_out_of_memory
 from longvision.ops import release_memory
 
 STATUS, CLEAR_REFS, MEMINFO = Path("/proc/self/status"), Path("/proc/self/clear_refs"), Path("/proc/meminfo")

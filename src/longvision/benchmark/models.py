@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,9 @@ from longvision.benchmark.provenance import choose_device, device_name, provenan
 from longvision.benchmark.timing import take_turns
 from longvision.benchmark.worker import TOO_LONG
 from longvision.errors import UserError
-from longvision.models.backbone import create_features
+from longvision.models.backbone import create_features, nearest_models
 from longvision.models.cost import measure_cost
-from longvision.models.pyramid import STRIDES
+from longvision.models.pyramid import STRIDES, is_ours
 
 WORKER = [sys.executable, "-P", "-m", "longvision.benchmark.worker"]  # -P: a folder "timm" here is not the library
 PATIENCE = 5  # budgets that a single call may take
@@ -103,15 +102,11 @@ class ModelsBenchmark:
         }
 
 
-def is_ours(name: str) -> bool:
-    return timm.model_entrypoint(name).__module__.startswith("longvision.")
-
-
 def check_model(label: str, head: str) -> None:
     """NAME or NAME+materialised, of a model that exists, has that form, and the maps that the head needs."""
     name, _, form = label.partition("+")
     if not timm.is_model(name):
-        near = get_close_matches(name, timm.list_models(), n=3, cutoff=0.6)
+        near = nearest_models(name)
         hint = f"did you mean {' or '.join(near)}?" if near else '`longvision models "*"` lists those there are'
         raise UserError(f"unknown model {name!r}: {hint}")
     if not (form or head):

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from longvision.benchmark.case import OK, OUT_OF_MEMORY, PRODUCTS, REFERENCE, OpCase, Result, Round, ratio, sentence
-from longvision.benchmark.memory import is_out_of_memory
 from longvision.benchmark.plan import OpsPlan
 from longvision.benchmark.provenance import choose_device, device_name, provenance
 from longvision.benchmark.scans import Inputs, Scan, check, make_inputs, scans
 from longvision.benchmark.timing import stopwatch, take_turns, time_round
+from longvision.errors import is_out_of_memory
 
 
 class OpsBenchmark:

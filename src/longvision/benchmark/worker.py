@@ -18,8 +18,9 @@ import torch
 
 from longvision.benchmark.build import Step
 from longvision.benchmark.case import OUT_OF_MEMORY, Case, Round, sentence
-from longvision.benchmark.memory import is_out_of_memory, limit_memory, measure_peak
+from longvision.benchmark.memory import limit_memory, measure_peak
 from longvision.benchmark.timing import stopwatch, time_round
+from longvision.errors import is_out_of_memory
 
 TOO_LONG = 75  # the exit code of a process whose first call did not end in time
 
