@@ -4,53 +4,23 @@ Names load on first use: reading one image needs neither Lightning nor torch.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from longvision.data.augment import Augment, DenseAugment, DetectionAugment
-    from longvision.data.config import (
-        CocoData,
-        DigitsData,
-        FolderData,
-        MaskFolderData,
-        MostDigitsData,
-        ParquetData,
-        ScatteredDetectionData,
-        ScatteredSegmentationData,
-        VocData,
-    )
-    from longvision.data.datamodule import DataModule
-    from longvision.data.io.images import find_images, read_image
-    from longvision.data.transforms.input_spec import InputSpec
-
-__all__ = [
-    "Augment",
-    "CocoData",
-    "DataModule",
-    "DenseAugment",
-    "DetectionAugment",
-    "DigitsData",
-    "FolderData",
-    "InputSpec",
-    "MaskFolderData",
-    "MostDigitsData",
-    "ParquetData",
-    "ScatteredDetectionData",
-    "ScatteredSegmentationData",
-    "VocData",
-    "find_images",
-    "read_image",
-]
 _HOME = {
-    "DataModule": "datamodule",
-    "InputSpec": "transforms.input_spec",
-    "find_images": "io.images",
-    "read_image": "io.images",
-}
+    "augment": ("Augment", "DenseAugment", "DetectionAugment"),
+    "config": (
+        "CocoData", "DigitsData", "FolderData", "MaskFolderData", "MostDigitsData", "ParquetData",
+        "ScatteredDetectionData", "ScatteredSegmentationData", "VocData",
+    ),
+    "datamodule": ("DataModule",),
+    "io.images": ("find_images", "read_image"),
+    "transforms.input_spec": ("InputSpec",),
+}  # fmt: skip
+_MODULE = {name: module for module, names in _HOME.items() for name in names}
+__all__ = list(_MODULE)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _MODULE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = _HOME.get(name, "augment" if name.endswith("Augment") else "config")
-    return getattr(import_module(f"longvision.data.{home}"), name)
+    return getattr(import_module(f"longvision.data.{_MODULE[name]}"), name)
