@@ -1,7 +1,7 @@
 """A trained model from its file alone, and what it says of images. Needs neither Lightning nor the training data."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, overload
 
 import torch
@@ -131,7 +131,7 @@ class Predictor:
         if group:
             yield group
 
-    def _results(self, group: list[Prepared], give_up: OnError) -> list[Result]:
+    def _results(self, group: list[Prepared], give_up: OnError) -> Sequence[Result]:
         """Where a group does not fit into memory, one by one; those that do not fit alone are too large."""
         try:
             return self._predict(group)
@@ -144,7 +144,7 @@ class Predictor:
         return [result for one in group for result in self._results([one], give_up)]
 
     @torch.inference_mode()
-    def _predict(self, group: list[Prepared]) -> list[Result]:
+    def _predict(self, group: list[Prepared]) -> Sequence[Result]:
         images = [image_CHW.to(self.device) for *_, image_CHW in group]
         return self._task.predict(self.model, images, [(name, image) for _, name, image, _ in group], self.batch)
 

@@ -57,6 +57,6 @@ class TaskPredictor:
         """The model's input (C, H, W), as validation prepares it."""
         return self.description.input.evaluated(image)
 
-    def predict(self, model: Any, images: list[Tensor], inputs: Sequence[Named], batch: int) -> list[Result]:
+    def predict(self, model: Any, images: list[Tensor], inputs: Sequence[Named], batch: int) -> Sequence[Result]:
         """Prepared images (C, H, W) of one size, with the names and images they come from -> their results."""
         raise NotImplementedError
