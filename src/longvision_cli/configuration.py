@@ -7,7 +7,6 @@ a mistyped one is told at once, before torch is loaded.
 import json
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, replace
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +50,8 @@ class Configuration:
         """The task for this data. With `weights_follow` a checkpoint fills the model, and what it was pretrained with
         is not needed again."""
         config = replace(self.model, pretrained=False) if weights_follow else self.model
-        kind = load(TASKS[self.task].module)
-        options = {"asking" if name == "inference" else name: value for name, value in vars(config).items()}
-        options |= {"classes": info.classes, "size": info.size, "channels": info.channels, "masks": info.has_masks}
-        task = kind(**{name: value for name, value in options.items() if name in signature(kind).parameters})
-        task.pretrained = bool(self.model.pretrained)
+        task = load(TASKS[self.task].module)(config, info)
+        task.config = self.model
         return task
 
 

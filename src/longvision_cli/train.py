@@ -26,7 +26,7 @@ def run(arguments: list[str]) -> int:
     quiet()
     from lightning import seed_everything
 
-    from longvision.engine.run import Run, leads_run
+    from longvision.engine.run import Run
     from longvision.engine.trainer import make_trainer, train
 
     seed_everything(configuration.seed, workers=True, verbose=False)
@@ -34,27 +34,25 @@ def run(arguments: list[str]) -> int:
     task = configuration.build_task(data.info, weights_follow=resumed is not None)
     data.setup("fit")
 
+    trainer = make_trainer(vars(configuration.trainer))
+    if not trainer.is_global_zero:  # the first process makes the folder, and speaks for all
+        train(trainer, task, data, resumed, checkpoint)
+        return 0
     with user_paths():
-        run_folder = resumed or Run.create(configuration.runs, f"{configuration.source}-{task.name}")
+        run_folder = resumed or Run.create(configuration.runs, f"{configuration.source}-{task.config.name}")
     try:
-        trainer = make_trainer(vars(configuration.trainer), run_folder, task.monitor())
-        if leads_run():
-            configuration.trainer.precision = trainer.precision  # the default depends on the machine
-            configuration.save(run_folder.new_config())
-            _announce(task, data, run_folder, checkpoint is not None)
+        configuration.trainer.precision = trainer.precision  # the default depends on the machine
+        configuration.save(run_folder.new_config())
+        _announce(task, data, run_folder, checkpoint is not None)
         outcome = train(trainer, task, data, run_folder, checkpoint)
     except KeyboardInterrupt:
-        if run_folder.last.is_file():
-            raise KeyboardInterrupt(f"saved; go on with: longvision train --resume {run_folder.path}") from None
-        raise KeyboardInterrupt("before there was anything to save") from None
+        raise KeyboardInterrupt(_what_is_left(run_folder)) from None
     finally:
-        if leads_run():
-            run_folder.discard_if_unused()
-    if leads_run():
-        print(f"{task.leaves}, model.safetensors and its card are in the run's folder")
-        print(outcome)
-        print(run_folder.path)
-    return 0
+        run_folder.discard_if_unused()
+    print(f"{', '.join([*outcome.artifacts, 'model.safetensors'])} and its card are in the run's folder")
+    print(outcome)
+    print(run_folder.path)
+    return 1 if outcome.failed else 0
 
 
 def parse(arguments: list[str]) -> tuple[Configuration, "Run | None"]:
@@ -79,11 +77,20 @@ def parse(arguments: list[str]) -> tuple[Configuration, "Run | None"]:
     return configure(run.configs()[-1:], words, of_run=True), run
 
 
+def _what_is_left(run_folder: "Run") -> str:
+    """Of a run that was interrupted."""
+    if run_folder.weights.exists():
+        return f"the model is saved, it was not evaluated: longvision validate {run_folder.path}"
+    if run_folder.last.exists():
+        return f"saved; go on with: longvision train --resume {run_folder.path}"
+    return "before there was anything to save"
+
+
 def _announce(task: Any, data: Any, run_folder: Any, goes_on: bool) -> None:
     splits = ("train", "val", "test") if data.has_test else ("train", "val")
     words = {"train": "training", "val": "validation", "test": "test"}
     counts = ", ".join(f"{len(data.images(split))} {words[split]}" for split in splits)
     parameters = sum(p.numel() for p in task.model.parameters())
-    print(f"{task.name}, {parameters:,} parameters, {data.size[0]}x{data.size[1]} pixels")
+    print(f"{task.config.name}, {parameters:,} parameters, {data.size[0]}x{data.size[1]} pixels")
     print(f"{data.name}: {len(data.classes)} classes, {counts} images")
     print(f"{'goes on in' if goes_on else 'run folder'} {run_folder.path}", flush=True)

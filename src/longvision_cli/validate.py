@@ -35,7 +35,8 @@ def run(arguments: list[str]) -> int:
         )
 
     quiet()
-    from longvision.engine.trainer import evaluate, make_trainer
+    from longvision.engine.report import evaluate
+    from longvision.engine.trainer import make_trainer
     from longvision.models.weights.files import restore_weights
 
     data = configuration.data.build(source)

@@ -51,7 +51,7 @@ def test_what_is_said_first(digits_answer, digits_run):
     assert folder == f"run folder {digits_run}"
     epochs = [line for line in digits_answer.out.splitlines() if line.startswith("epoch ")]
     assert [line.split()[1] for line in epochs] == ["1/2", "2/2"]
-    assert "testing the best epoch on 360 pictures" in digits_answer.out.splitlines()
+    assert "testing the best epoch on 360 images" in digits_answer.out.splitlines()
     assert re.fullmatch(r"epoch 1/2  loss \d\.\d{3}, val accuracy \d+\.\d %  \d+:\d\d left", epochs[0])
 
 

@@ -230,7 +230,7 @@ def test_backbones_by_name(name: str, norm: bool):
 def test_learns_pictures_by_heart():
     """Bright squares and dark bars: after 120 steps on three pictures both are found, and their masks."""
     pytest.importorskip("faster_coco_eval")
-    from longvision.metrics.average_precision import AveragePrecision
+    from longvision.metrics.average_precision import CocoAveragePrecision
 
     places = [[(6, 8, 26, 28), (30, 40, 60, 50)], [(36, 4, 58, 26)], []]
     labels: list[list[int]] = [[0, 1], [0], []]
@@ -250,7 +250,7 @@ def test_learns_pictures_by_heart():
         loss.backward()
         optimiser.step()
         schedule.step()
-    metric = AveragePrecision(2, masks=True)
+    metric = CocoAveragePrecision(2, masks=True)
     metric.update(model.eval()(pictures), truth)
     figures = metric.compute()
     assert figures["box_ap50"] > 0.8 and figures["mask_ap50"] > 0.8

@@ -11,7 +11,7 @@ from torch import Tensor
 
 pytest.importorskip("torchmetrics")
 pytest.importorskip("faster_coco_eval")
-from longvision.metrics.average_precision import AveragePrecision
+from longvision.metrics.average_precision import CocoAveragePrecision
 from longvision.types import Detections, Target
 
 SIDE = 48
@@ -38,7 +38,7 @@ def detections(boxes: list, labels: list[int], scores: list[float]) -> Detection
 
 
 def measured(found: list, truth: list, classes: int = 3, masks: bool = False) -> dict[str, Tensor]:
-    metric = AveragePrecision(classes, masks)
+    metric = CocoAveragePrecision(classes, masks)
     for one in zip(found, truth, strict=True):
         metric.update([one[0]], [one[1]])
     return metric.compute()
@@ -52,12 +52,12 @@ def test_by_hand():
     """
     truth = [objects([[0, 0, 10, 10], [20, 20, 30, 30]], [1, 1])]
     found = [detections([[0, 0, 6, 10], [40, 40, 45, 45], [20, 20, 30, 30]], [1, 1, 1], [0.9, 0.8, 0.7])]
-    figures = measured(found, truth)
+    metrics = measured(found, truth)
     low, high = (51 + 50 * 2 / 3) / 101, 51 / 3 / 101
-    assert figures["box_ap50"].item() == pytest.approx(low, abs=1e-6)
-    assert figures["box_ap75"].item() == pytest.approx(high, abs=1e-6)
-    assert figures["box_ap"].item() == pytest.approx((3 * low + 7 * high) / 10, abs=1e-6)
-    assert figures["class_box_ap"].isnan().tolist() == [True, False, True]
+    assert metrics["box_ap50"].item() == pytest.approx(low, abs=1e-6)
+    assert metrics["box_ap75"].item() == pytest.approx(high, abs=1e-6)
+    assert metrics["box_ap"].item() == pytest.approx((3 * low + 7 * high) / 10, abs=1e-6)
+    assert metrics["class_box_ap"].isnan().tolist() == [True, False, True]
 
 
 def test_a_recall_of_a_tenth_reaches_the_threshold_of_a_tenth():
@@ -69,30 +69,30 @@ def test_a_recall_of_a_tenth_reaches_the_threshold_of_a_tenth():
 def test_detections_in_a_crowd_do_not_count():
     truth = [objects([[0, 0, 10, 10], [20, 20, 40, 40]], [0, 0], [0, 1])]
     found = [detections([[21, 21, 30, 30], [30, 21, 39, 29], [0, 0, 10, 10]], [0] * 3, [0.9, 0.8, 0.7])]
-    figures = measured(found, truth, masks=True)
-    assert figures["box_ap"] == 1 and figures["mask_ap50"] == 1
+    metrics = measured(found, truth, masks=True)
+    assert metrics["box_ap"] == 1 and metrics["mask_ap50"] == 1
 
 
 @pytest.mark.parametrize("masks", [False, True])
 def test_objects_never_found_have_an_ap_of_0_and_classes_without_objects_none(masks: bool):
     nothing, unfound = detections([], [], []), objects([[0, 0, 9, 9]], [1])
-    figures = measured([nothing, detections([[0, 0, 9, 9]], [2], [0.9])], [unfound, objects([], [])], masks=masks)
-    assert figures["box_ap"] == figures["box_ap50"] == figures["box_ap75"] == 0
-    assert figures["class_box_ap"][1] == 0 and figures["class_box_ap"][[0, 2]].isnan().all()
-    assert ("mask_ap" in figures) == masks
+    metrics = measured([nothing, detections([[0, 0, 9, 9]], [2], [0.9])], [unfound, objects([], [])], masks=masks)
+    assert metrics["box_ap"] == metrics["box_ap50"] == metrics["box_ap75"] == 0
+    assert metrics["class_box_ap"][1] == 0 and metrics["class_box_ap"][[0, 2]].isnan().all()
+    assert ("mask_ap" in metrics) == masks
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
 @pytest.mark.parametrize("masks", [False, True])
 @pytest.mark.parametrize("found", [[], [detections([], [], [])], [detections([[0, 0, 9, 9]], [2], [0.9])]])
 def test_without_any_object_every_figure_is_nan(found: list, masks: bool):
-    figures = measured(found, [objects([], [])] * len(found), masks=masks)
-    assert len(figures) == 8 if masks else 4
-    assert all(figure.isnan().all() for figure in figures.values())
+    metrics = measured(found, [objects([], [])] * len(found), masks=masks)
+    assert len(metrics) == 8 if masks else 4
+    assert all(metric.isnan().all() for metric in metrics.values())
 
 
 def test_reset_forgets_and_masks_are_kept_encoded():
-    metric = AveragePrecision(1, masks=True)
+    metric = CocoAveragePrecision(1, masks=True)
     metric.update([detections([[0, 0, 9, 9]], [0], [0.9])], [objects([[0, 0, 9, 9]], [0])])
     assert metric.compute()["mask_ap"] == 1
     (size, counts), *_ = metric.detection_mask[0]
@@ -102,8 +102,8 @@ def test_reset_forgets_and_masks_are_kept_encoded():
     assert metric.compute()["mask_ap"] == 0
 
 
-def random_pictures(count: int, classes: int) -> tuple[list, list]:
-    """Objects, some of them crowds, and detections near them, missing and invented; one picture of each is empty."""
+def random_images(count: int, classes: int) -> tuple[list, list]:
+    """Objects, some of them crowds, and detections near them, missing and invented; one image of each is empty."""
     generator = np.random.default_rng(0)
     truth, found = [], []
     for i in range(count):
@@ -127,18 +127,18 @@ def by_cocoeval(found: list, truth: list, classes: int, kind: str) -> tuple[list
     """-> AP, AP50, AP75, and each class's AP."""
     coco, cocoeval, mask = (pytest.importorskip(f"pycocotools.{name}") for name in ("coco", "cocoeval", "mask"))
     annotations, results = [], []
-    for picture, (one, other) in enumerate(zip(truth, found, strict=True)):
+    for image, (one, other) in enumerate(zip(truth, found, strict=True)):
         for rows, into in ((one, annotations), (other, results)):
             for k, (x1, y1, x2, y2) in enumerate(rows.boxes.tolist()):
                 rle = mask.encode(np.asfortranarray(rows.masks[k].numpy().astype(np.uint8)))
                 area = float(mask.area(rle)) if kind == "segm" else (x2 - x1) * (y2 - y1)
-                row = {"image_id": picture, "category_id": int(rows.labels[k]), "segmentation": rle, "area": area}
+                row = {"image_id": image, "category_id": int(rows.labels[k]), "segmentation": rle, "area": area}
                 row |= {"bbox": [x1, y1, x2 - x1, y2 - y1], "id": len(into) + 1}
                 row |= {"iscrowd": int(rows.iscrowd[k])} if into is annotations else {"score": float(rows.scores[k])}
                 into.append(row)
     data = coco.COCO()
-    pictures = [{"id": i, "height": SIDE, "width": SIDE} for i in range(len(truth))]
-    data.dataset = {"images": pictures, "annotations": annotations, "categories": [{"id": k} for k in range(classes)]}
+    images = [{"id": i, "height": SIDE, "width": SIDE} for i in range(len(truth))]
+    data.dataset = {"images": images, "annotations": annotations, "categories": [{"id": k} for k in range(classes)]}
     with contextlib.redirect_stdout(io.StringIO()):
         data.createIndex()
         evaluation = cocoeval.COCOeval(data, data.loadRes(results), kind)
@@ -152,11 +152,11 @@ def by_cocoeval(found: list, truth: list, classes: int, kind: str) -> tuple[list
 
 @pytest.mark.parametrize("kind, words", [("box", "bbox"), ("mask", "segm")])
 def test_agrees_with_cocoeval(kind: str, words: str):
-    found, truth = random_pictures(12, classes=4)
-    figures = measured(found, truth, 4, masks=True)
+    found, truth = random_images(12, classes=4)
+    metrics = measured(found, truth, 4, masks=True)
     top, by_class = by_cocoeval(found, truth, 4, words)
-    ours = [figures[f"{kind}_{name}"].item() for name in ("ap", "ap50", "ap75")]
+    ours = [metrics[f"{kind}_{name}"].item() for name in ("ap", "ap50", "ap75")]
     assert 0.05 < top[0] < 0.95
     assert ours == pytest.approx(top, abs=1e-6)
-    assert figures[f"class_{kind}_ap"].tolist() == pytest.approx(by_class, abs=1e-6, nan_ok=True)
+    assert metrics[f"class_{kind}_ap"].tolist() == pytest.approx(by_class, abs=1e-6, nan_ok=True)
     assert math.isnan(by_class[3])

@@ -1,11 +1,11 @@
-"""Figures of a segmentation, against a matrix worked by hand."""
+"""Metrics of a segmentation, against a matrix worked by hand."""
 
 import pytest
 import torch
 
 pytest.importorskip("lightning")
 pytest.importorskip("torchmetrics")
-from longvision.metrics.segmentation import SegmentationFigures, segmentation_figures
+from longvision.metrics.segmentation import SegmentationMetrics, segmentation_metrics
 
 NAN = float("nan")
 TRUTH = torch.tensor([[0, 0, 0, 0], [1, 1, 1, 255], [2, 2, 255, 255]])
@@ -23,30 +23,30 @@ BY_HAND = {
 
 
 def measured(pred, truth, classes):
-    figures = SegmentationFigures(classes)
-    figures.update(torch.as_tensor(pred), torch.as_tensor(truth))
-    return figures.compute()
+    metrics = SegmentationMetrics(classes)
+    metrics.update(torch.as_tensor(pred), torch.as_tensor(truth))
+    return metrics.compute()
 
 
-def assert_figures(got, expected):
+def assert_metrics(got, expected):
     assert set(got) == set(expected)
     for name, value in expected.items():
         torch.testing.assert_close(got[name], torch.tensor(value), equal_nan=True, msg=lambda text, name=name: name)
 
 
-def test_figures_match_those_worked_by_hand():
-    figures = SegmentationFigures(3)
-    figures.update(FOUND, TRUTH)
-    assert figures.counts_KK.tolist() == COUNTS
-    assert_figures(figures.compute(), BY_HAND)
+def test_metrics_match_those_worked_by_hand():
+    metrics = SegmentationMetrics(3)
+    metrics.update(FOUND, TRUTH)
+    assert metrics.counts_KK.tolist() == COUNTS
+    assert_metrics(metrics.compute(), BY_HAND)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
 def test_masks_of_any_integers_in_batches_or_alone(dtype):
-    figures = SegmentationFigures(3)
-    figures.update(FOUND[:1].to(dtype), TRUTH[:1].to(dtype))
-    figures.update(FOUND[None, 1:].to(dtype), TRUTH[None, 1:].to(dtype))
-    assert figures.counts_KK.tolist() == COUNTS
+    metrics = SegmentationMetrics(3)
+    metrics.update(FOUND[:1].to(dtype), TRUTH[:1].to(dtype))
+    metrics.update(FOUND[None, 1:].to(dtype), TRUTH[None, 1:].to(dtype))
+    assert metrics.counts_KK.tolist() == COUNTS
 
 
 def test_many_classes_in_eight_bits_do_not_overflow():
@@ -56,7 +56,7 @@ def test_many_classes_in_eight_bits_do_not_overflow():
 
 def test_a_class_in_neither_is_left_out_of_the_means():
     got = measured([[0, 0, 1, 1]], [[0, 0, 0, 1]], classes=4)
-    assert_figures(
+    assert_metrics(
         got,
         {
             "miou": (2 / 3 + 1 / 2) / 2,
@@ -82,15 +82,15 @@ def test_two_classes_have_the_f1_of_the_second():
     assert "f1" not in measured([[1]], [[1]], classes=3)
 
 
-def test_a_picture_that_is_all_ignored_changes_nothing():
-    figures = SegmentationFigures(3)
-    figures.update(FOUND, TRUTH)
-    figures.update(FOUND, torch.full_like(TRUTH, 255))
-    assert figures.counts_KK.tolist() == COUNTS
+def test_a_image_that_is_all_ignored_changes_nothing():
+    metrics = SegmentationMetrics(3)
+    metrics.update(FOUND, TRUTH)
+    metrics.update(FOUND, torch.full_like(TRUTH, 255))
+    assert metrics.counts_KK.tolist() == COUNTS
 
 
 def test_nothing_at_all_is_nan():
-    got = segmentation_figures(torch.zeros(3, 3, dtype=torch.long))
+    got = segmentation_metrics(torch.zeros(3, 3, dtype=torch.long))
     assert all(value.isnan().all() for value in got.values())
 
 
@@ -119,26 +119,26 @@ def test_masks_of_different_sizes_are_refused():
 
 
 def test_counts_of_several_devices_are_summed():
-    figures = SegmentationFigures(3)
-    figures.distributed_available_fn = lambda: True
-    figures.dist_sync_fn = lambda state, group: [state, state.T]  # a second device saw truth and prediction swapped
-    figures.update(FOUND, TRUTH)
+    metrics = SegmentationMetrics(3)
+    metrics.distributed_available_fn = lambda: True
+    metrics.dist_sync_fn = lambda state, group: [state, state.T]  # a second device saw truth and prediction swapped
+    metrics.update(FOUND, TRUTH)
     both = torch.tensor(COUNTS) + torch.tensor(COUNTS).T
-    assert_figures(figures.compute(), {name: value.tolist() for name, value in segmentation_figures(both).items()})
-    assert figures.counts_KK.tolist() == COUNTS
+    assert_metrics(metrics.compute(), {name: value.tolist() for name, value in segmentation_metrics(both).items()})
+    assert metrics.counts_KK.tolist() == COUNTS
 
 
 def test_reset_forgets():
-    figures = SegmentationFigures(3)
-    figures.update(FOUND, TRUTH)
-    figures.compute()
-    figures.reset()
-    figures.update(torch.ones(1, 1).long(), torch.ones(1, 1).long())
-    assert figures.compute()["miou"] == 1
+    metrics = SegmentationMetrics(3)
+    metrics.update(FOUND, TRUTH)
+    metrics.compute()
+    metrics.reset()
+    metrics.update(torch.ones(1, 1).long(), torch.ones(1, 1).long())
+    assert metrics.compute()["miou"] == 1
 
 
 def test_counts_beyond_float32_stay_exact():
-    figures = SegmentationFigures(2)
-    figures.counts_KK += 2**24
-    figures.update(torch.tensor([[1]]), torch.tensor([[1]]))
-    assert figures.counts_KK[1, 1].item() == 2**24 + 1
+    metrics = SegmentationMetrics(2)
+    metrics.counts_KK += 2**24
+    metrics.update(torch.tensor([[1]]), torch.tensor([[1]]))
+    assert metrics.counts_KK[1, 1].item() == 2**24 + 1

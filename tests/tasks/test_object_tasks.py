@@ -1,5 +1,6 @@
 """Tasks that find objects: what is summed, measured and refused."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -8,23 +9,25 @@ import torch
 pytest.importorskip("lightning")
 pytest.importorskip("faster_coco_eval")
 pytest.importorskip("transformers")
+from longvision.errors import UserError
 from longvision.heads import detr as heads_detr
+from longvision.tasks.config import DetectionConfig, DetrConfig
 from longvision.tasks.detection import Detection
 from longvision.tasks.detr import DetrDetection
-from longvision.types import Detections, Target
+from longvision.types import DataInfo, Detections, Target
 
 SMALL = {"depth": 1, "embed_dim": 16}
 EMPTY = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), torch.zeros(0).bool())
 
 
-def detection(**options):
-    options = {"args": SMALL, "width": 16, **options}
-    return heard(Detection("vim_nano_patch4_32", classes=["a", "b"], size=(32, 32), **options))
+def detection(masks=False, **options):
+    config = DetectionConfig(**{"name": "vim_nano_patch4_32", "args": SMALL, "width": 16, **options})
+    return heard(Detection(config, DataInfo("set", ["a", "b"], (32, 32), has_masks=masks)))
 
 
 def detr(name="vim_nano_patch4_32", args=SMALL, **options):
-    options = {"queries": 4, "width": 16, "layers": 1, **options}
-    return heard(DetrDetection(name, args, classes=["a", "b"], size=(32, 32), **options))
+    config = DetrConfig(**{"name": name, "args": args, "queries": 4, "width": 16, "layers": 1, **options})
+    return heard(DetrDetection(config, DataInfo("set", ["a", "b"], (32, 32), has_masks=True)))
 
 
 def heard(task):
@@ -45,18 +48,18 @@ def test_the_loss_is_the_sum_of_all_losses(monkeypatch):
     task = detection()
     monkeypatch.setattr(task.model, "forward", lambda images, targets: {"x": torch.tensor(1.0), "y": torch.tensor(2.5)})
     assert float(task.training_step(([torch.zeros(3, 8, 8)], [EMPTY]), 0)) == 3.5
-    assert task.logged == {"train/loss": 3.5, "train/x": 1.0, "train/y": 2.5}
+    assert task.logged == {"train/loss": 3.5, "train/loss_step": 3.5, "train/x": 1.0, "train/y": 2.5}
 
 
 @pytest.mark.parametrize("make", [detection, detr])
-def test_a_picture_without_objects_trains(make):
+def test_a_image_without_objects_trains(make):
     loss = make().train().training_step(([torch.randn(3, 32, 32)], [EMPTY]), 0)
     loss.backward()
     assert loss.isfinite()
 
 
 @pytest.mark.parametrize("make", [detection, detr])
-def test_figures_are_those_of_the_answers_in_the_picture_s_pixels(make, monkeypatch):
+def test_metrics_are_those_of_the_answers_in_the_image_s_pixels(make, monkeypatch):
     """One object found exactly, one of two classes missed: AP 1 for the first, 0 for the second."""
     task = make()
     sizes = []
@@ -76,20 +79,20 @@ def test_figures_are_those_of_the_answers_in_the_picture_s_pixels(make, monkeypa
 
 def test_detr_refuses_a_resnet_without_weights():
     task = detr("resnet10t", {})
-    with pytest.raises(ValueError, match="resnet10t has frozen weights in DETR"):
+    with pytest.raises(UserError, match=r"resnet10t .*--model\.pretrained"):
         task.on_fit_start()
     detr().on_fit_start()  # nothing of a Vim is frozen
-    task.pretrained = True
+    task.config = replace(task.config, pretrained=True)
     task.on_fit_start()
 
 
 def test_detr_refuses_frozen_norms_without_weights():
-    with pytest.raises(ValueError, match="efficientnet_b0 has frozen weights"):
+    with pytest.raises(UserError, match="efficientnet_b0"):
         detr("efficientnet_b0", {}).on_fit_start()
 
 
-def test_detr_learns_positions_in_the_picture_without_its_padding(monkeypatch):
-    """In training as in evaluation: a box in a picture of 2:1 is relative to the picture, not to the square canvas."""
+def test_detr_learns_positions_in_the_image_without_its_padding(monkeypatch):
+    """In training as in evaluation: a box in an image of 2:1 is relative to the image, not to the square canvas."""
     task, shapes, given = detr(), [], []
     decode = task.model._decode
     monkeypatch.setattr(task.model, "_decode", lambda images: shapes.append(images[0].shape) or decode(images))
@@ -119,12 +122,3 @@ def test_masks_are_learned_where_the_data_has_them():
     with_masks, without = detection(masks=True), detection()
     assert "mask" in "".join(name for name, _ in with_masks.model.named_parameters())
     assert sum(p.numel() for p in without.parameters()) < sum(p.numel() for p in with_masks.parameters())
-
-
-def test_what_it_refuses():
-    with pytest.raises(ValueError, match="head 'yolo' is unknown"):
-        detection(head="yolo")
-    with pytest.raises(ValueError, match="backbone_lr is 11"):
-        detr(backbone_lr=11)
-    with pytest.raises(ValueError, match="width 12"):
-        detr(width=12)

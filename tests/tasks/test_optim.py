@@ -9,12 +9,16 @@ import torch
 
 pytest.importorskip("lightning")
 import longvision.models  # noqa: F401 registers them
+from longvision.tasks.config import OptimConfig
 from longvision.tasks.optim import adamw
 
 
 def make(lr=1.0, weight_decay=0.1, layer_decay=None, warmup_steps=10.0, steps=50.0, final_lr=0.01, **arguments):
     model = timm.create_model("vim_nano_patch4_32", img_size=16, depth=3, embed_dim=32, **arguments)
-    made = adamw(model, lr, weight_decay, layer_decay, warmup_steps, steps, final_lr)
+    config = OptimConfig(
+        lr=lr, weight_decay=weight_decay, layer_decay=layer_decay, final_lr=final_lr, schedule="cosine"
+    )
+    made = adamw(model, config, warmup_steps, steps)
     return model, made["optimizer"], made["lr_scheduler"]
 
 
@@ -47,6 +51,11 @@ def test_the_rate_stays_at_the_end_of_the_cosine():
     found = rates(optimizer, schedule, 8)
     assert found[0] == pytest.approx(0.5)
     assert found[5:] == pytest.approx([0.1] * 4)
+
+
+def test_without_an_end_the_rate_stays_after_the_warm_up():
+    _, optimizer, schedule = make(steps=math.inf, warmup_steps=1)
+    assert rates(optimizer, schedule, 5) == pytest.approx([0.5, 1, 1, 1, 1, 1])
 
 
 def test_a_warm_up_longer_than_the_run():
@@ -85,7 +94,7 @@ def test_a_backbone_under_a_head_decays_from_below_it():
     model = torch.nn.Sequential(
         timm.create_model("vim_nano_patch4_32_pyramid", depth=3, embed_dim=32), torch.nn.Linear(4, 4)
     )
-    optimizer = adamw(model, 1.0, 0.1, 0.5, 0.0, 10, 0.0)["optimizer"]
+    optimizer = adamw(model, OptimConfig(lr=1.0, weight_decay=0.1, layer_decay=0.5), 0, 10)["optimizer"]
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     rate = {names[id(parameter)]: group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
     blocks = [rate[f"0.base.layers.{i}.mixer.in_proj.weight"] for i in range(3)]
@@ -101,7 +110,7 @@ def names_of(model):
 
 def test_the_line_of_dense_heads():
     model = timm.create_model("vim_nano_patch4_32", img_size=16, depth=1, embed_dim=32)
-    made = adamw(model, 1.0, 0.1, None, 2, 10, 0.0, "poly")
+    made = adamw(model, OptimConfig(lr=1.0, weight_decay=0.1, schedule="poly"), 2, 10)
     assert rates(made["optimizer"], made["lr_scheduler"], 10) == pytest.approx(
         [1 / 3, 2 / 3, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0.0]
     )

@@ -1,1 +1,1 @@
-"""One training run: its folder, its loop, its report."""
+"""One training run: its folder, Lightning's loop over it, and the report at its end."""

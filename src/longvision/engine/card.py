@@ -11,33 +11,66 @@ from longvision.tasks.task import Task
 from longvision.version import __version__
 
 
-def model_card(task: Task, data: Any, run: Run, split: str, metrics: dict[str, float]) -> str:
-    """README.md of a run's folder, in the form that model hubs read."""
-    height, width = data.size
+def model_card(task: Task, data: Any, run: Run, metrics: dict[str, float]) -> str:
+    """README.md of a run's folder, in the form that model hubs read.
+
+    Args:
+        metrics: by name and split, "test/accuracy"; empty where nothing was evaluated.
+    """
+    info = task.info
     parameters = sum(p.numel() for p in task.model.parameters())
-    figures = "\n".join(f"| {split} {name} | {value:.4f} |" for name, value in metrics.items())
-    shown = ", ".join(data.classes[:20]) + (", …" if len(data.classes) > 20 else "")
+    rows = [f"| {name.replace('/', ' ')} | {value:.4f} |" for name, value in metrics.items()]
+    table = "\n".join(["| metric | value |", "|---|---|", *rows]) if rows else "It was not evaluated."
+    shown = ", ".join(info.classes[:20]) + (", …" if len(info.classes) > 20 else "")
     return f"""---
 library_name: timm
 pipeline_tag: {task.pipeline}
 tags: [timm, longvision, {task.pipeline}]
 ---
-# {task.name} on {data.name}
+# {task.config.name} on {info.name}
 
-{len(data.classes)} classes: {shown}. Input {height}x{width}, {data.channels} channel(s). {parameters:,} parameters.
-Trained from {"given weights" if task.pretrained else "scratch"}; the whole configuration is in \
-`{run.configs()[-1].name}`. Made with longvision {__version__}, torch {torch.__version__}, timm {timm.__version__}, \
-Lightning {lightning.__version__}.
+{len(info.classes)} classes: {shown}. Input {info.size[0]}x{info.size[1]}, {info.channels} channel(s). \
+{parameters:,} parameters. Trained from {"given weights" if task.config.pretrained else "scratch"}; the whole \
+configuration is in `{run.configs()[-1].name}`. Made with longvision {__version__}, torch {torch.__version__}, timm \
+{timm.__version__}, Lightning {lightning.__version__}.
 
-| figure | value |
-|---|---|
-{figures}
+{table}
 
-The weights are those of the {"epoch that validated best" if run.best.is_file() else "last step"}.
+The weights are those of the {"epoch that validated best" if run.best.exists() else "last step"}.
 
 ## Use
 
 ```sh
 longvision predict {run.path.name} IMAGE
 ```
-{task.usage(data, run)}"""
+
+```python
+from longvision.inference import Predictor
+
+Predictor("{run.path.name}")("IMAGE").image().show()
+```
+{_timm_program(task, data, run) if hasattr(task.model, "pretrained_cfg") else ""}"""
+
+
+def _timm_program(task: Task, data: Any, run: Run) -> str:
+    """For a model that is timm's own, without a head of ours."""
+    info, inputs = task.info, data.input
+    (height, width), classes = info.size, len(info.classes)
+    arguments = {"num_classes": classes, "in_chans": info.channels, **task.args}
+    return f"""
+The weights load into timm too:
+
+```python
+import longvision, timm
+
+model = timm.create_model(
+    "{task.config.name}", img_size=({height}, {width}), pretrained=True, **{arguments!r},
+    pretrained_cfg_overlay=dict(
+        file="{run.weights.name}", num_classes={classes}, input_size={(info.channels, height, width)}
+    ),
+).eval()
+```
+
+Images are normalised with mean {tuple(round(v, 4) for v in inputs.mean)} and standard deviation \
+{tuple(round(v, 4) for v in inputs.std)}, after a centre crop of {inputs.crop}.
+"""

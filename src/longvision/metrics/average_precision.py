@@ -12,10 +12,10 @@ from longvision.types import Detections, Target
 BY_COCO = {"ap": "map", "ap50": "map_50", "ap75": "map_75"}
 
 
-class AveragePrecision(MeanAveragePrecision):
-    """COCO's AP of boxes, and of masks where there are any, over all pictures of a split, gathered over devices.
+class CocoAveragePrecision(MeanAveragePrecision):
+    """COCO's AP of boxes, and of masks where there are any, over all images of a split, gathered over devices.
 
-    As in COCOeval, at most 100 detections a picture count, and what lies in a crowd neither helps nor harms. Masks are
+    As in COCOeval, at most 100 detections an image count, and what lies in a crowd neither helps nor harms. Masks are
     kept run-length encoded.
 
     Args:
@@ -47,18 +47,18 @@ class AveragePrecision(MeanAveragePrecision):
     def compute(self) -> dict[str, Any]:
         """AP from 0 to 1: "box_ap", "box_ap50", "box_ap75", "class_box_ap" (K,), and with masks "mask_ap" and so on.
 
-        A class of which no picture has an object has no AP: it is NaN in "class_box_ap" and left out of the means,
+        A class of which no image has an object has no AP: it is NaN in "class_box_ap" and left out of the means,
         which are NaN if that goes for every class. A class that is there but never found has an AP of 0.
         """
-        measured, figures = super().compute(), {}
+        measured, metrics = super().compute(), {}
         for kind, prefix in self.kinds.items():
             for ours, coco in BY_COCO.items():
-                figures[f"{kind}_{ours}"] = _or_nan(measured[prefix + coco])
+                metrics[f"{kind}_{ours}"] = _or_nan(measured[prefix + coco])
             by_class = torch.full((self.number,), torch.nan)
             if measured["classes"].numel():  # else there is no entry
                 by_class[measured["classes"].reshape(-1).long()] = measured[f"{prefix}map_per_class"].reshape(-1)
-            figures[f"class_{kind}_ap"] = _or_nan(by_class)
-        return figures
+            metrics[f"class_{kind}_ap"] = _or_nan(by_class)
+        return metrics
 
 
 def _torchmetrics(objects: Detections | Target) -> dict[str, Tensor]:
@@ -66,6 +66,6 @@ def _torchmetrics(objects: Detections | Target) -> dict[str, Tensor]:
     return {"boxes": objects.boxes, "labels": objects.labels} | masks
 
 
-def _or_nan(figures: Tensor) -> Tensor:
+def _or_nan(metrics: Tensor) -> Tensor:
     """COCOeval says -1 where there is nothing to measure."""
-    return figures.where(figures >= 0, torch.nan)
+    return metrics.where(metrics >= 0, torch.nan)

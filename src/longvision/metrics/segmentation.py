@@ -1,4 +1,4 @@
-"""What a segmentation is measured by: counts of pixels by true and predicted class, and the figures made from them."""
+"""What a segmentation is measured by: counts of pixels by true and predicted class, and the metrics made from them."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from longvision.types import IGNORE
 
 
-class SegmentationFigures(Metric):
+class SegmentationMetrics(Metric):
     """Intersection over union, F1 and accuracy over all pixels of a split, summed over devices.
 
     Args:
@@ -40,8 +40,8 @@ class SegmentationFigures(Metric):
         self.counts_KK += multiclass_confusion_matrix(pred, target, self.classes, validate_args=False)
 
     def compute(self) -> dict[str, Tensor]:
-        """The figures, 0 to 1: see `segmentation_figures`."""
-        return segmentation_figures(self.counts_KK)
+        """The metrics, 0 to 1: see `segmentation_metrics`."""
+        return segmentation_metrics(self.counts_KK)
 
     def _check(self, name: str, numbers: Tensor) -> None:
         """A number outside the matrix would be counted as another class."""
@@ -52,8 +52,8 @@ class SegmentationFigures(Metric):
             )
 
 
-def segmentation_figures(counts_KK: Tensor) -> dict[str, Tensor]:
-    """Counts (K, K), rows true and columns predicted -> figures from 0 to 1.
+def segmentation_metrics(counts_KK: Tensor) -> dict[str, Tensor]:
+    """Counts (K, K), rows true and columns predicted -> metrics from 0 to 1.
 
     "miou", "pixel_accuracy", "mean_accuracy": scalars. The means leave out classes that do not occur, as mmsegmentation
     does: neither in truth nor prediction for mIoU, not in truth for mean accuracy.
@@ -65,7 +65,7 @@ def segmentation_figures(counts_KK: Tensor) -> dict[str, Tensor]:
     class_f1 = 2 * hit_K / (true_K + predicted_K)
     class_accuracy = hit_K / true_K
     # a class that never occurs in truth has no accuracy, even where it is predicted: 0 / 0 is NaN, as wanted
-    figures = {
+    metrics = {
         "miou": class_iou.nanmean(),
         "pixel_accuracy": hit_K.sum() / counts_KK.sum(),
         "mean_accuracy": class_accuracy.nanmean(),
@@ -74,5 +74,5 @@ def segmentation_figures(counts_KK: Tensor) -> dict[str, Tensor]:
         "class_accuracy": class_accuracy,
     }
     if len(counts_KK) == 2:
-        figures["f1"] = class_f1[1]
-    return figures
+        metrics["f1"] = class_f1[1]
+    return metrics

@@ -1,86 +1,96 @@
-"""What every task is to a run: a model with a loss, a figure that says which epoch is best, and pictures."""
+"""What every task is to a run: a model with a loss, metrics one of which tells the best epoch, and drawings."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
-from longvision.engine.run import Run
-from longvision.tasks.optim import Schedule, adamw
+from longvision.models.backbone import checkpoint_activations
+from longvision.tasks.config import TaskConfig
+from longvision.tasks.finite import FiniteCheck
+from longvision.tasks.optim import adamw
+from longvision.types import DataInfo
+
+Artifacts = dict[str, Callable[[Path], None]]  # file name -> what writes it
 
 
 class Task(LightningModule):
-    """A subclass makes `model` and says how a batch is trained and measured.
+    """A subclass makes its model, and says how a batch is trained and measured. It knows no run folder.
 
-    It logs "train/loss", and its figures as "val/NAME" and "test/NAME".
+    It logs its metrics as "val/NAME" and "test/NAME", and with `log_loss` "train/loss" and "val/loss", which are the
+    same quantity: the main loss, without an auxiliary one and without label smoothing.
 
     Args:
-        name: of the backbone, any timm model.
-        args: further arguments of that model.
-        classes: their names.
-        pretrained: whether the weights did not start at random.
+        config: its options.
+        info: what it must know of its data.
     """
 
-    kind: ClassVar[str]  # the task's name in a recipe
-    pipeline: ClassVar[str]  # and in a model card
-    figures: ClassVar[dict[str, str]]  # logged name -> words; the first one decides which epoch is best
-    leaves: ClassVar[str]  # the pictures of a run
+    task_name: ClassVar[str]  # in the registry
+    pipeline: ClassVar[str]  # in a model card
+    metric_names: ClassVar[dict[str, str]]  # logged name -> words; the first one tells which epoch is best
+    config: Any
     model: nn.Module
 
-    def __init__(self, name: str, args: dict[str, Any] | None, classes: list[str], pretrained: bool | str) -> None:
+    def __init__(self, config: TaskConfig, info: DataInfo) -> None:
         super().__init__()
-        self.name, self.args, self.classes, self.pretrained = name, dict(args or {}), classes, bool(pretrained)
-        self.optim: dict[str, Any] = {}
-        self.warmup_epochs, self.warmup_steps = 0.0, 0
+        self.config, self.info = config, info
+        self._finite = FiniteCheck(f"lower --model.lr (now {config.lr}), or train in --trainer.precision 32-true")
+        drop_path = {"drop_path_rate": config.drop_path} if config.drop_path else {}
+        self.model = self.create_model({**self.args, **drop_path})
+        if config.checkpoint:
+            checkpoint_activations(self.model)
+
+    @property
+    def args(self) -> dict[str, Any]:
+        """The arguments of the backbone that rebuild it for prediction; stochastic depth belongs to training alone."""
+        return dict(self.config.args or {})
 
     @classmethod
     def monitor(cls) -> str:
-        return f"val/{next(iter(cls.figures))}"
+        """The metric whose highest value tells the best epoch."""
+        return f"val/{next(iter(cls.metric_names))}"
+
+    def create_model(self, args: dict[str, Any]) -> nn.Module:
+        """For `self.config` and `self.info`, the backbone with these arguments."""
+        raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
         """What prediction has to know of the model beside architecture, arguments and classes."""
         return {}
 
     def evaluated(self, data: Any, split: str) -> int:
-        """How many pictures the last evaluation saw."""
+        """How many images the last evaluation saw."""
         return len(data.images(split))
 
-    def draw(self, data: Any, split: str, folder: Path, title: str) -> None:
-        """Write the pictures that `leaves` names, all but the curves."""
-        raise NotImplementedError
+    def artifacts(self, data: Any, split: str, title: str) -> Artifacts:
+        """What can be drawn or written of the last evaluation, made when it is called. Runs on one device alone."""
+        return {}
 
     def class_table(self) -> list[str]:
-        """Lines that say what the last evaluation found for each class; none where a picture says it better."""
+        """Lines that say what the last evaluation found for each class; none where a drawing says it better."""
         return []
-
-    def usage(self, data: Any, run: Run) -> str:
-        """How the weights are used from Python, for the card."""
-        return ""
-
-    def set_optimiser(self, lr: float, schedule: Schedule = "cosine", **values: Any) -> None:
-        """Keep what `adamw` takes. Raises ValueError for what no training can use."""
-        layer_decay = values.get("layer_decay")
-        check_range(lr=(lr, 0, 10), final_lr=(values["final_lr"], 0, 1), weight_decay=(values["weight_decay"], 0, 10))
-        check_range(layer_decay=(1 if layer_decay is None else layer_decay, 0.01, 1))
-        self.optim = {"lr": lr, "schedule": schedule, **values}
 
     def configure_optimizers(self) -> Any:
         steps = self.trainer.estimated_stepping_batches  # first: before it the number of batches is not known
         per_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
-        warmup = self.warmup_steps + self.warmup_epochs * per_epoch
-        return adamw(self.model, warmup_steps=warmup, steps=steps, **self.optim)
+        warmup = self.config.warmup_steps + self.config.warmup_epochs * per_epoch
+        return adamw(self.model, self.config, warmup, steps)
+
+    def log_loss(self, split: str, loss: Tensor, weight: int | Tensor) -> None:
+        """The main loss of a batch; an epoch's is the mean by `weight`, over all devices."""
+        loss = loss.detach()
+        self.log(f"{split}/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=weight)  # type: ignore
+        if split == "train":
+            self.log("train/loss_step", loss, on_step=True, on_epoch=False)  # this device's: no waiting for the others
 
     def check_finite(self, loss: Tensor) -> None:
-        if not torch.isfinite(loss):
-            raise ValueError(
-                f"the loss became {loss.item()} at step {self.global_step}: lower --model.lr "
-                f"(now {self.optim['lr']}), or train in --trainer.precision 32-true"
-            )
+        """Raises DivergedError for a loss that is no number, at the latest in the next step or before a checkpoint."""
+        self._finite.add(loss, self.global_step)
 
+    def on_validation_start(self) -> None:
+        self._finite.settle()
 
-def check_range(**values: tuple[float, float, float]) -> None:
-    for name, (value, low, high) in values.items():
-        if not low <= value <= high:
-            raise ValueError(f"--model.{name} is {value}: expected a number from {low:g} to {high:g}")
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._finite.settle()

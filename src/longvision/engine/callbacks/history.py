@@ -7,6 +7,8 @@ from pathlib import Path
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from longvision.files import written_beside
+
 
 class EpochTable(Callback):
     """Appends a row to `path` when an epoch and its validation are over; a resumed run goes on in the same file."""
@@ -27,11 +29,9 @@ class EpochTable(Callback):
         row: dict[str, float | int | str] = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
         row["lr"] = trainer.optimizers[0].param_groups[-1]["lr"]
         row |= {
-            name.removesuffix("_epoch"): f"{float(value):.6g}"
+            name: f"{float(value):.6g}"
             for name, value in sorted(trainer.callback_metrics.items())
-            if name.startswith(("train/", "val/"))
-            and not name.endswith("_step")
-            and f"{name}_epoch" not in trainer.callback_metrics
+            if name.startswith(("train/", "val/")) and not name.endswith("_step")
         }
         row["seconds"] = f"{time.monotonic() - self.started:.2f}"
         self._append(row)
@@ -40,22 +40,22 @@ class EpochTable(Callback):
         """An epoch without validation has fewer columns: the table takes those of all epochs."""
         header, rows = _read(self.path) if self.path.exists() else ([], [])
         columns = list(dict.fromkeys([*header, *row]))
-        beside = self.path.with_name(self.path.name + ".part")
-        with beside.open("w", newline="") as file:
+        with (
+            written_beside(self.path, overwrite=True) as beside,
+            beside.open("w", newline="", encoding="utf-8") as file,
+        ):
             table = csv.DictWriter(file, columns, restval="")
             table.writeheader()
             table.writerows([*rows, row])
-        beside.replace(self.path)
 
 
 def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         table = csv.DictReader(file)
         return list(table.fieldnames or []), list(table)
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
     """The rows of metrics.csv, as numbers; an epoch that was run twice counts as it was run last."""
-    with path.open(newline="") as file:
-        rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+    rows = [{name: float(value) for name, value in row.items() if value} for row in _read(path)[1]]
     return list({row["epoch"]: row for row in rows}.values())

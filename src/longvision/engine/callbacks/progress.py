@@ -1,5 +1,6 @@
 """What a person sees while a model trains: one bar over the whole run, or a line an epoch in a log."""
 
+import math
 import os
 import sys
 import time
@@ -30,7 +31,7 @@ class RunProgress(ProgressBar):
         if self.enabled and sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns:
             total = trainer.estimated_stepping_batches
             self.bar = tqdm(
-                total=None if total == float("inf") else int(total),
+                total=int(total) if math.isfinite(total) else None,
                 initial=trainer.global_step,
                 unit="step",
                 dynamic_ncols=True,
@@ -41,7 +42,7 @@ class RunProgress(ProgressBar):
         if self.bar is None:
             return
         self.bar.set_description_str(_epoch(trainer), refresh=False)
-        self.bar.set_postfix_str(_figures(trainer, "train/loss_step", pl_module), refresh=False)
+        self.bar.set_postfix_str(_metrics(trainer, "train/loss_step", pl_module), refresh=False)
         self.bar.update(trainer.global_step - self.bar.n)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -49,17 +50,18 @@ class RunProgress(ProgressBar):
             return
         done, total = trainer.global_step - self.first_step, trainer.estimated_stepping_batches - self.first_step
         gone = time.monotonic() - self.started
-        left = max(0.0, gone * (total - done) / done) if done else float("nan")
-        print(f"{_epoch(trainer)}  {_figures(trainer, 'train/loss_epoch', pl_module)}  {_clock(left)} left", flush=True)
+        left = max(0.0, gone * (total - done) / done) if done else math.nan
+        clock = f"{_clock(left)} left" if math.isfinite(left) else f"{_clock(gone)} gone"
+        print(f"{_epoch(trainer)}  {_metrics(trainer, 'train/loss', pl_module)}  {clock}", flush=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._close()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """After training, which ended with no time left: it is minutes of silence on large pictures."""
+        """After training, which ended with no time left: it is minutes of silence on large images."""
         if self.started and self.enabled:
-            pictures = len(trainer.datamodule.images("test"))  # type: ignore[attr-defined]
-            print(f"testing the best epoch on {pictures} pictures", flush=True)
+            images = len(trainer.datamodule.images("test"))  # type: ignore[attr-defined]
+            print(f"testing the best epoch on {images} images", flush=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._close()
@@ -75,9 +77,9 @@ def _epoch(trainer: Trainer) -> str:
     return f"epoch {trainer.current_epoch + 1}{last}"
 
 
-def _figures(trainer: Trainer, loss: str, task: Any) -> str:
-    """The loss, and the task's first figure on the validation images once there is one."""
-    name, words = next(iter(task.figures.items()))
+def _metrics(trainer: Trainer, loss: str, task: Any) -> str:
+    """The loss, and the task's first metric on the validation images once there is one."""
+    name, words = next(iter(task.metric_names.items()))
     metrics = trainer.callback_metrics | trainer.progress_bar_metrics
     texts = [f"loss {float(metrics[loss]):.3f}"] if loss in metrics else []
     if f"val/{name}" in metrics:
@@ -88,8 +90,6 @@ def _figures(trainer: Trainer, loss: str, task: Any) -> str:
 
 
 def _clock(seconds: float) -> str:
-    if seconds != seconds:
-        return "?"
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

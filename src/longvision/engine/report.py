@@ -1,0 +1,145 @@
+"""What a run leaves behind: weights first, then metrics, then drawings. Each survives the failure of the next."""
+
+import dataclasses
+import tempfile
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Trainer
+from torch import Tensor
+
+from longvision.engine.callbacks.history import read_history
+from longvision.engine.card import model_card
+from longvision.engine.run import Run
+from longvision.errors import UserError
+from longvision.files import written_beside
+from longvision.models.weights.files import save_weights
+from longvision.tasks.task import Task
+from longvision.viz.charts import draw_curves
+
+SPLITS = {"val": "validation", "test": "test"}
+
+
+@dataclass
+class Outcome:
+    """What the best epoch reached, on the test images or, where there are none, on the validation images.
+
+    Args:
+        split: "test" or "val".
+        metrics: by name; empty where nothing was evaluated.
+        words: of those metrics that are printed.
+        artifacts: the files that were drawn or written of it.
+        failed: those that could not be.
+    """
+
+    split: str
+    metrics: dict[str, float] = field(default_factory=dict)
+    words: dict[str, str] = field(default_factory=dict)
+    artifacts: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        if not self.metrics:
+            return f"not evaluated: there were no {SPLITS[self.split]} batches (--trainer.limit_{self.split}_batches)"
+        metrics = [f"{words} {100 * self.metrics[name]:.1f} %" for name, words in self.words.items()]
+        remark = "" if self.split == "test" else " (the best epoch's; there are no test images)"
+        return f"{SPLITS[self.split]} {', '.join(metrics)}{remark}"
+
+
+def evaluate(trainer: Trainer, task: Task, data: Any, split: str) -> Outcome:
+    """Loss and metrics on one split; without any where there are no batches."""
+    run = trainer.test if split == "test" else trainer.validate
+    logged = next(iter(run(task, datamodule=data, verbose=False)), {})
+    metrics = {name.removeprefix(f"{split}/"): value for name, value in logged.items()}
+    return Outcome(split, metrics, {name: words for name, words in task.metric_names.items() if name in metrics})
+
+
+def write_report(trainer: Trainer, task: Task, data: Any, run: Run) -> Outcome:
+    """Take the epoch that validated best, save and evaluate it, and draw its results. Every process of a run calls it.
+
+    Raises:
+        UserError, Exception: the evaluation failed. The weights, their card and what can be drawn are there.
+    """
+    if trainer.strategy.broadcast(run.best.exists()):  # there is none where training ended before it validated
+        task.load_state_dict(read_checkpoint(run.best))
+    leads = trainer.is_global_zero
+    if leads:
+        save_weights(task.model, run.weights, description(task, data))
+        write_card(task, data, run)
+    outcome = Outcome("test" if data.has_test else "val")
+    failure: Exception | None = None
+    try:
+        outcome = evaluate(trainer, task, data, outcome.split)
+    except Exception as error:
+        failure = error
+    if leads:
+        if outcome.metrics:
+            add_metrics(task, data, run, {f"{outcome.split}/{name}": v for name, v in outcome.metrics.items()})
+        draw_artifacts(task, data, run, outcome)
+    if failure is not None:
+        place = f"the model is saved in {run.weights}, it could not be evaluated"
+        if isinstance(failure, UserError):  # one sentence
+            raise type(failure)(f"{failure}; {place}") from failure
+        failure.add_note(place)
+        raise failure
+    return outcome
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The weights in a checkpoint: a file, or a folder to which several devices wrote their shards."""
+    if path.is_file():
+        return torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+    with tempfile.TemporaryDirectory() as folder:
+        dcp_to_torch_save(path, Path(folder) / "whole.ckpt")
+        return torch.load(Path(folder) / "whole.ckpt", map_location="cpu", weights_only=True)["model"]
+
+
+def description(task: Task, data: Any) -> dict[str, Any]:
+    """What prediction needs, beside the weights."""
+    info = task.info
+    return {
+        "task": task.task_name,
+        "architecture": task.config.name,
+        "args": task.args,
+        "classes": info.classes,
+        "preprocess": dataclasses.asdict(data.input),
+        **({"palette": info.palette} if info.palette else {}),
+        **task.describe(),
+    }
+
+
+def write_card(task: Task, data: Any, run: Run, metrics: dict[str, float] | None = None) -> None:
+    with written_beside(run.card, overwrite=True) as beside:
+        beside.write_text(model_card(task, data, run, metrics or {}), encoding="utf-8")
+
+
+def add_metrics(task: Task, data: Any, run: Run, metrics: dict[str, float]) -> None:
+    """To the weights and their card, which are there without."""
+    write_card(task, data, run, metrics)
+    with written_beside(run.weights, overwrite=True) as beside:
+        save_weights(task.model, beside, {**description(task, data), "metrics": metrics})
+
+
+def draw_artifacts(task: Task, data: Any, run: Run, outcome: Outcome) -> None:
+    """Each on its own: warns of those that cannot be made."""
+    name, words = next(iter(task.metric_names.items()))
+    title = f"{task.config.name} on {task.info.name}"
+    artifacts = {
+        "curves.png": lambda path: draw_curves(read_history(run.metrics), path, title, name, words),
+        **task.artifacts(data, outcome.split, str(outcome)),
+    }
+    reasons: dict[str, list[str]] = {}
+    for file, make in artifacts.items():
+        try:
+            make(run.path / file)
+            outcome.artifacts.append(file)
+        except Exception as error:
+            reasons.setdefault(f"{type(error).__name__}: {error}", []).append(file)
+    for reason, files in reasons.items():
+        outcome.failed += files
+        warnings.warn(f"the model is saved, but {', '.join(files)} could not be made: {reason}", stacklevel=2)
