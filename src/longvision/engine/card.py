@@ -43,13 +43,15 @@ The weights are those of the {"epoch that validated best" if run.best.exists() e
 ```sh
 longvision predict {run.path.name} IMAGE
 ```
+{_timm_program(task, data, run) if hasattr(task.model, "pretrained_cfg") else ""}
+From Python, beside the run's folder:
 
 ```python
 from longvision.inference import Predictor
 
 Predictor("{run.path.name}")("IMAGE").image().show()
 ```
-{_timm_program(task, data, run) if hasattr(task.model, "pretrained_cfg") else ""}"""
+"""
 
 
 def _timm_program(task: Task, data: Any, run: Run) -> str:
@@ -58,7 +60,7 @@ def _timm_program(task: Task, data: Any, run: Run) -> str:
     (height, width), classes = info.size, len(info.classes)
     arguments = {"num_classes": classes, "in_chans": info.channels, **task.args}
     return f"""
-The weights load into timm too:
+The weights load into timm:
 
 ```python
 import longvision, timm
