@@ -7,8 +7,9 @@ import torch
 from safetensors import safe_open
 
 pytest.importorskip("lightning")
-from longvision.data.module import DigitsData
-from longvision.engine import report, trainer as training
+from longvision.data.config import DigitsData
+from longvision.engine import report
+from longvision.engine import trainer as training
 from longvision.engine.report import Outcome, read_checkpoint
 from longvision.engine.run import Run
 from longvision.errors import UserError
@@ -29,7 +30,7 @@ def run(tmp_path):
 
 
 def train(run, **options):
-    data = DigitsData(size=16, workers=0, batch_size=8)
+    data = DigitsData(size=16, workers=0, batch_size=8).build()
     config = ClassificationConfig(name="vim_nano_patch4_32", args={"depth": 1, "embed_dim": 16, "pad": True})
     return training.train(training.make_trainer({**QUICK, **options}), Classification(config, data.info), data, run)
 
@@ -116,7 +117,7 @@ def test_the_timm_program_of_a_card_is_python(run):
     info = DataInfo("set", ["a", "b"], (16, 16), 1)
     args = {"depth": 1, "embed_dim": 16, "pad": True, "drop_rate": 0.0, "pool": "mean"}
     task = Classification(ClassificationConfig(name="vim_nano_patch4_32", args=args), info)
-    data = DigitsData(size=16, workers=0)
+    data = DigitsData(size=16, workers=0).build()
     text = report.model_card(task, data, run, {})
     assert "not evaluated" in text
     program = text.split("```python\n")[1].split("```")[0].split("model = ", 1)[1]
@@ -124,5 +125,3 @@ def test_the_timm_program_of_a_card_is_python(run):
     timm = type("timm", (), {"create_model": lambda name, **words: called.update(words) or task.model})
     eval(program, {"timm": timm, "dict": dict})
     assert {name: called[name] for name in args} == args
-
-

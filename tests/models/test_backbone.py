@@ -7,7 +7,13 @@ from torch import nn
 
 from longvision.errors import UserError
 from longvision.models import NAMES
-from longvision.models.backbone import checkpoint_activations, create_backbone, create_features, create_sized
+from longvision.models.backbone import (
+    checkpoint_activations,
+    create_backbone,
+    create_features,
+    create_sized,
+    nearest_models,
+)
 
 NANO = "vim_nano_patch4_32"
 
@@ -65,3 +71,25 @@ def test_activation_checkpointing():
 
 def test_our_names():
     assert sorted(NAMES) == sorted(timm.list_models("vim_*", exclude_filters="*_pyramid"))
+
+
+@pytest.mark.parametrize(
+    "typed, first",
+    [
+        ("vim_tinny_patch16_224", "vim_tiny_patch16_224"),
+        ("vim_nano", "vim_nano_patch4_32"),
+        ("vim_small", "vim_small_patch16_224"),
+        ("deit_tiny_patch16_244", "deit_tiny_patch16_224"),
+        ("resnet19", "resnet18"),
+    ],
+)
+def test_nearest_models(typed, first):
+    found = nearest_models(typed)
+    assert 1 <= len(found) <= 3
+    assert first in (found[:1] if "vim" in typed else found)
+
+
+def test_nothing_is_near():
+    assert nearest_models("qqqqqqqqqqqq") == []
+    with pytest.raises(UserError, match="qqqqqqqqqqqq"):
+        create_backbone("qqqqqqqqqqqq", 2, 3, (32, 32))

@@ -104,7 +104,7 @@ def test_training_and_validation_log_the_same_loss(monkeypatch, smoothing):
 
 def test_a_model_without_activation_checkpointing_is_refused():
     make(checkpoint=True)
-    with pytest.raises(UserError, match=r"--model\.checkpoint.*vgg11"), torch.device("meta"):
+    with pytest.raises(UserError, match="VGG"), torch.device("meta"):
         make(name="vgg11", args=None, checkpoint=True)
 
 

@@ -37,7 +37,7 @@ def test_the_loss_is_the_mean_over_pixels_that_count():
     assert float(pixel_loss(logits, mask)) == pytest.approx((math.log(4 / 3) + math.log(2)) / 2)
 
 
-def test_a_image_of_which_nothing_counts_has_no_loss_and_no_gradient():
+def test_an_image_of_which_nothing_counts_has_no_loss_and_no_gradient():
     logits = torch.randn(1, 2, 2, 2, requires_grad=True)
     loss = pixel_loss(logits, torch.full((1, 2, 2), 255))
     loss.backward()
@@ -95,7 +95,7 @@ def test_images_are_evaluated_as_the_inference_config_says(monkeypatch):
 
 def test_the_rate_rises_over_the_warm_up_and_falls_to_zero():
     """Through Lightning, which knows the number of batches only once it has been asked for the number of steps."""
-    data = ScatteredSegmentationData(size=32, images=32, batch_size=4, workers=0).build()
+    data = ScatteredSegmentationData(size=32, pictures=32, batch_size=4, workers=0).build()
     config = SegmentationConfig(
         name="vim_nano_patch4_32", head="fpn", args=SMALL, width=64, lr=1.0, warmup_steps=3
     )  # fmt: skip
