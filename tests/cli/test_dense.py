@@ -12,6 +12,8 @@ pytest.importorskip("segmentation_models_pytorch")
 pytest.importorskip("transformers")
 pytest.importorskip("faster_coco_eval")
 from longvision.inference import Predictor
+from longvision_cli.arguments import ArgumentParser, take_apart
+from longvision_cli.configuration import configure
 
 TINY = """
     --trainer.max_epochs 1 --trainer.limit_train_batches 2 --trainer.limit_val_batches 2 --trainer.limit_test_batches 2
@@ -105,6 +107,36 @@ def test_python_and_the_command_line_say_the_same(run, longvision, pictures):
     found = json.loads(longvision("predict", trained.run, pictures / "a.png", "--json").out)
     result = Predictor(trained.run)(pictures / "a.png").to_dict()
     assert json.loads(json.dumps(result)) == (found[0] if recipe == "segment_digits" else found)
+
+
+def test_what_validate_computes(run, longvision, monkeypatch):
+    """What validation measures of an image is what the predictor says of it."""
+    from longvision.tasks.objects import ObjectTask
+    from longvision.tasks.segmentation import Segmentation
+
+    recipe, trained = run
+    seen = []
+    kind, name = (Segmentation, "probabilities") if recipe == "segment_digits" else (ObjectTask, "detect")
+    method = getattr(kind, name)
+
+    def recorded(self, *arguments):
+        output = method(self, *arguments)
+        seen.extend([output.argmax(0).numpy()] if recipe == "segment_digits" else [found.numpy() for found in output])
+        return output
+
+    monkeypatch.setattr(kind, name, recorded)
+    answer = longvision("validate", trained.run, "--trainer.limit_val_batches", 2)
+    assert answer.code == 0, answer.err
+    images = configure([trained.run / "config.yaml"], take_apart(ArgumentParser(), [])).data.build().images("val")
+    predictor = Predictor(trained.run, "cpu")
+    assert len(seen) == 2
+    for row, expected in enumerate(seen):
+        result = predictor(images[row][0])
+        if recipe == "segment_digits":
+            assert np.array_equal(result.mask_HW, expected)
+        else:
+            for field in ("boxes", "scores", "labels"):
+                np.testing.assert_allclose(getattr(result.detections, field), getattr(expected, field), rtol=1e-4)
 
 
 def test_what_predict_refuses(run, longvision, pictures):

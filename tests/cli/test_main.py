@@ -76,7 +76,7 @@ def test_debug_shows_the_traceback(longvision):
     assert longvision("--debug", "recipes", "nosuch").err.startswith("Traceback")
 
 
-@pytest.mark.parametrize("name", ["train", "validate", "predict"])
+@pytest.mark.parametrize("name", ["train", "validate", "check-data"])
 def test_a_missing_extra_is_named(longvision, monkeypatch, name):
     found = importlib.util.find_spec
     missing = entry.COMMANDS[name].probe
@@ -90,7 +90,7 @@ def test_a_missing_extra_is_named(longvision, monkeypatch, name):
     )
 
 
-@pytest.mark.parametrize("name", ["models", "recipes", "convert"])
+@pytest.mark.parametrize("name", ["models", "recipes", "convert", "predict"])
 def test_the_core_alone_lists_and_converts(longvision, monkeypatch, name):
     monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)
     assert longvision(name, "--help").code == 0
