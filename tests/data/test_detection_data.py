@@ -8,7 +8,7 @@ pytest.importorskip("lightning")
 pytest.importorskip("sklearn")
 
 from longvision.data import CocoData, DataModule, DetectionAugment, ScatteredDetectionData, VocData
-from longvision.errors import UserError
+from longvision.errors import UnreadableImage, UserError
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +98,25 @@ def test_copy_paste_takes_objects_of_training_pictures(digits, monkeypatch):
     counts = [len(data.transforms.train(image, target, data.images("train"))[1].labels) for _ in range(20)]
     assert len(set(asked)) > 8
     assert max(counts) > len(target.labels)
+
+
+def test_an_unreadable_image_is_skipped_and_counted_once(tmp_path):
+    """Not once more for each image onto which its objects would have been pasted."""
+    data = ScatteredDetectionData(size=64, pictures=150, workers=0, augment=DetectionAugment(copy_paste=1.0)).build()
+    images = data.images("train")
+    read = type(images).__getitem__
+
+    class Damaged(type(images)):
+        def __getitem__(self, index):
+            if index == 3:
+                raise UnreadableImage("3.png cannot be read as an image: truncated")
+            return read(self, index)
+
+    images.__class__ = Damaged
+    dataset = data.train_dataloader().dataset
+    with pytest.warns(UserWarning, match=r"3\.png") as told:
+        assert [index for index in range(150) if dataset[index] is None] == [3]
+    assert len(told) == 1
 
 
 def test_labels_are_checked_before_the_first_step(tmp_path):

@@ -34,11 +34,11 @@ class TransformedSet(Dataset[Sample | None]):
     def __getitem__(self, index: int) -> Sample | None:
         try:
             image, label = self.images[index]
-            if self.training:
-                return self.transforms.train(image, label, self.images)
         except UnreadableImage as error:
             self._note(index, str(error))
             return None
+        if self.training:
+            return self.transforms.train(image, label, self.images)
         return self.transforms.evaluate(image, label)
 
     def collate(self, samples: list[Sample | None]) -> Any:

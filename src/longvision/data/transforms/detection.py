@@ -1,6 +1,7 @@
 """What training does to an image and its objects: large-scale jitter and copy-paste (arXiv 2012.07177)."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from longvision.data.io.images import as_channels
 from longvision.data.sources.base import ImageSet
 from longvision.data.transforms.base import Sample, Transforms
 from longvision.data.transforms.input_spec import InputSpec
+from longvision.errors import UnreadableImage
 from longvision.types import Target
 
 LEAST_SIDE = 1.0  # pixels: a smaller object is dropped
@@ -38,7 +40,9 @@ class DetectionTransforms(Transforms[Target]):
 
     def train(self, image: Image.Image, label: Target, images: ImageSet[Target]) -> Sample:
         def another() -> tuple[Image.Image, Target]:
-            return images[up_to(len(images) - 1)]
+            while True:  # one can be read: `image`
+                with suppress(UnreadableImage):  # it is counted and named when its own turn comes
+                    return images[up_to(len(images) - 1)]
 
         return training_sample(image, label, self.spec, self.augment, another)
 
