@@ -1,5 +1,6 @@
 """Whether a fused op may do a module's work instead of calling it, and how it is called where it may not."""
 
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -97,7 +98,7 @@ def _called(module: nn.Module, x: Tensor) -> Tensor:
     if x.dtype == torch.float16:
         return _called_wide(module, x).to(x.dtype)
     weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor) or torch.is_autocast_enabled(x.device.type) or weight.dtype == x.dtype:
+    if not isinstance(weight, Tensor) or _autocasts(x) or weight.dtype == x.dtype:
         return module(x)
     return module(x.to(weight.dtype)).to(x.dtype)
 
@@ -105,5 +106,11 @@ def _called(module: nn.Module, x: Tensor) -> Tensor:
 def _called_wide(module: nn.Module, x: Tensor) -> Tensor:
     """In float32 or better."""
     wide = {name: common.widened(parameter) for name, parameter in module.named_parameters()}
-    with torch.autocast(x.device.type, enabled=False):
+    with torch.autocast(x.device.type, enabled=False) if _autocasts(x) else nullcontext():
         return functional_call(module, wide, (common.widened(x),))
+
+
+def _autocasts(x: Tensor) -> bool:
+    """Whether autocast is on; the meta device has none."""
+    device = x.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
