@@ -164,7 +164,7 @@ def tokens_of_loops(launch: Launch) -> tuple[int, ...] | None:
     return {
         "scan_forward": (CHUNK, 1),
         "scan_ends": (1,),
-        "scan_backward": (CHUNK, launch.constants.get("PIECE", 0), 1),
+        "scan_backward": (CHUNK, launch.constants.get("SPAN", 0), 1),
     }.get(launch.name)
 
 
@@ -202,7 +202,7 @@ def row(case: Case, launch: Launch, architecture: int) -> dict[str, object]:
     """A row of the table: what was compiled, and what came of it."""
     code = compiled(launch, architecture)
     counts = instructions_per_state(launch, code)
-    chosen = {name.lower(): launch.constants.get(name, "") for name in ("CHANNELS", "PIECE", "REVERSE")}
+    chosen = {name.lower(): launch.constants.get(name, "") for name in ("CHANNELS", "SPAN", "REVERSE")}
     return {
         "case": case.name,
         "kernel": launch.name,

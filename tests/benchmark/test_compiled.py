@@ -46,12 +46,14 @@ def spilled(rows):
 def test_every_kernel_has_a_case(monkeypatch):
     pytest.importorskip("triton.language")
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    from compiled import launches
+    from compiled import launches, tokens_of_loops
     from compiled_cases import CASES
 
     sources = [path.read_text() for path in (ROOT / "src/longvision/ops/kernels/triton").glob("*.py")]
     started = {name for source in sources for name in re.findall(r"\blaunch\(\s*(\w+),", source)}
-    assert started == {launch.name for case in CASES for launch in launches(case)}
+    every = [launch for case in CASES for launch in launches(case)]
+    assert started == {launch.name for launch in every}
+    assert all(0 not in (tokens_of_loops(launch) or ()) for launch in every)  # what instructions are divided by
 
 
 @pytest.mark.slow
