@@ -45,7 +45,7 @@ def test_packed_images_too():
 
 
 def test_export_of_torch_s_operators_alone():
-    model, image = small(depth=1, img_size=8).eval(), torch.randn(2, 3, 8, 8)
+    model, image = small(depth=1, img_size=(8, 4)).eval(), torch.randn(2, 3, 8, 4)
     model.set_fused(False)
     program = torch.export.export(model, (image,))
     targets = {node.target for node in program.graph.nodes if node.op == "call_function"}

@@ -437,7 +437,9 @@ def test_one_image_does_not_see_another():
 # Compilers and precisions
 
 
-@pytest.mark.parametrize("options", [{}, {"direction": "ssm"}, {"direction": "layer", "cls_token": "double"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"direction": "ssm", "depth": 1}, {"direction": "layer", "cls_token": "double"}], ids=str
+)
 def test_compile(options):
     model, image = small(**options), torch.randn(2, 3, 32, 32)
     model(image).square().sum().backward()
