@@ -22,6 +22,7 @@ from longvision_cli.trainer_options import TrainerOptions
 from longvision_cli.values import Key, build, in_words, keys_of, plain
 
 RENAMED = {"model.asking": "model.inference"}  # key or table of keys, as earlier versions called it -> as it is called
+NO_LONGER = {"resume", "trainer.callbacks", "trainer.plugins"}  # in files of earlier versions; null says nothing
 GENERAL = {name: Key(name, kind, None) for name, kind in {"task": str, "source": str, "runs": str, "seed": int}.items()}
 
 
@@ -165,7 +166,7 @@ def _put(
         values[table] = {**(values.get(table) or {}), item: Key(name, Any, None).read(value, is_text=not file)}
     elif old and of_run and file:
         _put(values, keys, RENAMED[old] + name[len(old) :], value, file)
-    elif not (value is None and of_run and file):  # what an earlier version had, and the run did not use
+    elif not (value is None and name in NO_LONGER):
         where, dashes = (f"{file}: ", "") if file else ("option ", "--")
         if old:
             raise UserError(f"{where}{dashes}{name} is called {dashes}{RENAMED[old]}{name[len(old) :]} now")

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe has seen enough
         sys.stderr.close()
         return 0
-    except (ValueError, OSError, MissingExtra) as mistake:
+    except (UserError, MissingExtra) as mistake:
         if debug:
             traceback.print_exc()
         print(f"{command}: error: {_sentence(mistake)}", file=sys.stderr)

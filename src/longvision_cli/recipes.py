@@ -17,8 +17,9 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("name", nargs="?", help="print this recipe's file, to copy and change")
     name = parser.parse_args(arguments).name
     if name is not None:
+        path = find_recipe(name)
         with user_paths():
-            print(find_recipe(name).read_text(encoding="utf-8"), end="")
+            print(path.read_text(encoding="utf-8"), end="")
         return 0
     for path in recipe_paths():
         print(f"{path.stem}\n    " + "\n    ".join(headline(path)))

@@ -106,6 +106,16 @@ def _in_a_place_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     signal.signal(signal.SIGINT, handler)  # Lightning leaves Ctrl-C ignored after an interruption
 
 
+@pytest.fixture(autouse=True)
+def _no_drawings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes three quarters of so short a run. Those that many tests read were made before, with theirs."""
+    from longvision.engine import trainer
+    from longvision.tasks.classification import Classification
+
+    monkeypatch.setattr(trainer, "draw_curves", lambda *_, **__: None)
+    monkeypatch.setattr(Classification, "draw", lambda *_, **__: None)
+
+
 def make_folder(root: Path, **counts: int) -> Path:
     """train, val and test of images as bright as their class, told apart at a glance; half JPEG, half PNG."""
     random = np.random.default_rng(0)

@@ -105,6 +105,16 @@ def test_a_bug_is_not_hidden(longvision, monkeypatch):
         longvision("recipes", "digits")
 
 
+@pytest.mark.parametrize("kind", [ValueError, OSError, FileNotFoundError, RuntimeError])
+def test_what_a_library_raises_keeps_its_traceback(longvision, monkeypatch, kind):
+    def broken(name):
+        raise kind("of a library")
+
+    monkeypatch.setattr("longvision_cli.recipes.find_recipe", broken)
+    with pytest.raises(kind, match="of a library"):
+        longvision("recipes", "digits")
+
+
 def test_an_interruption_says_which_command(longvision, monkeypatch):
     def stopped(name):
         raise KeyboardInterrupt
