@@ -109,11 +109,9 @@ def _in_a_place_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 @pytest.fixture(autouse=True)
 def _no_drawings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes three quarters of so short a run. Those that many tests read were made before, with theirs."""
-    from longvision.engine import trainer
-    from longvision.tasks.classification import Classification
+    from longvision.engine import report
 
-    monkeypatch.setattr(trainer, "draw_curves", lambda *_, **__: None)
-    monkeypatch.setattr(Classification, "draw", lambda *_, **__: None)
+    monkeypatch.setattr(report, "draw_artifacts", lambda *_: None)
 
 
 def make_folder(root: Path, **counts: int) -> Path:

@@ -99,7 +99,13 @@ def test_a_start_that_fails_leaves_no_folder(train):
     answer = train("--trainer.accelerator", "tpux")
     assert answer.code == 2
     assert "tpux" in answer.err and answer.err.count("\n") == 1
-    assert list(Path("runs").iterdir()) == []
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("runs", ["file", "file/runs"])
+def test_a_place_for_runs_that_is_none(train, runs):
+    Path("file").write_text("x")
+    check_one_line(train("--runs", runs), "file")
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,7 @@ def test_a_user_s_yaml_over_a_recipe_and_options_over_both():
     got, _ = parse(words)
     assert (got.model.lr, got.model.weight_decay, got.model.label_smoothing) == (5e-4, 0.3, 0.1)
     assert (got.model.args, got.seed, got.data.size) == ({"depth": 3, "direction": "none"}, 7, 16)
-    assert parse(["-c", "own.yaml"])[0].seed == 5
+    assert parse(["-c", "digits", "-c", "own.yaml"])[0].seed == 5
 
 
 def test_folders_of_images(longvision, folder_run, images):
