@@ -175,7 +175,7 @@ def instructions_per_state(launch: Launch, code: Compiled) -> Counter:
     total: Counter = Counter()
     if tokens is None:
         return total
-    # A sequence that fits into one chunk of the walk, or one group into one chunk, has no outer loop.
+    # A sequence that fits into one chunk, or one group into one chunk, has no outer loop.
     deepest = max(loop.depth for loop in code.loops)
     tokens = tokens[len(tokens) - deepest :]
     states_of_a_lane = launch.constants["CHANNELS"] * launch.constants["N"] / (32 * launch.warps)

@@ -54,7 +54,7 @@ def test_a_process_that_dies_is_a_row(case, monkeypatch, program, status):
 def test_a_first_call_that_takes_too_long_ends_the_process(case, monkeypatch):
     ended = threading.Event()
     monkeypatch.setattr(worker.os, "_exit", lambda code: ended.set() if code == worker.TOO_LONG else None)
-    monkeypatch.setattr(Step, "__call__", lambda step: ended.wait())  # for ever, unless somebody ends it
+    monkeypatch.setattr(Step, "__call__", lambda step: ended.wait(300))  # unless somebody ends it
     run_round(case(), share=1.0, patience=0.0, measure_memory=False)
     assert ended.is_set()
 
