@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from longvision.layers.plain import (
     TAPS,
+    anybody_watches,
     as_call,
     as_call_and_bias,
     as_wide_call,
@@ -114,7 +115,7 @@ class VimMixer(nn.Module):
 
     def _along(self, own: _Own, cu_seqlens: Tensor | None, x_BME: Tensor) -> Tensor:
         """(B, M, E) -> (B, M, E): one direction, its layers called one by one."""
-        if is_filter(own.conv1d):
+        if is_filter(own.conv1d) and not anybody_watches():
             convolve = causal_conv1d if runs_fused(self, x_BME) else causal_conv1d_reference
             filter_EK = own.conv1d.weight.squeeze(1)
             u_BME = convolve(x_BME, filter_EK, own.conv1d.bias, True, own.reverse, cu_seqlens)
@@ -140,7 +141,7 @@ class VimMixer(nn.Module):
         Raises:
             ValueError: conv1d has a setting that a causal depthwise convolution does not have.
         """
-        if not self.fused or not (is_weight(self.in_proj) and is_weight(self.out_proj)):
+        if not self.fused or anybody_watches() or not (is_weight(self.in_proj) and is_weight(self.out_proj)):
             return None
         owns = self._owns()
         for own in owns:

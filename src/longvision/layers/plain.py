@@ -34,15 +34,22 @@ def runs_fused(module: nn.Module, x: Tensor) -> bool:
 
 
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether calling the module is what calling its class is: no adapter around it, no hook, no other forward."""
+    """Whether calling the module is what calling its class is: no adapter around it, no hook on it, no other forward.
+
+    Hooks on all modules of the process are not asked for: see `anybody_watches`.
+    """
     return type(module).forward is kind.forward and not (
         module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
         or "forward" in module.__dict__
-        or _has_any_global_hook()
     )
+
+
+def anybody_watches() -> bool:
+    """Whether there is a hook on all modules of the process."""
+    return _has_any_global_hook()
 
 
 def is_weight(module: nn.Module, bias: bool = False) -> bool:
@@ -57,33 +64,37 @@ def is_filter(module: nn.Module) -> bool:
 
 def as_call(module: nn.Linear) -> Call:
     """What projects tokens: a matmul with the weight, or the module where it is more than that."""
-    return partial(linear, module.weight) if is_weight(module) else partial(_called, module)
+    return partial(linear, module.weight) if _is_read(module) else partial(_called, module)
 
 
 def as_wide_call(module: nn.Linear) -> Call:
     """The same for x_proj, the gradients of whose output overflow float16."""
-    return partial(reference.without_overflow, module.weight) if is_weight(module) else partial(_called, module)
+    return partial(reference.without_overflow, module.weight) if _is_read(module) else partial(_called, module)
 
 
 def as_call_and_bias(module: nn.Linear) -> tuple[Call, Tensor | None]:
     """The same for dt_proj without its bias, and the bias: it is added in float32, inside the scan. Where the module is
     called it adds its bias itself, in float32 too."""
     bias = getattr(module, "bias", None)
-    if is_weight(module, bias=bias is not None):
+    if _is_read(module, bias=bias is not None):
         return partial(linear, module.weight), bias
     return partial(_called_wide, module), None
 
 
 def check_filter(name: str, module: nn.Module) -> None:
     """Raises ValueError for a convolution that is no causal depthwise one, by name."""
-    convolution = getattr(module, "base_layer", module)  # below an adapter
+    # Below an adapter there is another.
+    convolution = module if isinstance(module, nn.Conv1d) else getattr(module, "base_layer", module)
     if not isinstance(convolution, nn.Conv1d):
+        return
+    found = convolution.stride, convolution.padding, convolution.dilation, convolution.groups
+    if found == ((1,), (0,), (1,), convolution.out_channels):
         return
     expected = {"stride": (1,), "padding": (0,), "dilation": (1,), "groups": convolution.out_channels}
     for setting, value in expected.items():
-        if (found := getattr(convolution, setting)) != value:
+        if (given := getattr(convolution, setting)) != value:
             raise ValueError(
-                f"{name} has {setting}={found}, expected {value}: the mixer pads it and knows no other setting"
+                f"{name} has {setting}={given}, expected {value}: the mixer pads it and knows no other setting"
             )
 
 
@@ -91,6 +102,10 @@ def convolved(module: nn.Module, x_BME: Tensor, reverse: bool, cu_seqlens: Tenso
     """(B, M, E) -> (B, M, E): conv1d called, on (B, E, tokens and the zeros before them), and SiLU."""
     taps = getattr(getattr(module, "base_layer", module), "kernel_size", (TAPS,))[0]
     return F.silu(causal(partial(_called, module), taps, x_BME, reverse, cu_seqlens))
+
+
+def _is_read(module: nn.Linear, bias: bool = False) -> bool:
+    return is_weight(module, bias) and not anybody_watches()
 
 
 def _called(module: nn.Module, x: Tensor) -> Tensor:
