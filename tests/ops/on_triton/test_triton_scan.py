@@ -180,10 +180,11 @@ def test_groups_without_the_optional_arguments(device, chunk, absent, softplus):
     (197, 264, 1056, (64, 4)),
     (197, 288, 1056, (256, 1)),  # three would be asked for, but whole chunks make two
 ])  # fmt: skip
-def test_how_many_groups(tokens, programs, wanted, expected):
+def test_how_many_groups(monkeypatch, tokens, programs, wanted, expected):
     from longvision.ops.kernels.triton import scan as kernels
 
-    assert kernels.grouping(tokens, programs, wanted) == expected
+    monkeypatch.setattr(kernels, "PROGRAMS", wanted)
+    assert kernels.grouping(tokens, programs) == expected
 
 
 def test_there_are_never_two_groups():
