@@ -38,13 +38,15 @@ def digits():
 
 def train(dtype=None, order=0):
     """24 blocks, always from the same weights, the images in the order of that number; in autocast to `dtype`."""
+    from longvision.tasks.config import OptimConfig
     from longvision.tasks.optim import adamw
 
     images, labels = digits()
     torch.manual_seed(0)
     model = Vim(img_size=9, patch_size=3, in_chans=1, num_classes=10, embed_dim=32, depth=24, state=4)
     # The paper's learning rate and weight decay, and its 5 of 300 epochs to warm up.
-    chosen = adamw(model, 1e-3, 0.1, layer_decay=None, warmup_steps=5, steps=STEPS, final_lr=0.01)
+    config = OptimConfig(lr=1e-3, weight_decay=0.1, schedule="cosine", final_lr=0.01)
+    chosen = adamw(model, config, warmup=5, steps=STEPS)
     optimizer, schedule = chosen["optimizer"], chosen["lr_scheduler"]["scheduler"]
     for group in optimizer.param_groups:
         group["fused"] = True  # the same steps in a fifth of the time
