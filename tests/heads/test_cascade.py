@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 pytest.importorskip("torchvision")
-from longvision.heads.cascade import CASCADE, CascadeRoIHeads, LevelPool, cut_masks, match
+from longvision.heads.cascade import CASCADE, CascadeRoIHeads, LevelPool, assign_to_objects, cut_masks
 from longvision.types import Target
 
 STRIDES = (4, 8, 16, 32)
@@ -50,7 +50,7 @@ def smooth_l1(x: float) -> float:
 def test_a_stage_calls_what_overlaps_enough_its_object():
     boxes = torch.tensor([*NEAR, FAR])
     truth = target([[110.0, 0.0, 120.0, 9.0], OBJECT], [0, 1])
-    labels = {stage.iou: match(boxes, truth, stage.iou) for stage in CASCADE}
+    labels = {stage.iou: assign_to_objects(boxes, truth, stage.iou) for stage in CASCADE}
     assert labels[0.5][1].tolist() == [2, 2, 2, 0]
     assert labels[0.6][1].tolist() == [0, 2, 2, 0]
     assert labels[0.7][1].tolist() == [0, 0, 2, 0]
@@ -58,7 +58,7 @@ def test_a_stage_calls_what_overlaps_enough_its_object():
 
 
 def test_an_iou_of_exactly_the_threshold_is_the_object():
-    assert match(torch.tensor([[0.0, 0.0, 50.0, 100.0]]), target([OBJECT], [0]), 0.5)[1].tolist() == [1]
+    assert assign_to_objects(torch.tensor([[0.0, 0.0, 50.0, 100.0]]), target([OBJECT], [0]), 0.5)[1].tolist() == [1]
 
 
 def test_losses_of_every_stage_are_those_of_its_threshold_and_weights():

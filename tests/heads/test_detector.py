@@ -13,8 +13,8 @@ from longvision.heads.detection import (
     at_size,
     create_detector,
     detector_from,
-    padded,
-    pasted,
+    masks_in_image,
+    padded_batch,
 )
 from longvision.types import Detections, Target
 
@@ -114,7 +114,7 @@ def test_only_crowds_is_as_nothing():
 @pytest.mark.parametrize("sizes, expected", [(((20, 30),), (64, 64)), (((65, 10), (20, 130)), (128, 192))])
 def test_images_are_padded_to_the_training_size_or_what_64_divides(sizes: tuple, expected: tuple):
     one = images(*sizes)
-    batch = padded(one, SIZE)
+    batch = padded_batch(one, SIZE)
     assert batch.tensors.shape == (len(sizes), 1, *expected) and batch.image_sizes == list(sizes)
     for image, room in zip(one, batch.tensors, strict=True):
         torch.testing.assert_close(room[:, : image.shape[1], : image.shape[2]], image)
@@ -172,19 +172,19 @@ def test_a_detection_is_scaled_to_another_size():
 def test_a_full_mask_fills_its_box(box: list[float], rows: tuple[int, int], columns: tuple[int, int]):
     expected = torch.zeros(20, 30, dtype=torch.bool)
     expected[slice(*rows), slice(*columns)] = True
-    assert torch.equal(pasted(torch.ones(1, 28, 28), torch.tensor([box]), (20, 30))[0], expected)
+    assert torch.equal(masks_in_image(torch.ones(1, 28, 28), torch.tensor([box]), (20, 30))[0], expected)
 
 
 def test_the_left_half_of_a_mask_fills_the_left_half_of_its_box():
     mask = torch.zeros(1, 28, 28)
     mask[:, :, :14] = 1
-    drawn = pasted(mask, torch.tensor([[4.0, 2.0, 24.0, 10.0]]), (20, 30))[0]
+    drawn = masks_in_image(mask, torch.tensor([[4.0, 2.0, 24.0, 10.0]]), (20, 30))[0]
     assert drawn.nonzero().aminmax(dim=0).max.tolist() == [9, 13] and drawn.sum() == 8 * 10
 
 
 def test_nothing_is_pasted_outside_the_picture():
-    assert not pasted(torch.ones(1, 28, 28), torch.tensor([[30.0, 20.0, 30.0, 20.0]]), (20, 30)).any()
-    assert pasted(torch.zeros(0, 28, 28), torch.zeros(0, 4), (20, 30)).shape == (0, 20, 30)
+    assert not masks_in_image(torch.ones(1, 28, 28), torch.tensor([[30.0, 20.0, 30.0, 20.0]]), (20, 30)).any()
+    assert masks_in_image(torch.zeros(0, 28, 28), torch.zeros(0, 4), (20, 30)).shape == (0, 20, 30)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +193,14 @@ def test_nothing_is_pasted_outside_the_picture():
 def test_anchors_shrink_with_the_canvas(side: int, expected: list[int]):
     assert anchor_sizes(side, (4, 8, 16, 32, 64)) == expected
     assert anchor_sizes(4 * 1024, (4,)) == [32]
+
+
+def test_masks_are_put_into_the_image_with_one_wait_for_the_device(monkeypatch):
+    """However many objects there are: each reading of a tensor on the host waits for all that the device has to do."""
+    waits, tolist = [], Tensor.tolist
+    monkeypatch.setattr(Tensor, "tolist", lambda tensor: waits.append(1) or tolist(tensor))
+    masks_in_image(torch.ones(7, 28, 28), torch.tensor([[2.0, 3.0, 10.0, 8.0]] * 7), (20, 30))
+    assert len(waits) == 1
 
 
 def test_boxes_without_an_area_are_named():

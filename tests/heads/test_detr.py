@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
-from longvision.heads.detr import Detr, create_detr, match, pad, set_losses
+from longvision.heads.detr import Detr, create_detr, masked_batch
+from longvision.heads.set_loss import match_queries, set_losses
 from longvision.types import Target
 
 pytest.importorskip("transformers")
@@ -92,14 +93,14 @@ def test_objects_are_matched_to_the_queries_that_are_on_them():
     places = [(1, 3, 0), (2, 0, 1), (2, 1, 2)]  # image, query, object counted through the batch
     for image, query, number in places:
         boxes[:, image, query] = torch.cat(wanted)[number]
-    for layer in match(logits * 0, boxes, labels, wanted):
+    for layer in match_queries(logits * 0, boxes, labels, wanted):
         assert sorted(zip(*(column.tolist() for column in layer), strict=True)) == sorted(places)
 
 
 def test_more_objects_than_queries():
     logits, boxes, _, _ = predictions(batch=1, queries=2)
     labels, wanted = [torch.zeros(5, dtype=torch.int64)], [torch.rand(5, 4) * 0.4 + 0.3]
-    assert [len(query) for _, query, _ in match(logits, boxes, labels, wanted)] == [2, 2, 2]
+    assert [len(query) for _, query, _ in match_queries(logits, boxes, labels, wanted)] == [2, 2, 2]
     assert all(loss.isfinite() for loss in set_losses(logits, boxes, labels, wanted).values())
 
 
@@ -113,7 +114,7 @@ RANK = """
 import sys
 import torch
 import torch.distributed as dist
-from longvision.heads.detr import set_losses
+from longvision.heads.set_loss import set_losses
 from longvision.types import Target
 
 rank, folder = int(sys.argv[1]), sys.argv[2]
@@ -160,7 +161,7 @@ def test_the_last_layer_is_that_of_transformers():
     model, (images, _) = with_another_norm(small()), scene()
     with torch.no_grad():
         logits, boxes = model._decode(images)
-        expected = model.model(*pad(images))
+        expected = model.model(*masked_batch(images))
     torch.testing.assert_close(logits[-1], expected.logits)
     torch.testing.assert_close(boxes[-1], expected.pred_boxes)
 
@@ -232,7 +233,7 @@ def test_boxes_are_fractions_of_the_image_and_not_of_the_padded_batch():
 
 def test_a_batch_is_padded_below_and_right_and_the_padding_is_masked():
     images = [torch.randn(3, 50, 128), torch.randn(3, 64, 48)]
-    pixels, mask = pad(images)
+    pixels, mask = masked_batch(images)
     assert pixels.shape == (2, 3, 64, 128) and mask.sum((1, 2)).tolist() == [50 * 128, 64 * 48]
     assert (pixels[0, :, :50] == images[0]).all() and (pixels[1, :, :, :48] == images[1]).all()
     assert not pixels[0, :, 50:].any() and not pixels[1, :, :, 48:].any()

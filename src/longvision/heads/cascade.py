@@ -126,7 +126,9 @@ class CascadeRoIHeads(RoIHeads):
         losses: dict[str, Tensor] = {}
         for i, stage in enumerate(self.stages):
             if i:
-                matches = [match(some, target, stage.iou) for some, target in zip(boxes, targets, strict=True)]
+                matches = [
+                    assign_to_objects(some, target, stage.iou) for some, target in zip(boxes, targets, strict=True)
+                ]
                 index, label = [list(column) for column in zip(*matches, strict=True)]
             logits_NK, deltas_N4 = self._stage(i, maps, boxes)
             classifier, regression = box_losses(logits_NK, deltas_N4, boxes, index, label, targets, self.coders[i])
@@ -254,7 +256,7 @@ def _torchvision(target: Target) -> dict[str, Tensor]:
     return {"boxes": target.boxes, "labels": target.labels + 1} | masks
 
 
-def match(boxes_n4: Tensor, target: Target, iou: float) -> tuple[Tensor, Tensor]:
+def assign_to_objects(boxes_n4: Tensor, target: Target, iou: float) -> tuple[Tensor, Tensor]:
     """Boxes (n, 4) and one image's objects -> the nearest one's number (n,) and class from 1, or 0: background (n,)."""
     if not len(target):
         nothing_n = torch.zeros(len(boxes_n4), dtype=torch.long, device=boxes_n4.device)

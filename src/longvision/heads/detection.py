@@ -12,6 +12,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import FeaturePyramidNetwork
 
+from longvision.errors import UserError
 from longvision.heads.cascade import CASCADE, CascadeRoIHeads
 from longvision.models.backbone import create_features, dense_name
 from longvision.types import Detections, Size, Target
@@ -157,7 +158,8 @@ class Detector(nn.Module):
         Targets refer to pixels of the image beside them and have masks where masks are learned. Crowds are left out.
 
         Raises:
-            ValueError: training without targets, or with a box without an area.
+            ValueError: training without targets.
+            UserError: a box without an area.
         """
         if not self.training:
             return self.detect(images, [(image.shape[-2], image.shape[-1]) for image in images])
@@ -188,7 +190,7 @@ class Detector(nn.Module):
         return [at_size(one, seen, size) for one, seen, size in zip(found, batch.image_sizes, sizes, strict=True)]
 
     def _maps(self, images: list[Tensor]) -> tuple[ImageList, dict[str, Tensor]]:
-        batch = padded(images, self.size)
+        batch = padded_batch(images, self.size)
         return batch, self.backbone(batch.tensors)
 
     def _wanted(self, target: Target, i: int) -> Target:
@@ -197,17 +199,17 @@ class Detector(nn.Module):
         flat = (wanted.boxes[:, 2:] <= wanted.boxes[:, :2]).any(1)
         if flat.any():
             box = [round(x, 2) for x in wanted.boxes[flat][0].tolist()]
-            raise ValueError(f"image {i} of the batch has the box {box}: expected x1 < x2 and y1 < y2")
+            raise UserError(f"image {i} of the batch has the box {box}: expected x1 < x2 and y1 < y2")
         return wanted
 
 
-def padded(images: list[Tensor], size: Size) -> ImageList:
+def padded_batch(images: list[Tensor], size: Size) -> ImageList:
     """One batch: zeros at the right and below, up to `size` or the largest image, and on to a multiple of `NESTING`."""
     sizes = [(image.shape[-2], image.shape[-1]) for image in images]
     height, width = (-(-max(one[d] for one in (size, *sizes)) // NESTING) * NESTING for d in (0, 1))
     batch_BCHW = images[0].new_zeros(len(images), images[0].shape[0], height, width)
-    for image, room in zip(images, batch_BCHW, strict=True):
-        room[:, : image.shape[1], : image.shape[2]] = image
+    for image, canvas_CHW in zip(images, batch_BCHW, strict=True):
+        canvas_CHW[:, : image.shape[1], : image.shape[2]] = image
     return ImageList(batch_BCHW, sizes)
 
 
@@ -215,25 +217,25 @@ def at_size(found: Detections, seen: Size, size: Size) -> Detections:
     """From an image of the size `seen`, masks being probabilities that fill the boxes -> in one of `size`."""
     scale = [size[1] / seen[1], size[0] / seen[0]] * 2
     boxes = found.boxes * found.boxes.new_tensor(scale)
-    masks = None if found.masks is None else pasted(found.masks, boxes, size)
+    masks = None if found.masks is None else masks_in_image(found.masks, boxes, size)
     return replace(found, boxes=boxes, masks=masks)
 
 
-def pasted(masks_NPP: Tensor, boxes_N4: Tensor, size: Size) -> Tensor:
+def masks_in_image(masks_NPP: Tensor, boxes_N4: Tensor, size: Size) -> Tensor:
     """Probabilities that fill boxes -> (N, height, width), whether a pixel's centre has at least 0.5.
 
     One at a time: a hundred float32 masks of a large photograph take gigabytes.
     """
     height, width = size
-    pasted_NHW = torch.zeros(len(boxes_N4), height, width, dtype=torch.bool, device=boxes_N4.device)
-    for mask_PP, box, canvas_HW in zip(masks_NPP, boxes_N4, pasted_NHW, strict=True):
-        x1, y1, x2, y2 = box.tolist()
+    masks_NHW = torch.zeros(len(boxes_N4), height, width, dtype=torch.bool, device=boxes_N4.device)
+    corners = boxes_N4.tolist()  # one wait for the device
+    for mask_PP, (x1, y1, x2, y2), canvas_HW in zip(masks_NPP, corners, masks_NHW, strict=True):
         columns = slice(max(0, int(x1)), min(width, int(x2) + 1))
         rows = slice(max(0, int(y1)), min(height, int(y2) + 1))
-        x = torch.arange(columns.start, columns.stop, device=box.device) + 0.5
-        y = torch.arange(rows.start, rows.stop, device=box.device) + 0.5
+        x = torch.arange(columns.start, columns.stop, device=masks_NPP.device) + 0.5
+        y = torch.arange(rows.start, rows.stop, device=masks_NPP.device) + 0.5
         x, y = 2 * (x - x1) / max(x2 - x1, 1e-6) - 1, 2 * (y - y1) / max(y2 - y1, 1e-6) - 1
         grid_hw2 = torch.stack(torch.meshgrid(x, y, indexing="xy"), 2)
         drawn = F.grid_sample(mask_PP[None, None].float(), grid_hw2[None].float(), align_corners=False)
         canvas_HW[rows, columns] = drawn[0, 0] >= 0.5
-    return pasted_NHW
+    return masks_NHW

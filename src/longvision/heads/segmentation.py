@@ -95,10 +95,10 @@ def create_segmenter(
         ValueError: an unknown model or head, or arguments that they do not take.
     """
     if head not in get_args(Head):
-        raise ValueError(f"--model.head {head!r} is unknown: choose {' or '.join(get_args(Head))}")
+        raise ValueError(f"head {head!r} is unknown: choose {' or '.join(get_args(Head))}")
     if width < 1 or (head == "fpn" and width % 64):
         expected = "a multiple of 64, its norms have 32 groups" if head == "fpn" else "at least 1 channel"
-        raise ValueError(f"--model.width {width}: {head} needs {expected}")
+        raise ValueError(f"width {width}: {head} needs {expected}")
     backbone = create_features(name, channels, size, pretrained, args)
     given = backbone.feature_info.channels()  # type: ignore[union-attr, operator]
     decoder, wide = _decoder(head, [channels, channels, *given], width)

@@ -1,0 +1,116 @@
+"""Two processes train one model on the CPU, over gloo: however they were started, there is one run and one result."""
+
+import csv
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+pytest.importorskip("lightning")
+import longvision
+
+pytestmark = pytest.mark.slow  # each process imports PyTorch and Lightning
+
+# The losses of the two processes differ by far, so that those of one cannot pass for those of both.
+PROGRAM = """
+import json, sys
+from collections import defaultdict
+import torch
+from lightning import seed_everything
+from longvision.data.config import DigitsData
+from longvision.engine.run import Run
+from longvision.engine.trainer import make_trainer, train
+from longvision.tasks.classification import Classification
+from longvision.tasks.config import ClassificationConfig
+
+class Skewed(Classification):
+    own = defaultdict(list)
+
+    def forward(self, x_BCHW):
+        return self.model(x_BCHW) * (1 + 30 * self.global_rank)
+
+    def log_loss(self, split, loss, weight):
+        self.own[f"{split}/loss"].append((self.current_epoch, loss.item(), int(weight)))
+        super().log_loss(split, loss, weight)
+
+torch.set_num_threads(1)
+seed_everything(0, workers=True, verbose=False)
+data = DigitsData(size=16, workers=0, batch_size=50).build()
+task = Skewed(ClassificationConfig(name="vim_nano_patch4_32", args={"depth": 1, "embed_dim": 16}), data.info)
+trainer = make_trainer({"accelerator": "cpu", "devices": 2, "strategy": "ddp", "max_epochs": 2,
+                        "limit_train_batches": 2, "limit_test_batches": 1, "num_sanity_val_steps": 0})
+run = None
+if trainer.is_global_zero:
+    run = Run.create(sys.argv[1], "x")
+    run.new_config().write_text("{}")
+outcome = train(trainer, task, data, run)
+total = sum(parameter.double().sum().item() for parameter in task.model.parameters())
+said = {"rank": trainer.global_rank, "total": total, "metrics": outcome.metrics, "own": task.own}
+with open(f"{sys.argv[1]}-{trainer.global_rank}.json", "w") as file:
+    json.dump(said, file)
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Run the program under a launcher -> what each rank said, and the folder of their runs."""
+    program, runs = tmp_path / "program.py", tmp_path / "runs"
+    program.write_text(PROGRAM)
+    launched = ("SLURM", "RANK", "LOCAL_", "GROUP_", "NODE_RANK", "WORLD_SIZE", "MASTER_", "TORCHELASTIC")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(launched)}
+    source = str(Path(longvision.__file__).parents[1])
+    environment = {**clean, "PYTHONPATH": source, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+    def started(*launcher):
+        command = [sys.executable, *launcher, str(program), str(runs)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return [json.loads(Path(f"{runs}-{rank}.json").read_text()) for rank in range(2)], runs
+
+    return started
+
+
+def check_one_run(said, runs):
+    first, second = said
+    (run,) = runs.iterdir()
+    names = ("model.safetensors", "README.md", "metrics.csv", "curves.png", "checkpoints/best.ckpt")
+    assert [(run / name).is_file() for name in names] == [True] * len(names)
+
+    with safe_open(run / "model.safetensors", "pt") as file:
+        kept = sum(file.get_tensor(name).double().sum().item() for name in list(file.keys()))
+        metadata = json.loads(file.metadata()["longvision"])
+    # both have the weights of the best epoch, and not each those of its last step
+    assert first["total"] == second["total"] == pytest.approx(kept, rel=1e-12)
+    assert first["metrics"] == second["metrics"]
+    assert metadata["metrics"]["test/accuracy"] == first["metrics"]["accuracy"]
+
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2
+    for epoch, row in enumerate(rows):
+        for name in ("train/loss", "val/loss"):
+            batches = [(loss, weight) for one in said for number, loss, weight in one["own"][name] if number == epoch]
+            mean = sum(loss * weight for loss, weight in batches) / sum(weight for _, weight in batches)
+            assert float(row[name]) == pytest.approx(mean, rel=1e-4), name
+    losses = [one["own"]["val/loss"][0][1] for one in said]
+    assert abs(losses[0] - losses[1]) > 0.1  # or a mean over one of them would not be seen
+
+
+def test_lightning_starts_the_second_process(start):
+    check_one_run(*start())
+
+
+def test_torchrun_starts_both(start):
+    """It tells neither process the other's folder."""
+    check_one_run(*start("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(_free_port())))
+
+
+def _free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
