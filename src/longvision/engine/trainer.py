@@ -76,7 +76,7 @@ def _write_into(trainer: Trainer, run: Run | None, monitor: str) -> None:
     shared: dict[str, Any] = {"dirpath": run.checkpoints if run else None, "enable_version_counter": False}
     if run is not None:
         trainer.callbacks.append(EpochTable(run.metrics))  # type: ignore[attr-defined]
-    if run is not None and not trainer.fast_dev_run:
+    if run is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
         trainer.logger = TensorBoardLogger(run.path, name="tensorboard", version="", default_hp_metric=False)
     trainer.callbacks += [  # type: ignore[attr-defined]
         RunCheckpoint(filename="best", monitor=monitor, mode="max", **shared),

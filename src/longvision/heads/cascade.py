@@ -191,7 +191,7 @@ class CascadeRoIHeads(RoIHeads):
         boxes, index, label = ([x[o] for x, o in zip(xs, object_, strict=True)] for xs in (boxes, index, label))
         logits = self._mask_logits(maps, boxes)
         side = logits.shape[-1]
-        truth = [cut_masks(t.masks, b, i, side) for t, b, i in zip(targets, boxes, index, strict=True)]
+        truth = [cut_masks(cast(Tensor, t.masks), b, i, side) for t, b, i in zip(targets, boxes, index, strict=True)]
         wanted = torch.cat(label) - 1
         own_NPP = logits[torch.arange(len(wanted), device=wanted.device), wanted]
         loss = F.binary_cross_entropy_with_logits(own_NPP, torch.cat(truth), reduction="sum")

@@ -37,7 +37,7 @@ class CocoAveragePrecision(MeanAveragePrecision):
         )
         self.number, self.kinds = classes, {"box": "bbox_", "mask": "segm_"} if masks else {"box": ""}
 
-    def update(self, detections: list[Detections], targets: list[Target]) -> None:
+    def update(self, detections: list[Detections], targets: list[Target]) -> None:  # type: ignore[override]
         """Of the same images, in the same pixels."""
         super().update(
             [_torchmetrics(one) | {"scores": one.scores} for one in detections],

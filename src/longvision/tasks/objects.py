@@ -54,7 +54,8 @@ class ObjectTask(DenseTask):
 
     def _evaluate(self, batch: Batch, metrics: Any) -> None:
         images, targets = batch
-        metrics.update(self.detect(images, [target.size or image.shape[1:] for image, target in zip(*batch)]), targets)
+        sizes = [target.size or (image.shape[1], image.shape[2]) for image, target in zip(*batch, strict=True)]
+        metrics.update(self.detect(images, sizes), targets)
 
     def detect(self, images: list[Tensor], sizes: list[Size]) -> list[Detections]:
         """Images as a model sees them, and the originals' sizes -> what is in them, in the originals' pixels."""
