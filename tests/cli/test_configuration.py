@@ -114,12 +114,15 @@ def test_a_value_of_another_kind_names_key_value_and_kind(kind, value, words):
     [
         ("--lr", "--model.lr"),
         ("--model.nmae", "--model.name"),
+        ("vim_tinny", "vim_tiny_patch16_224"),
         ("--name", "--model.name"),
         ("--model.n", "--model.name"),
     ],
 )
 def test_the_nearest_names(given, near):
-    assert near in did_you_mean(given, ["--model.lr", "--model.name", "--data.size"])
+    assert near in did_you_mean(
+        given, ["--model.lr", "--model.name", "--data.size", "gcvit_tiny", "vim_tiny_patch16_224"]
+    )
 
 
 def words_of(*words):

@@ -3,6 +3,8 @@
 import contextlib
 import importlib.util
 import io
+import subprocess
+import sys
 
 import pytest
 
@@ -15,6 +17,15 @@ def test_what_needs_no_library_imports_none(fresh, words):
     code, loaded, _ = fresh(words)
     assert code == (2 if words == ["trian"] else 0)
     assert not loaded & {"torch", "timm", "lightning", "numpy", "yaml", "jsonargparse"}
+
+
+def test_the_package_run_as_a_module_is_as_quick():
+    words = [sys.executable, "-X", "importtime", "-m", "longvision", "--version"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout == f"longvision {_version()}\n"
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "longvision_cli.main" in imported
+    assert not imported & {"torch", "timm", "numpy", "longvision.models"}
 
 
 def test_help_names_every_command(longvision):
