@@ -15,9 +15,9 @@ from longvision.inference import Predictor
 @pytest.fixture
 def three(tmp_path):
     """Three scans of digits, two of them in a folder."""
-    from longvision.data.sources.digits import load_digits_split
+    from longvision.data.sources.digits import DigitsSource
 
-    digits = load_digits_split("test")
+    digits = DigitsSource().split("test")
     (tmp_path / "scans" / "deep").mkdir(parents=True)
     paths = [tmp_path / "scans" / "a.png", tmp_path / "scans" / "deep" / "b.png", tmp_path / "c.png"]
     for row, path in enumerate(paths):

@@ -41,7 +41,7 @@ def test_pictures_with_their_masks(tmp_path):
     assert [len(source.split(split)) for split in ("train", "val")] == [2, 3] and not source.has_test
     image, truth = source.split("val")[2]
     assert image.mode == "RGB" and truth.dtype == np.uint8 and truth.tolist() == mask().tolist()
-    assert source.split("val").pairs[2][0].endswith("02.png")
+    assert source.split("val").items[2][0].endswith("02.png")
     for split in ("train", "val"):
         source.check(split)
     fill(tmp_path, "test/*.png", "testannot/*.png")
@@ -247,7 +247,7 @@ def test_chasedb1(shared):
     data = MaskFolderData(folder, classes_file="chasedb1", size=128, workers=0).build()
     data.setup("fit")
     assert data.classes == ["background", "vessel"]
-    names = {split: [Path(file).name for file, _ in data.images(split).pairs] for split in ("train", "val", "test")}
+    names = {split: [Path(file).name for file, _ in data.images(split).items] for split in ("train", "val", "test")}
     assert (names["train"][0], names["train"][-1]) == ("Image_01L.jpg", "Image_09R.jpg")
     assert names["val"] == ["Image_10L.jpg", "Image_10R.jpg"]
     assert (names["test"][0], names["test"][-1]) == ("Image_11L.jpg", "Image_14R.jpg")

@@ -115,17 +115,18 @@ class DetectionAugment:
         _check_scale(self)
         _check_shares(self, "flip", "copy_paste", "photometric")
 
-    def check(self, source: "Source[Any]") -> None:
-        """Raises UserError where objects would be pasted that have no masks."""
+    def checked(self, source: "Source[Any]") -> "Source[Any]":
+        """The source. Raises UserError where objects would be pasted that have no masks."""
         if self.copy_paste and not source.has_masks:
             raise UserError(
                 f"copy_paste {self.copy_paste}: {source.name} has no masks to cut objects out by, set it to 0"
             )
+        return source
 
     def transforms(self, spec: "InputSpec", source: "Source[Any]") -> "Transforms[Any]":
         from longvision.data.transforms.detection import DetectionTransforms
 
-        self.check(source)
+        self.checked(source)
         return DetectionTransforms(self, spec)
 
 

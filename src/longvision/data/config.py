@@ -4,22 +4,106 @@ A new source is a dataclass like these, with its `Source`, and a line of the reg
 """
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from longvision.data.augment import Augment, DenseAugment, DetectionAugment
+from longvision.data.augment import AnyAugment, Augment, DenseAugment, DetectionAugment
 from longvision.data.io.images import Channels
-from longvision.data.options import DataConfig, HoldOutConfig
 from longvision.data.sources.base import Source
-from longvision.data.transforms.input_spec import InputSpec
+from longvision.data.sources.coco import CocoSource
+from longvision.data.sources.coco_files import LabelsAndImages
+from longvision.data.sources.digits import DigitsSource
+from longvision.data.sources.folder import FolderSource
+from longvision.data.sources.mask_folder import MaskFolderSource
+from longvision.data.sources.scattered_sets import (
+    ScatteredDetection,
+    ScatteredMode,
+    ScatteredSegmentation,
+    ScatteredSource,
+)
+from longvision.data.sources.voc import VocSource
+from longvision.data.transforms.input_spec import InputSpec, Resize
+from longvision.errors import UserError
+
+if TYPE_CHECKING:
+    from longvision.data.datamodule import DataModule
 
 DenseResize = Literal["none", "short", "fit"]
-LabelsAndImages = tuple[str, str]
 AUGMENT, DENSE_AUGMENT, DETECTION_AUGMENT = Augment(), DenseAugment(), DetectionAugment()
 # An upright digit has a top, a left and a right: it may lean, move and grow a little, never be mirrored.
 DIGITS_AUGMENT = Augment(crop_scale=None, flip=0.0, rotate=10.0, shift=0.1, zoom=0.1)
 MODE_AUGMENT = Augment(crop_scale=None, flip=0.0)  # a crop could change which digit is the most frequent
 SCATTERED_SEGMENTATION_AUGMENT = DenseAugment(scale=(0.75, 1.5), flip=0.0, most=1.0)  # mostly background
 SCATTERED_DETECTION_AUGMENT = DetectionAugment(scale=(0.5, 1.5), flip=0.0)  # a canvas is of the input's own size
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """In what batches images are loaded.
+
+    Args:
+        batch_size: training images a step.
+        workers: processes that load images; 0 loads in the main one; at most 4, one a core, when left out.
+    """
+
+    batch_size: int = 64
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UserError(f"batch_size {self.batch_size}: expected at least 1 image a batch")
+        if self.workers is not None and self.workers < 0:
+            raise UserError(f"workers {self.workers}: expected 0 (load in the main process) or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(LoaderConfig):
+    """What all sources share. A subclass adds where its images are, and the kind of augmentation that its task has.
+
+    Args:
+        size: side of the square input that training images fill, or its height and width, pixels.
+        channels: 1 for grey, 3 for colour.
+        mean: mean of each channel on the scale 0..1; ImageNet's when left out.
+        std: standard deviation of each channel; ImageNet's when left out.
+        augment: how training images are varied.
+    """
+
+    size: int | tuple[int, int] = 224
+    channels: Channels = 3
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    augment: AnyAugment = AUGMENT
+    resize: ClassVar[Resize] = "fit"  # of an image in evaluation, see `InputSpec`
+    crop: ClassVar[float] = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.input()  # raises UserError
+
+    def input(self) -> InputSpec:
+        """How an image becomes a model's input."""
+        size = (self.size, self.size) if isinstance(self.size, int) else self.size
+        return InputSpec(size, self.channels, self.mean or (), self.std or (), self.resize, self.crop)
+
+    def source(self) -> Source[Any]:
+        """The files, listed; loads no torch. Raises UserError for what is wrong with them."""
+        raise NotImplementedError
+
+    def build(self, source: Source[Any] | None = None) -> "DataModule":
+        """The data module of these options; `source` is what `source()` gave, when it was called before."""
+        from longvision.data.datamodule import DataModule
+
+        return DataModule(source or self.source(), self.input(), self.augment, self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HoldOutConfig:
+    """For sets that may come without validation images.
+
+    Args:
+        seed: draws those that validate from the training images, where the set has none for it.
+    """
+
+    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +114,9 @@ class ClassificationConfig(DataConfig):
         crop: the centre of the image that is kept in evaluation, as a share of its shorter side.
     """
 
-    crop: float = 0.875
+    resize: ClassVar[Resize] = "crop"
+    crop: float = 0.875  # type: ignore[misc]
     augment: Augment = AUGMENT
-
-    def input(self) -> InputSpec:
-        return self._input("crop", self.crop)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +131,6 @@ class DigitsData(ClassificationConfig):
     crop: float = 1.0
 
     def source(self) -> Source[int]:
-        from longvision.data.sources.digits import DigitsSource
-
         return DigitsSource(self.channels)
 
 
@@ -66,8 +146,6 @@ class FolderData(ClassificationConfig, HoldOutConfig):
     path: str = field(kw_only=False)
 
     def source(self) -> Source[int]:
-        from longvision.data.sources.folder import FolderSource
-
         return FolderSource(self.path, self.channels, self.seed)
 
 
@@ -114,15 +192,10 @@ class MaskFolderData(DataConfig, HoldOutConfig):
     ignore: int | None = None
     size: int | tuple[int, int] = 512
     batch_size: int = 8
-    resize: DenseResize = "none"
+    resize: DenseResize = "none"  # type: ignore[misc]
     augment: DenseAugment = DENSE_AUGMENT
 
-    def input(self) -> InputSpec:
-        return self._input(self.resize)
-
     def source(self) -> Source[Any]:
-        from longvision.data.sources.mask_folder import MaskFolderSource
-
         return MaskFolderSource(
             self.path, self.channels, self.classes_file, self.reduce_zero_label, self.ignore, self.seed
         )
@@ -135,14 +208,6 @@ class DetectionConfig(DataConfig):
     size: int | tuple[int, int] = 512
     batch_size: int = 8
     augment: DetectionAugment = DETECTION_AUGMENT
-
-    def source(self) -> Source[Any]:
-        source = self._source()
-        self.augment.check(source)
-        return source
-
-    def _source(self) -> Source[Any]:
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,10 +227,8 @@ class CocoData(DetectionConfig):
     val: LabelsAndImages | None = None
     test: LabelsAndImages | None = None
 
-    def _source(self) -> Source[Any]:
-        from longvision.data.sources.coco import CocoSource
-
-        return CocoSource(self.path, self.train, self.val, self.test)
+    def source(self) -> Source[Any]:
+        return self.augment.checked(CocoSource(self.path, self.train, self.val, self.test))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,10 +242,8 @@ class VocData(DetectionConfig):
 
     path: str = field(kw_only=False)
 
-    def _source(self) -> Source[Any]:
-        from longvision.data.sources.voc import VocSource
-
-        return VocSource(self.path)
+    def source(self) -> Source[Any]:
+        return self.augment.checked(VocSource(self.path))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +260,10 @@ class ScatteredConfig(DataConfig):
     batch_size: int = 16
     pictures: int = 2000
     seed: int = 0
+    kind: ClassVar[type[ScatteredSource[Any]]]
+
+    def source(self) -> Source[Any]:
+        return self.kind(self.input().size, self.channels, self.pictures, self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,14 +272,8 @@ class MostDigitsData(ScatteredConfig):
 
     size: int | tuple[int, int] = 256
     augment: ClassVar[Augment] = MODE_AUGMENT  # type: ignore[misc]
-
-    def input(self) -> InputSpec:
-        return self._input("crop")
-
-    def source(self) -> Source[int]:
-        from longvision.data.sources.scattered_sets import ScatteredMode
-
-        return ScatteredMode(self.input().size, self.channels, self.pictures, self.seed)
+    resize: ClassVar[Resize] = "crop"
+    kind = ScatteredMode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,14 +281,8 @@ class ScatteredSegmentationData(ScatteredConfig):
     """Scattered digits with a class for each pixel: background, or the digit that it belongs to."""
 
     augment: DenseAugment = SCATTERED_SEGMENTATION_AUGMENT
-
-    def input(self) -> InputSpec:
-        return self._input("none")
-
-    def source(self) -> Source[Any]:
-        from longvision.data.sources.scattered_sets import ScatteredSegmentation
-
-        return ScatteredSegmentation(self.input().size, self.channels, self.pictures, self.seed)
+    resize: ClassVar[Resize] = "none"
+    kind = ScatteredSegmentation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,8 +290,4 @@ class ScatteredDetectionData(ScatteredConfig):
     """Scattered digits with boxes and masks."""
 
     augment: DetectionAugment = SCATTERED_DETECTION_AUGMENT
-
-    def source(self) -> Source[Any]:
-        from longvision.data.sources.scattered_sets import ScatteredDetection
-
-        return ScatteredDetection(self.input().size, self.channels, self.pictures, self.seed)
+    kind = ScatteredDetection

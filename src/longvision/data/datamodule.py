@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from longvision.data.augment import AnyAugment
+from longvision.data.config import LoaderConfig
 from longvision.data.dataset import TransformedSet
-from longvision.data.options import LoaderConfig
 from longvision.data.sources.base import ImageSet, Source
 from longvision.data.transforms.input_spec import InputSpec
 from longvision.errors import UserError

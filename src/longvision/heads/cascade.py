@@ -4,7 +4,7 @@ Shape suffixes: B images, N boxes of all images, K classes with background as cl
 """
 
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +38,14 @@ CASCADE = (
     Stage(0.6, (20.0, 20.0, 10.0, 10.0)),
     Stage(0.7, (30.0, 30.0, 15.0, 15.0)),
 )
+
+
+class Sample(NamedTuple):
+    """Boxes (n, 4) of each image, and what each of them is: the number of its true box (n,), its class (n,)."""
+
+    boxes: list[Tensor]
+    index: list[Tensor]
+    label: list[Tensor]
 
 
 class CascadeRoIHeads(RoIHeads):
@@ -106,32 +114,26 @@ class CascadeRoIHeads(RoIHeads):
         maps = list(features.values())[: len(self.box_roi_pool.strides)]  # proposals may come from further ones
         if not self.training:
             return self._detections(maps, proposals, image_shapes), {}
-        targets = cast(list[Target], targets)
-        boxes, index, label, _ = self.select_training_samples(proposals, [_torchvision(one) for one in targets])
-        losses = self._box_losses(maps, boxes, index, label, image_shapes, targets)
+        assert targets is not None  # `ObjectModel` saw to it
+        sample = Sample(*self.select_training_samples(proposals, [_torchvision(one) for one in targets])[:3])
+        losses = self._box_losses(maps, sample, image_shapes, targets)
         if self.has_mask():
-            losses["loss_mask"] = self._mask_loss(maps, boxes, index, label, targets)
+            losses["loss_mask"] = self._mask_loss(maps, sample, targets)
         return [], losses
 
     def _box_losses(
-        self,
-        maps: list[Tensor],
-        boxes: list[Tensor],
-        index: list[Tensor],
-        label: list[Tensor],
-        image_shapes: list[Size],
-        targets: list[Target],
+        self, maps: list[Tensor], sample: Sample, image_shapes: list[Size], targets: list[Target]
     ) -> dict[str, Tensor]:
-        """`index` and `label` are the first stage's: each box's true box and class."""
+        """`sample` is the first stage's."""
         losses: dict[str, Tensor] = {}
+        boxes = sample.boxes
         for i, stage in enumerate(self.stages):
             if i:
-                matches = [
-                    assign_to_objects(some, target, stage.iou) for some, target in zip(boxes, targets, strict=True)
-                ]
-                index, label = [list(column) for column in zip(*matches, strict=True)]
+                pairs = zip(boxes, targets, strict=True)
+                matches = [assign_to_objects(some, target, stage.iou) for some, target in pairs]
+                sample = Sample(boxes, *map(list, zip(*matches, strict=True)))
             logits_NK, deltas_N4 = self._stage(i, maps, boxes)
-            classifier, regression = box_losses(logits_NK, deltas_N4, boxes, index, label, targets, self.coders[i])
+            classifier, regression = box_losses(logits_NK, deltas_N4, sample, targets, self.coders[i])
             losses |= {f"loss_classifier_{i + 1}": classifier, f"loss_box_reg_{i + 1}": regression}
             boxes = self._refined(i, deltas_N4.detach(), boxes, image_shapes)
         return losses
@@ -178,17 +180,10 @@ class CascadeRoIHeads(RoIHeads):
         by_image = own_NPP.split([len(one) for one in found])
         return [replace(one, masks=masks) for one, masks in zip(found, by_image, strict=True)]
 
-    def _mask_loss(
-        self,
-        maps: list[Tensor],
-        boxes: list[Tensor],
-        index: list[Tensor],
-        label: list[Tensor],
-        targets: list[Target],
-    ) -> Tensor:
+    def _mask_loss(self, maps: list[Tensor], sample: Sample, targets: list[Target]) -> Tensor:
         """Cross-entropy of the true class's mask, in the boxes that are an object's."""
-        object_ = [some > 0 for some in label]
-        boxes, index, label = ([x[o] for x, o in zip(xs, object_, strict=True)] for xs in (boxes, index, label))
+        object_ = [some > 0 for some in sample.label]
+        boxes, index, label = ([x[o] for x, o in zip(xs, object_, strict=True)] for xs in sample)
         logits = self._mask_logits(maps, boxes)
         side = logits.shape[-1]
         truth = [cut_masks(cast(Tensor, t.masks), b, i, side) for t, b, i in zip(targets, boxes, index, strict=True)]
@@ -266,22 +261,15 @@ def assign_to_objects(boxes_n4: Tensor, target: Target, iou: float) -> tuple[Ten
 
 
 def box_losses(
-    logits_NK: Tensor,
-    deltas_N4: Tensor,
-    boxes: list[Tensor],
-    index: list[Tensor],
-    label: list[Tensor],
-    targets: list[Target],
-    coder: BoxCoder,
+    logits_NK: Tensor, deltas_N4: Tensor, sample: Sample, targets: list[Target], coder: BoxCoder
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy, and smooth L1 of the corrections of boxes that are an object's: both sums divided by N."""
-    label_N = torch.cat(label)
+    label_N = torch.cat(sample.label)
     count = max(1, len(label_N))
     classifier = F.cross_entropy(logits_NK, label_N, reduction="sum") / count
     wanted = []
-    for some, target, nearest, one in zip(boxes, targets, index, label, strict=True):
-        object_ = one > 0
-        wanted.append(coder.encode_single(target.boxes[nearest[object_]], some[object_]))
+    for boxes, index, label, target in zip(*sample, targets, strict=True):
+        wanted.append(coder.encode_single(target.boxes[index[label > 0]], boxes[label > 0]))
     regression = F.smooth_l1_loss(deltas_N4[label_N > 0], torch.cat(wanted), beta=1 / 9, reduction="sum") / count
     return classifier, regression
 

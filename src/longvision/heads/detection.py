@@ -14,6 +14,7 @@ from torchvision.ops import FeaturePyramidNetwork
 
 from longvision.errors import UserError
 from longvision.heads.cascade import CASCADE, CascadeRoIHeads
+from longvision.heads.objects import ObjectModel
 from longvision.models.backbone import create_features, dense_name
 from longvision.types import Detections, Size, Target
 
@@ -35,15 +36,14 @@ def create_detector(
 ) -> "Detector":
     """Any timm backbone with maps of strides 4 to 32 as a detector, as ViTDet is built (arXiv 2203.16527).
 
+    Arguments not named here are those of `create_segmenter`.
+
     Args:
         name: of the backbone; one of a single stride gets the simple feature pyramid, others an FPN.
         head: "cascade", three stages, or "rcnn", the first of them alone: Faster R-CNN, Mask R-CNN with masks.
         classes: how many, background not among them.
-        channels: of the images.
         size: of a training image, (height, width) in pixels. Anchors, and how many boxes are looked at, follow from it.
         masks: whether to learn and predict masks.
-        pretrained: weights of the backbone to start from.
-        args: further arguments of the backbone.
         width: channels of all maps and heads; a quarter of the linear layers' width. ViTDet's 256 asks for a GPU; 32
             trains on two CPU cores.
 
@@ -52,10 +52,9 @@ def create_detector(
     """
     if head not in get_args(Head):
         raise ValueError(f"head {head!r} is unknown: choose {' or '.join(get_args(Head))}")
-    if classes < 1:
-        raise ValueError(f"classes {classes}: expected at least 1, background not counted")
-    if width < 1:
-        raise ValueError(f"width {width}: expected at least 1 channel")
+    for word, value in (("classes", classes), ("width", width)):
+        if value < 1:
+            raise ValueError(f"{word} {value}: expected at least 1")
     if dense_name(name).partition(".")[0].endswith("_pyramid"):
         args = {"out_chans": width, **(args or {})}
     body = create_features(name, channels, size, pretrained, args)
@@ -70,9 +69,8 @@ def detector_from(
     side = max(size)
     rpn = region_proposals(width, anchor_sizes(side, (*backbone.strides, 2 * backbone.strides[-1])), side)
     stages = CASCADE if head == "cascade" else CASCADE[:1]
-    return Detector(
-        backbone, rpn, CascadeRoIHeads(classes, width, backbone.strides, masks, stages, share(side, 512, 32)), size
-    )
+    heads = CascadeRoIHeads(classes, width, backbone.strides, masks, stages, share(side, 512, 32))
+    return Detector(backbone, rpn, heads, size)
 
 
 def anchor_sizes(side: int, strides: tuple[int, ...]) -> list[int]:
@@ -137,8 +135,8 @@ class Levels(nn.Module):
         return {name: map_BChw.float() for name, map_BChw in maps.items()}
 
 
-class Detector(nn.Module):
-    """From normalised images to losses or to objects.
+class Detector(ObjectModel):
+    """R-CNN: at most 100 objects an image. Targets have masks where masks are learned, and boxes with an area.
 
     Args:
         backbone: (B, C, H, W) -> maps by name, finest first, the last one for proposals only.
@@ -152,38 +150,15 @@ class Detector(nn.Module):
         super().__init__()
         self.backbone, self.rpn, self.roi_heads, self.size = backbone, rpn, roi_heads, size
 
-    def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> Any:
-        """Images (C, H, W) of any sizes -> losses by name in training, else what `detect` finds at those sizes.
-
-        Targets refer to pixels of the image beside them and have masks where masks are learned. Crowds are left out.
-
-        Raises:
-            ValueError: training without targets.
-            UserError: a box without an area.
-        """
-        if not self.training:
-            return self.detect(images, [(image.shape[-2], image.shape[-1]) for image in images])
-        if targets is None:
-            raise ValueError("a detector in training needs targets: pass them, or call eval() first")
+    def losses(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
+        """Raises UserError for a box without an area."""
         wanted = [self._wanted(target, i) for i, target in enumerate(targets)]
         batch, maps = self._maps(images)
         proposals, losses = self.rpn(batch, maps, [{"boxes": one.boxes} for one in wanted])
         _, more = self.roi_heads(maps, proposals, batch.image_sizes, wanted)
-        return losses | more
+        return {**losses, **more}
 
-    @torch.no_grad()
-    def detect(self, images: list[Tensor], sizes: list[Size]) -> list[Detections]:
-        """Images (C, H, W) -> at most 100 objects of each, the highest score first, masks where they are learned.
-
-        Args:
-            images: normalised, of any sizes.
-            sizes: (height, width) to whose pixels boxes and masks shall refer: of each image before it was resized.
-
-        Raises:
-            ValueError: in training mode.
-        """
-        if self.training:
-            raise ValueError("a detector in training gives losses only: call eval() first")
+    def found(self, images: list[Tensor], sizes: list[Size]) -> list[Detections]:
         batch, maps = self._maps(images)
         proposals, _ = self.rpn(batch, maps)
         found, _ = self.roi_heads(maps, proposals, batch.image_sizes)

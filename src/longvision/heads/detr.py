@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert, clip_boxes_to_image
 
 from longvision.heads.extra import dense_library
+from longvision.heads.objects import ObjectModel
 from longvision.heads.set_loss import set_losses
 from longvision.models.backbone import create_features, dense_name
 from longvision.types import Detections, Size, Target
@@ -35,13 +36,10 @@ def create_detr(
     Batch norms are frozen in every backbone (in batches of a few images they measure nothing), and so is all of a
     ResNet before its second stage, as published: start those from pretrained weights.
 
+    Arguments not named here are those of `create_segmenter`.
+
     Args:
-        name: any timm model that gives features, ours included.
         classes: how many, without the background.
-        channels: of the images.
-        size: of a training image, (height, width); others may come.
-        pretrained: the backbone's weights: a file's path, or true for those that timm knows.
-        args: further arguments of the backbone.
         queries: the most objects that can be found in an image.
         width: of encoder and decoder; their hidden layers are 8 times as wide.
         layers: of the encoder, and of the decoder.
@@ -73,8 +71,9 @@ def _freeze_stem(features: nn.Module) -> None:
         parameter.requires_grad_(name.startswith(stages))
 
 
-class Detr(nn.Module):
-    """Finds objects in images (C, H, W) of any sizes.
+class Detr(ObjectModel):
+    """Each query finds one object: as many as there are, of any score. Where a target has a `size`, the part of its
+    image that is not padding, positions and boxes are relative to that, in training as in `detect`.
 
     Args:
         features: images (B, C, H, W) -> list of maps, the last of which is used, with timm's `feature_info`.
@@ -97,44 +96,16 @@ class Detr(nn.Module):
         """The timm model, for a learning rate of its own (published: a tenth of the rest's)."""
         return self.model.model.backbone.model
 
-    def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> Any:
-        """Images (C, H, W) of any sizes -> weighted losses in training, else what `detect` finds at those sizes.
-
-        Three of the last decoder layer, "loss_class", "loss_box" and "loss_giou", and the same of each layer before
-        it, numbered: "loss_class_0".
-
-        Args:
-            images: normalised, of any sizes.
-            targets: in pixels of the image beside them; `size`, where given, is the part of it that is not padding:
-                positions and boxes are relative to that, in training as in `detect`. Crowds are left out: each of
-                them stands for many objects.
-
-        Raises:
-            ValueError: training without targets.
-        """
-        if not self.training:
-            return self.detect(images, [(image.shape[-2], image.shape[-1]) for image in images])
-        if targets is None:
-            raise ValueError("a detector in training needs targets: pass them, or call eval() first")
+    def losses(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
+        """Weighted: three of the last decoder layer, "loss_class", "loss_box" and "loss_giou", and the same of each
+        layer before it, numbered: "loss_class_0"."""
         images = [_without_padding(image, target) for image, target in zip(images, targets, strict=True)]
         logits_LBQK, boxes_LBQ4 = self._decode(images)
         labels, boxes = zip(*map(_relative, images, targets), strict=True)
         with torch.autocast(boxes_LBQ4.device.type, enabled=False):
             return set_losses(logits_LBQK, boxes_LBQ4, list(labels), list(boxes))
 
-    @torch.no_grad()
-    def detect(self, images: list[Tensor], sizes: list[Size]) -> list[Detections]:
-        """Images (C, H, W) -> what each query found in each, the highest score first.
-
-        Args:
-            images: normalised, of any sizes.
-            sizes: (height, width) to whose pixels boxes shall refer: of each image before it was resized.
-
-        Raises:
-            ValueError: in training mode.
-        """
-        if self.training:
-            raise ValueError("a detector in training gives losses only: call eval() first")
+    def found(self, images: list[Tensor], sizes: list[Size]) -> list[Detections]:
         logits_LBQK, boxes_LBQ4 = self._decode(images)
         found = []
         for logits_QK, boxes_Q4, (height, width) in zip(logits_LBQK[-1], boxes_LBQ4[-1], sizes, strict=True):

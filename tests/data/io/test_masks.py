@@ -58,7 +58,7 @@ def test_colours_of_which_some_are_no_class(tmp_path):
 
 def test_colours_without_a_class_file(tmp_path):
     path = saved(tmp_path, np.array([[RED, GREEN]], np.uint8))
-    with pytest.raises(BadMask, match="is in colour: give classes_file"):
+    with pytest.raises(BadMask, match="is in colour: give a classes_file"):
         read(path)
 
 

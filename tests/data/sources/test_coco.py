@@ -60,7 +60,7 @@ def test_a_set(write):
     source.check("train")
     pictures = source.split("train")
     picture, target = pictures[1]
-    assert (len(pictures), Path(pictures.records[1].file).name, picture.getpixel((0, 0))) == (2, "2.png", (2, 0, 0))
+    assert (len(pictures), Path(pictures.items[1].file).name, picture.getpixel((0, 0))) == (2, "2.png", (2, 0, 0))
     assert target.image_id == 2
     assert target.boxes.tolist() == [[10, 10, 20, 20], [0.5, 1, 20.5, 31.25]]
     assert target.labels.tolist() == [1, 0]
@@ -384,7 +384,7 @@ def test_coco_itself(shared):
     assert (len(source.classes), source.classes[0], source.classes[-1]) == (80, "person", "toothbrush")
     for split, images, objects, crowds in (("train", 178, 1409, 15), ("val", 50, 382, 5)):
         source.check(split)
-        records = source.split(split).records
+        records = source.split(split).items
         assert len(records) == images
         assert sum(len(record.boxes) for record in records) == objects
         assert sum(sum(record.crowd) for record in records) == crowds

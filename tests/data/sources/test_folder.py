@@ -18,7 +18,7 @@ def fill(root, **counts):
 
 
 def names(split):
-    return {path for path, _ in split.files}
+    return {path for path, _ in split.items}
 
 
 def test_splits_in_folders(tmp_path):
@@ -48,7 +48,7 @@ def test_a_tenth_validates_where_no_folder_does(tmp_path, below):
     source = FolderSource(tmp_path, seed=3)
     train, val = source.split("train"), source.split("val")
     assert not source.has_test
-    assert [sum(label == number for _, label in val.files) for number in range(3)] == [2, 3, 1]
+    assert [sum(label == number for _, label in val.items) for number in range(3)] == [2, 3, 1]
     assert len(train) == 46
     assert not names(train) & names(val)
     assert names(FolderSource(tmp_path, seed=3).split("val")) == names(val)

@@ -6,15 +6,16 @@ import torch
 from PIL import Image
 
 from longvision.data.io.images import upright_size
+from longvision.data.sources.base import ImageSet
 from longvision.data.sources.objects import (
     ImageRecord,
-    ObjectImages,
     SerializedList,
     as_target,
     check_files,
     cut_to,
     has_area,
     is_outside,
+    read_objects,
 )
 from longvision.errors import UserError
 
@@ -101,12 +102,12 @@ def test_a_picture_on_its_side_has_the_size_it_is_read_in(tmp_path):
     Image.new("RGB", (8, 6)).save(tmp_path / "a.jpg", exif=exif)
     assert upright_size(tmp_path / "a.jpg") == (8, 6)
     record = ImageRecord(str(tmp_path / "a.jpg"), 0, 8, 6)
-    image, _ = ObjectImages([record])[0]
+    image, _ = read_objects(record)
     assert (image.height, image.width) == (8, 6)
 
 
 def test_pictures_are_read_in_colour_with_their_name(picture):
-    pictures = ObjectImages(SerializedList([picture]))
+    pictures = ImageSet(SerializedList([picture]), read_objects)
     image, target = pictures[0]
     assert (image.mode, len(target.labels)) == ("RGB", 0)
     assert np.asarray(image).shape == (6, 8, 3)
@@ -115,4 +116,4 @@ def test_pictures_are_read_in_colour_with_their_name(picture):
 def test_a_picture_exchanged_since_the_check_is_not_read_wrongly(picture):
     Image.new("RGB", (9, 9)).save(picture.file)
     with pytest.raises(UserError, match="is 9x9, its labels 6x8"):
-        ObjectImages([picture])[0]
+        read_objects(picture)

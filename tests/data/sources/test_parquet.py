@@ -65,7 +65,7 @@ def test_a_tenth_validates_where_no_file_does(tmp_path, plain):
     assert not source.has_test
     assert (len(train), len(val)) == (54, 6)
     assert sorted(shades(train) + shades(val)) == list(range(60))
-    assert all(label == shade % 2 for shade, label in zip(shades(val), val.labels))
+    assert all(label == shade % 2 for shade, (_, label) in zip(shades(val), val.items.tolist()))
     assert shades(ParquetSource(tmp_path, channels=1, seed=1).split("val")) == shades(val)
     assert shades(ParquetSource(tmp_path, channels=1, seed=2).split("val")) != shades(val)
 

@@ -43,14 +43,14 @@ def test_a_set(root):
     source.check("train")
     pictures = source.split("train")
     _, target = pictures[0]
-    assert (len(pictures), Path(pictures.records[1].file).name) == (2, "2.jpg")
+    assert (len(pictures), Path(pictures.items[1].file).name) == (2, "2.jpg")
     assert target.boxes.tolist() == [[10, 10, 20, 30], [0, 0, WIDTH, HEIGHT]]  # from 1, inclusive
     assert target.labels.tolist() == [1, 0]
     assert target.iscrowd.tolist() == [False, True]
     assert pictures[1][1].boxes.shape == (0, 4)
     assert [pictures[index][1].image_id for index in (0, 1)] == [0, 1]
     source.check("val")
-    assert Path(source.split("val").records[0].file).name == "3.jpg"
+    assert Path(source.split("val").items[0].file).name == "3.jpg"
 
 
 def test_one_folder_below(root, tmp_path_factory):
@@ -175,11 +175,11 @@ def test_bccd_with_its_two_boxes_of_one_pixel(shared):
         source.check(split)
     sets = [source.split(split) for split in ("train", "val", "test")]
     assert [len(pictures) for pictures in sets] == [205, 87, 72]
-    assert [sum(len(record.boxes) for record in pictures.records) for pictures in sets] == [2805, 1138, 945]
+    assert [sum(len(record.boxes) for record in pictures.items) for pictures in sets] == [2805, 1138, 945]
     pixels = [
-        (Path(pictures.records[index].file).name, box)
+        (Path(pictures.items[index].file).name, box)
         for pictures in sets
-        for index, record in enumerate(pictures.records)
+        for index, record in enumerate(pictures.items)
         for box in record.boxes
         if box[2] - box[0] == box[3] - box[1] == 1
     ]

@@ -90,7 +90,7 @@ def test_what_older_runs_stored_is_read():
     old = InputSpec.from_dict({**shared, "crop": 0.9, "interpolation": "bilinear"})
     assert old == InputSpec((8, 9), 1, (0.5,), (0.25,), "crop", 0.9, "bilinear")
     dense = InputSpec.from_dict({**shared, "resize": "fit"})
-    assert (dense.resize, dense.resampling) == ("fit", Image.Resampling.BILINEAR)
+    assert (dense.resize, dense.interpolation) == ("fit", "bilinear")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ from longvision.types import IGNORE, Colour
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "classes"  # the files that come with the package
 DOCUMENTS = (".json", ".yaml", ".yml")
-INTEGER = re.compile(r"[+-]?\d+")
+NUMBER = r"[+-]?\d+"
+RGB = rf"(?P<colour>{NUMBER}\s+{NUMBER}\s+{NUMBER})"
+LINES = re.compile(rf"{RGB}(?:\s+(?P<name>.+))?"), re.compile(rf"(?P<name>.+?)\s+{RGB}")
 KEYS = ("classes", "ignore", "binary")
 
 Entry = tuple[str, Colour | None, int]  # a name, the colour where there is one, the line
@@ -48,11 +50,12 @@ def read_classes(file: str | Path) -> ClassFile:
     path = find_classes(file)
     try:
         text = path.read_text(encoding="utf-8-sig")
+        return _from_document(path, text) if path.suffix.lower() in DOCUMENTS else _class_file(_from_lines(text))
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is no text in UTF-8: give a file of class names") from error
-    if path.suffix.lower() in DOCUMENTS:
-        return _from_document(path, text)
-    return _class_file(path, [_from_line(path, line, number) for number, line in _lines(text)])
+    except _Mistake as error:
+        where = f"{path}, line {error.line}:" if error.line else str(path)
+        raise UserError(f"{where} {error}") from error
 
 
 def find_classes(file: str | Path) -> Path:
@@ -64,23 +67,26 @@ def find_classes(file: str | Path) -> Path:
     raise MissingFileError(f"{file} is no file: give a file of class names, or one of {packaged}")
 
 
-def _lines(text: str) -> list[tuple[int, str]]:
+class _Mistake(Exception):
+    """In a line, or in the file as a whole, whose name whoever reads it puts before."""
+
+    def __init__(self, text: str, line: int | None = None) -> None:
+        super().__init__(text)
+        self.line = line
+
+
+def _from_lines(text: str) -> list[Entry]:
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1)]
-    return [(number, line) for number, line in lines if line and not line.startswith("#")]
+    return [_from_line(line, number) for number, line in lines if line and not line.startswith("#")]
 
 
-def _from_line(path: Path, line: str, number: int) -> Entry:
-    words = line.split()
-    first, last = words[:3], words[-3:]
-    if len(first) == 3 and all(map(INTEGER.fullmatch, first)):
-        name, colour = words[3:], first
-    elif len(words) > 3 and all(map(INTEGER.fullmatch, last)):
-        name, colour = words[:-3], last
-    else:
+def _from_line(line: str, number: int) -> Entry:
+    found = next(filter(None, (form.fullmatch(line) for form in LINES)), None)
+    if found is None:
         return line, None, number
-    if not name:
-        raise UserError(f'{path}, line {number}: "{line}" has no name: expected "name", "name r g b" or "r g b name"')
-    return " ".join(name), _colour(path, colour, number), number
+    if not found["name"]:
+        raise _Mistake(f'"{line}" has no name: expected "name", "name r g b" or "r g b name"', number)
+    return " ".join(found["name"].split()), _colour(found["colour"].split(), number), number
 
 
 def _from_document(path: Path, text: str) -> ClassFile:
@@ -91,80 +97,80 @@ def _from_document(path: Path, text: str) -> ClassFile:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: {error.problem or error.context}: expected JSON or YAML") from error
+        raise _Mistake(
+            f"{error.problem or error.context}: expected JSON or YAML", mark.line + 1 if mark else None
+        ) from error
     except yaml.YAMLError as error:
-        raise UserError(f"{path} is neither JSON nor YAML: {str(error).splitlines()[0]}") from error
-    fields = {key.value: value for key, value in root.value} if isinstance(root, MappingNode) else {}
+        raise _Mistake(f"is neither JSON nor YAML: {str(error).splitlines()[0]}") from error
+    fields = _fields(root)
     if not isinstance(fields.get("classes"), SequenceNode | MappingNode):
-        return _class_file(path, _entries(path, root))
+        return _class_file(_entries(root))
     if unknown := sorted(set(fields) - set(KEYS)):
-        raise UserError(f"{path} has {', '.join(unknown)} beside the classes: expected {', '.join(KEYS)}")
-    ignore = _ignored(path, fields["ignore"]) if "ignore" in fields else ()
-    binary = "binary" in fields and _truth(path, fields["binary"])
-    return _class_file(path, _entries(path, fields["classes"]), ignore, binary)
+        raise _Mistake(f"has {', '.join(unknown)} beside the classes: expected {', '.join(KEYS)}")
+    ignore = tuple(_ignored(node) for node in _items(fields.get("ignore")))
+    return _class_file(_entries(fields["classes"]), ignore, "binary" in fields and _truth(fields["binary"]))
 
 
-def _entries(path: Path, node: Node | None) -> list[Entry]:
+def _fields(node: Node | None) -> dict[str, Node]:
+    return {str(key.value): value for key, value in node.value} if isinstance(node, MappingNode) else {}
+
+
+def _items(node: Node | None) -> list[Node]:
+    """Of a list; what is none is the only one."""
+    if node is None or _is_null(node):
+        return []
+    return node.value if isinstance(node, SequenceNode) else [node]
+
+
+def _is_null(node: Node) -> bool:
+    return isinstance(node, ScalarNode) and node.tag.endswith(":null")
+
+
+def _entries(node: Node | None) -> list[Entry]:
     if isinstance(node, MappingNode):
-        return [(_name(path, key), _colour_node(path, value), _line(key)) for key, value in node.value]
-    if isinstance(node, SequenceNode):
-        return [_entry(path, item) for item in node.value]
-    raise UserError(f'{path} holds no classes: expected {{"classes": [...]}} or a list of names')
+        return [_entry(name, colour) for name, colour in node.value]
+    if not isinstance(node, SequenceNode):
+        raise _Mistake('holds no classes: expected {"classes": [...]} or a list of names')
+    entries = []
+    for item in node.value:
+        fields = _fields(item)
+        if fields and ("name" not in fields or set(fields) - {"name", "color", "colour"}):
+            raise _Mistake(f"a class has {', '.join(fields)}: expected name and color", _line(item))
+        entries.append(_entry(fields.get("name", item), fields.get("color", fields.get("colour"))))
+    return entries
 
 
-def _entry(path: Path, node: Node) -> Entry:
-    if not isinstance(node, MappingNode):
-        return _name(path, node), None, _line(node)
-    fields = {key.value: value for key, value in node.value}
-    if "name" not in fields or set(fields) - {"name", "color", "colour"}:
-        raise UserError(f"{path}, line {_line(node)}: a class has {', '.join(fields)}: expected name and color")
-    colour = fields.get("color", fields.get("colour"))
-    return _name(path, fields["name"]), colour and _colour_node(path, colour), _line(node)
+def _entry(name: Node, colour: Node | None) -> Entry:
+    if not isinstance(name, ScalarNode) or not name.value.strip():
+        raise _Mistake("expected the name of a class", _line(name))
+    rgb = None if colour is None or _is_null(colour) else _colour(_words(colour), _line(colour))
+    return name.value.strip(), rgb, _line(name)
 
 
-def _name(path: Path, node: Node) -> str:
-    if not isinstance(node, ScalarNode) or not node.value.strip():
-        raise UserError(f"{path}, line {_line(node)}: expected the name of a class")
-    return node.value.strip()
+def _words(node: Node) -> list[str]:
+    return [str(item.value) for item in _items(node)]
 
 
-def _colour_node(path: Path, node: Node) -> Colour | None:
-    if isinstance(node, ScalarNode) and node.tag.endswith(":null"):
-        return None
-    items = node.value if isinstance(node, SequenceNode) else [node]
-    return _colour(path, [str(item.value) for item in items], _line(node))
-
-
-def _colour(path: Path, words: list[str], line: int) -> Colour:
-    if len(words) == 3 and all(map(INTEGER.fullmatch, words)):
+def _colour(words: list[str], line: int) -> Colour:
+    if len(words) == 3 and all(re.fullmatch(NUMBER, word) and 0 <= int(word) <= 255 for word in words):
         red, green, blue = map(int, words)
-        if min(red, green, blue) >= 0 and max(red, green, blue) <= 255:
-            return red, green, blue
-    raise UserError(f"{path}, line {line}: the colour {' '.join(words)} is not three numbers from 0 to 255")
+        return red, green, blue
+    raise _Mistake(f"the colour {' '.join(words)} is not three numbers from 0 to 255", line)
 
 
-def _ignored(path: Path, node: Node) -> tuple[int | Colour, ...]:
-    """A value, or a list of values and of colours."""
-    if isinstance(node, ScalarNode) and node.tag.endswith(":null"):
-        return ()
-    values: list[int | Colour] = []
-    for item in node.value if isinstance(node, SequenceNode) else [node]:
-        if isinstance(item, SequenceNode):
-            values.append(_colour(path, [str(part.value) for part in item.value], _line(item)))
-        elif isinstance(item, ScalarNode) and item.value.isdecimal() and int(item.value) <= 65535:
-            values.append(int(item.value))
-        else:
-            raise UserError(
-                f"{path}, line {_line(item)}: ignore is a value of masks (0 to 65535), or a list of values and "
-                "of colours such as [[0, 0, 0]]"
-            )
-    return tuple(values)
+def _ignored(node: Node) -> int | Colour:
+    if isinstance(node, SequenceNode):
+        return _colour(_words(node), _line(node))
+    if isinstance(node, ScalarNode) and node.value.isdecimal() and int(node.value) <= 65535:
+        return int(node.value)
+    raise _Mistake(
+        "ignore is a value of masks (0 to 65535), or a list of values and of colours such as [[0, 0, 0]]", _line(node)
+    )
 
 
-def _truth(path: Path, node: Node) -> bool:
+def _truth(node: Node) -> bool:
     if node.value not in ("true", "false"):
-        raise UserError(f"{path}, line {_line(node)}: binary is true or false")
+        raise _Mistake("binary is true or false", _line(node))
     return bool(node.value == "true")
 
 
@@ -172,26 +178,20 @@ def _line(node: Node) -> int:
     return int(node.start_mark.line) + 1
 
 
-def _class_file(
-    path: Path, entries: list[Entry], ignore: tuple[int | Colour, ...] = (), binary: bool = False
-) -> ClassFile:
+def _class_file(entries: list[Entry], ignore: tuple[int | Colour, ...] = (), binary: bool = False) -> ClassFile:
     if not 2 <= len(entries) <= IGNORE:
-        raise UserError(f"{path} has {len(entries)} classes: expected 2 to {IGNORE}")
+        raise _Mistake(f"has {len(entries)} classes: expected 2 to {IGNORE}")
     if binary and len(entries) != 2:
-        raise UserError(f"{path} has {len(entries)} classes: binary masks show 2")
+        raise _Mistake(f"has {len(entries)} classes: binary masks show 2")
     lines: dict[str | Colour, int] = {}
     for name, colour, line in entries:
         for word, thing in (("name", name), ("colour", colour)):
-            if thing is not None and thing in lines:
-                raise UserError(f"{path}, line {line}: the {word} {thing} is line {lines[thing]}'s too")
+            if thing in lines:
+                raise _Mistake(f"the {word} {thing} is line {lines[thing]}'s too", line)
             if thing is not None:
                 lines[thing] = line
-    chosen = iter(_other_colours(len(entries), {colour for _, colour, _ in entries if colour}))
-    palette = [colour or next(chosen) for _, colour, _ in entries]
+    given = {colour for _, colour, _ in entries if colour}
+    others = (colour for colour in spread_colours(len(entries) + len(given)) if colour not in given)
+    palette = [colour or next(others) for _, colour, _ in entries]
     coloured = all(colour for _, colour, _ in entries)
     return ClassFile([name for name, _, _ in entries], palette, coloured, ignore, binary)
-
-
-def _other_colours(count: int, taken: set[Colour]) -> list[Colour]:
-    """At least `count` colours that are not taken."""
-    return [colour for colour in spread_colours(count + len(taken)) if colour not in taken]

@@ -20,20 +20,9 @@ Channels = Literal[1, 3]
 # What Pillow's decoders let through when the bytes are damaged: they parse headers with struct, slices and
 # dict lookups, and not every plugin turns the failure into an OSError.
 DECODE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    EOFError,
-    NotImplementedError,
-    MemoryError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
+    OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, MemoryError, RuntimeError,
+    struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 IGNORED_FILES = ("thumbs.db", "desktop.ini")  # hidden on the system that writes them, visible everywhere else
 SIDEWAYS = (5, 6, 7, 8)  # the EXIF orientations of an image lying on its side
@@ -55,15 +44,14 @@ def read_image(
         MissingFileError: no such file.
         UnreadableImage: not an image, or one that cannot be decoded whole.
     """
-    if isinstance(source, Image.Image):
-        image, name = source, name or "an image"
-    elif isinstance(source, bytes):
+    if isinstance(source, str | Path):
+        name, source = name or str(source), _bytes_of(Path(source))
+    if isinstance(source, bytes):
         name = name or f"an image of {len(source)} bytes"
-        image = _opened(source, name)
-    else:
-        name = name or str(source)
-        image = _opened(_bytes_of(Path(source)), name)
-    with _decoding(name):
+        if not source:
+            raise UnreadableImage(f"{name} cannot be read as an image: the file is empty")
+    with _decoding(name or "an image"):
+        image = source if isinstance(source, Image.Image) else Image.open(io.BytesIO(source))
         image.load()
     return as_channels(_upright(image), channels)
 
@@ -163,13 +151,6 @@ def _decoding(name: str) -> Iterator[None]:
     except DECODE_ERRORS as error:
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise UnreadableImage(f"{name} cannot be read as an image: {reason}") from error
-
-
-def _opened(content: bytes, name: str) -> Image.Image:
-    if not content:
-        raise UnreadableImage(f"{name} cannot be read as an image: the file is empty")
-    with _decoding(name):
-        return Image.open(io.BytesIO(content))
 
 
 def _orientation(image: Image.Image) -> int:

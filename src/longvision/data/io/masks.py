@@ -71,10 +71,7 @@ class MaskReader:
         return table
 
     def _by_value(self, values: np.ndarray, path: str | Path) -> np.ndarray:
-        if values.ndim == 3:
-            if (values != values[:, :, :1]).any():
-                raise BadMask(f"{path} is in colour: give classes_file with the colour of each class")
-            values = values[:, :, 0]
+        values = as_grey(values, path)
         if values.dtype != np.int32:
             return self._table[values]
         inside = (values >= 0) & (values < DEEP)
@@ -117,6 +114,15 @@ def read_values(path: str | Path) -> np.ndarray:
     if image.mode in ("RGB", "RGBA", "RGBX"):
         return np.asarray(image)[:, :, :3]
     raise BadMask(f"{path} is an image of mode {image.mode}: expected grey values, palette indices or RGB colours")
+
+
+def as_grey(values: np.ndarray, path: str | Path) -> np.ndarray:
+    """Values as a file has them -> (H, W). Raises BadMask for colours."""
+    if values.ndim == 2:
+        return values
+    if (values != values[:, :, :1]).any():
+        raise BadMask(f"{path} is in colour: give a classes_file with the colour of each class")
+    return values[:, :, 0]
 
 
 def binary_numbers(values: np.ndarray) -> np.ndarray:

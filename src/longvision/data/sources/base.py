@@ -1,6 +1,7 @@
 """What every set offers, wherever its images come from, and how a set without validation images gets some."""
 
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -9,15 +10,24 @@ from longvision.errors import UserError
 from longvision.types import Colour, Split
 
 Label = TypeVar("Label")
-Given = TypeVar("Given", covariant=True)
 
 
-class ImageSet(Protocol[Given]):
-    """Images with their labels at the images' own size; reading one may raise UnreadableImage."""
+class ImageSet(Generic[Label]):
+    """Images with their labels at the images' own size, read when they are asked for.
 
-    def __len__(self) -> int: ...
+    Args:
+        items: what is read, one an image: paths as text and numbers, as a million of them lie in every worker's memory.
+        read: an item -> the image and its label; may raise UnreadableImage. Like the items, it goes to the workers.
+    """
 
-    def __getitem__(self, index: int) -> tuple[Image.Image, Given]: ...
+    def __init__(self, items: Sequence[Any], read: Callable[[Any], tuple[Image.Image, Label]]) -> None:
+        self.items, self.read = items, read
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, Label]:
+        return self.read(self.items[index])
 
 
 class Source(Generic[Label]):

@@ -5,49 +5,20 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from longvision.data.io.coco_masks import is_drawable, is_empty, mask_tools, masks_of
+from longvision.data.io.coco_masks import is_drawable, is_empty, mask_tools
 from longvision.data.io.colours import spread_colours
 from longvision.data.problems import listing, refuse, refuse_many
-from longvision.data.sources.base import ImageSet, Source
 from longvision.data.sources.coco_files import Json, LabelsAndImages, find_files, load_json
-from longvision.data.sources.objects import (
-    Box,
-    ImageRecord,
-    ObjectImages,
-    SerializedList,
-    as_target,
-    check_files,
-    cut_to,
-    has_area,
-    is_outside,
-)
-from longvision.types import Split, Target
+from longvision.data.sources.objects import Box, ImageRecord, ObjectSource, is_outside
+from longvision.types import Split
 
 
-class CocoImages(ObjectImages):
-    """Image files with their objects, masks included where the source has them."""
-
-    def __init__(self, records: SerializedList, has_masks: bool) -> None:
-        super().__init__(records)
-        self.has_masks = has_masks
-
-    def target(self, record: ImageRecord) -> Target:
-        masks_NHW = masks_of(record.shapes, record.height, record.width) if self.has_masks else None
-        return as_target(record.number, record.boxes, record.labels, record.crowd, masks_NHW)
-
-
-class CocoSource(Source[Target]):
+class CocoSource(ObjectSource):
     """The splits of a COCO set. Class numbers follow the ascending ids of the training file's categories.
 
     There are masks where every training annotation has a segmentation. Boxes up to a pixel over the edge of their
     image are cut there; objects without area are left out with a warning while they are at most 1 % of all.
-
-    Args:
-        path: a folder with annotations/instances_train*.json and instances_val*.json, instances_test*.json where it
-            has labels, and the images in folders named as the files: train2017/, or images/train2017/.
-        train: another JSON file and the folder of its images, both relative to `path`.
-        val: the same for the images that validate.
-        test: the same for the images that test.
+    Arguments as of `CocoData`.
     """
 
     def __init__(
@@ -57,9 +28,8 @@ class CocoSource(Source[Target]):
         val: LabelsAndImages | None = None,
         test: LabelsAndImages | None = None,
     ) -> None:
-        given: dict[Split, LabelsAndImages | None] = {"train": train, "val": val, "test": test}
-        self.name = str(path)
-        self.files = find_files(Path(path), given)
+        super().__init__(path)
+        self.files = find_files(Path(path), {"train": train, "val": val, "test": test})
         self.has_test = "test" in self.files
         training = load_json(self.files["train"][0])
         self.names = _names(training)
@@ -71,26 +41,33 @@ class CocoSource(Source[Target]):
         if self.has_masks:
             mask_tools()  # to say now what is missing, not in a worker process
         self._parsed: dict[Split, Json] = {"train": training}  # COCO's takes gigabytes: let go at the first reading
-        self._records: dict[Split, SerializedList] = {}
 
-    def split(self, split: Split) -> ImageSet[Target]:
-        return CocoImages(self._read(split), self.has_masks)
+    def labels_of(self, split: Split) -> Path:
+        return self.files[split][0]
 
-    def check(self, split: Split) -> None:
-        """Raises UserError for labels that cannot be right, and for images that do not fit them."""
-        check_files(self._read(split), str(self.files[split][0]))
+    def records(self, split: Split) -> Iterable[ImageRecord]:
+        file, folder = self.files[split]
+        parsed = self._parsed.pop(split, None)
+        self._parsed.clear()  # who reads another split first does not train
+        content = parsed or load_json(file)
+        _check_ids(content, file)
+        self._check_categories(content, file)
+        self._check_shapes(content, file)
+        records: dict[int, ImageRecord] = {}
+        for image in content["images"]:
+            path, shapes = str(folder / image["file_name"]), [] if self.has_masks else None
+            records[image["id"]] = ImageRecord(path, image["id"], image["height"], image["width"], shapes=shapes)
+        flat = [_words(one) for one in content["annotations"] if not self._add(one, records[one["image_id"]])]
+        total = len(content["annotations"])
+        refuse_many(flat, total, f"of the {total} boxes in {file} have no area")
+        return records.values()
 
-    def _read(self, split: Split) -> SerializedList:
-        if split not in self._records:
-            file, folder = self.files[split]
-            parsed = self._parsed.pop(split, None)
-            self._parsed.clear()  # who reads another split first does not train
-            content = parsed or load_json(file)
-            _check_ids(content, file)
-            self._check_categories(content, file)
-            self._check_shapes(content, file)
-            self._records[split] = SerializedList(self._annotated(content, file, folder))
-        return self._records[split]
+    def _add(self, one: Json, record: ImageRecord) -> bool:
+        """False for an annotation that covers nothing."""
+        shape = one["segmentation"] if self.has_masks else None
+        if shape is not None and is_empty(shape):
+            return False
+        return record.add(xyxy(one["bbox"]), self.numbers[one["category_id"]], bool(one.get("iscrowd", 0)), shape)
 
     def _check_categories(self, content: Json, file: Path) -> None:
         """Each category used is one that the file lists, and the one of that id in the training file."""
@@ -122,28 +99,6 @@ class CocoSource(Source[Target]):
             f"annotations in {file} have no segmentation that can be drawn",
             "expected polygons, or run lengths of their image's size",
         )
-
-    def _annotated(self, content: Json, file: Path, folder: Path) -> list[ImageRecord]:
-        """Every image, those without objects too."""
-        records = {
-            image["id"]: ImageRecord(str(folder / image["file_name"]), image["id"], image["height"], image["width"])
-            for image in content["images"]
-        }
-        flat = []
-        for one in content["annotations"]:
-            record = records[one["image_id"]]
-            box = cut_to(xyxy(one["bbox"]), record.height, record.width)
-            if not has_area(box) or (self.has_masks and is_empty(one["segmentation"])):
-                flat.append(_words(one))
-                continue
-            record.boxes.append(box)
-            record.labels.append(self.numbers[one["category_id"]])
-            record.crowd.append(bool(one.get("iscrowd", 0)))
-            if self.has_masks:
-                record.shapes.append(one["segmentation"])
-        total = len(content["annotations"])
-        refuse_many(flat, total, f"of the {total} boxes in {file} have no area")
-        return list(records.values())
 
 
 def xyxy(bbox: list[float]) -> Box:

@@ -1,31 +1,17 @@
 """1,797 scanned digits of 8x8 pixels, inside scikit-learn: a real problem that needs no download."""
 
+from functools import partial
+
 import numpy as np
 from PIL import Image
 
 from longvision.data.io.images import Channels, as_channels
-from longvision.data.sources.base import Source, hold_out
+from longvision.data.sources.base import ImageSet, Source, hold_out
 from longvision.types import Split
 
 CLASSES = [str(digit) for digit in range(10)]
 TEST = 360  # the last scans, by writers that the first ones do not come from
 INK = 16  # the darkest value of scikit-learn's scans
-
-
-class Digits:
-    """Scans (N, 8, 8) of bytes, white on black, with the digit each one shows."""
-
-    def __init__(self, scans_NHW: np.ndarray, labels_N: np.ndarray, channels: Channels = 1) -> None:
-        self.scans_NHW = scans_NHW
-        self.labels_N = labels_N
-        self.channels = channels
-
-    def __len__(self) -> int:
-        return len(self.labels_N)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        scan = Image.fromarray(self.scans_NHW[index])
-        return as_channels(scan, self.channels), int(self.labels_N[index])
 
 
 class DigitsSource(Source[int]):
@@ -38,18 +24,23 @@ class DigitsSource(Source[int]):
     def __init__(self, channels: Channels = 1) -> None:
         self.channels = channels
 
-    def split(self, split: Split) -> Digits:
-        return load_digits_split(split, self.channels)
+    def split(self, split: Split) -> ImageSet[int]:
+        return ImageSet(list(zip(*load_digits_split(split), strict=True)), partial(_read, channels=self.channels))
 
 
-def load_digits_split(split: Split, channels: Channels = 1) -> Digits:
-    """The last 360 scans test; of the 1,437 before them, a fixed tenth of each class validates."""
+def load_digits_split(split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Scans (N, 8, 8) of bytes, white on black, and the digit that each one shows (N,).
+
+    The last 360 scans test; of the 1,437 before them, a fixed tenth of each class validates.
+    """
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    scans_NHW, labels_N = digits.images, digits.target
-    scans_NHW = (scans_NHW * (255 / INK)).round().astype(np.uint8)
-    rows = np.arange(len(labels_N))
+    scans_NHW, labels_N = (digits.images * (255 / INK)).round().astype(np.uint8), digits.target
     train, val = hold_out(labels_N[:-TEST], seed=0)
-    rows = {"train": train, "val": val, "test": rows[-TEST:]}[split]
-    return Digits(scans_NHW[rows], labels_N[rows], channels)
+    rows = {"train": train, "val": val, "test": np.arange(len(labels_N))[-TEST:]}[split]
+    return scans_NHW[rows], labels_N[rows]
+
+
+def _read(scan: tuple[np.ndarray, int], channels: Channels) -> tuple[Image.Image, int]:
+    return as_channels(Image.fromarray(scan[0]), channels), int(scan[1])

@@ -1,6 +1,7 @@
 """A folder per class: DIR/train/<class>/*, with DIR/val and DIR/test or without, or DIR/<class>/* alone."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 from longvision.data.io.images import Channels, files_below, is_hidden, is_image, read_image
 from longvision.data.io.threads import in_threads
 from longvision.data.problems import refuse_many, require_folder
-from longvision.data.sources.base import Source, hold_out
+from longvision.data.sources.base import ImageSet, Source, hold_out
 from longvision.errors import UnreadableImage, UserError
 from longvision.types import Split
 
@@ -19,29 +20,7 @@ NAMES: dict[Split, tuple[str, ...]] = {
     "test": ("test",),
 }
 
-Labelled = list[tuple[str, int]]  # text, not Path: a million of them lie in every worker's memory
-
-
-class FolderSplit:
-    """Image files, each with the number of its class; read when they are asked for."""
-
-    def __init__(self, files: Labelled, channels: Channels) -> None:
-        self.files = files
-        self.channels = channels
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        path, label = self.files[index]
-        return self._read(path), label
-
-    def _read(self, path: str) -> Image.Image:
-        try:
-            return read_image(path, self.channels)
-        except FileNotFoundError as error:
-            # it was there when the folder was listed: for a run of days, one image less, not the end
-            raise UnreadableImage(f"{path} has disappeared since the folder was listed") from error
+Labelled = list[tuple[str, int]]  # files, each with the number of its class
 
 
 class FolderSource(Source[int]):
@@ -52,24 +31,22 @@ class FolderSource(Source[int]):
     """
 
     def __init__(self, root: str | Path, channels: Channels = 3, seed: int = 0) -> None:
-        self.root, self.name = Path(root), str(root)
-        self.channels = channels
-        self.seed = seed
-        self.folders = _split_folders(self.root)
+        self.name, self.channels, self.seed = str(root), channels, seed
+        self.folders = _split_folders(Path(root))
         self.classes = _train_classes(self.folders["train"])
         self.listed = {split: self._list(split) for split in self.folders}
         _require_every_class(self.classes, self.listed["train"], self.folders["train"], "images")
         self.has_test = "test" in self.listed
         self._checked: dict[Split, Labelled] = {}
 
-    def split(self, split: Split) -> FolderSplit:
+    def split(self, split: Split) -> ImageSet[int]:
         """The readable images of one split; files that are no images are reported once."""
-        if split in self.listed and (split != "train" or "val" in self.listed):
-            return FolderSplit(self._readable(split), self.channels)
-        files = self._readable("train")
-        train, val = hold_out(np.array([label for _, label in files]), self.seed)
-        rows = {"train": train, "val": val}[split]
-        return FolderSplit([files[row] for row in rows], self.channels)
+        held_out = "val" not in self.listed and split != "test"
+        files = self._readable("train" if held_out else split)
+        if held_out:
+            train, val = hold_out(np.array([label for _, label in files]), self.seed)
+            files = [files[row] for row in (train if split == "train" else val)]
+        return ImageSet(files, partial(_read, channels=self.channels))
 
     def _list(self, split: Split) -> Labelled:
         folder = self.folders[split]
@@ -94,6 +71,15 @@ class FolderSource(Source[int]):
             if split == "train":
                 _require_every_class(self.classes, self._checked[split], folder, "readable images")
         return self._checked[split]
+
+
+def _read(file: tuple[str, int], channels: Channels) -> tuple[Image.Image, int]:
+    path, label = file
+    try:
+        return read_image(path, channels), label
+    except FileNotFoundError as error:
+        # it was there when the folder was listed: for a run of days, one image less, not the end
+        raise UnreadableImage(f"{path} has disappeared since the folder was listed") from error
 
 
 def _split_folders(root: Path) -> dict[Split, Path]:

@@ -1,5 +1,6 @@
 """Images with a class for each pixel, in files: which they are, and whether the masks fit them."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,32 +9,13 @@ from PIL import Image
 from longvision.data.io.class_files import ClassFile, read_classes
 from longvision.data.io.colours import spread_colours
 from longvision.data.io.images import Channels, read_image, upright_size
-from longvision.data.io.masks import BadMask, MaskReader, read_values
+from longvision.data.io.masks import BadMask, MaskReader, as_grey, read_values
 from longvision.data.io.threads import in_threads
 from longvision.data.problems import NAMED, listing
-from longvision.data.sources.base import Source
+from longvision.data.sources.base import ImageSet, Source
 from longvision.data.sources.pairs import ImageAndMask, find_pairs, is_chase
 from longvision.errors import UserError
-from longvision.types import IGNORE, Split
-
-
-class MaskedImages:
-    """Image files with their masks (H, W) uint8; read when they are asked for."""
-
-    def __init__(self, pairs: list[ImageAndMask], reader: MaskReader, channels: Channels) -> None:
-        self.pairs, self.reader, self.channels = pairs, reader, channels
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, np.ndarray]:
-        file, mask = self.pairs[index]
-        if mask is None:
-            raise UserError(f"{file} has no mask: add one, or remove the image")
-        image, mask_HW = read_image(file, self.channels), self.reader.read(mask)
-        if problem := _size_problem(file, (image.height, image.width), mask_HW.shape):
-            raise UserError(problem)
-        return image, mask_HW
+from longvision.types import IGNORE, Size, Split
 
 
 class MaskFolderSource(Source[np.ndarray]):
@@ -42,14 +24,9 @@ class MaskFolderSource(Source[np.ndarray]):
     A mask is called as its image, or goes on after its name (street.jpg, street_mask.png). Where nothing validates, a
     tenth of the training images, drawn with `seed`, does. A test folder without masks is not used.
 
-    Args:
-        root: see `pairs.LAYOUTS`.
-        channels: 1 for grey, 3 for colour.
-        classes_file: see `palette.read_classes`. When left out, all masks are read once and the classes are called
-            class 0, class 1, … up to the highest value found; masks of 0 and 255 alone show class 0 and class 1.
-        reduce_zero_label: value 0 of a mask does not count, value k is class k - 1, as in ADE20K.
-        ignore: the value of a mask's pixels that do not count, beside 255; as the class file says when left out.
-        seed: draws the images that validate where no folder holds them.
+    Without `classes_file`, all masks are read once and the classes are called class 0, class 1, … up to the highest
+    value found; masks of 0 and 255 alone show class 0 and class 1. Arguments as of `MaskFolderData`; where `ignore` is
+    left out, the class file says it.
     """
 
     def __init__(
@@ -76,11 +53,11 @@ class MaskFolderSource(Source[np.ndarray]):
             tuple(named.palette) if named.coloured else (),
             ignored or named.ignore,
             reduce_zero_label,
-            named.binary or (classes_file is None and is_chase(self.root)),
+            named.binary,
         )
 
-    def split(self, split: Split) -> MaskedImages:
-        return MaskedImages(self.pairs[split], self.reader, self.channels)
+    def split(self, split: Split) -> ImageSet[np.ndarray]:
+        return ImageSet(self.pairs[split], partial(_read, reader=self.reader, channels=self.channels))
 
     def check(self, split: Split) -> None:
         """Read every mask and the size of every image."""
@@ -101,18 +78,31 @@ class MaskFolderSource(Source[np.ndarray]):
 
     def _problem_or_classes(self, pair: ImageAndMask) -> str | set[int]:
         """What is wrong with an image, or the classes in it."""
-        file, mask = pair
-        if mask is None:
-            return f"{file} has no mask"
-        size = upright_size(file)
+        size = upright_size(pair[0])
         if size is None:
-            return f"{file} is not an image"
+            return f"{pair[0]} is not an image"
         try:
-            mask_HW = self.reader.read(mask)
-        except BadMask as error:
+            mask_HW = _read_mask(pair, size, self.reader)
+        except UserError as error:
             return str(error)
-        problem = _size_problem(file, size, mask_HW.shape)
-        return problem or set(np.flatnonzero(np.bincount(mask_HW.ravel(), minlength=256)[:IGNORE]).tolist())
+        return set(np.flatnonzero(np.bincount(mask_HW.ravel(), minlength=256)[:IGNORE]).tolist())
+
+
+def _read(pair: ImageAndMask, reader: MaskReader, channels: Channels) -> tuple[Image.Image, np.ndarray]:
+    image = read_image(pair[0], channels)
+    return image, _read_mask(pair, (image.height, image.width), reader)
+
+
+def _read_mask(pair: ImageAndMask, size: Size, reader: MaskReader) -> np.ndarray:
+    """(H, W) uint8. Raises UserError where there is none of the image's size."""
+    file, mask = pair
+    if mask is None:
+        raise UserError(f"{file} has no mask: add one, or remove the image")
+    mask_HW = reader.read(mask)
+    if mask_HW.shape != size:
+        height, width = mask_HW.shape
+        raise UserError(f"{file} is {size[1]} wide and {size[0]} high, its mask {width} wide and {height} high")
+    return mask_HW
 
 
 def _unnamed(masks: list[str], ignored: tuple[int, ...], reduce_zero_label: bool, root: Path) -> ClassFile:
@@ -132,20 +122,10 @@ def _grey_values(mask: str) -> set[int]:
         values = read_values(mask)
     except BadMask:  # `check` tells of it
         return set()
-    if values.ndim == 3:
-        if (values != values[:, :, :1]).any():
-            raise UserError(f"{mask} is in colour: give a classes_file with the colour of each class")
-        values = values[:, :, 0]
-    return set(np.unique(values).tolist())
+    return set(np.unique(as_grey(values, mask)).tolist())
 
 
 def _grey_value(ignore: int) -> int:
     if not 0 <= ignore <= 65535:
         raise UserError(f"ignore {ignore}: expected a value of masks, 0 to 65535")
     return ignore
-
-
-def _size_problem(file: str, image: tuple[int, ...], mask: tuple[int, ...]) -> str | None:
-    if image == mask:
-        return None
-    return f"{file} is {image[1]} wide and {image[0]} high, its mask {mask[1]} wide and {mask[0]} high"

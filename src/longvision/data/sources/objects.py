@@ -1,19 +1,22 @@
-"""What every source of objects shares: records of annotated images, the targets made of them, what labels must be."""
+"""What every source of objects shares: records of labelled images, the targets made of them, what labels must be."""
 
 import os
 import pickle
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from longvision.data.io.coco_masks import masks_of
 from longvision.data.io.images import read_image, upright_size
 from longvision.data.io.threads import in_threads
 from longvision.data.problems import refuse
+from longvision.data.sources.base import ImageSet, Source
 from longvision.errors import UserError
-from longvision.types import Target
+from longvision.types import Split, Target
 
 OVERHANG = 1.0  # pixels that a box may reach over its image's edge, where it is cut: labels are rounded
 
@@ -32,7 +35,7 @@ class ImageRecord:
         boxes: x1, y1, x2, y2 in pixels, each inside the image.
         labels: class numbers from 0.
         crowd: True for what is neither trained on nor counted when it is missed.
-        shapes: COCO segmentations, where the source has masks.
+        shapes: COCO segmentations; None where the source has no masks.
     """
 
     file: str
@@ -42,7 +45,19 @@ class ImageRecord:
     boxes: list[Box] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     crowd: list[bool] = field(default_factory=list)
-    shapes: list[Any] = field(default_factory=list)
+    shapes: list[Any] | None = None
+
+    def add(self, box: Box, label: int, crowd: bool, shape: Any = None) -> bool:
+        """An object, its box cut to the image. One without an area is not added: False."""
+        box = cut_to(box, self.height, self.width)
+        if not has_area(box):
+            return False
+        self.boxes.append(box)
+        self.labels.append(label)
+        self.crowd.append(crowd)
+        if self.shapes is not None:
+            self.shapes.append(shape)
+        return True
 
 
 class SerializedList(Sequence[ImageRecord]):
@@ -62,24 +77,41 @@ class SerializedList(Sequence[ImageRecord]):
         return pickle.loads(self.bytes[start : self.ends[index]].tobytes())
 
 
-class ObjectImages:
-    """Image files with their objects; read when they are asked for, in colour."""
+class ObjectSource(Source[Target]):
+    """Files of labels beside files of images; a subclass sets what `Source` says, and reads a split's labels."""
 
-    def __init__(self, records: Sequence[ImageRecord]) -> None:
-        self.records = records
+    def __init__(self, path: str | Path) -> None:
+        self.name = str(path)
+        self._records: dict[Split, SerializedList] = {}
 
-    def __len__(self) -> int:
-        return len(self.records)
+    def split(self, split: Split) -> ImageSet[Target]:
+        return ImageSet(self._read(split), read_objects)
 
-    def __getitem__(self, index: int) -> tuple[Image.Image, Target]:
-        record = self.records[index]
-        image = read_image(record.file)
-        if image.size != (record.width, record.height):
-            raise UserError(f"{record.file} is {image.height}x{image.width}, its labels {record.height}x{record.width}")
-        return image, self.target(record)
+    def check(self, split: Split) -> None:
+        """Raises UserError for labels that cannot be right, and for images that do not fit them."""
+        check_files(self._read(split), str(self.labels_of(split)))
 
-    def target(self, record: ImageRecord) -> Target:
-        return as_target(record.number, record.boxes, record.labels, record.crowd)
+    def records(self, split: Split) -> Iterable[ImageRecord]:
+        """Every image, those without objects too. Raises UserError for labels that cannot be right."""
+        raise NotImplementedError
+
+    def labels_of(self, split: Split) -> Path:
+        """The file or folder of a split's labels."""
+        raise NotImplementedError
+
+    def _read(self, split: Split) -> SerializedList:
+        if split not in self._records:
+            self._records[split] = SerializedList(self.records(split))
+        return self._records[split]
+
+
+def read_objects(record: ImageRecord) -> tuple[Image.Image, Target]:
+    """An image in colour with its objects."""
+    image = read_image(record.file)
+    if image.size != (record.width, record.height):
+        raise UserError(f"{record.file} is {image.height}x{image.width}, its labels {record.height}x{record.width}")
+    masks_NHW = None if record.shapes is None else masks_of(record.shapes, record.height, record.width)
+    return image, as_target(record.number, record.boxes, record.labels, record.crowd, masks_NHW)
 
 
 def as_target(
@@ -103,14 +135,10 @@ def as_target(
     return Target(boxes_N4, labels, iscrowd_N, masks, image_id=number)
 
 
-def overhang(box: Box, height: int, width: int) -> float:
-    """How many pixels a box reaches over its image's edges; NaN where it has a coordinate that is not a number."""
-    x1, y1, x2, y2 = box
-    return float(np.max([-x1, -y1, x2 - width, y2 - height, 0.0]))
-
-
 def is_outside(box: Box, height: int, width: int) -> bool:
-    return not overhang(box, height, width) <= OVERHANG
+    """Also where a coordinate is not a number."""
+    x1, y1, x2, y2 = box
+    return not float(np.max([-x1, -y1, x2 - width, y2 - height])) <= OVERHANG
 
 
 def cut_to(box: Box, height: int, width: int) -> Box:
@@ -125,10 +153,7 @@ def has_area(box: Box) -> bool:
 
 def check_files(records: Iterable[ImageRecord], where: str) -> None:
     """Raises UserError unless each file is an image of the size that `where` says. No pixel is decoded."""
-    missing: list[str] = []
-    broken: list[str] = []
-    other: list[str] = []
-    records = list(records)
+    missing, broken, other, records = [], [], [], list(records)
     for record, size in zip(records, in_threads(upright_size, [record.file for record in records])):
         if size is None:
             (broken if os.path.exists(record.file) else missing).append(record.file)

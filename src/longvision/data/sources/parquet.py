@@ -1,6 +1,7 @@
 """A Hugging Face image set in local Parquet files: train*, val* and test*.parquet in DIR or in DIR/data."""
 
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,51 +13,33 @@ from PIL import Image
 
 from longvision.data.io.images import Channels, read_image
 from longvision.data.problems import listing, require_folder
-from longvision.data.sources.base import Source, hold_out
+from longvision.data.sources.base import ImageSet, Source, hold_out
 from longvision.errors import MissingFileError, UserError
 from longvision.types import Split
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+TEXT, BYTES = (pa.string(), pa.large_string()), (pa.binary(), pa.large_binary())
 
 
 class Shards:
-    """The files of one split and their image column, held encoded in memory, as large as on disk.
+    """The image column of one split's files, held encoded in memory, as large as on disk.
 
     Forked workers share the one copy. A pickled `Shards` leaves it behind and reads the files where it lands.
     """
 
-    def __init__(self, files: list[Path], column: str) -> None:
-        self.files = files
-        self.column = column
-        self._images: pa.ChunkedArray | None = None
+    def __init__(self, files: list[Path], column: str, channels: Channels, name: str) -> None:
+        self.files, self.column, self.channels, self.name = files, column, channels, name
 
-    @property
+    @cached_property
     def images(self) -> pa.ChunkedArray:
-        if self._images is None:
-            self._images = read_column(self.files, self.column)
-        return self._images
+        return read_column(self.files, self.column)
+
+    def read(self, row_and_label: np.ndarray) -> tuple[Image.Image, int]:
+        row, label = row_and_label.tolist()
+        return read_image(self.images[row].as_py(), self.channels, f"row {row} of {self.name}"), label
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_images": None}
-
-
-class ParquetSplit:
-    """Some rows of a split's files, decoded when they are asked for."""
-
-    def __init__(self, shards: Shards, rows: np.ndarray, labels: np.ndarray, channels: Channels, name: str) -> None:
-        self.shards = shards
-        self.rows = rows
-        self.labels = labels
-        self.channels = channels
-        self.name = name
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        row = int(self.rows[index])
-        encoded = self.shards.images[row].as_py()
-        return read_image(encoded, self.channels, f"row {row} of {self.name}"), int(self.labels[index])
+        return {name: value for name, value in self.__dict__.items() if name != "images"}
 
 
 class ParquetSource(Source[int]):
@@ -75,37 +58,34 @@ class ParquetSource(Source[int]):
         image_column: str = "image",
         label_column: str = "label",
     ) -> None:
-        self.root, self.name = Path(root), str(root)
-        self.channels = channels
-        self.seed = seed
-        self.image_column = image_column
-        self.label_column = label_column
-        self.files = find_files(self.root)
+        self.name, self.channels, self.seed = str(root), channels, seed
+        self.image_column, self.label_column = image_column, label_column
+        self.files = find_files(Path(root))
+        self.has_test = "test" in self.files
         for files in self.files.values():
             for file in files:
                 self._check_columns(file)
         self.classes = self._find_classes()
         self._check_class_names()
-        self.has_test = "test" in self.files
         self._shards: dict[Split, Shards] = {}
 
-    def split(self, split: Split) -> ParquetSplit:
-        stored = split in self.files
-        source: Split = split if stored else "train"
+    def split(self, split: Split) -> ImageSet[int]:
+        held_out = "val" not in self.files and split != "test"
+        source: Split = "train" if held_out else split
         labels = self._labels(source)
         rows = np.arange(len(labels))
-        if "val" not in self.files and split != "test":
+        if held_out:
             train, val = hold_out(labels, self.seed)
             rows = train if split == "train" else val
-        return ParquetSplit(self._open(source), rows, labels[rows], self.channels, self._where(source))
+        return ImageSet(np.stack([rows, labels[rows]], 1), self._open(source).read)  # type: ignore[arg-type]
 
     def _open(self, split: Split) -> Shards:
         """The split's shards, read now: workers that fork later share the memory."""
         if split not in self._shards:
-            shards = Shards(self.files[split], self.image_column)
+            shards = Shards(self.files[split], self.image_column, self.channels, self._where(split))
             if shards.images.null_count:
                 raise UserError(
-                    f"{self._where(split)} has {shards.images.null_count} rows without image bytes: "
+                    f"{shards.name} has {shards.images.null_count} rows without image bytes: "
                     "store the encoded images themselves, not their paths, or drop the rows"
                 )
             self._shards[split] = shards
@@ -114,7 +94,7 @@ class ParquetSource(Source[int]):
     def _labels(self, split: Split) -> np.ndarray:
         """Class numbers (N,) of a split, checked against the classes."""
         column = self._label_values(split)
-        if is_text(column.type):
+        if column.type in TEXT:
             number = {name: number for number, name in enumerate(self.classes)}
             labels = np.array([number.get(name, -1) for name in column.to_pylist()], dtype=np.int64)
         else:
@@ -136,22 +116,21 @@ class ParquetSource(Source[int]):
         return column
 
     def _find_classes(self) -> list[str]:
-        names = class_names(self.files["train"][0], self.label_column)
+        where, names = self._where("train"), class_names(self.files["train"][0], self.label_column)
         if names is None:
             column = self._label_values("train")
-            names = sorted(set(column.to_pylist())) if is_text(column.type) else self._numbers(column)
+            if column.type in TEXT:
+                names = sorted(set(column.to_pylist()))
+            elif (highest := int(column.to_numpy().max())) < len(column):
+                names = [str(number) for number in range(highest + 1)]
+            else:
+                raise UserError(
+                    f"{where} has the label {highest} in {len(column)} rows: "
+                    "expected class numbers from 0, or class names"
+                )
         if len(names) < 2:
-            raise UserError(f"{self._where('train')} has {len(names)} classes: two are needed at least")
+            raise UserError(f"{where} has {len(names)} classes: two are needed at least")
         return names
-
-    def _numbers(self, column: pa.ChunkedArray) -> list[str]:
-        highest = int(column.to_numpy().max())
-        if highest >= len(column):
-            raise UserError(
-                f"{self._where('train')} has the label {highest} in {len(column)} rows: "
-                "expected class numbers from 0, or class names"
-            )
-        return [str(number) for number in range(highest + 1)]
 
     def _check_class_names(self) -> None:
         for split, files in self.files.items():
@@ -170,12 +149,12 @@ class ParquetSource(Source[int]):
                 "name the two with image_column and label_column"
             )
         image, label = schema.field(self.image_column).type, plain(schema.field(self.label_column).type)
-        if not is_bytes(image) and not (pa.types.is_struct(image) and image.get_field_index("bytes") >= 0):
+        if image not in BYTES and not (pa.types.is_struct(image) and image.get_field_index("bytes") >= 0):
             raise UserError(
                 f"{file} has {image} in the column {self.image_column}: expected encoded images, "
                 "as binary or as a struct with the field bytes"
             )
-        if not is_text(label) and not pa.types.is_integer(label):
+        if label not in TEXT and not pa.types.is_integer(label):
             raise UserError(
                 f"{file} has {label} in the column {self.label_column}: expected class numbers or class names"
             )
@@ -209,8 +188,7 @@ def read_column(files: list[Path], column: str) -> pa.ChunkedArray:
     chunks: list[pa.Array] = []
     for file in files:
         # one thread: Arrow's pool does not survive the fork into a worker
-        table = pq.read_table(file, columns=[column], memory_map=True, use_threads=False)
-        values = table.column(column)
+        values = pq.read_table(file, columns=[column], memory_map=True, use_threads=False).column(column)
         if pa.types.is_struct(values.type):
             kind = values.type.field("bytes").type
             values = pa.chunked_array([pc.struct_field(chunk, "bytes") for chunk in values.chunks], kind)
@@ -220,22 +198,11 @@ def read_column(files: list[Path], column: str) -> pa.ChunkedArray:
 
 def class_names(file: Path, column: str) -> list[str] | None:
     """The names that the `datasets` library stored for a ClassLabel column, if it did."""
-    stored = (read_schema(file).metadata or {}).get(b"huggingface")
-    if stored is None:
-        return None
-    features = json.loads(stored).get("info", {}).get("features", {})
-    names: list[str] | None = features.get(column, {}).get("names")
+    stored = json.loads((read_schema(file).metadata or {}).get(b"huggingface", "{}"))
+    names: list[str] | None = stored.get("info", {}).get("features", {}).get(column, {}).get("names")
     return names
 
 
 def plain(kind: pa.DataType) -> pa.DataType:
     """The type of the values; pandas stores categories as a dictionary of them."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
-def is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def is_bytes(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from PIL import Image
 
-from longvision.data.sources.digits import Digits, load_digits_split
+from longvision.data.sources.digits import load_digits_split
 from longvision.data.sources.scattered_canvas import (
     add_noise,
     enlarged,
@@ -80,6 +80,12 @@ class Placed:
         height, width = self.ink_hw.shape
         return slice(self.top, self.top + height), slice(self.left, self.left + width)
 
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """Around the solid pixels, which no other digit covers."""
+        rows, columns = (np.flatnonzero(self.solid_hw.any(axis)) for axis in (1, 0))
+        return self.left + columns[0], self.top + rows[0], self.left + columns[-1] + 1, self.top + rows[-1] + 1
+
 
 class ScatteredDigits:
     """`count` scenes of scikit-learn's digits, each split with scans (and, in test, writers) of its own.
@@ -107,9 +113,9 @@ class ScatteredDigits:
         if not 1 <= least <= most <= 10000:
             raise UserError(f"digits {least} to {most} an image: expected 1 <= least <= most <= 10000")
         self.split, self.count, self.size, self.digits, self.seed = split, count, (height, width), (least, most), seed
-        scans = load_digits_split(split)
-        self.ink_DHW = padded_ink(scans)
-        self.rows = [np.flatnonzero(scans.labels_N == digit) for digit in range(10)]
+        scans_DHW, labels_D = load_digits_split(split)
+        self.ink_DHW = np.pad(scans_DHW / 255, ((0, 0), (1, 1), (1, 1)))  # with a margin so that strokes end inside
+        self.rows = [np.flatnonzero(labels_D == digit) for digit in range(10)]
 
     def __len__(self) -> int:
         return self.count
@@ -125,10 +131,13 @@ class ScatteredDigits:
         for digit in placed:
             paint(random, canvas_HW, digit.where, digit.ink_hw)
         add_noise(random, canvas_HW)
-        instance_HW = instance_map(placed, self.size)
-        labels_N = np.array([digit.label for digit in placed], dtype=np.int64)
+        instance_HW = np.zeros(self.size, np.int16)
+        for number, digit in enumerate(placed, start=1):
+            instance_HW[digit.where][digit.solid_hw] = number
+        boxes_N4 = np.array([digit.box for digit in placed], np.float32).reshape(-1, 4)
+        labels_N = np.array([digit.label for digit in placed], np.int64)
         most = int(np.bincount(labels_N).argmax())
-        return Scene(Image.fromarray(canvas_HW), instance_HW, boxes_around(placed, instance_HW), labels_N, most)
+        return Scene(Image.fromarray(canvas_HW), instance_HW, boxes_N4, labels_N, most)
 
     def _place(self, random: np.random.Generator) -> list[Placed]:
         """Digits whose masks stay apart; their boxes may overlap."""
@@ -197,29 +206,3 @@ def grown(solid_hw: np.ndarray) -> np.ndarray:
     for shift in range(2 * GAP + 1):
         grown_hw[:, shift : shift + width] |= tall
     return grown_hw
-
-
-def instance_map(placed: list[Placed], size: tuple[int, int]) -> np.ndarray:
-    instance_HW = np.zeros(size, np.int16)
-    for number, digit in enumerate(placed, start=1):
-        instance_HW[digit.where][digit.solid_hw] = number
-    return instance_HW
-
-
-def boxes_around(placed: list[Placed], instance_HW: np.ndarray) -> np.ndarray:
-    boxes_N4 = np.empty((len(placed), 4), np.float32)
-    for number, digit in enumerate(placed, start=1):
-        seen_hw = instance_HW[digit.where] == number
-        rows, columns = np.flatnonzero(seen_hw.any(1)), np.flatnonzero(seen_hw.any(0))
-        boxes_N4[number - 1] = (
-            digit.left + columns[0],
-            digit.top + rows[0],
-            digit.left + columns[-1] + 1,
-            digit.top + rows[-1] + 1,
-        )
-    return boxes_N4
-
-
-def padded_ink(scans: Digits) -> np.ndarray:
-    """Scans (D, 8, 8) of bytes -> ink (D, 10, 10) from 0 to 1, with a margin so that strokes end inside."""
-    return np.pad(scans.scans_NHW / 255, ((0, 0), (1, 1), (1, 1)))

@@ -1,6 +1,7 @@
 """What can be asked of scattered digits: their mode, what each pixel shows, where each of them is."""
 
-from typing import Generic, TypeVar
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -33,11 +34,7 @@ class ScatteredSource(Source[Label]):
     has_background = False  # a class before the digits
 
     def __init__(
-        self,
-        size: Size = (256, 256),
-        channels: Channels = 1,
-        count: int = COUNTS["train"],
-        seed: int = 0,
+        self, size: Size = (256, 256), channels: Channels = 1, count: int = COUNTS["train"], seed: int = 0
     ) -> None:
         check_scenes(count, size, seed)
         self.size, self.channels, self.seed = size, channels, seed
@@ -46,24 +43,15 @@ class ScatteredSource(Source[Label]):
         self.palette = [NIGHT] * self.has_background + spread_colours(len(CLASSES))
 
     def split(self, split: Split) -> ImageSet[Label]:
-        return ScatteredSet(self, ScatteredDigits(split, self.counts[split], self.size, seed=self.seed))
+        scenes = ScatteredDigits(split, self.counts[split], self.size, seed=self.seed)
+        return ImageSet(range(len(scenes)), partial(self._read, scenes))
 
     def label(self, index: int, scene: Scene) -> Label:
         raise NotImplementedError
 
-
-class ScatteredSet(Generic[Label]):
-    """One split's images with their labels."""
-
-    def __init__(self, source: ScatteredSource[Label], scenes: ScatteredDigits) -> None:
-        self.source, self.scenes = source, scenes
-
-    def __len__(self) -> int:
-        return len(self.scenes)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, Label]:
-        scene = self.scenes.scene(index)
-        return as_channels(scene.image, self.source.channels), self.source.label(index, scene)
+    def _read(self, scenes: ScatteredDigits, index: int) -> tuple[Image.Image, Label]:
+        scene = scenes.scene(index)
+        return as_channels(scene.image, self.channels), self.label(index, scene)
 
 
 class ScatteredMode(ScatteredSource[int]):

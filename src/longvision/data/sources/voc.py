@@ -7,19 +7,9 @@ from pathlib import Path
 from longvision.data.io.colours import spread_colours
 from longvision.data.io.images import is_hidden
 from longvision.data.problems import refuse, refuse_many, require_folder
-from longvision.data.sources.base import ImageSet, Source
-from longvision.data.sources.objects import (
-    Box,
-    ImageRecord,
-    ObjectImages,
-    SerializedList,
-    check_files,
-    cut_to,
-    has_area,
-    is_outside,
-)
+from longvision.data.sources.objects import Box, ImageRecord, ObjectSource, is_outside
 from longvision.errors import MissingFileError, UserError
-from longvision.types import Split, Target
+from longvision.types import Split
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -31,15 +21,13 @@ class Entry:
     name: str
     height: int
     width: int
-    classes: list[str]
-    boxes: list[Box]
-    difficult: list[bool]
+    objects: list[tuple[str, Box, bool]]  # class, box, whether it is difficult
 
     def words(self, number: int) -> str:
         return f"object {number + 1} of {self.name}"
 
 
-class VocSource(Source[Target]):
+class VocSource(ObjectSource):
     """The splits of a Pascal VOC set. Class numbers follow the sorted names in the training annotations.
 
     A box of VOC's counts pixels from 1 and includes its last row and column; as in its devkit, xmin, ymin, xmax, ymax
@@ -47,84 +35,66 @@ class VocSource(Source[Target]):
     counted when they are missed: they are treated as COCO's crowds. Boxes up to a pixel over the edge are cut there;
     boxes that end before they begin are left out with a warning while they are at most 1 % of all. Where xmin is xmax,
     a box is one pixel wide: one of a single point, as BCCD has two, is kept as the pixel that it means by this rule.
-
-    Args:
-        path: a folder, or one with a single such folder in it, that has Annotations/*.xml, JPEGImages/ and
-            ImageSets/Main/train.txt and val.txt, and test.txt where there are labels for it.
+    `path` as of `VocData`.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.name = str(path)
+        super().__init__(path)
         self.root = _root(Path(path))
+        self.folder = self.root / "Annotations"
         self.images = _images(self.root / "JPEGImages")
         self.has_test = self._has_test()
         self.entries: dict[Split, list[Entry]] = {"train": self._entries("train")}
-        self.classes = sorted({name for entry in self.entries["train"] for name in entry.classes})
+        self.classes = sorted({name for entry in self.entries["train"] for name, _, _ in entry.objects})
         if not self.classes:
             raise UserError(f"{self._list('train')} lists no image with objects: expected some to learn from")
         self.palette = spread_colours(len(self.classes))
-        self._records: dict[Split, SerializedList] = {}
 
-    def split(self, split: Split) -> ImageSet[Target]:
-        return ObjectImages(self._read(split))
+    def labels_of(self, split: Split) -> Path:
+        return self.folder
 
-    def check(self, split: Split) -> None:
-        """Raises UserError for labels that cannot be right, and for images that do not fit them."""
-        check_files(self._read(split), str(self.root / "Annotations"))
-
-    def _read(self, split: Split) -> SerializedList:
-        if split not in self._records:
-            entries = self.entries.pop(split, None) or self._entries(split)
-            self._check(entries)
-            self._records[split] = SerializedList(self._annotated(entries, split))
-        return self._records[split]
-
-    def _check(self, entries: list[Entry]) -> None:
-        """Each class is one that trains, and each box lies in its image."""
-        folder = self.root / "Annotations"
-        unknown, outside = [], []
-        for entry in entries:
-            for number, (name, box) in enumerate(zip(entry.classes, entry.boxes, strict=True)):
-                if name not in self.classes:
-                    unknown.append(f"{entry.words(number)}: {name}")
-                if is_outside(from_one(box), entry.height, entry.width):
-                    outside.append(f"{entry.words(number)}: {box} in {entry.height}x{entry.width}")
-        refuse(unknown, f"objects in {folder} are of classes that no training image has", "correct or remove them")
-        refuse(outside, f"boxes in {folder} lie outside their images", "correct them: xmin, ymin, xmax, ymax in pixels")
-
-    def _annotated(self, entries: list[Entry], split: Split) -> list[ImageRecord]:
+    def records(self, split: Split) -> list[ImageRecord]:
+        entries = self.entries.pop(split, None) or self._entries(split)
+        self._check(entries)
         records, flat = [], []
         for index, entry in enumerate(entries):
             file = self.images.get(entry.name, str(self.root / "JPEGImages" / f"{entry.name}.jpg"))
             record = ImageRecord(file, index, entry.height, entry.width)
-            for number, box in enumerate(entry.boxes):
-                inside = cut_to(from_one(box), entry.height, entry.width)
-                if not has_area(inside):
+            for number, (name, box, difficult) in enumerate(entry.objects):
+                if not record.add(from_one(box), self.classes.index(name), difficult):
                     flat.append(entry.words(number))
-                    continue
-                record.boxes.append(inside)
-                record.labels.append(self.classes.index(entry.classes[number]))
-                record.crowd.append(entry.difficult[number])
             records.append(record)
-        total = sum(len(entry.boxes) for entry in entries)
-        refuse_many(flat, total, f"of the {total} boxes in {self.root / 'Annotations'} ({split}) have no area")
+        total = sum(len(entry.objects) for entry in entries)
+        refuse_many(flat, total, f"of the {total} boxes in {self.folder} ({split}) have no area")
         return records
+
+    def _check(self, entries: list[Entry]) -> None:
+        """Each class is one that trains, and each box lies in its image."""
+        unknown, outside = [], []
+        for entry in entries:
+            for number, (name, box, _) in enumerate(entry.objects):
+                if name not in self.classes:
+                    unknown.append(f"{entry.words(number)}: {name}")
+                if is_outside(from_one(box), entry.height, entry.width):
+                    outside.append(f"{entry.words(number)}: {box} in {entry.height}x{entry.width}")
+        where = f"in {self.folder}"
+        refuse(unknown, f"objects {where} are of classes that no training image has", "correct or remove them")
+        refuse(outside, f"boxes {where} lie outside their images", "correct them: xmin, ymin, xmax, ymax in pixels")
 
     def _entries(self, split: Split) -> list[Entry]:
         names = _listed(self._list(split))
-        folder = self.root / "Annotations"
-        missing = [name for name in names if not (folder / f"{name}.xml").is_file()]
-        refuse(missing, f"images of {self._list(split)} have no XML file in {folder}", "add them, or shorten the list")
-        return [read_entry(folder / f"{name}.xml") for name in names]
+        missing = [name for name in names if not (self.folder / f"{name}.xml").is_file()]
+        problem = f"images of {self._list(split)} have no XML file in {self.folder}"
+        refuse(missing, problem, "add them, or shorten the list")
+        return [read_entry(self.folder / f"{name}.xml") for name in names]
 
     def _list(self, split: Split) -> Path:
         return self.root / "ImageSets" / "Main" / f"{split}.txt"
 
     def _has_test(self) -> bool:
         """VOC publishes the test images' names, but of most years not their labels."""
-        if not self._list("test").is_file():
-            return False
-        return any((self.root / "Annotations" / f"{name}.xml").is_file() for name in _listed(self._list("test")))
+        names = _listed(self._list("test")) if self._list("test").is_file() else []
+        return any((self.folder / f"{name}.xml").is_file() for name in names)
 
 
 def from_one(box: Box) -> Box:
@@ -136,16 +106,8 @@ def from_one(box: Box) -> Box:
 def read_entry(file: Path) -> Entry:
     try:
         root = ElementTree.parse(file).getroot()
-        size = {side: int(_text(root, f"size/{side}")) for side in ("height", "width")}
-        found = root.findall("object")
-        return Entry(
-            name=file.stem,
-            height=size["height"],
-            width=size["width"],
-            classes=[_text(one, "name").strip() for one in found],
-            boxes=[_box(one) for one in found],
-            difficult=[(one.findtext("difficult") or "0").strip() not in ("0", "") for one in found],
-        )
+        height, width = (int(_text(root, f"size/{side}")) for side in ("height", "width"))
+        return Entry(file.stem, height, width, [_object(found) for found in root.findall("object")])
     except (ElementTree.ParseError, ValueError) as error:
         raise UserError(
             f"{file} is not an annotation of VOC's ({error}): "
@@ -153,9 +115,10 @@ def read_entry(file: Path) -> Entry:
         ) from error
 
 
-def _box(found: ElementTree.Element) -> Box:
+def _object(found: ElementTree.Element) -> tuple[str, Box, bool]:
     xmin, ymin, xmax, ymax = (float(_text(found, f"bndbox/{corner}")) for corner in CORNERS)
-    return xmin, ymin, xmax, ymax
+    difficult = (found.findtext("difficult") or "0").strip() not in ("0", "")
+    return _text(found, "name").strip(), (xmin, ymin, xmax, ymax), difficult
 
 
 def _text(element: ElementTree.Element, path: str) -> str:
@@ -176,15 +139,16 @@ def _root(path: Path) -> Path:
 
 def _listed(file: Path) -> list[str]:
     """Names of images, one a line; what stands behind a name, as in VOC's lists of one class, is not read."""
+    remedy = "write the names of its images there, one a line"
     if not file.is_file():
-        raise MissingFileError(f"{file} does not exist: write the names of its images there, one a line")
+        raise MissingFileError(f"{file} does not exist: {remedy}")
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise UserError(f"{file} is no text in UTF-8: write the names of its images there, one a line") from error
+        raise UserError(f"{file} is no text in UTF-8: {remedy}") from error
     names = [line.split()[0] for line in lines if line.split()]
     if not names:
-        raise UserError(f"{file} is empty: expected the names of images, one a line")
+        raise UserError(f"{file} is empty: {remedy}")
     return names
 
 

@@ -159,7 +159,7 @@ def pasted(below: View, above: View) -> View:
     """Each object of `above` (bool masks), with even odds, on top of `below`."""
     (image_CHW, target), (other_CHW, other) = below, above
     other = other.select(torch.rand(len(other)) < 0.5)
-    assert target.masks is not None and other.masks is not None  # `DetectionAugment.check` saw to it
+    assert target.masks is not None and other.masks is not None  # `DetectionAugment.checked` saw to it
     assert target.size is not None and other.size is not None  # `jittered` said them
     cover_HW = other.masks.any(0)
     masks_NHW = target.masks & ~cover_HW

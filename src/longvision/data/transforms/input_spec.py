@@ -18,14 +18,7 @@ if TYPE_CHECKING:
 Resize = Literal["crop", "none", "short", "fit"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-INTERPOLATIONS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "box": Image.Resampling.BOX,
-    "hamming": Image.Resampling.HAMMING,
-    "lanczos": Image.Resampling.LANCZOS,
-}
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")  # Pillow's names
 
 
 @dataclass(frozen=True)
@@ -90,10 +83,6 @@ class InputSpec:
             raise UserError(f"preprocessing has no {', '.join(unknown)}: expected {', '.join(known)}")
         return cls(**values)
 
-    @property
-    def resampling(self) -> Image.Resampling:
-        return INTERPOLATIONS[self.interpolation]
-
     def evaluated_size(self, height: int, width: int) -> Size:
         """Height and width to which an image of that size is resized in evaluation, before any crop."""
         if self.resize == "none":
@@ -113,7 +102,7 @@ class InputSpec:
             image = self._without_far_ends(image)
         size = self.evaluated_size(image.height, image.width)
         if size != (image.height, image.width):
-            image = image.resize(size[::-1], self.resampling)
+            image = image.resize(size[::-1], Image.Resampling[self.interpolation.upper()])
         return self.normalised(_centre(image, *self.size) if self.resize == "crop" else image)
 
     def _without_far_ends(self, image: Image.Image) -> Image.Image:
