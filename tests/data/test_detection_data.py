@@ -8,6 +8,7 @@ pytest.importorskip("lightning")
 pytest.importorskip("sklearn")
 
 from longvision.data import CocoData, DataModule, DetectionAugment, ScatteredDetectionData, VocData
+from longvision.data.sources.scattered import ScatteredDigits
 from longvision.errors import UnreadableImage, UserError
 
 
@@ -52,7 +53,7 @@ def test_scattered_digits_in_batches(digits):
 
 def test_scattered_digits_as_they_are_evaluated(digits):
     (image,), (target,) = next(iter(digits.test_dataloader()))
-    scene = digits.images("test").scenes.scene(0)
+    scene = ScatteredDigits("test", 400, (64, 64)).scene(0)
     assert target.boxes.tolist() == scene.boxes_N4.tolist()
     assert target.labels.tolist() == scene.labels_N.tolist()
     assert torch.equal(target.masks, torch.from_numpy(scene.masks_NHW))

@@ -16,12 +16,7 @@ class TransformedSet(Dataset[Sample | None]):
     """One split of a set. An image that cannot be read is None, which `collate` drops.
 
     Which ones they are is marked in memory that the worker processes share, so that all of them count together.
-
-    Args:
-        images: the split.
-        transforms: of its task.
-        where: the split's name in messages.
-        training: whether images are varied.
+    `where` is the split's name in messages; images are varied in `training`.
     """
 
     def __init__(self, images: ImageSet[Any], transforms: Transforms[Any], where: str, training: bool) -> None:

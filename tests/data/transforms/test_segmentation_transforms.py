@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -5,10 +7,14 @@ from PIL import Image
 
 from longvision.data.augment import DenseAugment
 from longvision.data.transforms.input_spec import InputSpec
-from longvision.data.transforms.segmentation import TrainCrop
+from longvision.data.transforms.segmentation import SegmentationTransforms
 from longvision.types import IGNORE
 
 RAW = {"mean": (0.0,), "std": (1 / 255,)}  # images come out as their grey values
+
+
+def train_crop(augment, spec):
+    return partial(SegmentationTransforms(augment, spec).train, images=None)
 
 
 def ramp(height, width, down=False):
@@ -23,7 +29,7 @@ def ramp(height, width, down=False):
 def test_picture_and_mask_stay_on_each_other(down, scale, resize):
     values = ramp(150, 170, down)
     spec = InputSpec((96, 80), 1, **RAW, resize=resize)
-    crop = TrainCrop(DenseAugment(scale, flip=0.5, photometric=0, most=1), spec)
+    crop = train_crop(DenseAugment(scale, flip=0.5, photometric=0, most=1), spec)
     for _ in range(20):
         image, truth = crop(Image.fromarray(values), values)
         assert image.shape == (1, 96, 80) and image.dtype == torch.float32
@@ -39,7 +45,7 @@ def test_picture_and_mask_stay_on_each_other(down, scale, resize):
 def test_flipped_or_not_they_agree():
     values = ramp(64, 64)
     for flip, falls in ((0.0, False), (1.0, True)):
-        crop = TrainCrop(DenseAugment((1.0, 1.0), flip, 0, 1), InputSpec((64, 64), 1, **RAW, resize="none"))
+        crop = train_crop(DenseAugment((1.0, 1.0), flip, 0, 1), InputSpec((64, 64), 1, **RAW, resize="none"))
         image, truth = crop(Image.fromarray(values), values)
         assert (truth[0, 0] > truth[0, -1]) == falls
         assert torch.equal(image[0].round().long(), truth)
@@ -47,7 +53,7 @@ def test_flipped_or_not_they_agree():
 
 def test_both_outcomes_of_a_flip_occur():
     values = ramp(64, 64)
-    crop = TrainCrop(DenseAugment((1.0, 1.0), 0.5, 0, 1), InputSpec((64, 64), 1, **RAW, resize="none"))
+    crop = train_crop(DenseAugment((1.0, 1.0), 0.5, 0, 1), InputSpec((64, 64), 1, **RAW, resize="none"))
     falls = [
         bool(truth[0, 0] > truth[0, -1]) for _, truth in (crop(Image.fromarray(values), values) for _ in range(30))
     ]
@@ -58,7 +64,7 @@ def test_a_crop_equals_the_resized_picture_cut():
     """Only the window is computed: it holds what the whole picture, resized, would show there."""
     random = np.random.default_rng(0)
     values = random.integers(0, 255, (90, 70), np.uint8)
-    crop = TrainCrop(DenseAugment((2.0, 2.0), 0, 0, 1), InputSpec((64, 48), 1, **RAW, resize="none"))
+    crop = train_crop(DenseAugment((2.0, 2.0), 0, 0, 1), InputSpec((64, 48), 1, **RAW, resize="none"))
     image, _ = crop(Image.fromarray(values), values)
     whole = np.asarray(Image.fromarray(values).resize((140, 180), Image.Resampling.BILINEAR))
     windows = np.lib.stride_tricks.sliding_window_view(whole, (64, 48))
@@ -67,13 +73,13 @@ def test_a_crop_equals_the_resized_picture_cut():
 
 def test_masks_are_never_blended():
     values = np.random.default_rng(0).choice(np.array([0, 7, 200, IGNORE], np.uint8), (80, 80))
-    crop = TrainCrop(DenseAugment(most=1), InputSpec((64, 64), 1, resize="none"))
+    crop = train_crop(DenseAugment(most=1), InputSpec((64, 64), 1, resize="none"))
     for _ in range(20):
         assert set(crop(Image.fromarray(values), values)[1].unique().tolist()) <= {0, 7, 200, IGNORE}
 
 
 def test_beyond_a_small_picture_is_the_mean_and_does_not_count():
-    crop = TrainCrop(DenseAugment((1.0, 1.0), 0, 0, 1), InputSpec((8, 9), resize="none"))
+    crop = train_crop(DenseAugment((1.0, 1.0), 0, 0, 1), InputSpec((8, 9), resize="none"))
     image, truth = crop(Image.fromarray(np.full((5, 6, 3), 255, np.uint8)), np.ones((5, 6), np.uint8))
     assert (truth == 1).sum() == 30 and (truth[:5, :6] == 1).all() and (truth[5:] == IGNORE).all()
     assert (image[:, :5, :6] > 2).all()
@@ -82,7 +88,7 @@ def test_beyond_a_small_picture_is_the_mean_and_does_not_count():
 
 def test_crops_come_from_everywhere():
     values = ramp(40, 250)
-    crop = TrainCrop(DenseAugment((1.0, 1.0), 0, 0, 1), InputSpec((40, 50), 1, resize="none"))
+    crop = train_crop(DenseAugment((1.0, 1.0), 0, 0, 1), InputSpec((40, 50), 1, resize="none"))
     lefts = [int(crop(Image.fromarray(values), values)[1][0, 0]) for _ in range(200)]
     assert min(lefts) < 10 and max(lefts) > 193
 
@@ -93,7 +99,7 @@ def test_a_crop_of_almost_one_class_is_drawn_again():
     values[:20, 320:] = IGNORE
 
     def mixed(most):
-        crop = TrainCrop(DenseAugment((1.0, 1.0), 0, 0, most), InputSpec((40, 40), 1, resize="none"))
+        crop = train_crop(DenseAugment((1.0, 1.0), 0, 0, most), InputSpec((40, 40), 1, resize="none"))
         shown = [crop(Image.fromarray(values), values)[1] for _ in range(60)]
         return sum(bool((truth == 1).any()) for truth in shown) / len(shown)
 
@@ -106,8 +112,8 @@ def test_colours_vary_and_truth_does_not():
     truth = np.random.default_rng(1).integers(0, 3, (32, 32), np.uint8)
     for channels in (1, 3):
         spec = InputSpec((32, 32), channels, resize="none")
-        plain, _ = TrainCrop(DenseAugment((1.0, 1.0), 0, 0, 1), spec)(colours, truth)
-        varied = TrainCrop(DenseAugment((1.0, 1.0), 0, 1, 1), spec)
+        plain, _ = train_crop(DenseAugment((1.0, 1.0), 0, 0, 1), spec)(colours, truth)
+        varied = train_crop(DenseAugment((1.0, 1.0), 0, 1, 1), spec)
         seen = [varied(colours, truth) for _ in range(5)]
         assert all(torch.equal(mask, torch.from_numpy(truth).long()) for _, mask in seen)
         assert all(image.shape == (channels, 32, 32) and not torch.equal(image, plain) for image, _ in seen)

@@ -60,15 +60,14 @@ class MaskReader:
 
     def _class_of_value(self) -> np.ndarray:
         table = np.full(DEEP, -1, np.int16)
-        if self.reduce_zero_label:
-            table[0] = IGNORE
+        table[0] = IGNORE  # unless it is a class
         first = int(self.reduce_zero_label)
         table[first : first + self.classes] = np.arange(self.classes)
-        table[IGNORE] = IGNORE
-        for value in self.ignore:
-            if isinstance(value, int):
-                table[value] = IGNORE
+        table[self._ignored()] = IGNORE
         return table
+
+    def _ignored(self) -> list[int]:
+        return sorted({IGNORE, *(value for value in self.ignore if isinstance(value, int))})
 
     def _by_value(self, values: np.ndarray, path: str | Path) -> np.ndarray:
         values = as_grey(values, path)
@@ -90,7 +89,7 @@ class MaskReader:
         if values.ndim == 3 and self.palette:
             return f"expected the colours of the {self.classes} classes"
         first = int(self.reduce_zero_label)
-        ignored = " or ".join(map(str, sorted({IGNORE, *(value for value in self.ignore if isinstance(value, int))})))
+        ignored = " or ".join(map(str, self._ignored()))
         return f"expected {first} to {first + self.classes - 1}, or {ignored} for pixels to ignore"
 
 

@@ -117,15 +117,8 @@ def read_objects(record: ImageRecord) -> tuple[Image.Image, Target]:
 def as_target(
     number: int, boxes: Any, labels: Any, crowd: Sequence[bool] | None = None, masks_NHW: np.ndarray | None = None
 ) -> Target:
-    """N boxes x1, y1, x2, y2 in pixels and N class numbers -> what a set hands out; N may be 0.
-
-    Args:
-        number: the image's id.
-        boxes: (N, 4).
-        labels: (N,).
-        crowd: (N,); False when left out.
-        masks_NHW: bool, where the source has any.
-    """
+    """An image's id, (N, 4) boxes x1, y1, x2, y2 in pixels, (N,) class numbers and whether each is a crowd (none, when
+    left out), bool masks where the source has any -> what a set hands out; N may be 0."""
     import torch
 
     labels = torch.as_tensor(labels, dtype=torch.int64)

@@ -20,14 +20,7 @@ Label = TypeVar("Label")
 
 
 class ScatteredSource(Source[Label]):
-    """Scattered digits as a problem; a subclass says what the label of a scene is.
-
-    Args:
-        size: height and width, pixels.
-        channels: 1 for grey, 3 for colour.
-        count: how many images train; 200 validate, 400 of other writers test.
-        seed: another one is another set.
-    """
+    """`ScatteredDigits` as a problem, `count` of them to train; a subclass says what the label of a scene is."""
 
     name = "scattered-digits"
     has_test = True

@@ -14,11 +14,7 @@ Sample = tuple[Tensor, Any]
 
 
 class Transforms(Generic[Label]):
-    """Here, the batches of dense tasks: lists of images (C, H, W) and of labels, which may differ in size.
-
-    Args:
-        spec: how an image becomes a model's input.
-    """
+    """Here, the batches of dense tasks: lists of images (C, H, W) and of labels, which may differ in size."""
 
     evaluation_batch: int | None = 1  # None: as many as in training
 

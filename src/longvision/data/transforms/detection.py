@@ -60,14 +60,8 @@ def training_sample(
     """An image and its objects -> normalised float32 (C, *size) and the objects that are left, perhaps none.
 
     Crowds are dropped. Boxes are tight around what is to be seen of an object where there are masks. `size` is the
-    height and width of what is not padding, which lies right and below.
-
-    Args:
-        image: the image, of any size.
-        target: its objects.
-        spec: size, channels, mean and deviation of what comes out.
-        augment: what is varied, how far.
-        another: draws the image whose objects are pasted.
+    height and width of what is not padding, which lies right and below. `another` draws the image whose objects are
+    pasted.
     """
     view = jittered(image, target, spec, augment)
     if happens(augment.copy_paste):

@@ -22,36 +22,23 @@ TRIES = 10  # crops drawn before one that shows almost a single class is taken
 
 
 class SegmentationTransforms(Transforms[np.ndarray]):
-    """Batches of images with masks. Training: (C, h, w) float32 with (h, w) int64; evaluation: the image as its spec
-    fits it, with its mask (H, W) int64 as it was drawn."""
+    """Batches of images with masks. Evaluation: the image as its spec fits it, with its mask (H, W) int64 as it was
+    drawn. Training: a crop of both at the training size, varied alike, (C, h, w) float32, normalised, and (h, w) int64;
+    what lies beyond an image smaller than it, below and right, is the mean in the image and ignored in the mask."""
 
     def __init__(self, augment: DenseAugment, spec: InputSpec) -> None:
         super().__init__(spec)
-        self.crop = TrainCrop(augment, spec)
-
-    def train(self, image: Image.Image, label: np.ndarray, images: ImageSet[np.ndarray]) -> Sample:
-        return self.crop(image, label)
-
-    def evaluate(self, image: Image.Image, label: np.ndarray) -> Sample:
-        return self.spec.evaluated(image), torch.from_numpy(label).long()
-
-
-class TrainCrop:
-    """An image and its mask -> a crop of both at the training size, varied alike.
-
-    Returns (C, h, w) float32, normalised, and (h, w) int64. What lies beyond an image smaller than the crop, below and
-    right, is the mean in the image and ignored in the mask.
-    """
-
-    def __init__(self, augment: DenseAugment, spec: InputSpec) -> None:
-        self.augment, self.spec = augment, spec
+        self.augment = augment
         steps: list[Any] = [v2.ToImage(), v2.RandomHorizontalFlip(augment.flip)]
         if augment.photometric:
             steps.append(_jitter(augment.photometric, spec.channels))
         self.vary = v2.Compose(steps)
 
-    def __call__(self, image: Image.Image, mask_HW: np.ndarray) -> tuple[Tensor, Tensor]:
-        image, mask = as_channels(image, self.spec.channels), Image.fromarray(mask_HW)
+    def evaluate(self, image: Image.Image, label: np.ndarray) -> Sample:
+        return self.spec.evaluated(image), torch.from_numpy(label).long()
+
+    def train(self, image: Image.Image, label: np.ndarray, images: ImageSet[np.ndarray]) -> Sample:
+        image, mask = as_channels(image, self.spec.channels), Image.fromarray(label)
         for _ in range(TRIES):
             window = self._draw(image.height, image.width)
             crop_hw = np.array(window.cut(mask, Image.Resampling.NEAREST))
