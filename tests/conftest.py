@@ -3,6 +3,10 @@
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is imported: nothing below may come first
+# Two threads that wait for each other at every small operation are a hundred times slower than one where a second
+# process takes their cores; commands that a test starts inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "agg")
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +19,6 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# Two threads that wait for each other at every small operation are a hundred times slower than one where a second
-# process takes their cores.
 torch.set_num_threads(1)
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared"
