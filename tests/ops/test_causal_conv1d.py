@@ -13,19 +13,12 @@ from longvision.ops import causal_conv1d
 from longvision.ops.causal_conv1d import chunked, cpu
 from longvision.ops.causal_conv1d.reference import causal_conv1d_reference
 from longvision.ops.common import choose_backend
+from support.convolution_cases import make
 from support.scan_cases import needs_compiler
 
 pytestmark = pytest.mark.usefixtures("poison")
 
 BOTH = pytest.mark.parametrize("function", [causal_conv1d, causal_conv1d_reference])
-
-
-def make(batch, tokens, width, taps, dtype=torch.float64):
-    return (
-        torch.randn(batch, tokens, width, dtype=dtype),
-        torch.randn(width, taps, dtype=dtype),
-        torch.randn(width, dtype=dtype),
-    )
 
 
 def torch_conv(x, weight, bias, silu=False, reverse=False, cu_seqlens=None):

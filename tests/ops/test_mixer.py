@@ -286,7 +286,7 @@ def test_what_is_saved_hands_on_no_gradient():
     (make, {"ways": (True,), "keep": False}),
     (make_block, {"cu_seqlens": [0, 5, 20]}),
     (make_block, {"dtype": torch.bfloat16}),
-], ids=str)  # fmt: skip
+], ids=lambda value: getattr(value, "__name__", str(value)))  # fmt: skip
 def test_opcheck(maker, options):
     keep = (options := dict(options)).pop("keep", True)
     case = maker(1, 20, 6, **{"dtype": torch.float32, **options})

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from test_causal_conv1d import make
 
 from longvision.ops import causal_conv1d
 from longvision.ops.causal_conv1d.reference import causal_conv1d_reference
+from support.convolution_cases import make
 from support.layouts import LAYOUTS, laid_out
 from support.triton_cases import TOLERANCE, assert_norms
 

@@ -204,7 +204,7 @@ def test_autocast_lowers_the_matmuls_alone(device):
 
 @pytest.mark.parametrize("maker, options", [
     (make, {"keep": False}), (make_block, {"cu_seqlens": [0, 2, 3]}), (make_block, {"dtype": torch.bfloat16}),
-], ids=str)  # fmt: skip
+], ids=lambda value: getattr(value, "__name__", str(value)))  # fmt: skip
 def test_opcheck(device, maker, options):
     keep = (options := dict(options)).pop("keep", True)
     case = maker(1, 3, 4, **{"dtype": torch.float32, "states": 1, **options}).on(device)
