@@ -15,8 +15,8 @@ class TaskEntry:
         module: its LightningModule.
         config: the dataclass of its options, `--model.…`.
         sources: where its images may come from, the default first: a word -> the dataclass of its options, `--data.…`.
-        predictor: what answers questions about images with a trained model of it.
-        output: what `longvision predict` prints and writes of the answers.
+        predictor: what runs a trained model of it on images.
+        output: what `longvision predict` prints and writes of the results.
     """
 
     module: str

@@ -43,13 +43,13 @@ def _samples(data: Any) -> Any:
     """Spread evenly over the training images."""
     from longvision.viz.sheets import contact_sheet
 
-    pictures = data.images("train")
+    images = data.images("train")
     rows = data.examples("train", SAMPLES)
-    return contact_sheet([_drawn(data, *pictures[row]) for row in rows], f"{data.name}: some of its training images")
+    return contact_sheet([_drawn(data, *images[row]) for row in rows], f"{data.name}: some of its training images")
 
 
 def _drawn(data: Any, image: Any, label: Any) -> Any:
-    """A class number, a class map or objects over the picture."""
+    """A class number, a class map or objects over the image."""
     from longvision.types import Target
     from longvision.viz.overlays import draw_objects, draw_segmentation, titled
 

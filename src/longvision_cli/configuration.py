@@ -150,7 +150,7 @@ def _flat(content: dict[str, Any], keys: dict[str, Key], before: str = "") -> It
     for name, value in content.items():
         if isinstance(value, dict) and f"{before}{name}" not in keys:
             yield from _flat(value, keys, f"{before}{name}.")
-        else:
+        elif value is not None or not any(key.startswith(f"{before}{name}.") for key in keys):  # no table left empty
             yield f"{before}{name}", value
 
 

@@ -19,9 +19,8 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--size", metavar="PIXELS", help="of the image: 512, or 480x640; default: each model's own")
     options = parser.parse_args(arguments)
     size = _size(options.size)
-    if options.pattern and not fnmatch.filter(model_names(), options.pattern):
-        near = f"*{options.pattern.strip('*')}*"
-        raise UserError(f"no model's name fits {options.pattern!r}: try {near!r}")
+    if options.pattern:
+        _check_fits(options.pattern, [known for name in model_names() for known in (name, f"{name}_pyramid")])
 
     import timm
 
@@ -29,6 +28,8 @@ def run(arguments: list[str]) -> int:
     from longvision.models.cost import measure_cost
 
     names = timm.list_models(options.pattern) if options.pattern else NAMES
+    if options.pattern:
+        _check_fits(options.pattern, names)  # a pyramid that nobody registered
     width = max(len(name) for name in names)
     print(f"{'model':<{width}}  {'parameters':>12}  {'size':>9}  {'GMACs':>9}  scan's share")
     for name in names:
@@ -44,6 +45,12 @@ def run(arguments: list[str]) -> int:
         share = f"{100 * cost.scan_macs / cost.macs:.1f} %" if cost.scan_macs else "-"
         print(f"{name:<{width}}  {cost.parameters:>12,}  {shown:>9}  {cost.macs / 1e9:>9.3f}  {share:>12}")
     return 0
+
+
+def _check_fits(pattern: str, names: list[str]) -> None:
+    if not fnmatch.filter(names, pattern):
+        near = f"*{pattern.strip('*')}*"
+        raise UserError(f"no model's name fits {pattern!r}: try {near!r}")
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

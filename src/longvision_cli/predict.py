@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from longvision.errors import UserError
+from longvision.errors import UserError, user_paths
 from longvision_cli.arguments import ArgumentParser
 from longvision_cli.folders import free_folder
 from longvision_cli.quiet import quiet
@@ -53,7 +53,8 @@ def run(arguments: list[str]) -> int:
     limit_memory()  # else the system would end the command without a word
     skipped: list[str] = []
     for result in predictor.stream(_with_progress(images), lambda _, error: skipped.append(str(error))):
-        output.add(result)
+        with user_paths():
+            output.add(result)
     return _report(output, skipped, len(images), folder)
 
 
@@ -95,7 +96,8 @@ def _report(output: Any, skipped: list[str], images: int, folder: Path | None) -
     if folder is None:
         print(json.dumps(output.as_json(), indent=2))
     elif output.rows:
-        output.finish(folder)
+        with user_paths():
+            output.finish(folder)
         _print_table(*zip(*output.rows, strict=True))
         print(*output.notes, f"{output.about}: {folder}", sep="\n")
     return 0 if output.rows else 1

@@ -161,3 +161,12 @@ def test_an_old_run_s_inference_is_read_under_its_new_name(tmp_path):
     text = (OLD / "segmentation.yaml").read_text().replace("    window: null", "    window: 32")
     (tmp_path / "config.yaml").write_text(text)
     assert configure([tmp_path / "config.yaml"], words_of(), of_run=True).model.inference.window == 32
+
+
+def test_a_table_left_empty_changes_nothing(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text("model:\n  inference:\ntask: segmentation\nsource: scattered\ntrainer:\n", encoding="utf-8")
+    words = words_of("--data.workers", "1")
+    got = configure([path], words)
+    path.write_text("task: segmentation\nsource: scattered\n", encoding="utf-8")
+    assert plain(got) == plain(configure([path], words))

@@ -63,3 +63,14 @@ def test_a_size_that_a_model_refuses_is_a_row(longvision):
     answer = longvision("models", "vim_nano*", "--size", "30")
     assert answer.code == 0
     assert "30x30 does not divide into patches of 4" in answer.out.splitlines()[1]
+
+
+def test_pyramids_of_ours_are_models_too(longvision):
+    (name,) = rows(longvision("models", "vim_nano*_pyramid"))
+    assert name == "vim_nano_patch4_32_pyramid"
+
+
+@pytest.mark.parametrize("pattern", ["nosuch*", "deit_tiny_*_pyramid"])
+def test_a_pattern_that_fits_nothing(longvision, pattern):
+    answer = longvision("models", pattern)
+    assert answer.code == 2 and pattern in answer.err

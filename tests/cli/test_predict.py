@@ -108,6 +108,12 @@ def test_a_folder_of_one_s_own(longvision, digits_run, three):
     assert not Path("predictions-1").exists()
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a folder in which nobody may write")
+def test_a_folder_that_cannot_be_made(longvision, digits_run, three):
+    answer = longvision("predict", digits_run, three[0], "--out", "/proc/self/mine")
+    assert answer.code == 2 and "/proc/self/mine" in answer.err and answer.err.count("\n") == 1
+
+
 def test_no_more_than_sixteen_are_drawn(longvision, digits_run, three):
     answer = longvision("predict", digits_run, *three * 6)
     assert len(answer.out.splitlines()) == 20
@@ -140,6 +146,7 @@ def test_the_batch_changes_nothing(longvision, digits_run, three, batch):
         ("{run} image.png --picture new.png", ["--picture", "--out"]),
         ("{run} image.png --picture=new.png", ["--picture", "--out"]),
         ("{run} image.png --out image.png", ["image.png", "--out"]),
+        ("{run} image.png --out image.png/deep", ["image.png", "--out"]),
         ("{run} image.png --out full", ["full", "--out"]),
         ("{run} image.png --pixels 3", ["--pixels"]),
         ("{run}", ["FILE|FOLDER"]),

@@ -52,6 +52,12 @@ def test_data_elsewhere(longvision, folder_run, images, tmp_path):
     assert figures(answer)["accuracy"] == 50.0
 
 
+def test_without_a_batch_there_is_nothing_to_say(longvision, digits_run):
+    answer = longvision("validate", digits_run, "--trainer.limit_val_batches", 0)
+    assert answer.code == 2 and "limit_val_batches" in answer.err
+    assert answer.out == ""
+
+
 def test_changed_classes_are_refused(longvision, folder_run, own_images):
     for split in ("train", "val"):
         (own_images / split / "dark").rename(own_images / split / "night")

@@ -1,6 +1,7 @@
 """A report whose stages fail one after the other: the model is never lost."""
 
 import json
+import signal
 
 import pytest
 import torch
@@ -88,6 +89,18 @@ def test_without_an_evaluation_the_model_is_saved_all_the_same(run, options):
     assert not outcome.metrics and "limit_test_batches" in str(outcome)
     assert run.card.is_file() and metadata(run)["classes"] == [str(n) for n in range(10)]
     assert (run.path / "curves.png").is_file() and (run.path / "predictions.png").is_file()
+
+
+def test_ctrl_c_while_it_evaluates_is_an_interruption(run, monkeypatch):
+    """Lightning would end the process."""
+    monkeypatch.setattr(Classification, "test_step", failing(KeyboardInterrupt()))
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(run)
+    finally:
+        signal.signal(signal.SIGINT, handler)  # Lightning has it ignored
+    assert metadata(run)["task"] == "classification" and run.card.is_file()
 
 
 def test_where_nothing_validated_the_last_weights_are_taken_and_tested(run):

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from longvision.errors import UserError
 from longvision.layers import VimMixer
 from longvision.layers.mixer import DIRECTIONS
 
@@ -150,7 +151,7 @@ def test_half_precision_mean_does_not_overflow():
 
 def test_unknown_direction_names_the_known():
     with pytest.raises(
-        ValueError, match="direction='both' is unknown: choose one of none, sequence, layer, ssm, ssm_conv"
+        UserError, match="direction='both' is unknown: choose one of none, sequence, layer, ssm, ssm_conv"
     ):
         VimMixer(16, direction="both")
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 pytest.importorskip("matplotlib")
 from longvision.viz import charts
-from longvision.viz.charts import draw_class_figures, draw_confusion, draw_curves, draw_examples
+from longvision.viz.charts import draw_class_metrics, draw_confusion, draw_curves, draw_examples
 
 GREEN, RED = (42, 127, 79), (179, 38, 30)
 GREY = Image.new("L", (8, 8), 128)
@@ -61,7 +61,7 @@ def test_curves_with_gaps(tmp_path, figures):
 
 def test_bars_of_classes_are_the_best_above_and_name_those_that_are_not_there(tmp_path, figures):
     shares = {"cat": 0.5, "dog": float("nan"), "cow": 0.875}
-    draw_class_figures(shares, tmp_path / "c.png", "title", "IoU, %")
+    draw_class_metrics(shares, tmp_path / "c.png", "title", "IoU, %")
     axes = figures[0].axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "cow"]
     assert [bar.get_width() for bar in axes.patches] == [50.0, 87.5]

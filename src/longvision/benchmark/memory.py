@@ -43,7 +43,7 @@ def _reset_high_water_mark() -> int | None:
     release_memory()
     _trim_heap()
     try:
-        CLEAR_REFS.write_text("5")
+        CLEAR_REFS.write_text("5", "utf-8")
         start = _status("VmRSS")
         reset = _status("VmHWM") - start < 2**20
     except OSError:
@@ -62,7 +62,7 @@ def _status(name: str) -> int:
 
 
 def _kilobytes(path: Path, name: str) -> int:
-    match = re.search(rf"^{name}:\s+(\d+) kB", path.read_text(), re.MULTILINE)
+    match = re.search(rf"^{name}:\s+(\d+) kB", path.read_text("utf-8"), re.MULTILINE)
     if match is None:
         raise OSError(f"{path} has no {name}")
     return 1024 * int(match[1])
@@ -93,7 +93,7 @@ def available_memory() -> int:
     free = [_kilobytes(MEMINFO, "MemAvailable")]
     for most, current in CGROUPS:
         try:
-            free.append(int(Path(most).read_text()) - int(Path(current).read_text()))
+            free.append(int(Path(most).read_text("utf-8")) - int(Path(current).read_text("utf-8")))
         except (OSError, ValueError):  # not there, or "max"
             continue
     return max(0, min(free))

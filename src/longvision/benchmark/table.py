@@ -38,7 +38,7 @@ def label(row: Row) -> str:
 
 
 def with_head(rows: Sequence[Row]) -> list[str]:
-    """["with HEAD"], or [] for bare models, as those of a file that is older than the column."""
+    """["with HEAD"], or [] for models alone, as those of a file that is older than the column."""
     return [f"with {head}" for head in dict.fromkeys(row.get("head") for row in rows) if head]
 
 

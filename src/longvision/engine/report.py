@@ -50,9 +50,16 @@ class Outcome:
 
 
 def evaluate(trainer: Trainer, task: Task, data: Any, split: str) -> Outcome:
-    """Loss and metrics on one split; without any where there are no batches."""
+    """Loss and metrics on one split; without any where there are no batches.
+
+    Raises:
+        KeyboardInterrupt: stopped by hand.
+    """
     run = trainer.test if split == "test" else trainer.validate
-    logged = next(iter(run(task, datamodule=data, verbose=False)), {})
+    try:
+        logged = next(iter(run(task, datamodule=data, verbose=False)), {})
+    except SystemExit as error:  # Lightning's answer to Ctrl-C
+        raise KeyboardInterrupt from error
     metrics = {name.removeprefix(f"{split}/"): value for name, value in logged.items()}
     return Outcome(split, metrics, {name: words for name, words in task.metric_names.items() if name in metrics})
 

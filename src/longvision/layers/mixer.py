@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
+from longvision.errors import UserError
 from longvision.layers.plain import (
     TAPS,
     anybody_watches,
@@ -57,7 +58,7 @@ class VimMixer(nn.Module):
         reverse: with one direction, scan from the last token to the first.
 
     Raises:
-        ValueError: an unknown direction.
+        UserError: an unknown direction.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class VimMixer(nn.Module):
     ) -> None:
         super().__init__()
         if direction not in DIRECTIONS:
-            raise ValueError(f"direction={direction!r} is unknown: choose one of {', '.join(DIRECTIONS)}")
+            raise UserError(f"direction={direction!r} is unknown: choose one of {', '.join(DIRECTIONS)}")
         self.direction, self.reverse = direction, reverse
         self.inner, self.rank, self.state = 2 * dim, math.ceil(dim / 16), state
         self.fused = True  # see `set_fused`

@@ -16,7 +16,7 @@ class CocoAveragePrecision(MeanAveragePrecision):
     """COCO's AP of boxes, and of masks where there are any, over all images of a split, gathered over devices.
 
     As in COCOeval, at most 100 detections an image count, and what lies in a crowd neither helps nor harms. Masks are
-    kept run-length encoded.
+    held run-length encoded.
 
     Args:
         classes: how many, K.

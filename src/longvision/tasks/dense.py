@@ -12,7 +12,7 @@ from torch import nn
 from longvision.tasks.config import TaskConfig
 from longvision.tasks.task import Artifacts, Task
 from longvision.types import DataInfo
-from longvision.viz.charts import draw_class_figures
+from longvision.viz.charts import draw_class_metrics
 from longvision.viz.sheets import contact_sheet
 
 EXAMPLES = 8  # images in predictions.png
@@ -75,7 +75,7 @@ class DenseTask(Task):
         if self.by_class:
             words, values = next(iter(self.by_class.items()))
             made["classes.csv"] = self._write_classes
-            made["classes.png"] = lambda path: draw_class_figures(
+            made["classes.png"] = lambda path: draw_class_metrics(
                 dict(zip(self.info.classes, values, strict=True)), path, title, f"{words}, %"
             )
         return made

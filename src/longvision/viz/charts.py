@@ -17,14 +17,14 @@ def _figure(width: float, height: float) -> Any:
 
 
 def draw_curves(
-    history: Sequence[dict[str, float]], path: Path, title: str, figure_name: str = "accuracy", words: str = "accuracy"
+    history: Sequence[dict[str, float]], path: Path, title: str, metric_name: str = "accuracy", words: str = "accuracy"
 ) -> None:
-    """Loss and the figure that decides over the epochs, training and validation, where there are such."""
+    """Loss and the metric that decides, over the epochs, training and validation, where there are such."""
     figure = _figure(10, 4)
     figure.suptitle(title)
     epochs = [row["epoch"] for row in history]
     for axes, metric, scale, label in zip(
-        figure.subplots(1, 2), ("loss", figure_name), (1, 100), ("loss", f"{words}, %"), strict=True
+        figure.subplots(1, 2), ("loss", metric_name), (1, 100), ("loss", f"{words}, %"), strict=True
     ):
         for split, colour in (("train", GREY), ("val", GOOD)):
             values = [scale * row.get(f"{split}/{metric}", np.nan) for row in history]
@@ -40,7 +40,7 @@ def draw_curves(
     figure.savefig(path, dpi=120)
 
 
-def draw_class_figures(shares: dict[str, float], path: Path, title: str, label: str) -> None:
+def draw_class_metrics(shares: dict[str, float], path: Path, title: str, label: str) -> None:
     """A bar a class, the best above; classes that do not occur (NaN) are named at the end."""
     known = sorted((item for item in shares.items() if item[1] == item[1]), key=lambda item: item[1])
     absent = [name for name, value in shares.items() if value != value]
@@ -49,7 +49,7 @@ def draw_class_figures(shares: dict[str, float], path: Path, title: str, label: 
     bars = axes.barh(range(len(known)), [100 * value for _, value in known], color=GOOD)
     axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
     axes.set_yticks(range(len(known)), [name for name, _ in known])
-    note = f"\nnot in these pictures: {', '.join(absent[:8])}{', …' if len(absent) > 8 else ''}" if absent else ""
+    note = f"\nnot in these images: {', '.join(absent[:8])}{', …' if len(absent) > 8 else ''}" if absent else ""
     axes.set(xlim=(0, 110), xlabel=f"{label}{note}", title=title)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)

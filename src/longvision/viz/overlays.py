@@ -122,8 +122,8 @@ def _percent(share: float) -> str:
     return "<0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
 
 
-def _with_truth(name: str, figures: Sequence[str]) -> str:
-    return f"{name}  {figures[0]}" + (f" (truth {figures[1]})" if len(figures) > 1 else "")
+def _with_truth(name: str, shares: Sequence[str]) -> str:
+    return f"{name}  {shares[0]}" + (f" (truth {shares[1]})" if len(shares) > 1 else "")
 
 
 # -- objects ----------------------------------------------------------------------------------------------------------

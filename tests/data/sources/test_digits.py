@@ -46,3 +46,11 @@ def test_the_scans_are_parsed_once(monkeypatch):
     monkeypatch.setattr(sklearn_datasets, "load_digits", lambda: parsed.append(1) or load())
     load_digits_split("val")
     assert len(parsed) == 1
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_scikit_learn_s_file_is_parsed_once(monkeypatch, split):
+    original, parsed = sklearn_datasets.load_digits, []
+    monkeypatch.setattr(sklearn_datasets, "load_digits", lambda: parsed.append(split) or original())
+    load_digits_split(split)
+    assert parsed == [split]

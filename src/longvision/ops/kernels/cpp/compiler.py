@@ -101,7 +101,7 @@ def _this_processor() -> str:
 def _fingerprint(command: list[str]) -> str:
     """Of everything that the library depends on; a home folder may be shared by machines of different kinds."""
     parts = [platform.machine(), _processor_features(), *command, _version(command[0])]
-    parts += [path.read_text() for path in sorted(SOURCES.glob("*.h"))] + [(SOURCES / "kernels.cpp").read_text()]
+    parts += [path.read_text("utf-8") for path in [*sorted(SOURCES.glob("*.h")), SOURCES / "kernels.cpp"]]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -113,7 +113,7 @@ def _version(compiler: str) -> str:
 
 def _processor_features() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
         return platform.processor()
     wanted = ("model name", "flags", "Features", "CPU part")
