@@ -44,7 +44,7 @@ class Sample(NamedTuple):
     """Boxes (n, 4) of each image, and what each of them is: the number of its true box (n,), its class (n,)."""
 
     boxes: list[Tensor]
-    index: list[Tensor]
+    nearest: list[Tensor]
     label: list[Tensor]
 
 

@@ -3,6 +3,7 @@
 import warnings
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from longvision.data.io.coco_masks import is_drawable, is_empty, mask_tools
@@ -55,8 +56,8 @@ class CocoSource(ObjectSource):
         self._check_shapes(content, file)
         records: dict[int, ImageRecord] = {}
         for image in content["images"]:
-            path, shapes = str(folder / image["file_name"]), [] if self.has_masks else None
-            records[image["id"]] = ImageRecord(path, image["id"], image["height"], image["width"], shapes=shapes)
+            record = ImageRecord(str(folder / image["file_name"]), image["id"], image["height"], image["width"])
+            records[image["id"]] = replace(record, shapes=[]) if self.has_masks else record
         flat = [_words(one) for one in content["annotations"] if not self._add(one, records[one["image_id"]])]
         total = len(content["annotations"])
         refuse_many(flat, total, f"of the {total} boxes in {file} have no area")

@@ -146,7 +146,10 @@ def has_area(box: Box) -> bool:
 
 def check_files(records: Iterable[ImageRecord], where: str) -> None:
     """Raises UserError unless each file is an image of the size that `where` says. No pixel is decoded."""
-    missing, broken, other, records = [], [], [], list(records)
+    records = list(records)
+    missing: list[str] = []
+    broken: list[str] = []
+    other: list[str] = []
     for record, size in zip(records, in_threads(upright_size, [record.file for record in records])):
         if size is None:
             (broken if os.path.exists(record.file) else missing).append(record.file)
