@@ -18,6 +18,8 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("run", metavar="RUN", help="a folder that `longvision train` made")
     parser.add_argument("--split", choices=("val", "test"), default="val", help="(default: %(default)s)")
     words = take_apart(parser, arguments)
+    if any(word.partition("=")[0] == "--task" for word in words.unknown):
+        raise UserError("--task: a run keeps the task that it was trained for, leave it out")
     from longvision.engine.run import Run
     from longvision.inference.description import read_description
 

@@ -262,7 +262,7 @@ def test_a_run_with_weights_of_another_model(longvision, digits_run, tmp_path, c
         ("validate {run} more", ["'more'"]),
         ("validate {run} --split train", ["'train'", "val", "test"]),
         ("validate {run} --split", ["--split"]),
-        ("validate {run} --task detr", ["--task"]),
+        ("validate {run} --task detr", ["--task", "a run keeps the task"]),
         ("validate {run} --data.sizee 3", ["--data.sizee", "--data.size"]),
         ("validate {run} --data.size 18", ["18x18", "patches of 4"]),
         ("models nosuch*", ["'nosuch*'"]),

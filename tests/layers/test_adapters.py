@@ -317,3 +317,22 @@ def test_a_mixer_alone_takes_adapters_too(peft):
     config = peft.LoraConfig(target_modules=["x_proj"], r=2)
     mixer = peft.inject_adapter_in_model(config, mixer).double()
     assert_same(mixer(x), expected)  # the adapter begins at nothing
+
+
+def test_a_convolution_that_computes_otherwise_is_called():
+    """A subclass may change what `nn.Conv1d.forward` calls and leave that as it is."""
+
+    class Doubled(nn.Conv1d):
+        def _conv_forward(self, *arguments):
+            return 2 * super()._conv_forward(*arguments)
+
+    mixer, x = block_of().mixer, tokens()
+    plain = mixer.conv1d
+    other = Doubled(plain.in_channels, plain.out_channels, plain.kernel_size, groups=plain.groups).to(plain.weight.dtype)
+    other.load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            parameter.mul_(2)
+    expected = mixer(x)
+    mixer.conv1d = other
+    assert_same(mixer(x), expected)

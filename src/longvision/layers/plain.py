@@ -59,7 +59,8 @@ def is_weight(module: nn.Module, bias: bool = False) -> bool:
 
 def is_filter(module: nn.Module) -> bool:
     """Whether the module is no more than the weight and the bias of a depthwise convolution."""
-    return is_plain(module, nn.Conv1d) and module.bias is not None
+    as_torch_s = is_plain(module, nn.Conv1d) and type(module)._conv_forward is nn.Conv1d._conv_forward
+    return as_torch_s and module.bias is not None
 
 
 def as_call(module: nn.Linear) -> Call:
