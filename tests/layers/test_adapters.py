@@ -328,7 +328,8 @@ def test_a_convolution_that_computes_otherwise_is_called():
 
     mixer, x = block_of().mixer, tokens()
     plain = mixer.conv1d
-    other = Doubled(plain.in_channels, plain.out_channels, plain.kernel_size, groups=plain.groups).to(plain.weight.dtype)
+    width = plain.in_channels
+    other = Doubled(width, width, plain.kernel_size, groups=width, dtype=plain.weight.dtype)
     other.load_state_dict(plain.state_dict())
     with torch.no_grad():
         for parameter in plain.parameters():

@@ -59,8 +59,8 @@ def is_weight(module: nn.Module, bias: bool = False) -> bool:
 
 def is_filter(module: nn.Module) -> bool:
     """Whether the module is no more than the weight and the bias of a depthwise convolution."""
-    as_torch_s = is_plain(module, nn.Conv1d) and type(module)._conv_forward is nn.Conv1d._conv_forward
-    return as_torch_s and module.bias is not None
+    is_torch_s = getattr(type(module), "_conv_forward", None) is nn.Conv1d._conv_forward
+    return is_torch_s and is_plain(module, nn.Conv1d) and module.bias is not None
 
 
 def as_call(module: nn.Linear) -> Call:
