@@ -192,7 +192,7 @@ def test_there_are_never_two_groups():
 
     for tokens in range(1, 1000, 7):
         for programs in range(1, 600, 13):
-            group, groups = kernels.grouping(tokens, programs, 1056)
+            group, groups = kernels.grouping(tokens, programs)
             assert groups != 2 and (groups - 1) * group < tokens <= groups * group
 
 
