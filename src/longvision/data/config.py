@@ -128,7 +128,7 @@ class DigitsData(ClassificationConfig):
     channels: Channels = 1
     workers: int | None = 0
     augment: Augment = DIGITS_AUGMENT
-    crop: float = 1.0
+    crop: float = 1.0  # type: ignore[misc]
 
     def source(self) -> Source[int]:
         return DigitsSource(self.channels)
