@@ -103,8 +103,9 @@ def test_ctrl_c_while_it_evaluates_is_an_interruption(run, monkeypatch):
     assert metadata(run)["task"] == "classification" and run.card.is_file()
 
 
-def test_where_nothing_validated_the_last_weights_are_taken_and_tested(run):
+def test_where_nothing_validated_the_last_weights_are_taken_and_tested(run, recwarn):
     assert train(run, limit_val_batches=0).metrics["accuracy"] >= 0
+    assert not [warning for warning in recwarn if "monitor" in str(warning.message)]  # nobody asked for a best epoch
     assert not run.best.exists() and "last step" in run.card.read_text()
 
 

@@ -78,10 +78,10 @@ def _write_into(trainer: Trainer, run: Run | None, monitor: str) -> None:
         trainer.callbacks.append(EpochTable(run.metrics))  # type: ignore[attr-defined]
     if run is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
         trainer.logger = TensorBoardLogger(run.path, name="tensorboard", version="", default_hp_metric=False)
-    trainer.callbacks += [  # type: ignore[attr-defined]
-        RunCheckpoint(filename="best", monitor=monitor, mode="max", **shared),
-        LastCheckpoint(filename="last", save_on_exception=True, **shared),
-    ]
+    checkpoints: list[RunCheckpoint] = [LastCheckpoint(filename="last", save_on_exception=True, **shared)]
+    if trainer.limit_val_batches != 0:
+        checkpoints.insert(0, RunCheckpoint(filename="best", monitor=monitor, mode="max", **shared))
+    trainer.callbacks += checkpoints  # type: ignore[attr-defined]
 
 
 def fit_or_interrupt(trainer: Trainer, task: Task, data: Any, resume: Path | None) -> None:
