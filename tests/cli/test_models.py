@@ -70,7 +70,7 @@ def test_pyramids_of_ours_are_models_too(longvision):
     assert name == "vim_nano_patch4_32_pyramid"
 
 
-@pytest.mark.parametrize("pattern", ["nosuch*", "deit_tiny_*_pyramid"])
+@pytest.mark.parametrize("pattern", ["nosuch*", "deit3_huge_*_pyramid"])
 def test_a_pattern_that_fits_nothing(longvision, pattern):
     answer = longvision("models", pattern)
     assert answer.code == 2 and pattern in answer.err
