@@ -121,6 +121,7 @@ def description(task: Task, data: Any) -> dict[str, Any]:
 
 
 def write_card(task: Task, data: Any, run: Run, metrics: dict[str, float] | None = None) -> None:
+    """README.md of the run's folder; without metrics, of a model that was not evaluated yet."""
     with written_beside(run.card, overwrite=True) as beside:
         beside.write_text(model_card(task, data, run, metrics or {}), encoding="utf-8")
 
