@@ -6,6 +6,7 @@ from longvision.errors import user_paths
 from longvision_cli.arguments import ArgumentParser, take_apart
 from longvision_cli.configuration import add_options, read_recipes
 from longvision_cli.folders import free_folder
+from longvision_cli.notes import print_notes
 from longvision_cli.quiet import quiet
 
 SAMPLES = 20
@@ -31,6 +32,7 @@ def run(arguments: list[str]) -> int:
     counts = ", ".join(f"{len(data.images(split))} {split}" for split in splits)
     print(f"{data.name}: {counts} images, {len(data.classes)} classes: {', '.join(data.classes[:12])}"
           + (", …" if len(data.classes) > 12 else ""))  # fmt: skip
+    print_notes(source)
     sheet = _samples(data)
     with user_paths():
         folder.mkdir(parents=True, exist_ok=True)

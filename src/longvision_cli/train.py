@@ -7,6 +7,7 @@ from longvision.errors import MissingFileError, UserError, user_paths
 from longvision_cli.arguments import ArgumentParser, take_apart
 from longvision_cli.configuration import Configuration, add_options, configure, read_recipes
 from longvision_cli.model_names import check_model
+from longvision_cli.notes import print_notes
 from longvision_cli.quiet import quiet
 
 if TYPE_CHECKING:
@@ -93,4 +94,5 @@ def _announce(task: Any, data: Any, run_folder: Any, goes_on: bool) -> None:
     parameters = sum(p.numel() for p in task.model.parameters())
     print(f"{task.config.name}, {parameters:,} parameters, {data.size[0]}x{data.size[1]} pixels")
     print(f"{data.name}: {len(data.classes)} classes, {counts} images")
+    print_notes(data.source)
     print(f"{'goes on in' if goes_on else 'run folder'} {run_folder.path}", flush=True)

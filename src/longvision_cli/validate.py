@@ -5,6 +5,7 @@ from itertools import zip_longest
 from longvision.errors import UserError
 from longvision_cli.arguments import ArgumentParser, take_apart
 from longvision_cli.configuration import configure
+from longvision_cli.notes import print_notes
 from longvision_cli.quiet import quiet
 
 
@@ -48,6 +49,7 @@ def run(arguments: list[str]) -> int:
     if not outcome.metrics:
         raise UserError(str(outcome))
     print(f"{task.evaluated(data, outcome.split)} images of the {outcome.split} split of {data.name}")
+    print_notes(source)
     for name, value in outcome.metrics.items():
         print(f"{name:<14} {value:.4f}" if name == "loss" else f"{name:<14} {100 * value:.1f} %")
     for line in task.class_table():

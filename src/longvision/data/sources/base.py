@@ -1,6 +1,7 @@
 """What every set offers, wherever its images come from, and how a set without validation images gets some."""
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -42,6 +43,12 @@ class Source(Generic[Label]):
     has_test: bool
     palette: list[Colour] | None = None  # of dense labels: a colour a class
     has_masks: bool = False  # of objects
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """What the commands tell of the set, a line each: how it was read where it could be read otherwise, and what
+        lies there and is not used. A source adds to it when it lists its files or opens a split."""
+        return []
 
     def split(self, split: Split) -> ImageSet[Label]:
         raise NotImplementedError
