@@ -226,6 +226,35 @@ def test_a_download_that_broke_off(tmp_path, suffix):
         load_weights(small(), path)
 
 
+def test_weights_are_replaced_at_once_or_stay(tmp_path, monkeypatch):
+    """Written once, under a name of its own; without `overwrite` what is there stays."""
+    path, before, after = tmp_path / "model.safetensors", small(), small()
+    save_weights(before, path, {"n": 1})
+    with pytest.raises(ExistingFileError):
+        save_weights(after, path)
+    written, save_file = [], safetensors.torch.save_file
+
+    def breaking(*arguments):
+        save_file(*arguments)
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(safetensors.torch, "save_file", breaking)
+        with pytest.raises(OSError, match="disk full"):
+            save_weights(after, path, {"n": 2}, overwrite=True)
+    assert same_file(path, before, 1) and list(tmp_path.iterdir()) == [path]
+    monkeypatch.setattr(safetensors.torch, "save_file", lambda *all: (written.append(all[1]), save_file(*all)))
+    save_weights(after, path, {"n": 2}, overwrite=True)
+    assert same_file(path, after, 2) and list(tmp_path.iterdir()) == [path]
+    assert len(written) == 1 and written[0] != path
+
+
+def same_file(path, model, number):
+    weights, metadata = read_weights(path)
+    own = model.state_dict()
+    return metadata["n"] == number and all(torch.equal(weights[name], own[name]) for name in own)
+
+
 @pytest.mark.parametrize("name", ["missing.pth", "missing.safetensors", "folder", "folder.safetensors"])
 def test_no_such_file(tmp_path, name):
     if name.startswith("folder"):

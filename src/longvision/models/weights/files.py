@@ -63,13 +63,23 @@ def fill_weights(model: nn.Module, weights: Weights, metadata: dict[str, Any], p
     model.load_state_dict(weights)
 
 
-def save_weights(model: nn.Module, path: str | os.PathLike[str], metadata: dict[str, Any] | None = None) -> None:
-    """Write safetensors, with what a reader needs to know of them as JSON. Raises ExistingFileError."""
-    write_weights(model.state_dict(), path, {**_describe(model), **(metadata or {})})
+def save_weights(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    metadata: dict[str, Any] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write safetensors, with what a reader needs to know of them as JSON. Raises as `write_weights`."""
+    write_weights(model.state_dict(), path, {**_describe(model), **(metadata or {})}, overwrite)
 
 
-def write_weights(weights: Weights, path: str | os.PathLike[str], metadata: dict[str, Any]) -> None:
-    """Whole or not at all; a tensor with two names is written under both. Raises ExistingFileError."""
+def write_weights(
+    weights: Weights, path: str | os.PathLike[str], metadata: dict[str, Any], overwrite: bool = False
+) -> None:
+    """Whole or not at all; a tensor with two names is written under both.
+
+    Raises ExistingFileError where `path` exists and may not be overwritten.
+    """
     own: Weights = {}
     addresses = set()
     for name, tensor in weights.items():
@@ -77,7 +87,7 @@ def write_weights(weights: Weights, path: str | os.PathLike[str], metadata: dict
         address = tensor.untyped_storage().data_ptr()
         own[name] = tensor.clone() if address in addresses else tensor  # safetensors refuses shared memory
         addresses.add(address)
-    with written_beside(path) as beside:
+    with written_beside(path, overwrite) as beside:
         safetensors.torch.save_file(own, beside, {"format": "pt", METADATA_KEY: json.dumps(metadata)})
 
 
