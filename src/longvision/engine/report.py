@@ -13,6 +13,7 @@ from torch import Tensor
 
 from longvision.engine.callbacks.history import read_history
 from longvision.engine.card import model_card
+from longvision.engine.ranks import on_first_rank
 from longvision.engine.run import Run
 from longvision.errors import UserError
 from longvision.files import written_beside
@@ -69,30 +70,38 @@ def write_report(trainer: Trainer, task: Task, data: Any, run: Run) -> Outcome:
 
     Raises:
         UserError, Exception: the evaluation failed. The weights, their card and what can be drawn are there.
+        Exception: the first process could not write, which ends the others too (`on_first_rank`).
     """
     if trainer.strategy.broadcast(run.best.exists()):  # there is none where training ended before it validated
         task.load_state_dict(read_checkpoint(run.best))
-    leads = trainer.is_global_zero
-    if leads:
-        save_weights(task.model, run.weights, description(task, data))
-        write_card(task, data, run)
-    outcome = Outcome("test" if data.has_test else "val")
-    failure: Exception | None = None
+    on_first_rank(trainer, lambda: save_model(task, data, run))
+    split = "test" if data.has_test else "val"
     try:
-        outcome = evaluate(trainer, task, data, outcome.split)
+        outcome = evaluate(trainer, task, data, split)
     except Exception as error:
-        failure = error
-    if leads:
-        if outcome.metrics:
-            add_metrics(task, data, run, {f"{outcome.split}/{name}": v for name, v in outcome.metrics.items()})
-        draw_artifacts(task, data, run, outcome)
-    if failure is not None:
+        # The others may have failed as well or be in the middle of it: nothing is said to them.
+        if trainer.is_global_zero:
+            draw_artifacts(task, data, run, Outcome(split))
         place = f"the model is saved in {run.weights}, it could not be evaluated"
-        if isinstance(failure, UserError):  # one sentence
-            raise type(failure)(f"{failure}; {place}") from failure
-        failure.add_note(place)
-        raise failure
+        if isinstance(error, UserError):  # one sentence
+            raise type(error)(f"{error}; {place}") from error
+        error.add_note(place)
+        raise
+    on_first_rank(trainer, lambda: save_results(task, data, run, outcome))
     return outcome
+
+
+def save_model(task: Task, data: Any, run: Run) -> None:
+    """The weights and their card, before they are evaluated: what fails then does not take them along."""
+    save_weights(task.model, run.weights, description(task, data))
+    write_card(task, data, run)
+
+
+def save_results(task: Task, data: Any, run: Run, outcome: Outcome) -> None:
+    """Metrics into the weights and their card, and the drawings."""
+    if outcome.metrics:
+        add_metrics(task, data, run, {f"{outcome.split}/{name}": v for name, v in outcome.metrics.items()})
+    draw_artifacts(task, data, run, outcome)
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -129,8 +138,7 @@ def write_card(task: Task, data: Any, run: Run, metrics: dict[str, float] | None
 def add_metrics(task: Task, data: Any, run: Run, metrics: dict[str, float]) -> None:
     """To the weights and their card, which are there without."""
     write_card(task, data, run, metrics)
-    with written_beside(run.weights, overwrite=True) as beside:
-        save_weights(task.model, beside, {**description(task, data), "metrics": metrics})
+    save_weights(task.model, run.weights, {**description(task, data), "metrics": metrics}, overwrite=True)
 
 
 def draw_artifacts(task: Task, data: Any, run: Run, outcome: Outcome) -> None:
