@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from longvision.layers import RMSNorm, VimBlock, set_fused
+from longvision.layers import RMSNorm, VimBlock, mixer, norm, set_fused
 from longvision.layers.mixer import DIRECTIONS
 from longvision.ops.selective_scan.parallel import selective_scan_parallel
 from longvision.ops.selective_scan.reference import selective_scan_reference
@@ -83,6 +83,21 @@ def test_all_parts_are_switched_and_back():
     assert not any(module.fused for module in model.modules() if hasattr(module, "fused"))
     set_fused(model)
     assert all(module.fused for module in model.modules() if hasattr(module, "fused"))
+
+
+@pytest.mark.parametrize("part, reference", [("norm", norm), ("mixer", mixer)], ids=["norm", "mixer"])
+def test_a_part_alone_is_switched(monkeypatch, part, reference):
+    """The block is one op no longer: that part runs in plain torch."""
+    block, x = VimBlock(16).double().eval(), torch.randn(2, 9, 16, dtype=torch.float64)
+    truth, called = block(x), []
+    name = {"norm": "rms_norm_reference", "mixer": "selective_scan_parallel"}[part]
+    plain = getattr(reference, name)
+    monkeypatch.setattr(reference, name, lambda *given, **named: called.append(name) or plain(*given, **named))
+    assert_near([block(x)], [truth])
+    assert not called
+    set_fused(getattr(block, part), False)
+    assert_near([block(x)], [truth])
+    assert called
 
 
 @pytest.mark.parametrize("direction", ["layer", "ssm_conv"])

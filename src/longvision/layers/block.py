@@ -51,7 +51,8 @@ class VimBlock(nn.Module):
         return x_BMD + self.drop_path(own(norm(x_BMD), cu_seqlens)).to(x_BMD.dtype)
 
     def _adds_nothing(self) -> bool:
-        """Whether nobody put anything between or around the parts, and none is skipped by chance."""
-        drop_path = self.drop_path
+        """Whether nobody put anything between or around the parts, none is skipped by chance, and the norm is fused:
+        the mixer's own switch is asked for where it gives its directions."""
+        drop_path, norm = self.drop_path, self.norm
         skips_none = is_plain(drop_path, nn.Identity) or (is_plain(drop_path, DropPath) and not drop_path.training)
-        return skips_none and is_plain(self.norm, RMSNorm) and is_plain(self.mixer, VimMixer)
+        return skips_none and is_plain(norm, RMSNorm) and norm.fused and is_plain(self.mixer, VimMixer)
