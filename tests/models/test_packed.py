@@ -108,6 +108,18 @@ def test_features_and_intermediates():
             torch.testing.assert_close(prefixes[i], prefix)
 
 
+def test_features_without_their_images_are_not_pooled_as_one():
+    model = small(pool="mean").eval()
+    packed = PackedImages.from_images(images(), 4)
+    final, _ = model.forward_intermediates(packed)
+    for features in (model.forward_features(packed), final):
+        with pytest.raises(UserError, match="images="):
+            model.forward_head(features)
+        assert model.forward_head(features, images=packed).shape == (len(packed), 5)
+    one = torch.randn(1, 3, 8, 8, dtype=torch.float64)
+    assert torch.equal(model.forward_head(model.forward_features(one)), model(one))
+
+
 def test_no_block_looks_at_the_boundaries(monkeypatch):
     """On a GPU that would be to wait for it."""
     looked = []

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from longvision.errors import UserError
 from longvision.layers import set_fused
+from longvision.models.packed_features import marked, refuse_marked
 from longvision.models.weights.files import fit_positions, load_weights
 from longvision.models.weights.hub import locate_weights
 from longvision.types import PackedImages
@@ -94,13 +95,17 @@ class Backbone(nn.Module):
 
     def forward_features(self, x: Tensor | PackedImages) -> Tensor:
         """(B, C, H, W) -> what goes to the pooling, normalised; of packed images, all in one row."""
-        return self._features(x)[0]
+        return marked(self._features(x)[0], x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False, images: PackedImages | None = None) -> Tensor:
         """What `forward_features` returned -> (B, num_classes), or (B, D) with `pre_logits`.
 
         `images`: the packed images whose features these are.
+
+        Raises UserError for features of packed images without `images`: all would be pooled as one image.
         """
+        if images is None:
+            refuse_marked(x)
         return self._classes(x, self._layout(images) if images is not None else None, pre_logits)
 
     def _layout(self, images: PackedImages) -> Any:
@@ -169,6 +174,7 @@ class Backbone(nn.Module):
             raise ValueError(f"output_fmt={output_fmt!r} is unknown: choose NCHW or NLC")
         blocks = self._blocks()
         take, last = feature_take_indices(len(blocks), indices)
+        images = x
         x, layout = self._embed(x)
         maps, prefixes = [], []
         for i, block in enumerate(blocks[: last + 1] if stop_early else blocks):
@@ -184,7 +190,7 @@ class Backbone(nn.Module):
         if with_prefix:
             result["image_intermediates_prefix"] = prefixes
         if not intermediates_only:
-            result["image_features"] = self._norm()(self._in_order(x, layout))
+            result["image_features"] = marked(self._norm()(self._in_order(x, layout)), images)
         if output_dict:
             return result
         pairs = list(zip(maps, prefixes)) if with_prefix else maps
