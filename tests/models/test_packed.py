@@ -120,6 +120,23 @@ def test_features_without_their_images_are_not_pooled_as_one():
     assert torch.equal(model.forward_head(model.forward_features(one)), model(one))
 
 
+@pytest.mark.slow
+def test_compiled_it_is_the_same():
+    """Values and every gradient, and again for other grids."""
+    model = small(depth=1)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    for sizes in (SIZES[:3], SIZES[1:]):
+        packed = PackedImages.from_images(images(sizes), 4)
+        weights = torch.randn(len(packed), 5, dtype=torch.float64)
+        truth, got = model(packed), compiled(packed)
+        torch.testing.assert_close(got, truth, rtol=1e-11, atol=1e-12)
+        expected, found = gradients(model, (truth * weights).sum()), gradients(model, (got * weights).sum())
+        assert found.keys() == expected.keys()
+        for name, gradient in expected.items():
+            torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-11, msg=name)
+
+
 def test_no_block_looks_at_the_boundaries(monkeypatch):
     """On a GPU that would be to wait for it."""
     looked = []
