@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -71,7 +69,7 @@ def test_test_pictures_need_labels(root):
     [
         ((50, 1, 62, 10), r"1 boxes in .*Annotations lie outside their images \(object 1 of 3: .* in 40x60\)"),
         ((-1, 1, 9, 9), r"1 boxes in .*Annotations lie outside"),
-        ((5, 5, 4, 9), r"1 of the 1 boxes in .* \(val\) have no area \(object 1 of 3\)"),
+        ((5, 5, 4, 9), r"1 of the 1 boxes in .* \(val\) have no area \(object 1 of 3: 5 5 4 9\)"),
         ((5, 5, 9, 4), r"1 of the 1 boxes in .* \(val\) have no area"),
         ((61, 5, 61, 9), r"1 of the 1 boxes in .* \(val\) have no area"),  # beside the picture
     ],
@@ -105,7 +103,7 @@ def test_a_box_that_ends_in_the_pixel_where_it_begins_is_that_wide(root, box, ex
 def test_one_slip_in_a_hundred_is_left_out(root):
     write_xml(root, "3", *[thing()] * 99, thing("cell", (5, 5, 4, 5)))
     source = VocSource(root)
-    with pytest.warns(UserWarning, match=r"1 of the 100 boxes in .* have no area \(object 100 of 3\)"):
+    with pytest.warns(UserWarning, match=r"1 of the 100 boxes in .* have no area \(object 100 of 3: 5 5 4 5\)"):
         source.check("val")
     assert len(source.split("val")[0][1].boxes) == 99
 
@@ -143,11 +141,10 @@ def test_lists_that_do_not_fit(root):
 @pytest.mark.parametrize(
     "xml, message",
     [
-        ("", "no element found"),
-        ("<annotation/>", "no size/height"),
+        ("<annotations/>", "its root is annotations"),
         (
             "<annotation><size><width>6</width><height>4</height></size><object><name>a</name></object></annotation>",
-            "no bndbox/xmin",
+            "object 1, a, has no bndbox",
         ),
     ],
 )
@@ -197,11 +194,7 @@ def test_lists_are_utf_8_whatever_the_locale(root, mark):
     for split in ("train", "val"):
         (root / f"ImageSets/Main/{split}.txt").write_text(f"{mark}Größe\n", encoding="utf-8")
     assert [entry.name for entry in VocSource(root).entries["train"]] == ["Größe"]
-    # and no file is opened in the locale's encoding
-    script = f"from longvision.data.sources.voc import VocSource; VocSource({str(root)!r})"
-    strict = ["-X", "warn_default_encoding", "-W", "error::EncodingWarning:longvision.data.sources.voc"]
-    done = subprocess.run([sys.executable, *strict, "-c", script], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
     (root / "ImageSets/Main/train.txt").write_bytes("Größe".encode("latin-1"))
-    with pytest.raises(UserError, match=r"train\.txt"):
-        VocSource(root)
+    source = VocSource(root)
+    assert [entry.name for entry in source.entries["train"]] == ["Größe"]
+    assert "train.txt is not UTF-8" in source.notes[0] and "Größe" in source.notes[0]
