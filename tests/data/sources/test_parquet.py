@@ -152,7 +152,7 @@ def test_labels_that_make_no_classes(tmp_path, labels, message):
 def test_two_orders_of_the_classes(tmp_path):
     write(tmp_path / "train.parquet", [0, 1], ["cat", "dog"])
     write(tmp_path / "test.parquet", [0, 1], ["dog", "cat"])
-    with pytest.raises(ValueError, match="numbers its classes dog, cat, but the training files cat, dog"):
+    with pytest.raises(ValueError, match=r"numbers its classes dog, cat, but .* cat, dog"):
         ParquetSource(tmp_path)
 
 

@@ -1,6 +1,5 @@
 """A Hugging Face image set in local Parquet files: train*, val* and test*.parquet in DIR or in DIR/data."""
 
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -8,17 +7,25 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from PIL import Image
 
 from longvision.data.io.images import Channels, read_image
 from longvision.data.problems import listing, require_folder
 from longvision.data.sources.base import ImageSet, Source, hold_out
+from longvision.data.sources.parquet_labels import (
+    ShardLabels,
+    check_names,
+    find_classes,
+    plain,
+    read_column,
+    read_labels,
+    read_schema,
+)
 from longvision.errors import MissingFileError, UserError
 from longvision.types import Split
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-TEXT, BYTES = (pa.string(), pa.large_string()), (pa.binary(), pa.large_binary())
+BYTES = ("binary", "large_binary", "binary_view")
 
 
 class Shards:
@@ -32,7 +39,7 @@ class Shards:
 
     @cached_property
     def images(self) -> pa.ChunkedArray:
-        return read_column(self.files, self.column)
+        return read_images(self.files, self.column)
 
     def read(self, row_and_label: np.ndarray) -> tuple[Image.Image, int]:
         row, label = row_and_label.tolist()
@@ -43,11 +50,11 @@ class Shards:
 
 
 class ParquetSource(Source[int]):
-    """The Parquet files below `root`; construction reads schemas, and labels where no class names are stored.
+    """The Parquet files below `root`; construction reads all schemas and labels, and checks them in every file.
 
-    Classes are the names of the `datasets` ClassLabel in the schema, else the sorted labels when they are
-    strings, else "0" to the highest label. Without validation files, a tenth of each class, drawn with
-    `seed`, validates.
+    Classes are the names of the `datasets` ClassLabel in the schemas, else the sorted labels when they are
+    strings, else "0" to the highest label. Every file that stores names has to store the same. Without validation
+    files, a tenth of each class, drawn with `seed`, validates. Test files without labels are not used.
     """
 
     def __init__(
@@ -61,18 +68,21 @@ class ParquetSource(Source[int]):
         self.name, self.channels, self.seed = str(root), channels, seed
         self.image_column, self.label_column = image_column, label_column
         self.files = find_files(Path(root))
+        if "test" in self.files and not self._is_labelled(self.files["test"]):
+            self.notes.append(f"{self._where('test')} has no labels: it is not used")
+            del self.files["test"]
         self.has_test = "test" in self.files
-        for files in self.files.values():
-            for file in files:
-                self._check_columns(file)
-        self.classes = self._find_classes()
-        self._check_class_names()
+        shards = {split: [self._read_labels(file) for file in files] for split, files in self.files.items()}
+        self.classes = find_classes(shards["train"])
+        self.notes += check_names([shard for found in shards.values() for shard in found], self.classes)
+        self.labels: dict[Split, np.ndarray] = {split: self._number(split, found) for split, found in shards.items()}
+        self.notes += self._missing_classes()
         self._shards: dict[Split, Shards] = {}
 
     def split(self, split: Split) -> ImageSet[int]:
         held_out = "val" not in self.files and split != "test"
         source: Split = "train" if held_out else split
-        labels = self._labels(source)
+        labels = self.labels[source]
         rows = np.arange(len(labels))
         if held_out:
             train, val = hold_out(labels, self.seed)
@@ -83,80 +93,49 @@ class ParquetSource(Source[int]):
         """The split's shards, read now: workers that fork later share the memory."""
         if split not in self._shards:
             shards = Shards(self.files[split], self.image_column, self.channels, self._where(split))
-            if shards.images.null_count:
-                raise UserError(
-                    f"{shards.name} has {shards.images.null_count} rows without image bytes: "
-                    "store the encoded images themselves, not their paths, or drop the rows"
-                )
+            _ = shards.images
             self._shards[split] = shards
         return self._shards[split]
 
-    def _labels(self, split: Split) -> np.ndarray:
-        """Class numbers (N,) of a split, checked against the classes."""
-        column = self._label_values(split)
-        if column.type in TEXT:
-            number = {name: number for number, name in enumerate(self.classes)}
-            labels = np.array([number.get(name, -1) for name in column.to_pylist()], dtype=np.int64)
-        else:
-            labels = column.to_numpy().astype(np.int64)
-        wrong = np.flatnonzero((labels < 0) | (labels >= len(self.classes)))
-        if len(wrong):
-            raise UserError(
-                f"row {wrong[0]} of {self._where(split)} has the label {column[int(wrong[0])].as_py()!r}, "
-                f"outside the {len(self.classes)} classes {listing(self.classes)}: correct or drop such rows"
-            )
+    def _is_labelled(self, files: list[Path]) -> bool:
+        """Sets of competitions come with test images alone."""
+        schemas = {file: read_schema(file) for file in files}
+        columns = [(file, schema) for file, schema in schemas.items() if self.label_column in schema.names]
+        return any(read_labels(file, schema, self.label_column).labelled for file, schema in columns)
+
+    def _read_labels(self, file: Path) -> ShardLabels:
+        schema = read_schema(file)
+        self._check_columns(file, schema)
+        return read_labels(file, schema, self.label_column)
+
+    def _number(self, split: Split, shards: list[ShardLabels]) -> np.ndarray:
+        """Class numbers (N,) of a split's files, end to end."""
+        labels = np.concatenate([shard.numbers(self.classes) for shard in shards])
+        if not len(labels):
+            raise UserError(f"{self._where(split)} has no rows: expected images with labels")
         return labels
 
-    def _label_values(self, split: Split) -> pa.ChunkedArray:
-        column = read_column(self.files[split], self.label_column)
-        if not len(column):
-            raise UserError(f"{self._where(split)} has no rows: expected images with labels")
-        if column.null_count:
-            raise UserError(f"{self._where(split)} has {column.null_count} rows without a label: drop or label them")
-        return column
+    def _missing_classes(self) -> list[str]:
+        present = set(self.labels["train"].tolist())
+        missing = [name for number, name in enumerate(self.classes) if number not in present]
+        return [f"no training image is of {len(missing)} classes: {listing(missing)}"] if missing else []
 
-    def _find_classes(self) -> list[str]:
-        where, names = self._where("train"), class_names(self.files["train"][0], self.label_column)
-        if names is None:
-            column = self._label_values("train")
-            if column.type in TEXT:
-                names = sorted(set(column.to_pylist()))
-            elif (highest := int(column.to_numpy().max())) < len(column):
-                names = [str(number) for number in range(highest + 1)]
-            else:
-                raise UserError(
-                    f"{where} has the label {highest} in {len(column)} rows: "
-                    "expected class numbers from 0, or class names"
-                )
-        if len(names) < 2:
-            raise UserError(f"{where} has {len(names)} classes: two are needed at least")
-        return names
-
-    def _check_class_names(self) -> None:
-        for split, files in self.files.items():
-            names = class_names(files[0], self.label_column)
-            if names is not None and names != self.classes:
-                raise UserError(
-                    f"{self._where(split)} numbers its classes {listing(names)}, but the training files "
-                    f"{listing(self.classes)}: take the files of one set"
-                )
-
-    def _check_columns(self, file: Path) -> None:
-        schema = read_schema(file)
+    def _check_columns(self, file: Path, schema: pa.Schema) -> None:
         if missing := [name for name in (self.image_column, self.label_column) if name not in schema.names]:
             raise UserError(
                 f"{file} has no column {' and no column '.join(missing)}, only {listing(schema.names)}: "
                 "name the two with image_column and label_column"
             )
-        image, label = schema.field(self.image_column).type, plain(schema.field(self.label_column).type)
-        if image not in BYTES and not (pa.types.is_struct(image) and image.get_field_index("bytes") >= 0):
+        if twice := [name for name in (self.image_column, self.label_column) if schema.names.count(name) > 1]:
+            raise UserError(f"{file} has several columns {listing(twice)}: keep one")
+        image = schema.field(self.image_column).type
+        inside = (
+            image.field("bytes").type if pa.types.is_struct(image) and image.get_field_index("bytes") >= 0 else image
+        )
+        if str(plain(inside)) not in BYTES:
             raise UserError(
                 f"{file} has {image} in the column {self.image_column}: expected encoded images, "
                 "as binary or as a struct with the field bytes"
-            )
-        if label not in TEXT and not pa.types.is_integer(label):
-            raise UserError(
-                f"{file} has {label} in the column {self.label_column}: expected class numbers or class names"
             )
 
     def _where(self, split: Split) -> str:
@@ -176,33 +155,20 @@ def find_files(root: Path) -> dict[Split, list[Path]]:
     raise MissingFileError(f"no train*.parquet in {root} or in {root / 'data'}: give the folder that holds it{hint}")
 
 
-def read_schema(file: Path) -> pa.Schema:
-    try:
-        return pq.read_schema(file, memory_map=True)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file} is not a readable Parquet file: {error}") from error
-
-
-def read_column(files: list[Path], column: str) -> pa.ChunkedArray:
-    """One column of several files, end to end; of an image struct, its bytes."""
+def read_images(files: list[Path], column: str) -> pa.ChunkedArray:
+    """One column of several files, end to end; of an image struct, its bytes. Raises UserError for rows without any."""
     chunks: list[pa.Array] = []
     for file in files:
-        # one thread: Arrow's pool does not survive the fork into a worker
-        values = pq.read_table(file, columns=[column], memory_map=True, use_threads=False).column(column)
+        values = read_column(file, column)
         if pa.types.is_struct(values.type):
-            kind = values.type.field("bytes").type
-            values = pa.chunked_array([pc.struct_field(chunk, "bytes") for chunk in values.chunks], kind)
-        chunks += values.cast(plain(values.type)).chunks
-    return pa.chunked_array(chunks)
-
-
-def class_names(file: Path, column: str) -> list[str] | None:
-    """The names that the `datasets` library stored for a ClassLabel column, if it did."""
-    stored = json.loads((read_schema(file).metadata or {}).get(b"huggingface", "{}"))
-    names: list[str] | None = stored.get("info", {}).get("features", {}).get(column, {}).get("names")
-    return names
-
-
-def plain(kind: pa.DataType) -> pa.DataType:
-    """The type of the values; pandas stores categories as a dictionary of them."""
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
+            values = pa.chunked_array(
+                [pc.struct_field(chunk, "bytes") for chunk in values.chunks], values.type.field("bytes").type
+            )
+        if values.null_count:
+            raise UserError(
+                f"{file} has {values.null_count} rows without image bytes: "
+                "store the encoded images themselves, not their paths, or drop the rows"
+            )
+        # one type for all files; dictionaries of images are spelled out
+        chunks += values.cast(plain(values.type)).cast(pa.large_binary()).chunks
+    return pa.chunked_array(chunks, pa.large_binary())
