@@ -84,20 +84,20 @@ def test_unlabelled_test_images_are_not_used(tmp_path):
 
 def test_a_few_files_that_are_no_images_are_named_and_skipped(tmp_path):
     fill(tmp_path, cat=100, dog=99)
-    (tmp_path / "cat" / "notes.txt").write_text("not a picture")
+    (tmp_path / "cat" / "broken.PNG").write_text("not a picture")
     with pytest.warns(UserWarning) as caught:
         source = FolderSource(tmp_path)
         kept = names(source.split("train")) | names(source.split("val"))
     assert len(kept) == 199
     (told,) = [str(warning.message) for warning in caught]
-    assert "1 of 200 files" in told and str(tmp_path) in told and "cat/notes.txt" in told
+    assert "1 of 200 files" in told and str(tmp_path) in told and "cat/broken.PNG" in told
 
 
 def test_many_stop(tmp_path):
     fill(tmp_path, cat=50, dog=50)
     for number in range(12):
-        (tmp_path / "cat" / f"{number:02}.txt").write_text("not a picture")
-    with pytest.raises(UserError, match=r"12 of 112 files .*cat/00\.txt, .*cat/09\.txt, …\).* 1 %"):
+        (tmp_path / "cat" / f"a{number:02}.png").write_text("not a picture")
+    with pytest.raises(UserError, match=r"12 of 112 files .*cat/a00\.png, .*cat/a09\.png, …\).* 1 %"):
         FolderSource(tmp_path).split("train")
 
 

@@ -1,7 +1,6 @@
 """Reading images: what Pillow decodes becomes an upright 8-bit "L" or "RGB" image, the rest an error."""
 
 import io
-import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
@@ -12,6 +11,7 @@ from typing import Literal
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from longvision.data.io.listing import files_below
 from longvision.errors import MissingFileError, UnreadableImage, UserError
 from longvision.types import Size
 
@@ -24,7 +24,6 @@ DECODE_ERRORS = (
     struct.error, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
-IGNORED_FILES = ("thumbs.db", "desktop.ini")  # hidden on the system that writes them, visible everywhere else
 SIDEWAYS = (5, 6, 7, 8)  # the EXIF orientations of an image lying on its side
 
 
@@ -115,19 +114,6 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
             raise UserError(f"{path} holds no files: give image files, or folders of them")
         found += below
     return found
-
-
-def files_below(folder: Path) -> list[str]:
-    """Every file under `folder` at any depth, sorted; hidden files and folders left out."""
-    found: list[str] = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not is_hidden(name)]
-        found += [os.path.join(parent, name) for name in files if not is_hidden(name)]
-    return sorted(found)
-
-
-def is_hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in IGNORED_FILES
 
 
 def _bytes_of(path: Path) -> bytes:

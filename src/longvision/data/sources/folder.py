@@ -7,18 +7,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from longvision.data.io.images import Channels, files_below, is_hidden, is_image, read_image
+from longvision.data.io.images import Channels, is_image, read_image
+from longvision.data.io.listing import ending, has_image_name, list_files
 from longvision.data.io.threads import in_threads
-from longvision.data.problems import refuse_many, require_folder
+from longvision.data.leftovers import cannot_be_listed, no_images
+from longvision.data.problems import refuse_many
 from longvision.data.sources.base import ImageSet, Source, hold_out
+from longvision.data.sources.class_folders import check_nested, class_folders, train_classes
+from longvision.data.sources.folder_layout import find_layout
 from longvision.errors import UnreadableImage, UserError
 from longvision.types import Split
-
-NAMES: dict[Split, tuple[str, ...]] = {
-    "train": ("train",),
-    "val": ("val", "valid", "validation"),
-    "test": ("test",),
-}
 
 Labelled = list[tuple[str, int]]  # files, each with the number of its class
 
@@ -32,8 +30,10 @@ class FolderSource(Source[int]):
 
     def __init__(self, root: str | Path, channels: Channels = 3, seed: int = 0) -> None:
         self.name, self.channels, self.seed = str(root), channels, seed
-        self.folders = _split_folders(Path(root))
-        self.classes = _train_classes(self.folders["train"])
+        layout = find_layout(Path(root))
+        self.folders = layout.splits
+        self.notes += layout.notes
+        self.classes = train_classes(self.folders["train"], self.notes)
         self.listed = {split: self._list(split) for split in self.folders}
         _require_every_class(self.classes, self.listed["train"], self.folders["train"], "images")
         self.has_test = "test" in self.listed
@@ -50,13 +50,18 @@ class FolderSource(Source[int]):
 
     def _list(self, split: Split) -> Labelled:
         folder = self.folders[split]
-        names = _class_folders(folder)
+        names = class_folders(folder)
         if unknown := sorted(set(names) - set(self.classes)):
             raise UserError(
                 f"{folder} has the classes {', '.join(unknown)}, which {self.folders['train']} has not: "
                 "add training images for them, or remove their folders"
             )
-        files = [(path, self.classes.index(name)) for name in names for path in files_below(folder / name)]
+        files: Labelled = []
+        for text, name in names.items():
+            found = list_files(folder / name)
+            self.notes += cannot_be_listed(found.problems)
+            self.notes += check_nested(folder / name, found.files)
+            files += [(path, self.classes.index(text)) for path in found.files]
         if not files:
             raise UserError(f"{folder} has no images in class folders: add some, or remove {folder.name}/")
         return files
@@ -65,8 +70,12 @@ class FolderSource(Source[int]):
         if split not in self._checked:
             folder, files = self.folders[split], self.listed[split]
             readable = in_threads(is_image, [path for path, _ in files])
-            bad = [os.path.relpath(path, folder) for (path, _), fine in zip(files, readable) if not fine]
-            refuse_many(bad, len(files), f"of {len(files)} files in {folder} are not images")
+            bad = [path for (path, _), fine in zip(files, readable) if not fine]
+            others = [os.path.relpath(path, folder) for path in bad if ending(path) and not has_image_name(path)]
+            self.notes += no_images(others, folder)
+            bad = [os.path.relpath(path, folder) for path in bad if not ending(path) or has_image_name(path)]
+            count = len(files) - len(others)
+            refuse_many(bad, count, f"of {count} files in {folder} are not images")
             self._checked[split] = [file for file, fine in zip(files, readable) if fine]
             if split == "train":
                 _require_every_class(self.classes, self._checked[split], folder, "readable images")
@@ -82,42 +91,7 @@ def _read(file: tuple[str, int], channels: Channels) -> tuple[Image.Image, int]:
         raise UnreadableImage(f"{path} has disappeared since the folder was listed") from error
 
 
-def _split_folders(root: Path) -> dict[Split, Path]:
-    """Where each split lies; a root whose own folders are the classes is all training images."""
-    require_folder(root, "give a folder with one folder of images per class")
-    names = _class_folders(root)
-    splits: dict[Split, Path] = {}
-    for split, aliases in NAMES.items():
-        if found := [name for name in aliases if name in names]:
-            splits[split] = root / found[0]
-    if "train" in splits and _class_folders(splits["train"]):
-        if "test" in splits and not _class_folders(splits["test"]):
-            del splits["test"]
-        return splits
-    if names and len(splits) == len(names):
-        raise UserError(
-            f"{root} has {', '.join(names)} but no class folders in train: "
-            f"expected one folder of images per class in {root / 'train'}"
-        )
-    return {"train": root}
-
-
-def _train_classes(folder: Path) -> list[str]:
-    names = _class_folders(folder)
-    if not names:
-        raise UserError(f"{folder} has no class folders: expected one folder of images per class in it")
-    if len(names) == 1:
-        raise UserError(
-            f"{folder} has only the class {names[0]}: two classes are needed, each a folder of its own images"
-        )
-    return names
-
-
 def _require_every_class(classes: list[str], files: Labelled, folder: Path, what: str) -> None:
     present = {label for _, label in files}
     if missing := [name for label, name in enumerate(classes) if label not in present]:
         raise UserError(f"{folder} has no {what} of {', '.join(missing)}: add some, or remove the folders")
-
-
-def _class_folders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not is_hidden(entry.name))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from longvision.data.io.images import files_below
+from longvision.data.io.listing import files_below
 from longvision.data.problems import listing, require_folder
 from longvision.data.sources.base import hold_out
 from longvision.errors import UserError

@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element
 
 from PIL import Image
 
-from longvision.data.io.images import is_hidden
+from longvision.data.io.listing import is_hidden
 from longvision.data.io.text import parse_xml, read_text
 from longvision.data.problems import listing, refuse
 from longvision.data.sources.objects import Box

@@ -1,0 +1,74 @@
+"""The classes of a folder source: their names as text, and what may lie in their folders."""
+
+import os
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+from longvision.data.io.listing import folders_in
+from longvision.data.leftovers import counted
+from longvision.data.problems import listing
+from longvision.data.splits import read_name
+from longvision.errors import UserError
+from longvision.text import as_text
+
+
+def train_classes(folder: Path, notes: list[str]) -> list[str]:
+    """The sorted names of the class folders; notes what looks alike. Raises UserError for fewer than two."""
+    names = class_folders(folder)
+    if not names:
+        raise UserError(f"{folder} has no class folders: expected one folder of images per class in it")
+    if len(names) == 1:
+        (name,) = names.values()
+        below = folders_in(folder / name)
+        hint = f"; or give {folder / name}, which has the folders {listing(below)}" if len(below) > 1 else ""
+        raise UserError(
+            f"{folder} has only the class {next(iter(names))}: two classes are needed, "
+            f"each a folder of its own images{hint}"
+        )
+    notes += _look_alike(names, folder)
+    return sorted(names)
+
+
+def class_folders(folder: Path) -> dict[str, str]:
+    """The class's name as text -> the folder's name. Raises UserError for two folders whose names are the same text."""
+    same: dict[str, list[str]] = defaultdict(list)
+    for name in folders_in(folder):
+        same[as_text(name)].append(name)
+    for text, names in same.items():
+        if len(names) > 1:
+            raise UserError(
+                f"{folder} has {len(names)} folders called {text}, spelled with different Unicode characters "
+                f"({' and '.join(map(ascii, names))}): they are one class, join them"
+            )
+    return {text: names[0] for text, names in sorted(same.items())}
+
+
+def check_nested(folder: Path, files: Iterable[str]) -> list[str]:
+    """The line, or none, for images in folders inside a class folder. Raises UserError where these are splits."""
+    nested: dict[str, int] = defaultdict(int)
+    for file in files:
+        if inside := os.path.relpath(os.path.dirname(file), folder).strip("."):
+            nested[inside] += 1
+    for path in nested:
+        for part in Path(path).parts:
+            if read_name(part).is_split and read_name(part).reading != "train":
+                raise UserError(
+                    f"{folder / path} is called as a split and lies inside the class folder {folder.name}, so that its "
+                    f"images would count as {folder.name}: expected DIR/train/CLASS, DIR/val/CLASS, DIR/test/CLASS; "
+                    "move or rename it"
+                )
+    if not nested:
+        return []
+    count = counted(sum(nested.values()), "file")
+    return [f"{count} in folders inside {folder} ({listing(sorted(nested))}): of the class {folder.name}"]
+
+
+def _look_alike(names: Iterable[str], folder: Path) -> list[str]:
+    """Capitals, blanks and wide letters apart."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        alike["".join(unicodedata.normalize("NFKC", name).casefold().split())].append(name)
+    found = [" and ".join(map(repr, several)) for several in alike.values() if len(several) > 1]
+    return [f"{folder} has classes that differ by capitals or blanks alone ({listing(found)})"] if found else []
