@@ -5,26 +5,38 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from longvision.data.io.listing import files_below
+from longvision.data.io.limits import check_pixels, without_pillows_limit
 from longvision.errors import MissingFileError, UnreadableImage, UserError
 from longvision.types import Size
 
 Channels = Literal[1, 3]
 
+IMAGE_WIDTH, IMAGE_LENGTH = 256, 257  # tags of TIFF
 # What Pillow's decoders let through when the bytes are damaged: they parse headers with struct, slices and
 # dict lookups, and not every plugin turns the failure into an OSError.
 DECODE_ERRORS = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, MemoryError, RuntimeError,
-    struct.error, zlib.error, Image.DecompressionBombError,
+    struct.error, zlib.error,
 )  # fmt: skip
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 SIDEWAYS = (5, 6, 7, 8)  # the EXIF orientations of an image lying on its side
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # what makes an image of each EXIF orientation upright
 
 
 def read_image(
@@ -49,16 +61,48 @@ def read_image(
         name = name or f"an image of {len(source)} bytes"
         if not source:
             raise UnreadableImage(f"{name} cannot be read as an image: the file is empty")
-    with _decoding(name or "an image"):
+    name = name or "an image"
+    with without_pillows_limit(), _decoding(name):
         image = source if isinstance(source, Image.Image) else Image.open(io.BytesIO(source))
+        check_pixels(name, *image.size)
         image.load()
-    return as_channels(_upright(image), channels)
+    return as_channels(upright(image), channels)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an image file says of itself before a pixel is decoded.
+
+    Args:
+        size: height and width as `read_image` turns it.
+        orientation: how it is to be turned, 1 to 8 as in EXIF; 1 is upright.
+    """
+
+    size: Size
+    orientation: int = 1
+
+    @property
+    def stored(self) -> Size:
+        """Height and width before it is turned."""
+        height, width = self.size
+        return (width, height) if self.orientation in SIDEWAYS else self.size
+
+
+def read_header(path: str | Path) -> Header | None:
+    """None for what does not begin as an image."""
+    try:
+        with without_pillows_limit(), Image.open(path) as image:
+            orientation = _orientation(image)
+            width, height = _stored_size(image)
+    except DECODE_ERRORS:
+        return None
+    return Header((width, height) if orientation in SIDEWAYS else (height, width), orientation)
 
 
 def is_image(path: str | Path) -> bool:
     """Whether the file begins as an image does; no pixel is decoded."""
     try:
-        with Image.open(path):
+        with without_pillows_limit(), Image.open(path):
             return True
     except DECODE_ERRORS:
         return False
@@ -66,12 +110,8 @@ def is_image(path: str | Path) -> bool:
 
 def upright_size(path: str | Path) -> Size | None:
     """Height and width of an image as `read_image` turns it; None for what does not begin as an image."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            return (width, height) if _orientation(image) in SIDEWAYS else (height, width)
-    except DECODE_ERRORS:
-        return None
+    header = read_header(path)
+    return None if header is None else header.size
 
 
 def as_channels(image: Image.Image, channels: Channels) -> Image.Image:
@@ -139,16 +179,22 @@ def _decoding(name: str) -> Iterator[None]:
         raise UnreadableImage(f"{name} cannot be read as an image: {reason}") from error
 
 
+def upright(image: Image.Image) -> Image.Image:
+    """Turn a loaded image as its orientation tag says, if that was not done: some versions of Pillow turn a TIFF when
+    they load it, and take the tag away."""
+    move = TURNS.get(_orientation(image))
+    return image if move is None else image.transpose(move)
+
+
 def _orientation(image: Image.Image) -> int:
     try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
     except DECODE_ERRORS:  # a damaged EXIF block turns nothing
         return 1
+    return found if found in range(1, 9) else 1
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Turn the image as its EXIF orientation says; a damaged EXIF block is no reason to lose the pixels."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except DECODE_ERRORS:
-        return image.copy()
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height in the file. Some versions of Pillow call a TIFF's size the one to which it will be turned."""
+    tags = getattr(image, "tag_v2", {})
+    return tags.get(IMAGE_WIDTH, image.width), tags.get(IMAGE_LENGTH, image.height)

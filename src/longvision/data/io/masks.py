@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from longvision.data.io.images import DECODE_ERRORS
-from longvision.errors import UserError
+from longvision.data.io.images import DECODE_ERRORS, upright
+from longvision.data.io.limits import check_pixels, without_pillows_limit
+from longvision.errors import UnreadableImage, UserError
 from longvision.types import IGNORE, Colour
 
 DEEP = 1 << 16  # values of a mask with 16 bits
@@ -94,13 +95,17 @@ class MaskReader:
 
 
 def read_values(path: str | Path) -> np.ndarray:
-    """A mask as its file has it: (H, W) of grey values or palette indices, or (H, W, 3) of colours.
+    """A mask as its file has it, upright: (H, W) of grey values or palette indices, or (H, W, 3) of colours.
 
     uint8, or for 16-bit files uint16 or int32. Transparency is left out.
     """
     try:
-        with Image.open(path) as image:
+        with without_pillows_limit(), Image.open(path) as image:
+            check_pixels(str(path), *image.size)
             image.load()
+        image = upright(image)
+    except UnreadableImage as error:
+        raise BadMask(str(error)) from error
     except FileNotFoundError as error:
         raise BadMask(f"{path} does not exist") from error
     except DECODE_ERRORS as error:

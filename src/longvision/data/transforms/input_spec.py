@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 from PIL import Image
 
 from longvision.data.io.images import Channels, as_channels
+from longvision.data.io.limits import without_pillows_limit
 from longvision.errors import UserError
 from longvision.types import Size
 
@@ -135,7 +136,8 @@ def _centre(image: Image.Image, height: int, width: int) -> Image.Image:
     if (image.height, image.width) == (height, width):
         return image
     top, left = round((image.height - height) / 2), round((image.width - width) / 2)
-    return image.crop((left, top, left + width, top + height))
+    with without_pillows_limit():
+        return image.crop((left, top, left + width, top + height))
 
 
 def _imagenet(values: tuple[float, ...], channels: Channels) -> tuple[float, ...]:
