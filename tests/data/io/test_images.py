@@ -172,7 +172,7 @@ def test_unreadable_bytes(tmp_path, content, reason):
 
 
 def test_decompression_bomb():
-    with pytest.raises(UnreadableImage, match=r"bomb.ppm has 60000x60000 pixels, more than 2,000,000,000 .*LONGVISION_MAX_PIXELS"):
+    with pytest.raises(UnreadableImage, match=r"bomb.ppm has 60000x60000 .* LONGVISION_MAX_PIXELS"):
         read_image(b"P6 60000 60000 255\n", name="bomb.ppm")
 
 

@@ -131,7 +131,7 @@ def test_what_is_no_mask(tmp_path):
     with pytest.raises(BadMask, match="does not exist"):
         read(tmp_path / "none.png")
     (tmp_path / "text.png").write_text("no image")
-    with pytest.raises(BadMask, match=r"text.png cannot be read as a mask"):
+    with pytest.raises(BadMask, match=r"text.png is not an image"):
         read(tmp_path / "text.png")
     whole = saved(tmp_path, np.random.default_rng(0).integers(0, 255, (50, 50), np.uint8)).read_bytes()
     (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])

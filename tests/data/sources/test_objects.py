@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from longvision.data.io.images import upright_size
+from longvision.data.io.headers import read_header
 from longvision.data.sources.base import ImageSet
 from longvision.data.sources.objects import (
     ImageRecord,
@@ -100,7 +100,7 @@ def test_a_picture_on_its_side_has_the_size_it_is_read_in(tmp_path):
     exif = Image.Exif()
     exif[0x112] = 6
     Image.new("RGB", (8, 6)).save(tmp_path / "a.jpg", exif=exif)
-    assert upright_size(tmp_path / "a.jpg") == (8, 6)
+    assert read_header(tmp_path / "a.jpg").size == (8, 6)
     record = ImageRecord(str(tmp_path / "a.jpg"), 0, 8, 6)
     image, _ = read_objects(record)
     assert (image.height, image.width) == (8, 6)

@@ -4,11 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from longvision.data.io.images import DECODE_ERRORS, upright
-from longvision.data.io.limits import check_pixels, without_pillows_limit
-from longvision.errors import UnreadableImage, UserError
+from longvision.data.io.images import decoded
+from longvision.errors import MissingFileError, UnreadableImage, UserError
 from longvision.types import IGNORE, Colour
 
 DEEP = 1 << 16  # values of a mask with 16 bits
@@ -100,16 +98,11 @@ def read_values(path: str | Path) -> np.ndarray:
     uint8, or for 16-bit files uint16 or int32. Transparency is left out.
     """
     try:
-        with without_pillows_limit(), Image.open(path) as image:
-            check_pixels(str(path), *image.size)
-            image.load()
-        image = upright(image)
+        image = decoded(path)
     except UnreadableImage as error:
-        raise BadMask(str(error)) from error
-    except FileNotFoundError as error:
+        raise BadMask(str(error).replace("as an image", "as a mask")) from error
+    except MissingFileError as error:
         raise BadMask(f"{path} does not exist") from error
-    except DECODE_ERRORS as error:
-        raise BadMask(f"{path} cannot be read as a mask: {error}") from error
     if image.mode in NUMBERED:
         values = np.asarray(image)
         return values.astype(np.uint8) if values.dtype == bool else values

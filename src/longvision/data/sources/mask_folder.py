@@ -1,5 +1,6 @@
 """Images with a class for each pixel, in files: which they are, and whether the masks fit them."""
 
+import os
 from functools import partial
 from pathlib import Path
 
@@ -8,7 +9,8 @@ from PIL import Image
 
 from longvision.data.io.class_files import ClassFile, read_classes
 from longvision.data.io.colours import spread_colours
-from longvision.data.io.images import Channels, read_image, upright_size
+from longvision.data.io.headers import Header, read_header, turned_unseen_note, unturned_hint
+from longvision.data.io.images import Channels, read_image
 from longvision.data.io.masks import BadMask, MaskReader, as_grey, read_values
 from longvision.data.io.threads import in_threads
 from longvision.data.problems import NAMED, listing
@@ -62,12 +64,15 @@ class MaskFolderSource(Source[np.ndarray]):
     def check(self, split: Split) -> None:
         """Read every mask and the size of every image."""
         pairs = self.pairs[split]
-        found = in_threads(self._problem_or_classes, pairs)
+        turned: list[str] = []
+        found = in_threads(partial(self._problem_or_classes, turned=turned), pairs)
         if problems := [problem for problem in found if isinstance(problem, str)]:
             raise UserError(
                 f"{len(problems)} of {len(pairs)} images of {self.root} ({split}) cannot be used: "
                 f"{listing(problems, '; ')}"
             )
+        if turned:
+            self.notes.append(turned_unseen_note(f"{self.root} ({split})", turned))
         shown: set[int] = set().union(*(classes for classes in found if isinstance(classes, set)))
         if split == "train" and len(shown) < 2:
             only = ", ".join(self.classes[number] for number in shown) or "pixels to ignore"
@@ -76,15 +81,17 @@ class MaskFolderSource(Source[np.ndarray]):
                 'class and not ignored, give a classes_file with "binary": true'
             )
 
-    def _problem_or_classes(self, pair: ImageAndMask) -> str | set[int]:
-        """What is wrong with an image, or the classes in it."""
-        size = upright_size(pair[0])
-        if size is None:
+    def _problem_or_classes(self, pair: ImageAndMask, turned: list[str]) -> str | set[int]:
+        """What is wrong with an image, or the classes in it; `turned` gets an image of which only one is turned."""
+        header = read_header(pair[0])
+        if header is None:
             return f"{pair[0]} is not an image"
         try:
-            mask_HW = _read_mask(pair, size, self.reader)
+            mask_HW = _read_mask(pair, header.size, self.reader)
         except UserError as error:
             return str(error)
+        if header.turned_unseen and pair[1] and read_header(pair[1]) == Header(header.size):
+            turned.append(os.path.basename(pair[0]))
         return set(np.flatnonzero(np.bincount(mask_HW.ravel(), minlength=256)[:IGNORE]).tolist())
 
 
@@ -101,7 +108,8 @@ def _read_mask(pair: ImageAndMask, size: Size, reader: MaskReader) -> np.ndarray
     mask_HW = reader.read(mask)
     if mask_HW.shape != size:
         height, width = mask_HW.shape
-        raise UserError(f"{file} is {size[1]} wide and {size[0]} high, its mask {width} wide and {height} high")
+        hint = unturned_hint(file, mask_HW.shape) or unturned_hint(mask, size)
+        raise UserError(f"{file} is {size[1]} wide and {size[0]} high, its mask {width} wide and {height} high{hint}")
     return mask_HW
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from longvision.data.io.coco_masks import masks_of
-from longvision.data.io.images import read_image, upright_size
+from longvision.data.io.headers import read_header, turned_unseen_note, unturned_hint
+from longvision.data.io.images import read_image
 from longvision.data.io.threads import in_threads
 from longvision.data.problems import refuse
 from longvision.data.sources.base import ImageSet, Source
@@ -89,7 +90,8 @@ class ObjectSource(Source[Target]):
 
     def check(self, split: Split) -> None:
         """Raises UserError for labels that cannot be right, and for images that do not fit them."""
-        check_files(self._read(split), str(self.labels_of(split)))
+        if turned := check_files(self._read(split), str(self.labels_of(split))):
+            self.notes.append(turned_unseen_note(str(self.labels_of(split)), turned))
 
     def records(self, split: Split) -> Iterable[ImageRecord]:
         """Every image, those without objects too. Raises UserError for labels that cannot be right."""
@@ -109,7 +111,10 @@ def read_objects(record: ImageRecord) -> tuple[Image.Image, Target]:
     """An image in colour with its objects."""
     image = read_image(record.file)
     if image.size != (record.width, record.height):
-        raise UserError(f"{record.file} is {image.height}x{image.width}, its labels {record.height}x{record.width}")
+        hint = unturned_hint(record.file, (record.height, record.width))
+        raise UserError(
+            f"{record.file} is {image.height}x{image.width}, its labels {record.height}x{record.width}{hint}"
+        )
     masks_NHW = None if record.shapes is None else masks_of(record.shapes, record.height, record.width)
     return image, as_target(record.number, record.boxes, record.labels, record.crowd, masks_NHW)
 
@@ -144,18 +149,34 @@ def has_area(box: Box) -> bool:
     return x2 > x1 and y2 > y1
 
 
-def check_files(records: Iterable[ImageRecord], where: str) -> None:
-    """Raises UserError unless each file is an image of the size that `where` says. No pixel is decoded."""
+def check_files(records: Iterable[ImageRecord], where: str) -> list[str]:
+    """Raises UserError unless each file is an image of the size that `where` says. No pixel is decoded.
+
+    -> names of images that are turned by their orientation tag without a change of size.
+    """
     records = list(records)
     missing: list[str] = []
     broken: list[str] = []
     other: list[str] = []
-    for record, size in zip(records, in_threads(upright_size, [record.file for record in records])):
-        if size is None:
+    turned: list[str] = []
+    for record, header in zip(records, in_threads(read_header, [record.file for record in records])):
+        name, size = os.path.basename(record.file), (record.height, record.width)
+        if header is None:
             (broken if os.path.exists(record.file) else missing).append(record.file)
-        elif size != (record.height, record.width):
-            name = os.path.basename(record.file)
-            other.append(f"{name} is {size[0]}x{size[1]}, not {record.height}x{record.width}")
+        elif header.size != size:
+            turn = (
+                f" (its size before its orientation tag {header.orientation} turns it)" if header.stored == size else ""
+            )
+            other.append(f"{name} is {header.size[0]}x{header.size[1]}, not {record.height}x{record.width}{turn}")
+        elif header.turned_unseen:
+            turned.append(name)
     refuse(missing, f"images that {where} lists do not exist", "add them, or give the folder that holds them")
     refuse(broken, f"files that {where} lists are not images", "replace them, or remove them from the list")
-    refuse(other, f"images have another size than {where} says", "give the images that were labelled, unscaled")
+    remedy = "give the images that were labelled, unscaled"
+    if any("orientation tag" in words for words in other):
+        remedy += (
+            "; where the tag turns them, turn their boxes too, or take the tag away if they are upright without it "
+            "(exiftool -Orientation= FILE)"
+        )
+    refuse(other, f"images have another size than {where} says", remedy)
+    return turned
