@@ -47,6 +47,12 @@ def read_header(path: str | Path) -> Header | None:
     return Header((width, height) if orientation in SIDEWAYS else (height, width), orientation)
 
 
+def upright_size(path: str | Path) -> Size | None:
+    """Height and width of an image as `read_image` turns it; None for what does not begin as an image."""
+    header = read_header(path)
+    return None if header is None else header.size
+
+
 def unturned_hint(path: str | Path, size: Size) -> str:
     """Why labels of that height and width do not fit an image, where it is that they were drawn before its orientation
     tag turned it, and what to do; else nothing."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from longvision.data.io.colours import spread_colours
-from longvision.data.io.images import upright_size
+from longvision.data.io.headers import upright_size
 from longvision.data.problems import listing, refuse, refuse_many, require_folder
 from longvision.data.sources.objects import Box, ImageRecord, ObjectSource, is_outside
 from longvision.data.sources.voc_files import Entry, Remarks, image_of, list_images, read_entry, read_list
