@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import PurePath
 from typing import Literal
 
 from longvision.errors import UserError
@@ -101,6 +102,15 @@ def choose(names: Iterable[str], where: str, nothing: frozenset[str] = frozenset
     if either := said.get("either"):
         _choose_either(either[0], chosen, where)
     return chosen
+
+
+def split_inside(folders: Iterable[str], own: Reading = "train") -> str | None:
+    """The first of these folders that is called as a split other than `own`, or lies in one that is."""
+    for folder in sorted(folders):
+        said = [read_name(part) for part in PurePath(folder).parts]
+        if any(name.is_split and name.reading not in (own, "train") for name in said):
+            return folder
+    return None
 
 
 def alike(names: Iterable[str]) -> list[str]:

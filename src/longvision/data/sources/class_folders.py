@@ -9,7 +9,7 @@ from pathlib import Path
 from longvision.data.io.listing import folders_in
 from longvision.data.leftovers import counted
 from longvision.data.problems import listing
-from longvision.data.splits import read_name
+from longvision.data.splits import split_inside
 from longvision.errors import UserError
 from longvision.text import as_text
 
@@ -51,14 +51,11 @@ def check_nested(folder: Path, files: Iterable[str]) -> list[str]:
     for file in files:
         if inside := os.path.relpath(os.path.dirname(file), folder).strip("."):
             nested[inside] += 1
-    for path in nested:
-        for part in Path(path).parts:
-            if read_name(part).is_split and read_name(part).reading != "train":
-                raise UserError(
-                    f"{folder / path} is called as a split and lies inside the class folder {folder.name}, so that its "
-                    f"images would count as {folder.name}: expected DIR/train/CLASS, DIR/val/CLASS, DIR/test/CLASS; "
-                    "move or rename it"
-                )
+    if (split := split_inside(nested)) is not None:
+        raise UserError(
+            f"{folder / split} is called as a split and lies inside the class folder {folder.name}, so that its images "
+            f"would count as {folder.name}: expected DIR/train/CLASS, DIR/val/CLASS, DIR/test/CLASS; move or rename it"
+        )
     if not nested:
         return []
     count = counted(sum(nested.values()), "file")

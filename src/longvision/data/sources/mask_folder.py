@@ -41,7 +41,7 @@ class MaskFolderSource(Source[np.ndarray]):
         seed: int = 0,
     ) -> None:
         self.root, self.name, self.channels = Path(root), str(root), channels
-        self.pairs = find_pairs(self.root, seed)
+        self.pairs = find_pairs(self.root, seed, self.notes)
         self.has_test = "test" in self.pairs
         ignored = () if ignore is None else (_grey_value(ignore),)
         if classes_file is None:

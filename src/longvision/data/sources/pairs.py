@@ -3,42 +3,34 @@
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from longvision.data.io.listing import files_below
+from longvision.data.io.listing import ending, has_image_name, list_files
+from longvision.data.leftovers import cannot_be_listed, counted, no_images
 from longvision.data.problems import listing, require_folder
 from longvision.data.sources.base import hold_out
+from longvision.data.sources.mask_places import LAYOUTS, find_places
+from longvision.data.splits import read_name, split_inside
 from longvision.errors import UserError
+from longvision.text import as_text
 from longvision.types import Split
 
-SPLITS: dict[Split, tuple[str, ...]] = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
-MASKS = ("masks", "annotations", "labels")
-LAYOUTS = (
-    "images/train with masks/train (or annotations/train), train/images with train/masks, train with trainannot, "
-    "images with masks, or CHASEDB1's Image_01L.jpg with Image_01L_1stHO.png"
-)
 CHASE = re.compile(r"Image_(\d\d)[LR]\.jpg")  # the number is the patient's
 CHASE_TRAIN = 9  # patients, of 14; the tenth validates. Publications train on ten: the first 20 of 28 images
 JOINTS = "_-. "  # a mask's name is its image's, or goes on after it with one of these
 
 # an image file and its mask's: text, not Path, as a million of them lie in every worker's memory
 ImageAndMask = tuple[str, str | None]
-Places = dict[Split, tuple[Path, Path]]  # folders of images and of masks
 
 
-def find_pairs(root: Path, seed: int) -> dict[Split, list[ImageAndMask]]:
-    """The images of each split, each with its mask, in the order of their names."""
+def find_pairs(root: Path, seed: int, notes: list[str]) -> dict[Split, list[ImageAndMask]]:
+    """The images of each split, each with its mask, in the order of their names; `notes` gets what is not used."""
     require_folder(root, f"give a folder of images and masks ({LAYOUTS})")
     if is_chase(root):
         return _chase_pairs(root)
-    pairs = {split: match_masks(*folders) for split, folders in _places(root).items()}
+    pairs = {split: match_masks(*folders, notes) for split, folders in find_places(root, notes).items()}
     if "val" not in pairs:
         if len(pairs["train"]) < 2:
             raise UserError(f"{root} has a single image: add images, or some that validate")
@@ -47,15 +39,15 @@ def find_pairs(root: Path, seed: int) -> dict[Split, list[ImageAndMask]]:
     return pairs
 
 
-def match_masks(images: Path, masks: Path) -> list[ImageAndMask]:
-    """Every file below `images` with the one below `masks` whose name is, or begins with, its own."""
-    keys = {path: _key(path, images) for path in files_below(images)}
+def match_masks(images: Path, masks: Path, notes: list[str]) -> list[ImageAndMask]:
+    """Every image below `images` with the one below `masks` whose name is, or begins with, its own."""
+    keys = _keyed(images, notes)
     if not keys:
         raise UserError(f"{images} has no images: add some, or remove it")
+    _check_keys(keys, images)
     named = set(keys.values())
     same, longer = defaultdict(list), defaultdict(list)
-    for mask in files_below(masks):
-        key = _key(mask, masks)
+    for mask, key in _keyed(masks, notes).items():
         if key in named:
             same[key].append(mask)
         else:
@@ -66,49 +58,45 @@ def match_masks(images: Path, masks: Path) -> list[ImageAndMask]:
     for key, several in found.items():
         if len(several) > 1:
             raise UserError(f"{images / key} has the masks {listing(several)}: keep one")
+    beside = [mask for key in longer if key is None or key in same for mask in longer[key]]
+    if beside:
+        names = listing(sorted(os.path.relpath(mask, masks) for mask in beside))
+        notes.append(f"{counted(len(beside), 'mask')} in {masks} without an image of that name ({names}): not used")
     return [(path, found[key][0] if found[key] else None) for path, key in keys.items()]
 
 
+def _keyed(folder: Path, notes: list[str]) -> dict[str, str]:
+    """The images below a folder -> their names without ending, from there."""
+    found = list_files(folder)
+    notes += cannot_be_listed(found.problems)
+    others = [path for path in found.files if ending(path) and not has_image_name(path)]
+    notes += no_images([os.path.relpath(path, folder) for path in others], folder)
+    left = set(others)
+    return {path: _key(path, folder) for path in found.files if path not in left}
+
+
 def _key(path: str, folder: Path) -> str:
-    return os.path.splitext(os.path.relpath(path, folder))[0]
+    return as_text(os.path.splitext(os.path.relpath(path, folder))[0])
+
+
+def _check_keys(keys: dict[str, str], images: Path) -> None:
+    """Raises UserError for two images that one mask would belong to, and for a split inside another."""
+    owner: dict[str, str] = {}
+    for path, key in keys.items():
+        if owner.setdefault(key, path) != path:
+            raise UserError(f"{owner[key]} and {path} have one name, so that a mask would belong to both: keep one")
+    inside = split_inside({os.path.dirname(key) for key in owner}, read_name(images.name).reading or "train")
+    if inside is not None:
+        raise UserError(
+            f"{images / inside} is called as a split and lies inside {images}, of which all images are used as one: "
+            f"expected {LAYOUTS}; move or rename it"
+        )
 
 
 def _owner(key: str, named: set[str]) -> str | None:
     """The longest name that the mask's begins with."""
     cuts = [place for place, letter in enumerate(key) if letter in JOINTS]
     return next((key[:cut] for cut in reversed(cuts) if key[:cut] in named), None)
-
-
-def _places(root: Path) -> Places:
-    places = {split: place for split, words in SPLITS.items() if (place := _place(root, words))}
-    if "train" in places:
-        unmasked = [root / word for word in SPLITS["val"] if (root / word).is_dir()]
-        unmasked += [root / "images" / word for word in SPLITS["val"] if (root / "images" / word).is_dir()]
-        if "val" not in places and unmasked:
-            raise UserError(f"{unmasked[0]} has no folder of masks beside it: expected {LAYOUTS}")
-        return places
-    alone = [(root / "images", root / masks) for masks in MASKS]
-    if place := next(filter(_both_exist, alone), None):
-        return {"train": place}
-    raise UserError(f"{root} has no images with masks: expected {LAYOUTS}")
-
-
-def _place(root: Path, words: Iterable[str]) -> tuple[Path, Path] | None:
-    """Where the split that may be called by any of `words` lies."""
-    for word in words:
-        candidates = [(root / word, root / f"{word}annot")]
-        for masks in MASKS:
-            candidates += [
-                (root / "images" / word, root / masks / word),
-                (root / word / "images", root / word / masks),
-            ]
-        if place := next(filter(_both_exist, candidates), None):
-            return place
-    return None
-
-
-def _both_exist(folders: tuple[Path, Path]) -> bool:
-    return all(folder.is_dir() for folder in folders)
 
 
 def is_chase(root: Path) -> bool:
