@@ -1,5 +1,6 @@
 """The Lightning side of every set: its splits, opened once, in batches."""
 
+import math
 import os
 import warnings
 from typing import Any
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader
 from longvision.data.augment import AnyAugment
 from longvision.data.config import LoaderConfig
 from longvision.data.dataset import TransformedSet
+from longvision.data.order import EpochLoader, EpochOrder, seed_all, seed_of_step
 from longvision.data.sources.base import ImageSet, Source
 from longvision.data.transforms.input_spec import InputSpec
 from longvision.errors import UserError
@@ -33,6 +35,8 @@ class DataModule(LightningDataModule):
         augment: how training images are varied.
         loader: batch size and worker processes.
 
+    Order and augmentation follow from torch's seed at construction, the epoch and the image alone.
+
     Raises:
         UserError: `augment` asks for what the source does not have.
     """
@@ -46,6 +50,8 @@ class DataModule(LightningDataModule):
         self.info = DataInfo(source.name, source.classes, input.size, input.channels, source.has_masks, source.palette)
         self.name, self.classes, self.has_test = source.name, source.classes, source.has_test
         self.size, self.channels = input.size, input.channels
+        self.seed = torch.initial_seed()
+        self.start = (0, 0)  # the epoch that trains first, and how many of its images are not shown again
         self._opened: dict[Split, ImageSet[Any]] = {}
 
     def setup(self, stage: str | None = None) -> None:
@@ -73,12 +79,45 @@ class DataModule(LightningDataModule):
         image, label = self.images(split)[index]
         return image, *self.transforms.evaluate(image, label)
 
+    @property
+    def training_set(self) -> str:
+        """Which images train, in short: with another one, an epoch's order is another."""
+        return str(self.count)
+
+    @property
+    def count(self) -> int:
+        """Of training images."""
+        return len(self.images("train"))
+
+    def order(self) -> EpochOrder:
+        """In which the training images are shown, beginning at `start`, by this device."""
+        devices, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        order = EpochOrder(self.count, self.seed, devices, rank)
+        order.set_epoch(*self.start)
+        return order
+
+    def batches(self) -> int:
+        """Training steps of a whole epoch, on each device."""
+        return self._batches(len(self.order()))
+
+    def batches_left(self) -> int:
+        """Of the epoch at `start`."""
+        order = self.order()
+        return self._batches(order.share(order.begin))
+
+    def _batches(self, images: int) -> int:
+        drops = self._drops_last(len(self.order()))
+        return images // self.batch_size if drops else math.ceil(images / self.batch_size)
+
     def train_dataloader(self) -> DataLoader:
-        images = len(self.images("train")) // (self.trainer.world_size if self.trainer else 1)
-        if images < self.batch_size:
+        order = self.order()
+        if len(order) < self.batch_size:
             warnings.warn(f"{self.name} has fewer training images than one batch ({self.batch_size})", stacklevel=2)
-        # a last batch of one or two images makes a wild step; a set smaller than a batch has no other
-        return self._loader("train", self.batch_size, shuffle=True, drop_last=images > self.batch_size)
+        return self._loader("train", self.batch_size, sampler=order, drop_last=self._drops_last(len(order)))
+
+    def _drops_last(self, images: int) -> bool:
+        """A last batch of one or two images makes a wild step; a set smaller than a batch has no other."""
+        return images > self.batch_size
 
     def val_dataloader(self) -> DataLoader:
         return self._loader("val", self.transforms.evaluation_batch or self.batch_size)
@@ -86,13 +125,20 @@ class DataModule(LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         return self._loader("test", self.transforms.evaluation_batch or self.batch_size)
 
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """What is drawn in a training step, by mixup and by the model, follows from its number too."""
+        if self.trainer is not None and self.trainer.training:
+            number = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+            seed_all(seed_of_step(self.seed, self.trainer.current_epoch, number, self.trainer.global_rank))
+        return batch
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         return self.transforms.mix(batch) if self.trainer is not None and self.trainer.training else batch
 
     def _loader(self, split: Split, batch_size: int, **options: Any) -> DataLoader:
         training = split == "train"
         dataset = TransformedSet(self.images(split), self.transforms, f"{self.name} ({split})", training)
-        return DataLoader(
+        return EpochLoader(
             dataset,
             batch_size=batch_size,
             num_workers=self.workers,

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from longvision.data.order import Draw, seed_all
 from longvision.data.problems import NAMED, is_too_many
 from longvision.data.sources.base import ImageSet
 from longvision.data.transforms.base import Sample, Transforms
@@ -26,7 +27,11 @@ class TransformedSet(Dataset[Sample | None]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> Sample | None:
+    def __getitem__(self, draw: int | Draw) -> Sample | None:
+        """An image by its number; with a seed beside it, varied by what that draws."""
+        index, seed = draw if isinstance(draw, tuple) else (draw, None)
+        if seed is not None:
+            seed_all(seed)
         try:
             image, label = self.images[index]
         except UnreadableImage as error:

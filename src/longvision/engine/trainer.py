@@ -5,11 +5,13 @@ from typing import Any
 
 import torch
 from lightning import Trainer
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from longvision.engine.callbacks.checkpoints import LastCheckpoint, RunCheckpoint
 from longvision.engine.callbacks.history import EpochTable
+from longvision.engine.callbacks.position import Position
 from longvision.engine.callbacks.progress import RunProgress
 from longvision.engine.report import Outcome, write_report
 from longvision.engine.run import Run
@@ -62,13 +64,13 @@ def train(trainer: Trainer, task: Task, data: Any, run: Run | None, resume: Path
     """
     if run is None and trainer.is_global_zero:
         raise ValueError("the first process of a run needs a folder: Run.create makes one")
-    _write_into(trainer, run, task.monitor())
+    write_into(trainer, run, task.monitor())
     fit_or_interrupt(trainer, task, data, resume)
     path: str = trainer.strategy.broadcast(str(run.path) if run else "")
     return write_report(trainer, task, data, Run(Path(path)))
 
 
-def _write_into(trainer: Trainer, run: Run | None, monitor: str) -> None:
+def write_into(trainer: Trainer, run: Run | None, monitor: str) -> None:
     """History and checkpoints go into the run's folder. Lightning tells their place to processes without one.
 
     `monitor` is the metric whose highest value is saved as the best checkpoint.
@@ -78,10 +80,10 @@ def _write_into(trainer: Trainer, run: Run | None, monitor: str) -> None:
         trainer.callbacks.append(EpochTable(run.metrics))  # type: ignore[attr-defined]
     if run is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
         trainer.logger = TensorBoardLogger(run.path, name="tensorboard", version="", default_hp_metric=False)
-    checkpoints: list[RunCheckpoint] = [LastCheckpoint(filename="last", save_on_exception=True, **shared)]
+    callbacks: list[Callback] = [Position(), LastCheckpoint(**shared)]
     if trainer.limit_val_batches != 0:
-        checkpoints.insert(0, RunCheckpoint(filename="best", monitor=monitor, mode="max", **shared))
-    trainer.callbacks += checkpoints  # type: ignore[attr-defined]
+        callbacks.insert(1, RunCheckpoint(filename="best", monitor=monitor, mode="max", **shared))
+    trainer.callbacks += callbacks  # type: ignore[attr-defined]
 
 
 def fit_or_interrupt(trainer: Trainer, task: Task, data: Any, resume: Path | None) -> None:

@@ -22,5 +22,5 @@ from longvision.errors import DivergedError, UserError
 def test_only_a_model_that_diverged_is_not_saved(monkeypatch, tmp_path, error, saved):
     done = []
     monkeypatch.setattr(ModelCheckpoint, "on_exception", lambda *_: done.append(1))
-    LastCheckpoint(dirpath=tmp_path, save_on_exception=True).on_exception(None, None, error)
+    LastCheckpoint(dirpath=tmp_path).on_exception(None, None, error)
     assert bool(done) == saved

@@ -4,12 +4,18 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
 
+from longvision.engine.callbacks.position import AtOnce
 from longvision.errors import DivergedError
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """Its files are in the folder where the run is now, not where it was when they were written."""
+    """Its files are in the folder where the run is now, not where it was when they were written. An epoch whose metric
+    is no number is never the best."""
+
+    def check_monitor_top_k(self, trainer: Any, current: Tensor | None = None) -> bool:
+        return current is not None and not current.isnan() and super().check_monitor_top_k(trainer, current)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         here = Path(str(self.dirpath))
@@ -21,8 +27,16 @@ class RunCheckpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(RunCheckpoint):
-    """Saves the state at an interruption or an error too; a model that diverged does not replace the last good one."""
+    """Saves the state after each epoch and each validation within one, and at an interruption or an error; a model that
+    diverged does not replace the last good one, nor does half a step."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(filename="last", save_on_exception=True, save_on_train_epoch_end=True, **options)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        if not trainer.is_last_batch and not self._should_skip_saving_checkpoint(trainer):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        if not isinstance(exception, DivergedError):
+        if not isinstance(exception, DivergedError | AtOnce):
             super().on_exception(trainer, pl_module, exception)
