@@ -53,7 +53,7 @@ class Target(_PerObject):
         boxes: float32 (N, 4), x1, y1, x2, y2 in pixels.
         labels: int64 (N,), class numbers from 0.
         iscrowd: bool (N,): neither trained on, nor counted when it is missed.
-        masks: bool (N, H, W); None where the source has none.
+        masks: bool (N, H, W), or what draws them when it is asked; None where the source has none.
         image_id: the image's number in its source.
         size: height and width of the image to whose pixels boxes and masks refer: of the original, in evaluation; in
             training, of the part of the image beside it that is not padding. None for all of that image.

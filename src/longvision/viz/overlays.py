@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -155,7 +156,7 @@ def _with_objects(
     """Masks below, then boxes, then labels: the surest of each on top."""
     labels = objects.labels.tolist()
     if objects.masks is not None:
-        shown = _with_masks(shown, np.asarray(objects.masks), [palette[label] for label in labels])
+        shown = _with_masks(shown, objects.masks, [palette[label] for label in labels])
     panel = shown.copy()
     draw = ImageDraw.Draw(panel)
     width = max(2, round(max(panel.size) / 350))
@@ -170,10 +171,11 @@ def _with_objects(
     return panel
 
 
-def _with_masks(shown: Image.Image, masks_NHW: np.ndarray, colours: Sequence[Colour]) -> Image.Image:
+def _with_masks(shown: Image.Image, masks_NHW: Any, colours: Sequence[Colour]) -> Image.Image:
+    """The masks may be drawn only now: one at a time."""
     pixels = np.asarray(shown).astype(np.float32)
-    for mask_HW, colour in reversed(list(zip(masks_NHW, colours, strict=True))):
-        mask = _mask_at(mask_HW, shown.size).astype(bool)
+    for row, colour in reversed(list(enumerate(colours))):
+        mask = _mask_at(np.asarray(masks_NHW[row]), shown.size).astype(bool)
         pixels[mask] = OVERLAY * np.array(colour) + (1 - OVERLAY) * pixels[mask]
         pixels[mask & _edges(mask)] = colour
     return Image.fromarray(pixels.round().astype(np.uint8))

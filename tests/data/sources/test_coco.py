@@ -9,7 +9,8 @@ from PIL import Image
 
 pytest.importorskip("faster_coco_eval")
 
-from longvision.data.io.coco_masks import is_empty, masks_of
+from longvision.data.io.coco_masks import is_empty
+from longvision.data.io.object_masks import ObjectMasks
 from longvision.data.sources.coco import CocoSource
 from longvision.data.sources.coco_files import load_json
 from longvision.errors import UserError
@@ -65,7 +66,7 @@ def test_a_set(write):
     assert target.boxes.tolist() == [[10, 10, 20, 20], [0.5, 1, 20.5, 31.25]]
     assert target.labels.tolist() == [1, 0]
     assert target.iscrowd.tolist() == [False, True]
-    assert (target.masks.shape, target.masks.dtype) == ((2, HEIGHT, WIDTH), torch.bool)
+    assert (target.masks.shape, target.masks.drawn().dtype) == ((2, HEIGHT, WIDTH), torch.bool)
 
 
 def test_images_without_objects_stay(write):
@@ -326,21 +327,21 @@ def test_the_package_that_draws_masks_is_named(write, monkeypatch):
 
 
 def test_a_polygon_covers_its_pixels():
-    mask_HW = masks_of([SQUARE], HEIGHT, WIDTH)[0]
+    mask_HW = np.asarray(ObjectMasks([SQUARE], (HEIGHT, WIDTH)))[0]
     assert mask_HW[10:20, 10:20].all()
     assert mask_HW.sum() == 100
 
 
 def test_polygons_of_one_object_are_joined_and_lines_skipped():
     two = [[0, 0, 9, 9], *SQUARE, [30, 10, 40, 10, 40, 20, 30, 20]]
-    mask_HW = masks_of([two], HEIGHT, WIDTH)[0]
+    mask_HW = np.asarray(ObjectMasks([two], (HEIGHT, WIDTH)))[0]
     assert mask_HW[10:20, 10:20].all() and mask_HW[10:20, 30:40].all()
     assert mask_HW.sum() == 200
 
 
 def test_run_lengths_go_down_the_columns():
     counts = [HEIGHT + 5, 3, HEIGHT * (WIDTH - 1) - 8]
-    mask_HW = masks_of([{"size": [HEIGHT, WIDTH], "counts": counts}], HEIGHT, WIDTH)[0]
+    mask_HW = np.asarray(ObjectMasks([{"size": [HEIGHT, WIDTH], "counts": counts}], (HEIGHT, WIDTH)))[0]
     assert mask_HW[5:8, 1].all()
     assert mask_HW.sum() == 3
 
@@ -374,7 +375,7 @@ def test_every_form_of_mask_equals_pycocotools():
         polygons,
     ]
     drawn = theirs.decode(theirs.merge(theirs.frPyObjects(polygons, HEIGHT, WIDTH)))
-    ours_NHW = masks_of(shapes, HEIGHT, WIDTH)
+    ours_NHW = np.asarray(ObjectMasks(shapes, (HEIGHT, WIDTH)))
     assert np.array_equal(ours_NHW, np.stack([mask_HW, mask_HW, drawn]))
 
 
@@ -401,7 +402,7 @@ def test_coco_itself_equals_pycocotools(shared):
         _, target = pictures[index]
         found = theirs.loadAnns(theirs.getAnnIds(target.image_id))
         assert target.iscrowd.tolist() == [bool(one["iscrowd"]) for one in found]
-        for mask_HW, box, one in zip(target.masks, target.boxes.tolist(), found, strict=True):
+        for mask_HW, box, one in zip(target.masks.drawn(), target.boxes.tolist(), found, strict=True):
             assert np.array_equal(mask_HW.numpy(), theirs.annToMask(one))
             x, y, width, height = one["bbox"]
             assert box == pytest.approx([x, y, x + width, y + height], abs=1e-3)

@@ -7,14 +7,6 @@ import numpy as np
 TRIANGLE = 6  # numbers; a polygon of fewer covers nothing, and one of four would be read as a box
 
 
-def masks_of(shapes: list[Any], height: int, width: int) -> np.ndarray:
-    """COCO segmentations -> bool (N, H, W)."""
-    masks_NHW = np.zeros((len(shapes), height, width), bool)
-    for mask_HW, shape in zip(masks_NHW, shapes, strict=True):
-        mask_HW[:] = drawn(shape, height, width)
-    return masks_NHW
-
-
 def drawn(shape: Any, height: int, width: int) -> np.ndarray:
     """Polygons, run lengths in a list, or COCO's compressed run lengths -> (H, W) of 0 and 1."""
     tools = mask_tools()

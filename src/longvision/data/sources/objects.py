@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from longvision.data.io.coco_masks import masks_of
 from longvision.data.io.headers import read_header, turned_unseen_note, unturned_hint
 from longvision.data.io.images import read_image
+from longvision.data.io.object_masks import ObjectMasks
 from longvision.data.io.threads import in_threads
 from longvision.data.problems import refuse
 from longvision.data.sources.base import ImageSet, Source
@@ -115,12 +115,16 @@ def read_objects(record: ImageRecord) -> tuple[Image.Image, Target]:
         raise UserError(
             f"{record.file} is {image.height}x{image.width}, its labels {record.height}x{record.width}{hint}"
         )
-    masks_NHW = None if record.shapes is None else masks_of(record.shapes, record.height, record.width)
+    masks_NHW = None if record.shapes is None else ObjectMasks(record.shapes, (record.height, record.width))
     return image, as_target(record.number, record.boxes, record.labels, record.crowd, masks_NHW)
 
 
 def as_target(
-    number: int, boxes: Any, labels: Any, crowd: Sequence[bool] | None = None, masks_NHW: np.ndarray | None = None
+    number: int,
+    boxes: Any,
+    labels: Any,
+    crowd: Sequence[bool] | None = None,
+    masks_NHW: np.ndarray | ObjectMasks | None = None,
 ) -> Target:
     """An image's id, (N, 4) boxes x1, y1, x2, y2 in pixels, (N,) class numbers and whether each is a crowd (none, when
     left out), bool masks where the source has any -> what a set hands out; N may be 0."""
@@ -129,7 +133,7 @@ def as_target(
     labels = torch.as_tensor(labels, dtype=torch.int64)
     boxes_N4 = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     iscrowd_N = torch.as_tensor(crowd or [False] * len(labels), dtype=torch.bool)
-    masks = None if masks_NHW is None else torch.from_numpy(masks_NHW)
+    masks = torch.from_numpy(masks_NHW) if isinstance(masks_NHW, np.ndarray) else masks_NHW
     return Target(boxes_N4, labels, iscrowd_N, masks, image_id=number)
 
 

@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional as F
 
 from longvision.data.augment import DetectionAugment
 from longvision.data.io.images import as_channels
+from longvision.data.io.object_masks import ObjectMasks
 from longvision.data.sources.base import ImageSet
 from longvision.data.transforms.base import Sample, Transforms
 from longvision.data.transforms.input_spec import InputSpec
@@ -47,7 +48,8 @@ class DetectionTransforms(Transforms[Target]):
         return training_sample(image, label, self.spec, self.augment, another)
 
     def evaluate(self, image: Image.Image, label: Target) -> Sample:
-        return self.spec.evaluated(image), replace(label, size=(image.height, image.width))
+        masks = label.masks.drawn() if isinstance(label.masks, ObjectMasks) else label.masks
+        return self.spec.evaluated(image), replace(label, size=(image.height, image.width), masks=masks)
 
 
 def training_sample(
@@ -85,9 +87,12 @@ def jittered(image: Image.Image, target: Target, spec: InputSpec, augment: Detec
 
 
 def opened(image: Image.Image, target: Target) -> View:
-    """Masks become images, one channel an object, 0 or 255: resized as the image is, they stay on its pixels."""
+    """Masks become images, one channel an object, 0 or 255: resized as the image is, they stay on its pixels. Those
+    that are not drawn yet are drawn when they are resized, as a part of the image needs no more."""
     boxes = tv_tensors.BoundingBoxes(target.boxes, format="XYXY", canvas_size=(image.height, image.width))
-    masks_NHW = None if target.masks is None else target.masks.to(torch.uint8) * 255
+    masks_NHW = target.masks
+    if masks_NHW is not None and not isinstance(masks_NHW, ObjectMasks):
+        masks_NHW = masks_NHW.to(torch.uint8) * 255
     return F.pil_to_tensor(image), replace(target, boxes=boxes, masks=masks_NHW)
 
 
@@ -102,7 +107,13 @@ def resized_at_random(view: View, size: tuple[int, int], scale: tuple[float, flo
     tall, high = part_and_result(height, size[0], factor)
     broad, wide = part_and_result(width, size[1], factor)
     top, left = up_to(height - tall), up_to(width - broad)
-    return moved(view, lambda part: F.resized_crop(part, top, left, tall, broad, [high, wide], antialias=True))
+
+    def cut(part: Any) -> Tensor:
+        if isinstance(part, ObjectMasks):
+            return part.resized_crop(top, left, tall, broad, [high, wide])
+        return F.resized_crop(part, top, left, tall, broad, [high, wide], antialias=True)
+
+    return moved(view, cut)
 
 
 def part_and_result(side: int, most: int, factor: float) -> tuple[int, int]:
