@@ -9,6 +9,7 @@ import torch
 pytest.importorskip("lightning")
 pytest.importorskip("segmentation_models_pytorch")
 from lightning import Trainer
+from torch.utils.data import DataLoader
 
 from longvision.data.config import ScatteredSegmentationData
 from longvision.errors import UserError
@@ -42,6 +43,45 @@ def test_an_image_of_which_nothing_counts_has_no_loss_and_no_gradient():
     loss = pixel_loss(logits, torch.full((1, 2, 2), 255))
     loss.backward()
     assert float(loss) == 0 and (logits.grad == 0).all()
+
+
+def trainer(**options):
+    return Trainer(
+        max_epochs=1, accelerator="cpu", num_sanity_val_steps=0, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, **options,
+    )  # fmt: skip
+
+
+def batches(*masks, count=1):
+    """So many images a mask, a batch each."""
+    pairs = [([torch.randn(3, *mask.shape)] * count, [mask] * count) for mask in masks]
+    return DataLoader(pairs, batch_size=None)
+
+
+def real(**options):
+    config = SegmentationConfig(name="vim_nano_patch4_32", args=SMALL, width=64, head="fpn", auxiliary=0, **options)
+    return Segmentation(config, DataInfo("set", ["a", "b"], (8, 8)))
+
+
+LARGE, NOTHING, ONES = torch.full((64, 64), 255), torch.full((8, 8), 255), torch.ones(8, 8, dtype=torch.long)
+
+
+@pytest.mark.filterwarnings("ignore:.*DataLoader|.*number of training batches|.*num_workers")
+def test_an_epoch_of_which_nothing_counts_has_a_loss_of_zero():
+    fitted = trainer()
+    fitted.fit(real(), batches(LARGE, LARGE, count=2), batches(LARGE, LARGE))
+    assert [float(fitted.callback_metrics[f"{split}/loss"]) for split in ("train", "val")] == [0, 0]
+
+
+@pytest.mark.filterwarnings("ignore:.*DataLoader|.*num_workers")
+def test_images_of_which_nothing_counts_leave_the_loss_of_a_split_as_it_is(monkeypatch):
+    """log 2 in one pixel, log 4 in 64: not their mean, and no part of the two zeros."""
+    task, one = real(), NOTHING.clone()
+    one[3, 4] = 1
+    shares = iter([torch.tensor([1 - p, p])[:, None, None] for p in (0.5, 0.5, 0.25, 0.5)])
+    monkeypatch.setattr(task, "probabilities", lambda image, size: next(shares).expand(2, *size))
+    (logged,) = trainer().validate(task, batches(NOTHING, one, ONES, NOTHING), verbose=False)
+    assert logged["val/loss"] == pytest.approx((math.log(2) + 64 * math.log(4)) / 65, rel=1e-6)
 
 
 def test_the_auxiliary_loss_weighs_what_it_is_told(monkeypatch):
@@ -104,10 +144,7 @@ def test_the_rate_rises_over_the_warm_up_and_falls_to_zero():
     task.on_before_optimizer_step = lambda optimizer: (
         rates.append(optimizer.param_groups[-1]["lr"]) or [parameter.grad.zero_() for parameter in task.parameters()]
     )
-    Trainer(
-        max_epochs=1, limit_val_batches=0, logger=False, enable_checkpointing=False, accelerator="cpu",
-        enable_progress_bar=False, enable_model_summary=False,
-    ).fit(task, datamodule=data)  # fmt: skip
+    trainer(limit_val_batches=0).fit(task, datamodule=data)
     assert rates == pytest.approx([0.25, 0.5, 0.75, 1.0, 0.8, 0.6, 0.4, 0.2])
 
 

@@ -13,6 +13,7 @@ from longvision.tasks.finite import FiniteCheck
 from longvision.tasks.optim import adamw
 from longvision.types import DataInfo
 
+NO_WEIGHT = 1e-6  # beside one pixel's, 1, it does not count
 Artifacts = dict[str, Callable[[Path], None]]  # file name -> what writes it
 
 
@@ -79,8 +80,13 @@ class Task(LightningModule):
         return adamw(self.model, self.config, warmup, steps)
 
     def log_loss(self, split: str, loss: Tensor, weight: int | Tensor) -> None:
-        """The main loss of a batch; an epoch's is the mean by `weight`, over all devices."""
+        """The main loss of a batch; an epoch's is the mean by `weight`, over all devices.
+
+        A weight that is a tensor may be 0; the mean of an epoch without any other is the loss itself, not 0 / 0.
+        """
         loss = loss.detach()
+        if isinstance(weight, Tensor):
+            weight = weight.float().clamp_min(NO_WEIGHT)
         self.log(f"{split}/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=weight)  # type: ignore
         if split == "train":
             self.log("train/loss_step", loss, on_step=True, on_epoch=False)  # this device's: no waiting for the others
