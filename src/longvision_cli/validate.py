@@ -48,7 +48,7 @@ def run(arguments: list[str]) -> int:
     outcome = evaluate(make_trainer(vars(configuration.trainer)), task, data, words.options.split)
     if not outcome.metrics:
         raise UserError(str(outcome))
-    print(f"{task.evaluated(data, outcome.split)} images of the {outcome.split} split of {data.name}")
+    print(f"{task.evaluated} images of the {outcome.split} split of {data.name}")
     print_notes(source)
     for name, value in outcome.metrics.items():
         print(f"{name:<14} {value:.4f}" if name == "loss" else f"{name:<14} {100 * value:.1f} %")

@@ -82,6 +82,7 @@ def test_images_of_which_nothing_counts_leave_the_loss_of_a_split_as_it_is(monke
     monkeypatch.setattr(task, "probabilities", lambda image, size: next(shares).expand(2, *size))
     (logged,) = trainer().validate(task, batches(NOTHING, one, ONES, NOTHING), verbose=False)
     assert logged["val/loss"] == pytest.approx((math.log(2) + 64 * math.log(4)) / 65, rel=1e-6)
+    assert task.evaluated == 4
 
 
 def test_the_auxiliary_loss_weighs_what_it_is_told(monkeypatch):

@@ -86,9 +86,6 @@ class Classification(Task):
     def on_test_epoch_end(self) -> None:
         self.confusion_KK = self.confusion.compute().cpu()
 
-    def evaluated(self, data: Any, split: str) -> int:
-        return 0 if self.confusion_KK is None else int(self.confusion_KK.sum())  # unreadable files were left out
-
     def artifacts(self, data: Any, split: str, title: str) -> Artifacts:
         made: Artifacts = {"predictions.png": partial(self._draw_examples, data, split, title)}
         if self.confusion_KK is not None:

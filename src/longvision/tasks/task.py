@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from lightning import LightningModule
 from torch import Tensor, nn
+from torchmetrics import SumMetric
 
 from longvision.models.backbone import checkpoint_activations
 from longvision.tasks.config import TaskConfig
@@ -21,7 +22,7 @@ class Task(LightningModule):
     """A subclass makes its model, and says how a batch is trained and measured. It knows no run folder.
 
     It logs its metrics as "val/NAME" and "test/NAME", and with `log_loss` "train/loss" and "val/loss", which are the
-    same quantity: the main loss, without an auxiliary one and without label smoothing.
+    same quantity: the main loss, without an auxiliary one and without label smoothing. Batches are (images, targets).
 
     Args:
         config: its options.
@@ -37,6 +38,8 @@ class Task(LightningModule):
     def __init__(self, config: TaskConfig, info: DataInfo) -> None:
         super().__init__()
         self.config, self.info = config, info
+        self._images = SumMetric()
+        self.evaluated = 0  # images that the last evaluation saw, on all devices: those that cannot be read are not
         self._finite = FiniteCheck(f"lower --model.lr (now {config.lr}), or train in --trainer.precision 32-true")
         drop_path = {"drop_path_rate": config.drop_path} if config.drop_path else {}
         self.model = self.create_model({**self.args, **drop_path})
@@ -60,10 +63,6 @@ class Task(LightningModule):
     def describe(self) -> dict[str, Any]:
         """What prediction has to know of the model beside architecture, arguments and classes."""
         return {}
-
-    def evaluated(self, data: Any, split: str) -> int:
-        """How many images the last evaluation saw."""
-        return len(data.images(split))
 
     def artifacts(self, data: Any, split: str, title: str) -> Artifacts:
         """What can be drawn or written of the last evaluation, made when it is called. Runs on one device alone."""
@@ -97,6 +96,22 @@ class Task(LightningModule):
 
     def on_validation_start(self) -> None:
         self._finite.settle()
+
+    def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._images.update(len(batch[0]))
+
+    def on_test_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._images.update(len(batch[0]))
+
+    def on_validation_end(self) -> None:
+        self._count_images()
+
+    def on_test_end(self) -> None:
+        self._count_images()
+
+    def _count_images(self) -> None:
+        self.evaluated = int(self._images.compute())  # on every device: it gathers
+        self._images.reset()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._finite.settle()
