@@ -46,7 +46,7 @@ READ = {
         [],
     ),
     "system files": (["images/20", "masks/20", "masks/Thumbs.db", "images/._0.png", "__MACOSX/2"], (18, 2, None), []),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("files", "counts", "told"), READ.values(), ids=READ)

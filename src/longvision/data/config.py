@@ -10,7 +10,7 @@ from longvision.data.augment import AnyAugment, Augment, DenseAugment, Detection
 from longvision.data.io.images import Channels
 from longvision.data.sources.base import Source
 from longvision.data.sources.coco import CocoSource
-from longvision.data.sources.coco_files import LabelsAndImages
+from longvision.data.sources.coco_layout import LabelsAndImages
 from longvision.data.sources.digits import DigitsSource
 from longvision.data.sources.folder import FolderSource
 from longvision.data.sources.mask_folder import MaskFolderSource

@@ -9,7 +9,8 @@ from pathlib import Path
 from longvision.data.io.coco_masks import is_drawable, is_empty, mask_tools
 from longvision.data.io.colours import spread_colours
 from longvision.data.problems import listing, refuse, refuse_many
-from longvision.data.sources.coco_files import Json, LabelsAndImages, find_files, load_json
+from longvision.data.sources.coco_files import Json, load_json
+from longvision.data.sources.coco_layout import LabelsAndImages, find_files
 from longvision.data.sources.objects import Box, ImageRecord, ObjectSource, is_outside
 from longvision.types import Split
 
@@ -30,7 +31,7 @@ class CocoSource(ObjectSource):
         test: LabelsAndImages | None = None,
     ) -> None:
         super().__init__(path)
-        self.files = find_files(Path(path), {"train": train, "val": val, "test": test})
+        self.files = find_files(Path(path), {"train": train, "val": val, "test": test}, self.notes)
         self.has_test = "test" in self.files
         training = load_json(self.files["train"][0])
         self.names = _names(training)

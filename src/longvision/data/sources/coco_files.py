@@ -6,12 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from longvision.data.io.coco_masks import is_numbers
-from longvision.data.problems import require_folder
 from longvision.errors import MissingFileError, UserError
-from longvision.types import Split
 
 Json = dict[str, Any]
-LabelsAndImages = tuple[str, str]  # a JSON file and the folder of its images
 Kind = tuple[Callable[[Any], bool], str]  # whether a value is of it, and its name in a message
 
 ID: Kind = (lambda value: isinstance(value, int | float | str), "a number or text")
@@ -54,39 +51,3 @@ def _problem(entry: Any, keys: dict[str, Kind]) -> str | None:
         if not fits(entry[key]):
             return f"{key} {json.dumps(entry[key]):.60}: expected {expected}"
     return None
-
-
-def find_files(root: Path, given: dict[Split, LabelsAndImages | None]) -> dict[Split, tuple[Path, Path]]:
-    """The JSON file of each split and the folder of its images: as given, or as COCO names them."""
-    require_folder(root, "give a folder with annotations/ and folders of images")
-    files: dict[Split, tuple[Path, Path]] = {}
-    for split, pair in given.items():
-        if pair is not None:
-            files[split] = root / pair[0], root / pair[1]
-        elif split != "test" or _annotation_files(root, split):
-            files[split] = _by_name(root, split)
-    for _, folder in files.values():
-        require_folder(folder, "give the folder that holds the images")
-    return files
-
-
-def _by_name(root: Path, split: Split) -> tuple[Path, Path]:
-    found = _annotation_files(root, split)
-    if len(found) != 1:
-        raise UserError(
-            f"{root / 'annotations'} has {len(found)} files instances_{split}*.json, expected one: "
-            f"give data.{split}, its JSON file and the folder of its images"
-        )
-    name = found[0].stem.removeprefix("instances_")
-    folders = [root / name, root / "images" / name]
-    for folder in folders:
-        if folder.is_dir():
-            return found[0], folder
-    raise MissingFileError(
-        f"neither {folders[0]} nor {folders[1]} is a folder: "
-        f"put the images of {found[0].name} there, or give data.{split}, its JSON file and the folder of its images"
-    )
-
-
-def _annotation_files(root: Path, split: Split) -> list[Path]:
-    return sorted((root / "annotations").glob(f"instances_{split}*.json"))

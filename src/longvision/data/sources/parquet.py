@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from longvision.data.io.images import Channels, read_image
-from longvision.data.problems import listing, require_folder
+from longvision.data.problems import listing
 from longvision.data.sources.base import ImageSet, Source, hold_out
 from longvision.data.sources.parquet_labels import (
     ShardLabels,
@@ -21,10 +21,10 @@ from longvision.data.sources.parquet_labels import (
     read_labels,
     read_schema,
 )
-from longvision.errors import MissingFileError, UserError
+from longvision.data.sources.parquet_layout import find_files
+from longvision.errors import UserError
 from longvision.types import Split
 
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
 BYTES = ("binary", "large_binary", "binary_view")
 
 
@@ -67,7 +67,7 @@ class ParquetSource(Source[int]):
     ) -> None:
         self.name, self.channels, self.seed = str(root), channels, seed
         self.image_column, self.label_column = image_column, label_column
-        self.files = find_files(Path(root))
+        self.files = find_files(Path(root), self.notes)
         if "test" in self.files and not self._is_labelled(self.files["test"]):
             self.notes.append(f"{self._where('test')} has no labels: it is not used")
             del self.files["test"]
@@ -141,18 +141,6 @@ class ParquetSource(Source[int]):
     def _where(self, split: Split) -> str:
         files = self.files[split]
         return str(files[0]) if len(files) == 1 else f"{files[0].parent}/{split}*.parquet"
-
-
-def find_files(root: Path) -> dict[Split, list[Path]]:
-    """The sorted Parquet files of each split, in `root` or in `root`/data."""
-    require_folder(root, "give the folder that holds train*.parquet")
-    for folder in (root, root / "data"):
-        found = {split: sorted(folder.glob(f"{split}*.parquet")) for split in SPLITS}
-        if found["train"]:
-            return {split: files for split, files in found.items() if files}
-    elsewhere = sorted({str(file.parent) for file in root.rglob("*.parquet")})
-    hint = f"; there are Parquet files in {listing(elsewhere)}" if elsewhere else ""
-    raise MissingFileError(f"no train*.parquet in {root} or in {root / 'data'}: give the folder that holds it{hint}")
 
 
 def read_images(files: list[Path], column: str) -> pa.ChunkedArray:

@@ -8,7 +8,7 @@ from longvision.data.io.colours import spread_colours
 from longvision.data.io.headers import upright_size
 from longvision.data.problems import listing, refuse, refuse_many, require_folder
 from longvision.data.sources.objects import Box, ImageRecord, ObjectSource, is_outside
-from longvision.data.sources.voc_files import Entry, Remarks, image_of, list_images, read_entry, read_list
+from longvision.data.sources.voc_files import Entry, Remarks, find_lists, image_of, list_images, read_entry, read_list
 from longvision.errors import UserError
 from longvision.types import Size, Split
 
@@ -28,6 +28,7 @@ class VocSource(ObjectSource):
         super().__init__(path)
         self.root = _root(Path(path))
         self.folder = self.root / "Annotations"
+        self.lists = find_lists(self.root / "ImageSets" / "Main", self.notes)
         self.images = list_images(self.root / "JPEGImages")
         self.has_test = self._has_test()
         self.entries: dict[Split, list[Entry]] = {"train": self._entries("train")}
@@ -92,7 +93,7 @@ class VocSource(ObjectSource):
         self.notes += [f"{self.name}: {len(found)} {what} ({listing(found)})" for what, found in remarks.items()]
 
     def _list(self, split: Split) -> Path:
-        return self.root / "ImageSets" / "Main" / f"{split}.txt"
+        return self.root / "ImageSets" / "Main" / f"{self.lists.get(split, split)}.txt"
 
     def _has_test(self) -> bool:
         """VOC publishes the test images' names, but of most years not their labels."""

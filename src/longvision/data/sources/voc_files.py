@@ -9,11 +9,13 @@ from xml.etree.ElementTree import Element
 
 from PIL import Image
 
-from longvision.data.io.listing import is_hidden
+from longvision.data.io.listing import files_in, is_hidden
 from longvision.data.io.text import parse_xml, read_text
 from longvision.data.problems import listing, refuse
 from longvision.data.sources.objects import Box
+from longvision.data.splits import choose, read_name
 from longvision.errors import MissingFileError, UserError
+from longvision.types import Split
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 EXPECTED = "expected size and objects, each with a name and a bndbox of xmin, ymin, xmax, ymax"
@@ -116,6 +118,14 @@ def _number(word: str, where: str) -> float:
     if not math.isfinite(value) or "_" in word:
         raise UserError(f"{where} is {word!r}, not a number" if word else f"no {where}")
     return value
+
+
+def find_lists(folder: Path, notes: list[str]) -> dict[Split, str]:
+    """Which list is which split, without its ending: train, Validation, test2007. Lists of one class are none."""
+    names = [path.stem for path in map(Path, files_in(folder)) if path.suffix == ".txt"]
+    chosen = choose([name for name in names if read_name(name).is_split], str(folder))
+    notes += chosen.notes
+    return chosen.names
 
 
 def read_list(file: Path, folder: Path, notes: list[str]) -> list[str]:

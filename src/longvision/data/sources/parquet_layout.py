@@ -1,0 +1,60 @@
+"""Which Parquet files hold which split."""
+
+import re
+from collections import defaultdict
+from pathlib import Path
+
+from longvision.data.io.listing import ending, files_in, folders_in, list_files
+from longvision.data.leftovers import unused
+from longvision.data.problems import listing, require_folder
+from longvision.data.splits import TRAINS, alike, choose, read_name
+from longvision.errors import MissingFileError
+from longvision.types import Split
+
+SHARD = re.compile(r"[-_.]*\d+(-of-\d+)?(-[0-9a-f]{6,})?$")  # train-00000-of-00002-0123456789abcdef
+
+
+def find_files(root: Path, notes: list[str]) -> dict[Split, list[Path]]:
+    """The sorted Parquet files of each split, in `root` or in `root`/data, by their names or by those of folders:
+    train-00000-of-00002.parquet, train/0000.parquet. `notes` gets what is not used. Raises UserError."""
+    require_folder(root, "give the folder that holds train*.parquet")
+    for folder in (root, root / "data"):
+        groups = _groups(folder) if folder.is_dir() else {}
+        names = [name for name in groups if read_name(name).is_split]
+        if not _train(names):  # mnist-train.parquet, mnist-test.parquet
+            names = alike(groups) or [name for name in _train([*groups]) if len(_train([*groups])) == 1]
+        if _train(names):
+            chosen = choose(names, str(folder))
+            files = {split: groups[name] for split, name in chosen.names.items()}
+            used = {path for paths in files.values() for path in paths}
+            notes += [*chosen.notes, *_not_used(root, folder, used)]
+            return files
+    elsewhere = sorted({str(Path(file).parent) for file in list_files(root).files if ending(file) == ".parquet"})
+    hint = f"; there are Parquet files in {listing(elsewhere)}" if elsewhere else ""
+    raise MissingFileError(f"no train*.parquet in {root} or in {root / 'data'}: give the folder that holds it{hint}")
+
+
+def _groups(folder: Path) -> dict[str, list[Path]]:
+    """Shards by what they are called without their number; those in a split's folder by its name."""
+    groups: dict[str, list[Path]] = defaultdict(list)
+    for name in files_in(folder):
+        if ending(name) == ".parquet":
+            groups[SHARD.sub("", Path(name).stem)].append(folder / name)
+    for name in folders_in(folder):
+        if read_name(name).is_split:
+            files = [Path(file) for file in list_files(folder / name).files if ending(file) == ".parquet"]
+            groups[name] += files
+    return {name: files for name, files in groups.items() if files}
+
+
+def _train(names: list[str]) -> list[str]:
+    return [name for name in names if read_name(name).reading in TRAINS]
+
+
+def _not_used(root: Path, folder: Path, used: set[Path]) -> list[str]:
+    below = {path.relative_to(folder).parts[0] for path in used}
+    names = [name for name in files_in(folder) if name not in below]
+    lines = unused(folder, names, [name for name in folders_in(folder) if name not in below])
+    if folder != root:
+        lines += unused(root, files_in(root), [name for name in folders_in(root) if name != folder.name])
+    return lines

@@ -1,0 +1,124 @@
+"""Splits in names of files: Parquet, COCO's JSON files with their folders of images, VOC's lists."""
+
+import pytest
+
+from longvision.data.sources.coco_layout import find_files as coco_files
+from longvision.data.sources.parquet_layout import find_files as parquet_files
+from longvision.data.sources.voc_files import find_lists
+from longvision.errors import UserError
+from support.trees import plant
+
+SHARDS = "train-00000-of-00002-0123456789abcdef.parquet", "train-00001-of-00002-fedcba9876543210.parquet"
+# files -> those of each split, and words that are told
+PARQUET = {
+    "datasets' shards": (SHARDS, {"train": [*SHARDS]}, []),
+    "Train, Validation, TEST": (
+        ["Train-0.parquet", "Validation-0.PARQUET", "TEST.parquet"],
+        {"train": ["Train-0.parquet"], "val": ["Validation-0.PARQUET"], "test": ["TEST.parquet"]},
+        [],
+    ),
+    "dev and holdout": (
+        ["train.parquet", "dev.parquet", "holdout.parquet"],
+        {"train": ["train.parquet"], "val": ["dev.parquet"], "test": ["holdout.parquet"]},
+        ["holdout"],
+    ),
+    "a folder a split": (
+        ["train/0000.parquet", "train/0001.parquet", "test/0000.parquet"],
+        {"train": ["train/0000.parquet", "train/0001.parquet"], "test": ["test/0000.parquet"]},
+        [],
+    ),
+    "in data": (["data/training.parquet"], {"train": ["data/training.parquet"]}, []),
+    "with the set's name": (
+        ["mnist-train.parquet", "mnist-test.parquet"],
+        {"train": ["mnist-train.parquet"], "test": ["mnist-test.parquet"]},
+        [],
+    ),
+    "what is not used": (
+        ["train.parquet", "train-extra.parquet", "other.parquet", "raw/a.png"],
+        {"train": ["train.parquet"]},
+        ["train-extra.parquet", "other.parquet", "raw (1 image)"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("files", "expected", "told"), PARQUET.values(), ids=PARQUET)
+def test_parquet(tmp_path, files, expected, told):
+    notes = []
+    found = parquet_files(plant(tmp_path, *files), notes)
+    assert {split: [str(file.relative_to(tmp_path)) for file in files] for split, files in found.items()} == expected
+    assert all(words in "\n".join(notes) for words in told) and bool(notes) == bool(told), notes
+
+
+def test_two_spellings_of_one_split_in_parquet(tmp_path):
+    with pytest.raises(UserError, match="train and training"):
+        parquet_files(plant(tmp_path, "train.parquet", "training.parquet"), [])
+
+
+# files -> "JSON: folder of images" of each split
+COCO = {
+    "COCO's own": (
+        [
+            "annotations/instances_train2017.json",
+            "annotations/instances_val2017.json",
+            "annotations/captions_val2017.json",
+            "annotations/person_keypoints_val2017.json",
+            "annotations/image_info_test-dev2017.json",
+            "train2017/1",
+            "val2017/1",
+            "annotations/panoptic_val2017.json",
+            "test2017/1",
+        ],
+        {
+            "train": "annotations/instances_train2017.json: train2017",
+            "val": "annotations/instances_val2017.json: val2017",
+        },
+    ),
+    "train.json with images": (
+        ["annotations/Train.json", "annotations/Valid.json", "annotations/TEST.json", "images/5"],
+        {
+            "train": "annotations/Train.json: images",
+            "val": "annotations/Valid.json: images",
+            "test": "annotations/TEST.json: images",
+        },
+    ),
+    "a split's folder holds both (Roboflow)": (
+        ["train/_annotations.coco.json", "train/2", "valid/_annotations.coco.json", "valid/1"],
+        {"train": "train/_annotations.coco.json: train", "val": "valid/_annotations.coco.json: valid"},
+    ),
+    "folders of images spelled otherwise": (
+        ["annotations/training.json", "annotations/validation.json", "images/train/1", "images/Val/1"],
+        {
+            "train": "annotations/training.json: images/train",
+            "val": "annotations/validation.json: images/Val",
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize(("files", "expected"), COCO.values(), ids=COCO)
+def test_coco(tmp_path, files, expected):
+    found = coco_files(plant(tmp_path, *files), dict.fromkeys(("train", "val", "test")), [])
+    assert {
+        split: f"{file.relative_to(tmp_path)}: {folder.relative_to(tmp_path)}"
+        for split, (file, folder) in found.items()
+    } == expected
+
+
+def test_two_json_files_for_one_split(tmp_path):
+    plant(tmp_path, "annotations/train.json", "annotations/instances_train.json", "annotations/val.json", "images/3")
+    with pytest.raises(UserError, match="has 2 files"):
+        coco_files(tmp_path, dict.fromkeys(("train", "val", "test")), [])
+
+
+# lists -> which is which
+VOC = {
+    "VOC's own": (["train", "val", "trainval", "aeroplane_train", "aeroplane_val"], {"train": "train", "val": "val"}),
+    "Training and Valid": (["Training", "Valid"], {"train": "Training", "val": "Valid"}),
+    "trainval and test": (["trainval", "test"], {"train": "trainval", "test": "test"}),
+    "years": (["train2012", "val2012"], {"train": "train2012", "val": "val2012"}),
+}
+
+
+@pytest.mark.parametrize(("names", "expected"), VOC.values(), ids=VOC)
+def test_voc(tmp_path, names, expected):
+    assert find_lists(plant(tmp_path, *(f"{name}.txt" for name in names)), []) == expected
