@@ -38,6 +38,7 @@ def run(arguments: list[str]) -> int:
         )
 
     quiet()
+    from longvision.engine.callbacks.progress import percent
     from longvision.engine.report import evaluate
     from longvision.engine.trainer import make_trainer
     from longvision.models.weights.files import restore_weights
@@ -51,7 +52,7 @@ def run(arguments: list[str]) -> int:
     print(f"{task.evaluated} images of the {outcome.split} split of {data.name}")
     print_notes(source)
     for name, value in outcome.metrics.items():
-        print(f"{name:<14} {value:.4f}" if name == "loss" else f"{name:<14} {100 * value:.1f} %")
+        print(f"{name:<14} {value:.4f}" if name == "loss" else f"{name:<14} {percent(value)}")
     for line in task.class_table():
         print(line)
     return 0

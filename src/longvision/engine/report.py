@@ -1,6 +1,7 @@
 """What a run leaves behind: weights first, then metrics, then drawings. Each survives the failure of the next."""
 
 import dataclasses
+import math
 import tempfile
 import warnings
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from lightning import Trainer
 from torch import Tensor
 
 from longvision.engine.callbacks.history import read_history
+from longvision.engine.callbacks.progress import percent
 from longvision.engine.card import model_card
 from longvision.engine.ranks import on_first_rank
 from longvision.engine.run import Run
@@ -34,6 +36,7 @@ class Outcome:
         words: of those metrics that are printed.
         artifacts: the files that were drawn or written of it.
         failed: those that could not be.
+        epoch: "best", or "last" where none is known to be it.
     """
 
     split: str
@@ -41,12 +44,13 @@ class Outcome:
     words: dict[str, str] = field(default_factory=dict)
     artifacts: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    epoch: str = "best"
 
     def __str__(self) -> str:
         if not self.metrics:
             return f"not evaluated: there were no {SPLITS[self.split]} batches (--trainer.limit_{self.split}_batches)"
-        metrics = [f"{words} {100 * self.metrics[name]:.1f} %" for name, words in self.words.items()]
-        remark = "" if self.split == "test" else " (the best epoch's; there are no test images)"
+        metrics = [f"{words} {percent(self.metrics[name])}" for name, words in self.words.items()]
+        remark = "" if self.split == "test" else f" (the {self.epoch} epoch's; there are no test images)"
         return f"{SPLITS[self.split]} {', '.join(metrics)}{remark}"
 
 
@@ -72,12 +76,20 @@ def write_report(trainer: Trainer, task: Task, data: Any, run: Run) -> Outcome:
         UserError, Exception: the evaluation failed. The weights, their card and what can be drawn are there.
         Exception: the first process could not write, which ends the others too (`on_first_rank`).
     """
-    if trainer.strategy.broadcast(run.best.exists()):  # there is none where training ended before it validated
+    best = trainer.strategy.broadcast(run.best.exists())  # there is none where training ended before it validated
+    if best:
         task.load_state_dict(read_checkpoint(run.best))
+    elif trainer.is_global_zero and trainer.callback_metrics.get(task.monitor(), torch.zeros(())).isnan():
+        warnings.warn(
+            f"{task.monitor()} was not measurable in any epoch (are there labels among the validation images?): "
+            "no epoch is known to be the best, the last one is kept",
+            stacklevel=2,
+        )
     on_first_rank(trainer, lambda: save_model(task, data, run))
     split = "test" if data.has_test else "val"
     try:
         outcome = evaluate(trainer, task, data, split)
+        outcome.epoch = "best" if best else "last"
     except Exception as error:
         # The others may have failed as well or be in the middle of it: nothing is said to them.
         if trainer.is_global_zero:
@@ -100,7 +112,8 @@ def save_model(task: Task, data: Any, run: Run) -> None:
 def save_results(task: Task, data: Any, run: Run, outcome: Outcome) -> None:
     """Metrics into the weights and their card, and the drawings."""
     if outcome.metrics:
-        add_metrics(task, data, run, {f"{outcome.split}/{name}": v for name, v in outcome.metrics.items()})
+        measured = {name: value for name, value in outcome.metrics.items() if not math.isnan(value)}
+        add_metrics(task, data, run, {f"{outcome.split}/{name}": value for name, value in measured.items()})
     draw_artifacts(task, data, run, outcome)
 
 

@@ -61,7 +61,10 @@ class RunProgress(ProgressBar):
         """After training, which ended with no time left: it is minutes of silence on large images."""
         if self.started and self.enabled:
             images = len(trainer.datamodule.images("test"))  # type: ignore[attr-defined]
-            print(f"testing the best epoch on {images} images", flush=True)
+            best = any(
+                getattr(callback, "best_model_score", None) is not None for callback in trainer.checkpoint_callbacks
+            )
+            print(f"testing the {'best' if best else 'last'} epoch on {images} images", flush=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._close()
@@ -83,10 +86,15 @@ def _metrics(trainer: Trainer, loss: str, task: Any) -> str:
     metrics = trainer.callback_metrics | trainer.progress_bar_metrics
     texts = [f"loss {float(metrics[loss]):.3f}"] if loss in metrics else []
     if f"val/{name}" in metrics:
-        texts.append(f"val {words} {100 * float(metrics[f'val/{name}']):.1f} %")
+        texts.append(f"val {words} {percent(float(metrics[f'val/{name}']))}")
     elif f"train/{name}" in metrics:
         texts.append(f"{words} {100 * float(metrics[f'train/{name}']):.1f} %")
     return ", ".join(texts)
+
+
+def percent(value: float) -> str:
+    """A share as people read it; NaN is what nothing could be measured by, as AP without objects."""
+    return "not measurable" if math.isnan(value) else f"{100 * value:.1f} %"
 
 
 def _clock(seconds: float) -> str:
