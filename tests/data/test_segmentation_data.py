@@ -54,10 +54,11 @@ def test_pictures_with_their_masks(tmp_path):
 
 def test_without_a_class_file_classes_are_numbered_to_the_highest_value(tmp_path):
     fill(tmp_path, "train/*.png", "trainannot/*.png", values=(0, 1, 255))
-    fill(tmp_path, "val/*.png", "valannot/*.png", values=(0, 3, 9))
+    fill(tmp_path, "val/*.png", "valannot/*.png", values=(0, 3, 2, 9))
     assert MaskFolderSource(tmp_path, ignore=9).classes == ["class 0", "class 1", "class 2", "class 3"]
     assert MaskFolderSource(tmp_path, ignore=9, reduce_zero_label=True).classes == ["class 0", "class 1", "class 2"]
-    assert len(MaskFolderSource(tmp_path).palette) == 10
+    with pytest.raises(UserError, match="and no 4: give a classes_file"):
+        MaskFolderSource(tmp_path)
 
 
 def test_black_and_white_masks_show_two_classes(tmp_path):

@@ -178,8 +178,9 @@ class MaskFolderData(DataConfig, HoldOutConfig):
         path: a folder with images/train and masks/train (or annotations/train), train/images and train/masks, or train
             and trainannot, the same for val and, where it exists, test; with images and masks alone, of which a tenth
             validates; or with CHASEDB1's files, of which 18 train, 2 validate and the usual 8 test.
-        classes_file: names and colours of the classes: a JSON, YAML or text file, or ade20k, camvid or chasedb1, which
-            come with the package. When left out, the classes are numbered.
+        classes_file: names of the classes, with their colours or values in masks: a JSON, YAML, CSV or text file of
+            yours or of an annotation program, or ade20k, camvid or chasedb1, which come with the package. Colours go
+            before values. When left out, the classes are numbered.
         reduce_zero_label: value 0 of a mask does not count, value k is class k - 1, as in ADE20K.
         ignore: the value of a mask's pixels that do not count, beside 255.
         resize: of an image in evaluation: none as it was taken, short its shorter side to that of size, fit as large

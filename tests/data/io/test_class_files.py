@@ -81,7 +81,7 @@ def test_classes_of_that_very_name(tmp_path):
         ("a.txt", "road 1 2 3\ntree 1 2 3", "line 2: the colour .1, 2, 3. is line 1's too"),
         ("a.txt", "road", "has 1 classes: expected 2 to 255"),
         ("a.txt", "", "has 0 classes"),
-        ("a.json", '{"classes": [\n{"name": "a"},\n{"title": "b"}]}', "line 3: a class has title"),
+        ("a.json", '{"classes": [\n{"name": "a"},\n{"heading": "b"}]}', "line 3: a class has heading"),
         ("a.json", '{"classes": [\n{"name": "a"},\n[1]]}', "line 3: expected the name of a class"),
         ("a.json", '{"a": [1, 2, 3],\n"b": [1, 2]}', "line 2: the colour 1 2 is not"),
         ("a.json", '{"a": [1, 2, 3],\n"b": "red"}', "line 2: the colour red is not"),
@@ -103,7 +103,7 @@ def test_mistakes_are_one_sentence_with_their_line(tmp_path, name, text, words):
 
 def test_bytes_that_are_no_text(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00road")
-    with pytest.raises(ValueError, match="no text in UTF-8"):
+    with pytest.raises(ValueError, match="begins as utf-16"):
         read_classes(tmp_path / "a.txt")
 
 

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from longvision.data.io.masks import BadMask, MaskReader, read_values
+from longvision.data.io.mask_reader import MaskReader
+from longvision.data.io.masks import BadMask, read_mask
 
 RED, GREEN, BLACK = (200, 0, 0), (0, 200, 0), (0, 0, 0)
 
@@ -30,11 +31,13 @@ def test_grey_values_are_class_numbers_and_255_does_not_count(tmp_path):
     assert read(saved(tmp_path, grey(0, 1, 2, 255))) == [0, 1, 2, 255]
 
 
-def test_palette_indices_are_class_numbers_whatever_their_colours(tmp_path):
+def test_palette_indices_are_class_numbers_where_no_colours_are_given(tmp_path):
     path = saved(tmp_path, [[0, 2, 1, 255]], "P", palette=[9, 9, 9, *RED, *BLACK, *[7] * 759])
     assert Image.open(path).mode == "P"
     assert read(path) == [0, 2, 1, 255]
-    assert read(path, palette=(RED, GREEN, BLACK)) == [0, 2, 1, 255]
+    assert read(path, palette=((1, 0, 0), (2, 0, 0), (3, 0, 0))) == [0, 2, 1, 255]  # none of the palette's
+    with pytest.raises(BadMask, match="colours of other classes than its numbers say"):
+        read(path, palette=(RED, GREEN, BLACK))
 
 
 def test_a_palette_with_transparency_is_read_as_indices_too(tmp_path):
@@ -145,6 +148,6 @@ def test_what_is_no_mask(tmp_path):
 def test_transparency_is_left_out(tmp_path):
     both = np.array([[(1, 0), (2, 255)]], np.uint8)
     Image.merge("LA", [Image.fromarray(both[..., 0]), Image.fromarray(both[..., 1])]).save(tmp_path / "la.png")
-    assert read_values(tmp_path / "la.png").tolist() == [[1, 2]]
+    assert read_mask(tmp_path / "la.png").values.tolist() == [[1, 2]]
     Image.fromarray(np.array([[(*RED, 0)]], np.uint8)).save(tmp_path / "rgba.png")
-    assert read_values(tmp_path / "rgba.png").tolist() == [[[*RED]]]
+    assert read_mask(tmp_path / "rgba.png").values.tolist() == [[[*RED]]]
