@@ -10,7 +10,7 @@ from PIL import Image, TiffImagePlugin, features
 from longvision.data.config import CocoData, MaskFolderData
 from longvision.data.io.headers import read_header
 from longvision.data.io.images import read_image
-from longvision.data.io.masks import read_values
+from longvision.data.io.masks import read_mask
 from longvision.errors import UserError
 
 UPRIGHT = np.kron(np.array([[10, 90, 170], [210, 130, 50]], np.uint8), np.ones((16, 16), np.uint8))  # 32 high, 48 wide
@@ -84,7 +84,7 @@ def test_an_image_is_turned_once_and_its_size_with_it(tmp_path, way, orientation
     with Image.open(path) as opened:  # what a caller has opened
         assert np.array_equal(np.asarray(read_image(opened, 1)), read)
     if way not in ("webp-exif", "webp-xmp", "avif"):
-        values = read_values(path)
+        values = read_mask(path).values
         assert np.abs(values.astype(int) - UPRIGHT).max() < 25
 
 
