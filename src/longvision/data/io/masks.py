@@ -45,8 +45,7 @@ def read_mask(path: str | Path) -> MaskFile:
     try:
         image = decoded(path)
     except UnreadableImage as error:
-        reason = str(error).removeprefix(f"{path} ").removeprefix("cannot be read as an image: ")
-        raise BadMask(f"{path} cannot be read as a mask: {reason}") from error
+        raise BadMask(str(error).replace("as an image", "as a mask")) from error
     except MissingFileError as error:
         raise BadMask(f"{path} does not exist") from error
     lossy = _is_lossy(image, path)
