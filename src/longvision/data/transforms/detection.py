@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
-from torchvision.transforms.v2 import RandomPhotometricDistort
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from longvision.data.augment import DetectionAugment
@@ -23,6 +23,16 @@ from longvision.types import Target
 
 LEAST_SIDE = 1.0  # pixels: a smaller object is dropped
 LEAST_SEEN = 0.1  # an object of which pasted ones leave this share or less is dropped
+# SSD's (arXiv 1512.02325), each with even odds, without its swapped channels (as of RandomPhotometricDistort): they turn
+# red into green, and a colour is often what tells classes apart.
+PHOTOMETRIC = v2.RandomOrder(
+    [
+        v2.RandomApply([v2.ColorJitter(brightness=0.125)]),
+        v2.RandomApply([v2.ColorJitter(contrast=0.5)]),
+        v2.RandomApply([v2.ColorJitter(saturation=0.5)]),
+        v2.RandomApply([v2.ColorJitter(hue=0.05)]),
+    ]
+)
 HALF = 128  # of 255: a pixel covered to half or more is the object's
 
 View = tuple[Tensor, Target]  # uint8 (C, h, w), and its objects: a step turns one into the next
@@ -82,7 +92,7 @@ def jittered(image: Image.Image, target: Target, spec: InputSpec, augment: Detec
     image_CHW, target = view
     target = replace(target, size=(image_CHW.shape[1], image_CHW.shape[2]))
     if happens(augment.photometric):
-        image_CHW = RandomPhotometricDistort()(image_CHW)
+        image_CHW = PHOTOMETRIC(image_CHW)
     return padded_to_input(image_CHW, spec), tidied(target, spec.size)
 
 
