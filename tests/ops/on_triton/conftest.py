@@ -18,8 +18,10 @@ def _triton() -> None:
 def _within_bounds(_triton: None, monkeypatch: pytest.MonkeyPatch) -> None:
     if not torch.cuda.is_available():
         from support.triton_bounds import watch
+        from support.triton_interpreter import quicken
 
         watch(monkeypatch)
+        quicken(monkeypatch)
 
 
 @pytest.fixture
@@ -43,9 +45,21 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def chunk(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Sets the tokens between saved states, to have many chunks of few tokens."""
+    """Sets the tokens between saved states, and of a program of the convolution, to have many chunks of few tokens."""
 
     def set_chunk(tokens: int) -> None:
         monkeypatch.setattr("longvision.ops.kernels.triton.layout.CHUNK", tokens)
+        monkeypatch.setattr("longvision.ops.kernels.triton.convolution.RUN", tokens)
 
     return set_chunk
+
+
+@pytest.fixture
+def blocks(chunk: Callable[[int], None], monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Sets the tokens of every kernel's block, for matmuls too: 16 at least."""
+
+    def set_blocks(tokens: int) -> None:
+        chunk(tokens)
+        monkeypatch.setattr("longvision.ops.kernels.triton.project.TOKENS", tokens)
+
+    return set_blocks
