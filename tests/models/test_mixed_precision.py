@@ -17,7 +17,7 @@ SPACING = {torch.bfloat16: 2**-5, torch.float16: 2**-8}  # of the numbers from 4
 
 # Training
 
-STEPS, WINDOW = 300, 25  # losses are averaged over so many steps
+STEPS, WINDOW = 120, 20  # losses are averaged over so many steps
 
 
 class Curve(NamedTuple):
@@ -37,15 +37,15 @@ def digits():
 
 
 def train(dtype=None, order=0):
-    """24 blocks, always from the same weights, the images in the order of that number; in autocast to `dtype`."""
+    """12 blocks, always from the same weights, the images in the order of that number; in autocast to `dtype`."""
     from longvision.tasks.config import OptimConfig
     from longvision.tasks.optim import adamw
 
     images, labels = digits()
     torch.manual_seed(0)
-    model = Vim(img_size=9, patch_size=3, in_chans=1, num_classes=10, embed_dim=32, depth=24, state=4)
-    # The paper's learning rate and weight decay, and its 5 of 300 epochs to warm up.
-    config = OptimConfig(lr=1e-3, weight_decay=0.1, schedule="cosine", final_lr=0.01)
+    model = Vim(img_size=9, patch_size=3, in_chans=1, num_classes=10, embed_dim=32, depth=12, state=4)
+    # The paper's weight decay; twice its learning rate, for a third of the steps.
+    config = OptimConfig(lr=2e-3, weight_decay=0.1, schedule="cosine", final_lr=0.01)
     chosen = adamw(model, config, warmup=5, steps=STEPS)
     optimizer, schedule = chosen["optimizer"], chosen["lr_scheduler"]["scheduler"]
     for group in optimizer.param_groups:
@@ -54,7 +54,7 @@ def train(dtype=None, order=0):
     generator = torch.Generator().manual_seed(order)
     losses, skipped, nonfinite = [], [], []
     for step in range(STEPS):
-        batch = torch.randint(len(images), (16,), generator=generator)
+        batch = torch.randint(len(images), (32,), generator=generator)
         with torch.autocast("cpu", dtype, enabled=dtype is not None):
             loss = F.cross_entropy(model(images[batch]), labels[batch])
         optimizer.zero_grad()
@@ -103,7 +103,7 @@ def test_a_run_is_that_of_float32_but_for_noise(float32_curve, noise, dtype):
     assert curve.nonfinite == curve.skipped
     # The scaling begins at 65,536 and is halved where a gradient becomes larger than float16 holds.
     assert len(curve.skipped) <= (4 if dtype == torch.float16 else 0)
-    assert not curve.skipped or max(curve.skipped) < STEPS / 2
+    assert not curve.skipped or max(curve.skipped) < 0.75 * STEPS
     mean, largest = distances(curve, float32_curve)
     assert mean <= noise[0] and largest <= noise[1]
 
