@@ -1,6 +1,6 @@
 """What the compiler makes of the Triton kernels, for sm_90 and sm_80: registers, spills, instructions a state.
 
-Run: python benchmarks/compiled.py [--out FILE] [--case NAME] [--architecture 90]
+Run: python benchmarks/compiled.py [--out FILE] [--case NAME ...] [--architecture 90]
 
 Counted without a GPU: the wrappers are called on tensors without memory, their launches are recorded instead of
 started, and each is compiled ahead of time with the types, constants and alignments that Triton would have found. Then
@@ -236,10 +236,16 @@ def rows(architectures: tuple[int, ...], cases: tuple[Case, ...], say: Callable[
     return found
 
 
-def main(out: Path, part: str, architectures: tuple[int, ...]) -> None:
+def named(part: str) -> tuple[Case, ...]:
+    """The case of this name, or those with this in theirs."""
     cases = tuple(case for case in CASES if part == case.name) or tuple(case for case in CASES if part in case.name)
     if not cases:
         raise SystemExit(f"no case has {part!r} in its name: there are {'; '.join(case.name for case in CASES)}")
+    return cases
+
+
+def main(out: Path, parts: list[str], architectures: tuple[int, ...]) -> None:
+    cases = tuple(dict.fromkeys(case for part in parts for case in named(part)))
     origin = {"device": "none: compiled", "triton": triton.__version__, **provenance()}
     found = [{**row, **origin} for row in rows(architectures, cases)]
     with out.open("w", newline="") as file:
@@ -252,7 +258,9 @@ def main(out: Path, part: str, architectures: tuple[int, ...]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=TABLE, help="the table to write (default: %(default)s)")
-    parser.add_argument("--case", default="", help="only the case of this name, or those with this in theirs")
+    parser.add_argument(
+        "--case", nargs="+", default=[""], help="only the case of this name, or those with it in theirs"
+    )
     parser.add_argument("--architecture", type=int, nargs="+", default=ARCHITECTURES, help="compute capability, as 90")
     options = parser.parse_args()
     main(options.out, options.case, tuple(options.architecture))

@@ -17,9 +17,13 @@ KERNELS = {
 SPLIT = {"scan_ends", "scan_starts"}
 
 
-def compiled(part, out, *options):
-    """-> rows of the cases with `part` in their names, by a process that does not interpret kernels."""
-    command = [sys.executable, ROOT / "benchmarks/compiled.py", "--out", out, "--case", part, *options]
+MAIN = "Vim-Ti, 224 px, batch 128, training"
+LONG = "Vim-Ti, 1248 px, batch 1, inference"
+
+
+def compiled(out, *words):
+    """-> rows of benchmarks/compiled.py, by a process that does not interpret kernels."""
+    command = [sys.executable, ROOT / "benchmarks/compiled.py", "--out", out, *words]
     variables = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(command, env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -28,9 +32,28 @@ def compiled(part, out, *options):
 
 
 @pytest.fixture(scope="module")
-def main_rows(tmp_path_factory):
+def every_row(tmp_path_factory):
+    """Of several cases: a process takes seconds to start."""
     pytest.importorskip("triton")
-    return compiled("Vim-Ti, 224 px, batch 128, training", tmp_path_factory.mktemp("main") / "compiled.csv")
+    out = tmp_path_factory.mktemp("compiled") / "compiled.csv"
+    return compiled(out, "--case", MAIN, LONG, "causal_conv1d", "rms_norm")
+
+
+@pytest.fixture
+def rows_of(every_row):
+    """rows_of(name): those of the cases with it in their names."""
+
+    def choose(name):
+        found = [row for row in every_row if name in row["case"]]
+        assert found, f"no case with {name}"
+        return found
+
+    return choose
+
+
+@pytest.fixture
+def main_rows(rows_of):
+    return rows_of(MAIN)
 
 
 def of(rows, kernel, architecture="sm_90"):
@@ -78,8 +101,8 @@ def test_instructions_of_the_backward(main_rows):
 
 
 @pytest.mark.slow
-def test_a_long_image_alone_is_split(tmp_path):
-    rows = compiled("1248 px, batch 1, inference", tmp_path / "compiled.csv")
+def test_a_long_image_alone_is_split(rows_of):
+    rows = rows_of(LONG)
     assert {row["kernel"] for row in rows} >= SPLIT
     assert spilled(rows) == {}
     for row in of(rows, "scan_ends"):
@@ -87,16 +110,16 @@ def test_a_long_image_alone_is_split(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_convolution_by_itself_spills_nothing(tmp_path):
-    rows = compiled("causal_conv1d", tmp_path / "compiled.csv")
+def test_the_convolution_by_itself_spills_nothing(rows_of):
+    rows = rows_of("causal_conv1d")
     assert {row["kernel"] for row in rows} == {"convolution_forward", "convolution_backward"}
     assert spilled(rows) == {}
 
 
 @pytest.mark.slow
-def test_norms_of_usual_widths_spill_nothing(tmp_path):
+def test_norms_of_usual_widths_spill_nothing(rows_of):
     """With the residual sum, and without; at the most channels that it takes, the backward does."""
-    rows = [row for row in compiled("rms_norm", tmp_path / "compiled.csv") if "16384 channels" not in row["case"]]
+    rows = [row for row in rows_of("rms_norm") if "16384 channels" not in row["case"]]
     assert {row["kernel"] for row in rows} == {"norm_forward", "norm_backward"}
     assert spilled(rows) == {}
 
@@ -104,6 +127,7 @@ def test_norms_of_usual_widths_spill_nothing(tmp_path):
 @pytest.mark.slow
 def test_the_scan_by_itself_spills_nothing(tmp_path):
     """For one architecture: its backward takes 14 s to compile."""
-    rows = compiled("selective_scan, bfloat16", tmp_path / "compiled.csv", "--architecture", "90")
+    pytest.importorskip("triton")
+    rows = compiled(tmp_path / "compiled.csv", "--case", "selective_scan, bfloat16", "--architecture", "90")
     assert {row["kernel"] for row in rows} == {"scan_forward", "gate_backward", "scan_backward"}
     assert spilled(rows) == {}

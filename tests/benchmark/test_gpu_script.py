@@ -30,6 +30,7 @@ def test_without_a_card_it_says_so(gpu, monkeypatch, tmp_path, capsys):
     assert "nvidia-smi" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @linux
 def test_a_rehearsal_writes_every_row(tmp_path):
     command = [sys.executable, SCRIPT, "--dry-run", "--out", tmp_path, "--commit", "abc", "--budget", "1e6"]
