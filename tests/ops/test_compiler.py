@@ -18,18 +18,20 @@ from longvision.ops.rms_norm import cpu as norm_cpu
 from longvision.ops.selective_scan import cpu as scan_cpu
 from support.scan_cases import needs_compiler
 
-USE = """
-import sys, torch, longvision
+STEP = """
+import os, sys, torch, longvision
 from longvision.models import Vim
 torch.manual_seed(0)
 model = Vim(img_size=16, patch_size=4, embed_dim=32, depth=2, num_classes=3)
 image = torch.randn(2, 3, 16, 16)
-for _ in range(2):
-    model.zero_grad()
-    y = model(image)
-    y.square().sum().backward()
-torch.save([y.detach(), *(p.grad for p in model.parameters())], sys.argv[1])
+def step():
+    for _ in range(2):
+        model.zero_grad()
+        y = model(image)
+        y.square().sum().backward()
+    return [y.detach(), *(p.grad for p in model.parameters())]
 """
+USE = STEP + "torch.save(step(), sys.argv[1])"
 COMPILING = "longvision: compiling its CPU kernels for this machine, once (a few seconds)"
 WITHOUT = "longvision: its CPU kernels are not available, plain torch runs instead, right but several times slower: "
 
@@ -68,6 +70,7 @@ def assert_same_numbers(got, truth):
         assert (a - b).norm() <= 1e-5 * b.norm()
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_compiled_at_the_first_use_and_kept(python, tmp_path, cache, expected):
     first, said = use(python, tmp_path, cache)
@@ -84,23 +87,42 @@ def test_compiled_at_the_first_use_and_kept(python, tmp_path, cache, expected):
 
 @needs_compiler
 @pytest.mark.parametrize("dtype", library.DEFINITIONS, ids=str)
-def test_a_library_for_each_dtype(monkeypatch, tmp_path, dtype):
-    monkeypatch.setenv("LONGVISION_CACHE", str(tmp_path))
+def test_a_library_for_each_dtype(dtype):
+    """In the user's own cache, which the other tests load them from."""
     path = compiler.compiled(library.DEFINITIONS[dtype])
-    assert path.parent == tmp_path and path.exists()
+    assert path.parent == compiler.cache_folder() and path.exists()
     loaded = library.Library(dtype, path)
     assert loaded.lanes in (2, 4, 8, 16) and loaded.dtype == dtype
 
 
-@pytest.mark.parametrize("CXX, reason", [
-    ("/nonexistent", r"no C++ compiler (/nonexistent) was found: install one"),
-    ("false", "false failed: exit 1"),
-])  # fmt: skip
-def test_without_a_working_compiler_plain_torch_runs(python, tmp_path, expected, CXX, reason):
-    got, said = use(python, tmp_path, tmp_path / "empty", CXX=CXX)
-    assert [line for line in said if line != COMPILING] == [WITHOUT + reason]
-    assert said.count(COMPILING) == (CXX == "false")
-    assert_same_numbers(got, expected)
+FALLBACKS = """
+from longvision.ops.kernels.cpp import library
+results = []
+for name, value in zip(sys.argv[2::2], sys.argv[3::2]):
+    os.environ[name] = value
+    library._load.cache_clear()
+    library._say_once.cache_clear()
+    print(f"{name}={value}", file=sys.stderr)
+    results.append(step())
+torch.save(results, sys.argv[1])
+"""
+
+
+def test_without_a_working_compiler_or_a_cache_plain_torch_runs(python, tmp_path, expected):
+    """One process, and its state as at its start before each."""
+    (tmp_path / "file").write_text("")
+    unwritable = tmp_path / "file/cache"
+    words = ["CXX", "/nonexistent", "CXX", "false", "LONGVISION_CACHE", unwritable]
+    done = python(STEP + FALLBACKS, tmp_path / "results.pt", *words, LONGVISION_CACHE=tmp_path / "empty")
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    missing, failing, unwritten = re.split(r"(?m)^(?:CXX|LONGVISION_CACHE)=.*\n", done.stderr)[1:]
+    assert missing == f"{WITHOUT}no C++ compiler (/nonexistent) was found: install one\n"
+    assert failing == f"{COMPILING}\n{WITHOUT}false failed: exit 1\n"
+    line = unwritten.removeprefix(f"{COMPILING}\n")
+    assert line.startswith(f"{WITHOUT}{unwritable} cannot be written (")
+    assert line.endswith("): set LONGVISION_CACHE\n")
+    for got in torch.load(tmp_path / "results.pt"):
+        assert_same_numbers(got, expected)
 
 
 def compiler_that(tmp_path, script):
@@ -155,16 +177,6 @@ def test_one_reason_is_said_once(monkeypatch, caplog):
     assert [library._load.__wrapped__(dtype) for dtype in library.DEFINITIONS] == [None] * 3
     assert [record.getMessage() for record in caplog.records] == [f"{WITHOUT}there is none"]
     library._say_once.cache_clear()
-
-
-@needs_compiler
-def test_a_cache_that_cannot_be_written(python, tmp_path, expected):
-    (tmp_path / "file").write_text("")
-    got, said = use(python, tmp_path, tmp_path / "file" / "cache")
-    (line,) = [line for line in said if line != COMPILING]
-    assert line.startswith(f"{WITHOUT}{tmp_path / 'file' / 'cache'} cannot be written (")
-    assert line.endswith("): set LONGVISION_CACHE")
-    assert_same_numbers(got, expected)
 
 
 @needs_compiler
@@ -227,29 +239,27 @@ def test_another_source_or_compiler_is_another_library(monkeypatch, tmp_path):
     assert len(names) == 5
 
 
-PATCHED = (
-    """
-from longvision.ops.kernels.cpp import compiler, library
-{patch}
-import torch
-torch.set_num_threads({threads})
-"""
-    + USE
-)
-
-
 @pytest.mark.slow
 @needs_compiler
 def test_threads_of_their_own_where_there_is_no_openmp(python, tmp_path, cache):
-    """The same bits with torch's pool and with threads that the kernels start; in two runs."""
-    results = []
-    for patch in ("", "library._torch_fork = lambda: None", "library._torch_fork = lambda: None"):
-        code = PATCHED.format(patch=patch, threads=2)
-        done = python(code, tmp_path / "result.pt", LONGVISION_CACHE=cache, OMP_NUM_THREADS=2)
-        assert done.returncode == 0, done.stderr
-        results.append(torch.load(tmp_path / "result.pt"))
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+    """The same bits with torch's pool and with threads that the kernels start; twice."""
+    done = python(STEP + OWN_THREADS, tmp_path / "results.pt", LONGVISION_CACHE=cache, OMP_NUM_THREADS=2)
+    assert done.returncode == 0, done.stderr
+    first, *others = torch.load(tmp_path / "results.pt")
+    assert len(others) == 2
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+OWN_THREADS = """
+from longvision.ops.kernels.cpp import library
+torch.set_num_threads(2)
+results = [step()]
+library._torch_fork = lambda: None
+library._load.cache_clear()  # the same library is told anew who starts threads
+results += [step(), step()]
+torch.save(results, sys.argv[1])
+"""
 
 
 @needs_compiler
@@ -279,32 +289,33 @@ def test_calls_from_several_python_threads():
 NO_MEMORY = """
 import resource, torch
 from longvision.ops import selective_scan
-torch.set_num_threads({threads})
 states = 2**18
 x, A, B = torch.ones(1, 2, 128), -torch.ones(128, states), torch.ones(1, 2, states)
 
 def scan(states):
     return selective_scan(x, x, A[:, :states], B[..., :states], B[..., :states], backend="cpu")
 
+torch.set_num_threads(2)
 before = scan(4)  # loads the kernels, starts the threads
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**27, used + 2**27))  # a task works in twice as much
-try:
-    scan(states)
-except MemoryError as error:
-    assert "memory" in str(error)
-    print("refused")
-assert torch.equal(scan(4), before)
+for threads in (2, 1):
+    torch.set_num_threads(threads)
+    try:
+        scan(states)
+    except MemoryError as error:
+        assert "memory" in str(error)
+        print("refused")
+    assert torch.equal(scan(4), before)
 """
 
 
 @needs_compiler
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are the system's own")
-@pytest.mark.parametrize("threads", [1, 2])
-def test_no_memory_is_an_error_and_not_the_end_of_the_process(python, threads):
+def test_no_memory_is_an_error_and_not_the_end_of_the_process(python):
     """Neither on the calling thread nor on another of the pool."""
-    done = python(NO_MEMORY.format(threads=threads), OMP_NUM_THREADS=threads)
-    assert (done.returncode, done.stdout) == (0, "refused\n"), done.stderr[-500:]
+    done = python(NO_MEMORY, OMP_NUM_THREADS=2)
+    assert (done.returncode, done.stdout) == (0, "refused\n" * 2), done.stderr[-500:]
 
 
 # The same sources for other processors
@@ -332,8 +343,8 @@ PROCESSORS = [
 @pytest.mark.parametrize("processor", [p for p in PROCESSORS if p.values[0] != NATIVE])
 def test_another_vector_width_gives_the_same_numbers(python, tmp_path, cache, expected, processor):
     """AVX2 has vectors of 8 channels, SSE2 of 4, and no fused multiplication."""
-    patch = f"compiler._this_processor = lambda: {processor!r}"
-    done = python(PATCHED.format(patch=patch, threads=1), tmp_path / "result.pt", LONGVISION_CACHE=cache)
+    patch = f"from longvision.ops.kernels.cpp import compiler\ncompiler._this_processor = lambda: {processor!r}\n"
+    done = python(patch + USE, tmp_path / "result.pt", LONGVISION_CACHE=cache)
     assert done.returncode == 0 and WITHOUT not in done.stderr, done.stderr
     assert_same_numbers(torch.load(tmp_path / "result.pt"), expected)
 
@@ -350,7 +361,9 @@ def compile_main(tmp_path, code, *options):
 
 
 @needs_compiler
-@pytest.mark.parametrize("processor", [NATIVE, "-march=x86-64", "-march=haswell"])
+@pytest.mark.parametrize("processor", [
+    NATIVE, *(pytest.param(other, marks=pytest.mark.slow) for other in ("-march=x86-64", "-march=haswell")),
+])  # fmt: skip
 @pytest.mark.parametrize("dtype", library.DEFINITIONS, ids=str)
 def test_no_warnings(tmp_path, processor, dtype):
     if processor != NATIVE and not on_x86:
