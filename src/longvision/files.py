@@ -25,7 +25,7 @@ def written_beside(path: str | os.PathLike[str], overwrite: bool = False) -> Ite
     path = Path(path)
     if not overwrite and os.path.lexists(path):
         raise _exists(path)
-    beside = path.with_name(f".{path.stem}-{secrets.token_hex(6)}{path.suffix}")
+    beside = path.with_name(f".{path.stem[:20]}-{secrets.token_hex(6)}{path.suffix}")
     try:
         yield beside
         if overwrite:

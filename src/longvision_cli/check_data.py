@@ -3,6 +3,7 @@
 from typing import Any
 
 from longvision.errors import user_paths
+from longvision.text import printable
 from longvision_cli.arguments import ArgumentParser, take_apart
 from longvision_cli.configuration import add_options, read_recipes
 from longvision_cli.folders import free_folder
@@ -30,8 +31,8 @@ def run(arguments: list[str]) -> int:
     data.setup()
     splits = ("train", "val", "test") if data.has_test else ("train", "val")
     counts = ", ".join(f"{len(data.images(split))} {split}" for split in splits)
-    print(f"{data.name}: {counts} images, {len(data.classes)} classes: {', '.join(data.classes[:12])}"
-          + (", …" if len(data.classes) > 12 else ""))  # fmt: skip
+    classes = ", ".join(map(printable, data.classes[:12])) + (", …" if len(data.classes) > 12 else "")
+    print(f"{printable(data.name)}: {counts} images, {len(data.classes)} classes: {classes}")
     print_notes(source)
     sheet = _samples(data)
     with user_paths():

@@ -3,12 +3,14 @@
 import argparse
 import importlib
 import importlib.util
+import io
 import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from longvision.errors import UserError
+from longvision.text import one_line
 from longvision.version import __version__
 from longvision_cli.names import did_you_mean
 
@@ -39,6 +41,8 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """The entry point. A UserError ends in one sentence and exit code 2, anything else in a traceback."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show is no reason to fail
+        sys.stdout.reconfigure(errors="backslashreplace")
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     command = "longvision"
@@ -107,4 +111,4 @@ def _sentence(mistake: BaseException) -> str:
     text = str(mistake).strip() or type(mistake).__name__
     if "Original Traceback" in text:
         text = text.splitlines()[-1].split(": ", 1)[-1]
-    return " ".join(text.split())
+    return one_line(text)

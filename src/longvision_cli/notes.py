@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from longvision.text import one_line
+
 
 def print_notes(source: Any) -> None:
     """A line each, every one once."""
     for note in dict.fromkeys(source.notes):
-        print(f"note: {' '.join(note.split())}")
+        print(f"note: {one_line(note)}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from longvision.errors import UserError, user_paths
+from longvision.text import one_line, printable
 from longvision_cli.arguments import ArgumentParser
 from longvision_cli.folders import free_folder
 from longvision_cli.quiet import quiet
@@ -90,7 +91,7 @@ def _with_progress(paths: list[Path]) -> Any:
 def _report(output: Any, skipped: list[str], images: int, folder: Path | None) -> int:
     """Print what there is, and what there is not; -> the exit code."""
     for reason in skipped[:NAMED]:
-        print(f"longvision predict: skipped: {reason}", file=sys.stderr)
+        print(f"longvision predict: skipped: {one_line(reason)}", file=sys.stderr)
     if skipped:
         print(f"longvision predict: {len(skipped)} of {images} files have no result", file=sys.stderr)
     if folder is None:
@@ -99,7 +100,7 @@ def _report(output: Any, skipped: list[str], images: int, folder: Path | None) -
         with user_paths():
             output.finish(folder)
         _print_table(*zip(*output.rows, strict=True))
-        print(*output.notes, f"{output.about}: {folder}", sep="\n")
+        print(*map(one_line, output.notes), f"{output.about}: {folder}", sep="\n")
     return 0 if output.rows else 1
 
 
@@ -110,10 +111,10 @@ def _print_table(files: tuple[str, ...], cells: tuple[list[str], ...]) -> None:
         names = [os.path.abspath(name) for name in names]
     folder = os.path.commonpath([os.path.dirname(name) for name in names]) if len(names) > 1 else ""
     if folder:
-        print(f"in {folder}")
+        print(f"in {printable(folder)}")
         names = [os.path.relpath(name, folder) for name in names]
     columns = max(map(len, cells))
-    rows = [[name, *row, *[""] * (columns - len(row))] for name, row in zip(names, cells, strict=True)]
+    rows = [[*map(printable, [name, *row]), *[""] * (columns - len(row))] for name, row in zip(names, cells)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -6,6 +6,8 @@ import sys
 import warnings
 from typing import Any
 
+from longvision.text import one_line
+
 # Each is true of every run of ours and says nothing about this one.
 OF_EVERY_RUN = (
     "does not have many workers",  # small sets load fastest in the main process
@@ -29,4 +31,4 @@ def quiet() -> None:
 
 
 def _one_line(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"longvision: warning: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"longvision: warning: {one_line(str(message))}", file=sys.stderr)

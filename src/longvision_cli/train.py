@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longvision.errors import MissingFileError, UserError, user_paths
+from longvision.text import printable
 from longvision_cli.arguments import ArgumentParser, take_apart
 from longvision_cli.configuration import Configuration, add_options, configure, read_recipes
 from longvision_cli.model_names import check_model
@@ -93,6 +94,6 @@ def _announce(task: Any, data: Any, run_folder: Any, goes_on: bool) -> None:
     counts = ", ".join(f"{len(data.images(split))} {words[split]}" for split in splits)
     parameters = sum(p.numel() for p in task.model.parameters())
     print(f"{task.config.name}, {parameters:,} parameters, {data.size[0]}x{data.size[1]} pixels")
-    print(f"{data.name}: {len(data.classes)} classes, {counts} images")
+    print(f"{printable(data.name)}: {len(data.classes)} classes, {counts} images")
     print_notes(data.source)
     print(f"{'goes on in' if goes_on else 'run folder'} {run_folder.path}", flush=True)

@@ -3,6 +3,7 @@
 from itertools import zip_longest
 
 from longvision.errors import UserError
+from longvision.text import printable
 from longvision_cli.arguments import ArgumentParser, take_apart
 from longvision_cli.configuration import configure
 from longvision_cli.notes import print_notes
@@ -49,7 +50,7 @@ def run(arguments: list[str]) -> int:
     outcome = evaluate(make_trainer(vars(configuration.trainer)), task, data, words.options.split)
     if not outcome.metrics:
         raise UserError(str(outcome))
-    print(f"{task.evaluated} images of the {outcome.split} split of {data.name}")
+    print(f"{task.evaluated} images of the {outcome.split} split of {printable(data.name)}")
     print_notes(source)
     for name, value in outcome.metrics.items():
         print(f"{name:<14} {value:.4f}" if name == "loss" else f"{name:<14} {percent(value)}")

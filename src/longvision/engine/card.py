@@ -1,5 +1,6 @@
 """The card beside a run's weights: what they are, what they reached, how they are used."""
 
+import re
 from typing import Any
 
 import lightning
@@ -8,6 +9,7 @@ import torch
 
 from longvision.engine.run import Run
 from longvision.tasks.task import Task
+from longvision.text import printable
 from longvision.version import __version__
 
 
@@ -21,13 +23,13 @@ def model_card(task: Task, data: Any, run: Run, metrics: dict[str, float]) -> st
     parameters = sum(p.numel() for p in task.model.parameters())
     rows = [f"| {name.replace('/', ' ')} | {value:.4f} |" for name, value in metrics.items()]
     table = "\n".join(["| metric | value |", "|---|---|", *rows]) if rows else "It was not evaluated."
-    shown = ", ".join(info.classes[:20]) + (", …" if len(info.classes) > 20 else "")
+    shown = ", ".join(map(_in_markdown, info.classes[:20])) + (", …" if len(info.classes) > 20 else "")
     return f"""---
 library_name: timm
 pipeline_tag: {task.pipeline}
 tags: [timm, longvision, {task.pipeline}]
 ---
-# {task.config.name} on {info.name}
+# {task.config.name} on {_in_markdown(info.name)}
 
 {len(info.classes)} classes: {shown}. Input {info.size[0]}x{info.size[1]}, {info.channels} channel(s). \
 {parameters:,} parameters. Trained from {"given weights" if task.config.pretrained else "scratch"}; the whole \
@@ -52,6 +54,11 @@ from longvision.inference import Predictor
 Predictor("{run.path.name}")("IMAGE").image().show()
 ```
 """
+
+
+def _in_markdown(name: str) -> str:
+    """As it is: no formula, no tag, no link."""
+    return re.sub(r"[\\`*<>\[\]$|]", r"\\\g<0>", printable(name))
 
 
 def _timm_program(task: Task, data: Any, run: Run) -> str:

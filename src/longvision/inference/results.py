@@ -1,6 +1,7 @@
 """What a model says of one image: its values, a drawing of them, a row of a table, and files. Loads no torch."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from longvision.types import IGNORE, Colour, Detections
 
 THRESHOLD = 0.5  # least score of an object that is drawn and counted
 SHOWN = 5  # classes in a drawing or a table
+LONGEST_NAME = 255  # bytes of a file's name, on most file systems
 
 
 @dataclass(frozen=True)
@@ -163,9 +165,20 @@ def palette_image(mask_HW: np.ndarray, palette: list[Colour]) -> Image.Image:
     return image
 
 
+def _cut(name: str, length: int) -> str:
+    """The beginning that takes at most so many bytes."""
+    while len(os.fsencode(name)) > length:
+        name = name[:-1]
+    return name
+
+
 def write_new(folder: Path, stem: str, contents: Mapping[str, Any]) -> list[Path]:
-    """Images, and dictionaries as JSON, under STEM and their endings; STEM-2, STEM-3, ... where one of them exists."""
+    """Images, and dictionaries as JSON, under STEM and their endings; STEM-2, STEM-3, ... where one of them exists.
+
+    A stem too long for a file system with the ending is cut.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    stem = _cut(stem, LONGEST_NAME - max(len(ending) for ending in contents) - len("-99999"))
     number, name = 1, stem
     while any((folder / f"{name}{ending}").exists() for ending in contents):
         number += 1

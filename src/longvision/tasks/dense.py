@@ -11,6 +11,7 @@ from torch import nn
 
 from longvision.tasks.config import TaskConfig
 from longvision.tasks.task import Artifacts, Task
+from longvision.text import printable
 from longvision.types import DataInfo
 from longvision.viz.charts import draw_class_metrics
 from longvision.viz.sheets import contact_sheet
@@ -94,9 +95,10 @@ class DenseTask(Task):
 
     def class_table(self) -> list[str]:
         """A line a class; those that do not occur have a dash."""
-        width = max(map(len, ["class", *self.info.classes]))
+        names = list(map(printable, self.info.classes))
+        width = max(map(len, ["class", *names]))
         lines = [f"{'class':<{width}}  " + "  ".join(f"{words:>8}" for words in self.by_class)]
-        for name, *values in zip(self.info.classes, *self.by_class.values(), strict=True):
+        for name, *values in zip(names, *self.by_class.values(), strict=True):
             cells = [f"{100 * value:.1f} %" if value == value else "-" for value in values]
             lines.append(f"{name:<{width}}  " + "  ".join(f"{cell:>8}" for cell in cells))
         return lines

@@ -29,7 +29,7 @@ def _bars(top: Sequence[tuple[str, float]], height: int) -> Image.Image:
     for number, (name, share) in enumerate(top):
         y = number * height // len(top)
         percent = f"{100 * share:.1f} %"
-        draw.text((left, y), fitted(name, full - font.getlength(f"  {percent}"), font), INK, font)
+        draw.text((left, y), fitted(short(name), full - font.getlength(f"  {percent}"), font), INK, font)
         draw.text((left + full - round(font.getlength(percent)), y), percent, INK, font)
         bar = y + line_height(font)
         box = (left, bar, left + max(1, round(share * full)), bar + line_height(font) // 2)

@@ -1,13 +1,36 @@
 """The charts of a run. Drawn without a display; matplotlib is imported when one is drawn."""
 
-from collections.abc import Sequence
+import functools
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import numpy as np
 from PIL import Image
 
+from longvision.text import one_line
+from longvision.viz.sheets import short
+
 GOOD, BAD, GREY = "#2a7f4f", "#b3261e", "#666666"
+
+
+Arguments = ParamSpec("Arguments")
+
+
+def _names_as_they_are(draw: Callable[Arguments, None]) -> Callable[Arguments, None]:
+    """A chart in which "$" opens no formula, and a letter that the font lacks is a box, without a warning each."""
+
+    @functools.wraps(draw)
+    def drawn(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
+        import matplotlib
+
+        with matplotlib.rc_context({"text.parse_math": False, "text.usetex": False}), warnings.catch_warnings():
+            for missing in ("Glyph", "Matplotlib currently does not support"):
+                warnings.filterwarnings("ignore", message=missing)
+            draw(*args, **kwargs)
+
+    return drawn
 
 
 def _figure(width: float, height: float) -> Any:
@@ -16,12 +39,13 @@ def _figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+@_names_as_they_are
 def draw_curves(
     history: Sequence[dict[str, float]], path: Path, title: str, metric_name: str = "accuracy", words: str = "accuracy"
 ) -> None:
     """Loss and the metric that decides, over the epochs, training and validation, where there are such."""
     figure = _figure(10, 4)
-    figure.suptitle(title)
+    figure.suptitle(one_line(title))
     epochs = [row["epoch"] for row in history]
     for axes, metric, scale, label in zip(
         figure.subplots(1, 2), ("loss", metric_name), (1, 100), ("loss", f"{words}, %"), strict=True
@@ -40,21 +64,23 @@ def draw_curves(
     figure.savefig(path, dpi=120)
 
 
+@_names_as_they_are
 def draw_class_metrics(shares: dict[str, float], path: Path, title: str, label: str) -> None:
     """A bar a class, the best above; classes that do not occur (NaN) are named at the end."""
     known = sorted((item for item in shares.items() if item[1] == item[1]), key=lambda item: item[1])
-    absent = [name for name, value in shares.items() if value != value]
+    absent = [short(name) for name, value in shares.items() if value != value]
     figure = _figure(7, 1.2 + 0.28 * max(3, len(known)))
     axes = figure.subplots()
     bars = axes.barh(range(len(known)), [100 * value for _, value in known], color=GOOD)
     axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
-    axes.set_yticks(range(len(known)), [name for name, _ in known])
+    axes.set_yticks(range(len(known)), [short(name) for name, _ in known])
     note = f"\nnot in these images: {', '.join(absent[:8])}{', …' if len(absent) > 8 else ''}" if absent else ""
-    axes.set(xlim=(0, 110), xlabel=f"{label}{note}", title=title)
+    axes.set(xlim=(0, 110), xlabel=f"{label}{note}", title=one_line(title))
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
 
 
+@_names_as_they_are
 def draw_confusion(counts_KK: np.ndarray, classes: Sequence[str], path: Path, title: str) -> None:
     """Rows are true classes, columns predicted ones; colour is the share of the row, numbers are images."""
     size = float(np.clip(2.5 + 0.45 * len(classes), 4, 14))
@@ -63,10 +89,11 @@ def draw_confusion(counts_KK: np.ndarray, classes: Sequence[str], path: Path, ti
     share_KK = counts_KK / np.maximum(counts_KK.sum(1, keepdims=True), 1)
     image = axes.imshow(share_KK, cmap="Greens", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
-    axes.set(xlabel="predicted", ylabel="true", title=title)
+    axes.set(xlabel="predicted", ylabel="true", title=one_line(title))
     if len(classes) <= 40:
-        axes.set_xticks(range(len(classes)), classes, rotation=0 if max(map(len, classes)) < 4 else 90)
-        axes.set_yticks(range(len(classes)), classes)
+        names = list(map(short, classes))
+        axes.set_xticks(range(len(names)), names, rotation=0 if max(map(len, names)) < 4 else 90)
+        axes.set_yticks(range(len(names)), names)
     if len(classes) <= 20:
         for row, column in zip(*np.nonzero(counts_KK), strict=True):
             colour = "white" if share_KK[row, column] > 0.5 else "black"
@@ -74,19 +101,20 @@ def draw_confusion(counts_KK: np.ndarray, classes: Sequence[str], path: Path, ti
     figure.savefig(path, dpi=120)
 
 
+@_names_as_they_are
 def draw_examples(
     examples: Sequence[tuple[Image.Image, str, str, float]], path: Path, title: str, columns: int = 8
 ) -> None:
     """Images, each with what it is, what the model says, and how sure it is; mistakes in red."""
     rows = -(-len(examples) // columns)
     figure = _figure(1.6 * columns, 2.0 * rows + 0.5)
-    figure.suptitle(title)
+    figure.suptitle(one_line(title))
     grid = figure.subplots(rows, columns, squeeze=False).flat
     for axes in grid:
         axes.axis("off")
     for axes, (image, true, predicted, probability) in zip(figure.axes, examples, strict=False):
         axes.imshow(image, cmap="gray", vmin=0, vmax=255)
         colour = GOOD if true == predicted else BAD
-        text = f"{predicted} ({100 * probability:.0f} %)" + ("" if true == predicted else f"\nis {true}")
+        text = f"{short(predicted)} ({100 * probability:.0f} %)" + ("" if true == predicted else f"\nis {short(true)}")
         axes.set_title(text, color=colour, fontsize=9)
     figure.savefig(path, dpi=120)

@@ -63,7 +63,7 @@ def draw_objects(
 
 def titled(image: Image.Image, title: str) -> Image.Image:
     """The image under a line of text."""
-    return side_by_side({title: viewable(image)}, [])
+    return side_by_side({short(title): viewable(image)}, [])
 
 
 def _mask_at(mask_HW: np.ndarray, size: tuple[int, int]) -> np.ndarray:

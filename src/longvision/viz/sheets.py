@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from longvision.text import one_line, printable
 from longvision.types import Colour
 
 SMALLEST = 320  # side of a panel that a small image is enlarged to, pixels
@@ -26,13 +27,14 @@ def side_by_side(panels: Mapping[str, Image.Image], legend: Sequence[Line]) -> I
     columns = 1 if width > 2 * height else len(panels)
     font = font_of(columns * width / 70)
     line = gap = line_height(font)
-    cell = max(width, *(round(font.getlength(title)) for title in panels)) + gap
+    titles = list(map(printable, panels))
+    cell = max(width, *(round(font.getlength(title)) for title in titles)) + gap
     key = _drawn_legend(legend, columns * cell - gap, font)
     rows = -(-len(panels) // columns)
     below = gap // 2 + rows * (line + height + gap)
     sheet = Image.new("RGB", (max(columns * cell, key.width + gap) + gap, below + key.height + gap // 2), WHITE)
     draw = ImageDraw.Draw(sheet)
-    for number, (title, panel) in enumerate(panels.items()):
+    for number, (title, panel) in enumerate(zip(titles, panels.values(), strict=True)):
         left = gap + number % columns * cell
         top = gap // 2 + number // columns * (line + height + gap)
         draw.text((left, top), title, INK, font)
@@ -137,7 +139,7 @@ def line_height(font: ImageFont.FreeTypeFont) -> int:
 
 def short(name: str) -> str:
     """A name in one line."""
-    name = " ".join(name.split())
+    name = one_line(name)
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
 
 
@@ -152,7 +154,7 @@ def fitted(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
 
 def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
     lines = [""]
-    for word in text.split():
+    for word in one_line(text).split():
         longer = f"{lines[-1]} {word}".strip()
         if lines[-1] and font.getlength(longer) > width:
             lines.append(word)
