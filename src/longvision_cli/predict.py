@@ -44,9 +44,9 @@ def run(arguments: list[str]) -> int:
         inference = replace(description.inference, window=given.pop("window"), stride=None)
     folder = None if options.json else free_folder(options.out, "predictions-{}", "--out")
     output = writer(description.classes, folder, **given)
+    quiet()
     images = find_images(options.images)
 
-    quiet()
     from longvision.benchmark.memory import limit_memory
     from longvision.inference.predictor import Predictor
 

@@ -5,6 +5,7 @@ import unicodedata
 
 import pytest
 
+from longvision.data.io.images import find_images
 from longvision.data.io.listing import files_below, list_files
 from longvision.data.sources.folder import FolderSource
 from longvision.errors import UserError
@@ -55,6 +56,25 @@ def test_a_folder_that_cannot_be_read_costs_itself_alone(tmp_path, monkeypatch):
     source = FolderSource(tmp_path)
     assert len(source.listed["train"]) == 10
     assert any("private" in note and "Permission denied" in note for note in source.notes)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    plant(tmp_path, "set/a.png")
+    os.mkfifo(tmp_path / "set" / "pipe.png")
+    found = list_files(tmp_path / "set")
+    assert [os.path.basename(file) for file in found.files] == ["a.png"] and "pipe.png" in found.problems[0]
+
+
+def test_predict_is_told_what_cannot_be_listed(tmp_path):
+    plant(tmp_path, "set/a.png", "set/loop -> ../set")
+    with pytest.warns(UserWarning, match="loop"):
+        assert find_images([tmp_path / "set"]) == [tmp_path / "set" / "a.png"]
+
+
+def test_a_path_too_long_does_not_exist(tmp_path):
+    for call in (lambda path: find_images([path]), FolderSource):
+        with pytest.raises(FileNotFoundError, match="does not exist"):
+            call(tmp_path / ("x" * 300))
 
 
 def test_a_link_to_nothing_is_an_image_that_cannot_be_read(tmp_path):

@@ -1,5 +1,6 @@
 """How a set tells what is wrong with it: how many, which, and what to do. A few of many are left out with a warning."""
 
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ def is_too_many(bad: int, total: int) -> bool:
 
 def require_folder(path: Path, remedy: str) -> None:
     """Raises UserError where there is none."""
-    if not path.exists():
+    if not os.path.exists(path):  # also for a path too long for the system
         raise MissingFileError(f"{path} does not exist: {remedy}")
     if not path.is_dir():
         raise UserError(f"{path} is a file: {remedy}")

@@ -1,6 +1,8 @@
 """Reading images: what Pillow decodes becomes an upright 8-bit "L" or "RGB" image, the rest an error."""
 
 import io
+import os
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -10,8 +12,9 @@ from PIL import Image
 
 from longvision.data.io.decoding import DECODE_ERRORS, decoding
 from longvision.data.io.limits import check_pixels, without_pillows_limit
-from longvision.data.io.listing import files_below
+from longvision.data.io.listing import Listing, list_files
 from longvision.data.io.orientation import upright
+from longvision.data.problems import listing
 from longvision.errors import MissingFileError, UnreadableImage, UserError
 
 Channels = Literal[1, 3]
@@ -99,17 +102,19 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
     """Files as they are given; folders replaced by all the files below them, sorted, hidden ones left out."""
     found: list[Path] = []
     for path in map(Path, paths):
-        if not path.exists():
+        if not os.path.exists(path):
             raise MissingFileError(f"{path} does not exist: give image files, or folders of them")
-        below = [Path(file) for file in files_below(path)] if path.is_dir() else [path]
-        if not below:
+        below = list_files(path) if path.is_dir() else Listing([str(path)])
+        if below.problems:
+            warnings.warn(f"not used: {listing(below.problems, '; ')}", stacklevel=2)
+        if not below.files:
             raise UserError(f"{path} holds no files: give image files, or folders of them")
-        found += below
+        found += map(Path, below.files)
     return found
 
 
 def _bytes_of(path: Path) -> bytes:
-    if not path.exists():
+    if not os.path.exists(path):
         raise MissingFileError(f"{path} does not exist: give the path of an image file")
     if path.is_dir():
         raise UnreadableImage(f"{path} is a folder: give the path of an image file")

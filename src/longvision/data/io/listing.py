@@ -90,10 +90,12 @@ def _list(folder: str, found: Listing, visited: set[tuple[int, int]], folders: d
         return
     visited.add((status.st_dev, status.st_ino))
     for entry in sorted(below, key=lambda entry: entry.name):
-        if not _is_folder(entry):
-            found.files.append(entry.path)
-        else:
+        if _is_folder(entry):
             (links if entry.is_symlink() else folders).append(entry.path)
+        elif os.path.isfile(entry.path) or not os.path.exists(entry.path):
+            found.files.append(entry.path)
+        else:  # reading it could wait for ever
+            found.problems.append(f"{entry.path} is a pipe, a socket or a device")
 
 
 def _entries(folder: str | Path) -> list["os.DirEntry[str]"]:
