@@ -207,7 +207,9 @@ def test_create_features_names_what_is_missing():
         create_features("resnet10t", 3, (64, 64), strides=(4, 64))
 
 
-# What others make of it, unchanged: a forward and a backward of each at 160 x 224.
+# What others make of it, unchanged: a forward and a backward of each at 96 x 128.
+
+SMALL = 96, 128
 
 
 def check_backward(model, loss):
@@ -222,8 +224,8 @@ def check_backward(model, loss):
 def test_segmentation_models_pytorch(name, decoder):
     smp = pytest.importorskip("segmentation_models_pytorch")
     model = getattr(smp, decoder)(f"tu-{register_pyramid(name)}", encoder_weights=None, classes=5)
-    logits = model(torch.randn(2, 3, *SIZE))
-    assert logits.shape == (2, 5, *SIZE)
+    logits = model(torch.randn(2, 3, *SMALL))
+    assert logits.shape == (2, 5, *SMALL)
     check_backward(model, logits.square().mean())
 
 
@@ -242,8 +244,8 @@ def test_transformers_upernet(name):
         auxiliary_in_channels=make(name).feature_info[2]["num_chs"], auxiliary_channels=16,
     )  # fmt: skip
     model = transformers.UperNetForSemanticSegmentation(config)
-    output = model(torch.randn(2, 3, *SIZE), labels=torch.randint(5, (2, *SIZE)))
-    assert output.logits.shape == (2, 5, *SIZE)
+    output = model(torch.randn(2, 3, *SMALL), labels=torch.randint(5, (2, *SMALL)))
+    assert output.logits.shape == (2, 5, *SMALL)
     check_backward(model, output.loss)
 
 
@@ -258,7 +260,7 @@ def test_transformers_detr(name):
     )  # fmt: skip
     model = transformers.DetrForObjectDetection(config)
     target = {"class_labels": torch.tensor([1]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.3]])}
-    output = model(torch.randn(2, 3, *SIZE), labels=[target, target])
+    output = model(torch.randn(2, 3, *SMALL), labels=[target, target])
     assert output.pred_boxes.shape == (2, 6, 4)
     check_backward(model, output.loss)
 
@@ -282,13 +284,13 @@ def test_torchvision_mask_rcnn(name):
 
     names = ["0", "1", "2", "3"]
     model = detection.MaskRCNN(
-        Backbone(), 3, min_size=SIZE[0], max_size=SIZE[1],
+        Backbone(), 3, min_size=SMALL[0], max_size=SMALL[1],
         rpn_anchor_generator=AnchorGenerator(((16,), (32,), (64,), (128,)), ((0.5, 1.0, 2.0),) * 4),
         box_roi_pool=MultiScaleRoIAlign(names, 7, 2), mask_roi_pool=MultiScaleRoIAlign(names, 14, 2),
     )  # fmt: skip
-    masks = torch.zeros(1, *SIZE, dtype=torch.uint8)
-    masks[:, 20:90, 30:120] = 1
-    target = {"boxes": torch.tensor([[30.0, 20, 120, 90]]), "labels": torch.tensor([1]), "masks": masks}
-    losses = model([torch.rand(3, *SIZE)], [target])
+    masks = torch.zeros(1, *SMALL, dtype=torch.uint8)
+    masks[:, 20:70, 30:90] = 1
+    target = {"boxes": torch.tensor([[30.0, 20, 90, 70]]), "labels": torch.tensor([1]), "masks": masks}
+    losses = model([torch.rand(3, *SMALL)], [target])
     assert set(losses) >= {"loss_classifier", "loss_box_reg", "loss_mask", "loss_objectness", "loss_rpn_box_reg"}
     check_backward(model, sum(losses.values()))
