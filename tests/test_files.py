@@ -107,5 +107,5 @@ sys.modules["longvision_cli.main"] = sys  # as if the command had come first: no
 from longvision.files import read_metadata
 print(read_metadata({str(tmp_path / "a.safetensors")!r}), "torch" in sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert done.stdout.strip() == "{'grid': [4, 6]} False", done.stderr

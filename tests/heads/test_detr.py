@@ -139,7 +139,7 @@ def test_two_ranks_train_as_one_process_with_all_images(tmp_path: Path):
     torch.save((logits, boxes, labels, wanted), tmp_path / "scene.pt")
     ranks = [subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(tmp_path)]) for rank in range(2)]
     try:
-        assert [process.wait(120) for process in ranks] == [0, 0]
+        assert [process.wait(600) for process in ranks] == [0, 0]
     finally:
         for process in ranks:
             process.kill()

@@ -334,5 +334,5 @@ print([name for name in heavy if name in sys.modules])
 result.image()
 print([name for name in heavy if name in sys.modules])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert done.stdout.splitlines() == ["[]", "[]"], done.stderr or done.stdout

@@ -21,7 +21,7 @@ def python() -> Callable[..., subprocess.CompletedProcess]:
         variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
         variables |= {name: str(value) for name, value in environment.items()}
         command = [sys.executable, "-c", code, *map(str, arguments)]
-        return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300)
+        return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=600)
 
     return run
 

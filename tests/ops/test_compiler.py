@@ -216,7 +216,7 @@ def test_two_processes_at_once(tmp_path):
     files = [tmp_path / name for name in "ab"]
     environment = os.environ | {"LONGVISION_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     both = [subprocess.Popen([sys.executable, "-c", USE, str(file)], env=environment) for file in files]
-    assert [process.wait(timeout=300) for process in both] == [0, 0]
+    assert [process.wait(timeout=600) for process in both] == [0, 0]
     assert len(list((tmp_path / "cache").iterdir())) == 1
     a, b = map(torch.load, files)
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
