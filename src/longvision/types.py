@@ -17,6 +17,19 @@ Colour = tuple[int, int, int]  # red, green, blue, 0 to 255
 IGNORE = 255  # the value of a mask's pixels that do not count
 
 
+@dataclass(frozen=True)
+class CocoIds:
+    """What a COCO set calls its categories and images.
+
+    Args:
+        categories: the id of each class.
+        images: an image's folder and its name in the JSON file, as in "val2017/7.jpg" -> its id.
+    """
+
+    categories: list[int | str]
+    images: dict[str, int]
+
+
 class _PerObject:
     """A dataclass whose arrays have one row per object."""
 

@@ -131,6 +131,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 def description(task: Task, data: Any) -> dict[str, Any]:
     """What prediction needs, beside the weights."""
     info = task.info
+    ids = data.source.coco_ids
     return {
         "task": task.task_name,
         "architecture": task.config.name,
@@ -138,6 +139,7 @@ def description(task: Task, data: Any) -> dict[str, Any]:
         "classes": info.classes,
         "preprocess": dataclasses.asdict(data.input),
         **({"palette": info.palette} if info.palette else {}),
+        **({"coco_ids": dataclasses.asdict(ids)} if ids else {}),
         **task.describe(),
     }
 

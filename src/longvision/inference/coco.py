@@ -1,39 +1,87 @@
 """Objects in COCO's format, for JSON."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 
-from longvision.types import Detections, Target
+from longvision.types import CocoIds, Detections, Target
 
 
 class CocoResults:
     """Objects of one image after the other; masks are held run-length encoded.
 
     Args:
-        categories: the classes' names; label 0 becomes category 1.
+        categories: the classes' names.
+        ids: what a COCO set calls them and its images. Without, label 0 becomes category 1.
+
+    An image that the set lists, by its name and folder or by a name that only one folder has, gets its id and its name
+    there; others are numbered behind the last id.
     """
 
-    def __init__(self, categories: Sequence[str]) -> None:
-        self.categories = [{"id": number, "name": name} for number, name in enumerate(categories, 1)]
+    def __init__(self, categories: Sequence[str], ids: CocoIds | None = None) -> None:
+        self.category_ids = ids.categories if ids else list(range(1, len(categories) + 1))
+        self.categories = [
+            {"id": number, "name": name} for number, name in zip(self.category_ids, categories, strict=True)
+        ]
+        self.known = _KnownImages(ids.images if ids else {})
         self.images: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
 
     def add(self, file_name: str, size: tuple[int, int], found: Detections | Target) -> None:
         """An image of `size`, (height, width), and what was found in it, whatever the score."""
         height, width = size
-        self.images.append({"id": len(self.images) + 1, "file_name": file_name, "width": width, "height": height})
-        for annotation in _annotations(found):
-            numbers = {"id": len(self.annotations) + 1, "image_id": len(self.images)}
-            self.annotations.append(numbers | annotation)
+        number, name = self.known.id_and_name(file_name)
+        self.images.append({"id": number, "file_name": name, "width": width, "height": height})
+        for annotation in _annotations(found, self.category_ids):
+            self.annotations.append({"id": len(self.annotations) + 1, "image_id": number} | annotation)
+
+    def notes(self) -> list[str]:
+        """What is to be told of the images' ids, where a set has some."""
+        return self.known.notes()
 
     def as_dict(self) -> dict[str, list[dict[str, Any]]]:
-        """Images, categories and annotations, each numbered from 1."""
+        """Images, categories and annotations, these numbered from 1."""
         return {"images": self.images, "categories": self.categories, "annotations": self.annotations}
 
 
-def _annotations(found: Detections | Target) -> Iterator[dict[str, Any]]:
+class _KnownImages:
+    """Ids of images by folder and name; each is given once."""
+
+    def __init__(self, ids: dict[str, int]) -> None:
+        self.ids, self.next = ids, max(ids.values(), default=0) + 1
+        self.by_name: dict[str, list[str]] = {}
+        for key in ids:
+            self.by_name.setdefault(key.split("/", 1)[-1], []).append(key)
+        self.given: set[str] = set()
+        self.unknown: list[int] = []
+
+    def id_and_name(self, path: str) -> tuple[int, str]:
+        key = self._key(PurePath(path).parts)
+        if key is not None and key not in self.given:
+            self.given.add(key)
+            return self.ids[key], key.split("/", 1)[-1]
+        self.unknown.append(self.next)
+        self.next += 1
+        return self.unknown[-1], path
+
+    def _key(self, parts: tuple[str, ...]) -> str | None:
+        """The longest end of a path that is a folder and a name, else the longest that is one image's name alone."""
+        ends = ["/".join(parts[start:]) for start in range(len(parts))]
+        if found := next((end for end in ends if end in self.ids), None):
+            return found
+        names = next((self.by_name[end] for end in ends if end in self.by_name), [])
+        return names[0] if len({self.ids[name] for name in names}) == 1 else None
+
+    def notes(self) -> list[str]:
+        if not self.ids or not self.unknown:
+            return []
+        return [f"{len(self.unknown)} images are not called as any of the training data's: their ids go from "
+                f"{self.unknown[0]} to {self.unknown[-1]}"]  # fmt: skip
+
+
+def _annotations(found: Detections | Target, category_ids: Sequence[int | str]) -> Iterator[dict[str, Any]]:
     found = found.numpy()
     scores = None
     if isinstance(found, Detections):
@@ -43,7 +91,7 @@ def _annotations(found: Detections | Target) -> Iterator[dict[str, Any]]:
     shapes = None if masks is None else _encoded(masks)
     for i, (left, top, right, bottom) in enumerate(found.boxes.tolist()):
         bbox = [round(value, 3) for value in (left, top, right - left, bottom - top)]
-        annotation = {"category_id": int(found.labels[i]) + 1, "bbox": bbox, "iscrowd": 0}
+        annotation: dict[str, Any] = {"category_id": category_ids[int(found.labels[i])], "bbox": bbox, "iscrowd": 0}
         if scores is not None:
             annotation["score"] = round(float(scores[i]), 6)
         if shapes is None or masks is None:

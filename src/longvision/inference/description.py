@@ -10,7 +10,7 @@ from longvision.data.transforms.input_spec import InputSpec
 from longvision.errors import MissingFileError, UserError
 from longvision.files import read_metadata
 from longvision.inference.config import InferenceConfig
-from longvision.types import Colour
+from longvision.types import CocoIds, Colour
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Description:
         head: further arguments of the task's head.
         palette: a colour for each class, of tasks that draw.
         inference: windows and test-time augmentation, of a segmentation.
+        coco_ids: what the data calls its categories and images, where it was COCO's.
         source: the file this was read from, for messages.
     """
 
@@ -37,6 +38,7 @@ class Description:
     head: dict[str, Any] = field(default_factory=dict)
     palette: list[Colour] = field(default_factory=list)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
+    coco_ids: CocoIds | None = None
     source: str = "the model"
 
     @classmethod
@@ -58,6 +60,8 @@ class Description:
             values["palette"] = [(red, green, blue) for red, green, blue in values["palette"]]
             if len(values["palette"]) < len(values["classes"]):
                 raise UserError(f"{source}: its palette has fewer colours than there are classes")
+        if "coco_ids" in values:
+            values["coco_ids"] = CocoIds(**values["coco_ids"])
         for key, name, make in (("preprocess", "input", _input), ("inference", "inference", _inference)):
             try:
                 values[name] = make(values.pop(key, {}))
@@ -102,6 +106,13 @@ def _is_colour(value: Any) -> bool:
     return isinstance(value, list | tuple) and len(value) == 3 and all(type(one) is int for one in value)
 
 
+def _are_ids(value: Any) -> bool:
+    if not isinstance(value, dict) or set(value) != {"categories", "images"}:
+        return False
+    categories, images = value["categories"], value["images"]
+    return isinstance(categories, list) and isinstance(images, dict) and all(type(n) is int for n in images.values())
+
+
 _A_DICT: tuple[Callable[[Any], bool], str] = (lambda value: isinstance(value, dict), "an object of names and values")
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {  # beside those of `read_metadata`
     "architecture": (lambda value: isinstance(value, str), "a model's name"),
@@ -111,6 +122,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {  # beside those of `re
         "a list of colours, (red, green, blue) each",
     ),
     "args": _A_DICT,
+    "coco_ids": (_are_ids, "ids of categories and images"),
     "head": _A_DICT,
     "inference": _A_DICT,
 }

@@ -24,6 +24,6 @@ class DetectionPredictor(TaskPredictor):
     def predict(self, model: Any, images: list[Tensor], inputs: Sequence[Named], batch: int) -> list[ObjectResult]:
         found = model.detect(images, [(image.height, image.width) for _, image in inputs])
         return [
-            ObjectResult(*named, self.classes, self.palette, detections.numpy())
+            ObjectResult(*named, self.classes, self.palette, detections.numpy(), self.description.coco_ids)
             for named, detections in zip(inputs, found, strict=True)
         ]

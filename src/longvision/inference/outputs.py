@@ -97,10 +97,12 @@ class ObjectFiles(Outputs):
         super().__init__(classes, folder)
         if not 0 <= threshold <= 1:
             raise UserError(f"--threshold {threshold}: expected a score from 0 to 1")
-        self.threshold, self.found = threshold, CocoResults(classes)
+        self.threshold, self.found = threshold, CocoResults(classes)  # with the data's ids, once a result says them
 
     def add(self, result: ObjectResult) -> None:
         self.rows.append((result.name, self.cells(result)))
+        if not self.found.images:
+            self.found = CocoResults(self.classes, result.ids)
         self.found.add(result.name, (result.input.height, result.input.width), result.detections)
         if self.folder is not None:
             self.write(result, self.folder)
@@ -113,6 +115,7 @@ class ObjectFiles(Outputs):
 
     def finish(self, folder: Path) -> None:
         write_new(folder, "objects", {".json": self.found.as_dict()})
+        self.notes += self.found.notes()
 
     def as_json(self) -> Any:
         return self.found.as_dict()

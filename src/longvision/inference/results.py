@@ -12,7 +12,7 @@ from PIL import Image
 
 from longvision.files import written_beside
 from longvision.inference.coco import CocoResults
-from longvision.types import IGNORE, Colour, Detections
+from longvision.types import IGNORE, CocoIds, Colour, Detections
 
 THRESHOLD = 0.5  # least score of an object that is drawn and counted
 SHOWN = 5  # classes in a drawing or a table
@@ -126,10 +126,12 @@ class ObjectResult(Result):
     Args:
         palette: a colour for each class.
         detections: as NumPy arrays, in the image's pixels.
+        ids: what the training data calls its categories and images, where it was COCO's.
     """
 
     palette: list[Colour]
     detections: Detections
+    ids: CocoIds | None = None
 
     def image(self, threshold: float = THRESHOLD) -> Image.Image:
         """With the objects that score at least `threshold`."""
@@ -147,7 +149,7 @@ class ObjectResult(Result):
 
     def to_dict(self) -> dict[str, Any]:
         """COCO's format."""
-        found = CocoResults(self.classes)
+        found = CocoResults(self.classes, self.ids)
         found.add(self.name, (self.input.height, self.input.width), self.detections)
         return found.as_dict()
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+FAR = 100  # sides of an image, from which a corner of a polygon is no corner
 TRIANGLE = 6  # numbers; a polygon of fewer covers nothing, and one of four would be read as a box
 
 
@@ -29,7 +30,11 @@ def mask_tools() -> Any:
 
 def is_drawable(shape: Any, height: int, width: int) -> bool:
     if isinstance(shape, list):
-        return bool(shape) and all(is_numbers(polygon) and len(polygon) % 2 == 0 for polygon in shape)
+        most = FAR * max(height, width)
+        return bool(shape) and all(
+            is_numbers(polygon) and len(polygon) % 2 == 0 and all(abs(value) <= most for value in polygon)
+            for polygon in shape
+        )
     if not isinstance(shape, dict) or shape.get("size") != [height, width]:
         return False
     counts = shape.get("counts")
@@ -55,4 +60,4 @@ def is_empty(shape: Any) -> bool:
 def is_numbers(values: Any, count: int | None = None) -> bool:
     if not isinstance(values, list) or len(values) != (count or len(values)):
         return False
-    return all(isinstance(value, int | float) for value in values)
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from longvision.errors import UserError
-from longvision.types import Colour, Split
+from longvision.types import CocoIds, Colour, Split
 
 Label = TypeVar("Label")
 
@@ -43,6 +43,7 @@ class Source(Generic[Label]):
     has_test: bool
     palette: list[Colour] | None = None  # of dense labels: a colour a class
     has_masks: bool = False  # of objects
+    coco_ids: CocoIds | None = None  # of objects, for what prediction writes
 
     @cached_property
     def notes(self) -> list[str]:

@@ -9,10 +9,10 @@ from pathlib import Path
 from longvision.data.io.coco_masks import is_drawable, is_empty, mask_tools
 from longvision.data.io.colours import spread_colours
 from longvision.data.problems import listing, refuse, refuse_many
-from longvision.data.sources.coco_files import Json, load_json
+from longvision.data.sources.coco_files import Json, check_ids, find_images, load_json, plain_name, words_of
 from longvision.data.sources.coco_layout import LabelsAndImages, find_files
 from longvision.data.sources.objects import Box, ImageRecord, ObjectSource, is_outside
-from longvision.types import Split
+from longvision.types import CocoIds, Split
 
 
 class CocoSource(ObjectSource):
@@ -33,11 +33,13 @@ class CocoSource(ObjectSource):
         super().__init__(path)
         self.files = find_files(Path(path), {"train": train, "val": val, "test": test}, self.notes)
         self.has_test = "test" in self.files
-        training = load_json(self.files["train"][0])
+        training = load_json(self.files["train"][0], self.notes)
         self.names = _names(training)
         _check_names(training, self.files["train"][0])
         self.numbers = {category: number for number, category in enumerate(_in_order(self.names))}
         self.classes = [self.names[category] for category in self.numbers]
+        self.coco_ids = CocoIds(list(self.numbers), {})  # images are added as their splits are read
+        self._ambiguous: set[str] = set()
         self.palette = spread_colours(len(self.classes))
         self.has_masks = _has_masks(training["annotations"], self.files["train"][0])
         if self.has_masks:
@@ -51,18 +53,37 @@ class CocoSource(ObjectSource):
         file, folder = self.files[split]
         parsed = self._parsed.pop(split, None)
         self._parsed.clear()  # who reads another split first does not train
-        content = parsed or load_json(file)
-        _check_ids(content, file)
+        content = parsed or load_json(file, self.notes)
+        check_ids(content, file)
         self._check_categories(content, file)
         self._check_shapes(content, file)
+        files, way = find_images(content["images"], folder)
+        if way:
+            self.notes.append(f"the images of {file} are found {way} ({files[0]})")
+        self._keep_ids(content["images"], folder)
         records: dict[int, ImageRecord] = {}
-        for image in content["images"]:
-            record = ImageRecord(str(folder / image["file_name"]), image["id"], image["height"], image["width"])
+        for name, image in zip(files, content["images"], strict=True):
+            record = ImageRecord(name, image["id"], image["height"], image["width"])
             records[image["id"]] = replace(record, shapes=[]) if self.has_masks else record
-        flat = [_words(one) for one in content["annotations"] if not self._add(one, records[one["image_id"]])]
+        flat = [
+            f"{words_of(one)}: {one['bbox']}"
+            for one in content["annotations"]
+            if not self._add(one, records[one["image_id"]])
+        ]
         total = len(content["annotations"])
         refuse_many(flat, total, f"of the {total} boxes in {file} have no area")
         return records.values()
+
+    def _keep_ids(self, images: list[Json], folder: Path) -> None:
+        """What prediction calls these images. A name that two splits give to different ids is not kept."""
+        known = self.coco_ids.images
+        for image in images:
+            key = f"{folder.name}/{plain_name(image)}"
+            if known.get(key, image["id"]) != image["id"]:
+                self._ambiguous.add(key)
+            known[key] = image["id"]
+        for key in self._ambiguous:
+            known.pop(key, None)
 
     def _add(self, one: Json, record: ImageRecord) -> bool:
         """False for an annotation that covers nothing."""
@@ -92,9 +113,9 @@ class CocoSource(ObjectSource):
         for one in content["annotations"]:
             size = sizes[one["image_id"]]
             if is_outside(xyxy(one["bbox"]), *size):
-                outside.append(f"{_words(one)}: {one['bbox']} in {size[0]}x{size[1]}")
+                outside.append(f"{words_of(one)}: {one['bbox']} in {size[0]}x{size[1]}")
             if self.has_masks and not is_drawable(one.get("segmentation"), *size):
-                undrawn.append(_words(one))
+                undrawn.append(words_of(one))
         refuse(outside, f"boxes in {file} lie outside their images", "correct them: x, y, width, height in pixels")
         refuse(
             undrawn,
@@ -109,19 +130,8 @@ def xyxy(bbox: list[float]) -> Box:
     return x, y, x + width, y + height
 
 
-def _check_ids(content: Json, file: Path) -> None:
-    """Each id is one image's, and each annotation one of these images'."""
-    count = Counter(image["id"] for image in content["images"])
-    strange = [repr(number) for number in count if not isinstance(number, int)]
-    refuse(strange, f"image ids in {file} are not whole numbers", "number the images")
-    twice = [str(number) for number, times in count.items() if times > 1]
-    refuse(twice, f"image ids in {file} occur more than once", "give each image its own")
-    orphans = [_words(one) for one in content["annotations"] if one["image_id"] not in count]
-    refuse(orphans, f"annotations in {file} belong to images that it does not list", "add the images, or remove them")
-
-
 def _has_masks(annotations: list[Json], file: Path) -> bool:
-    without = [_words(one) for one in annotations if not one.get("segmentation")]
+    without = [words_of(one) for one in annotations if not one.get("segmentation")]
     if without and len(without) < len(annotations):
         warnings.warn(
             f"{len(without)} of the {len(annotations)} annotations in {file} have no segmentation "
@@ -142,12 +152,14 @@ def _names(content: Json) -> dict[int | str, str]:
 
 def _check_names(content: Json, file: Path) -> None:
     """Classes are told apart by their names: in tables, charts and on images."""
-    count = Counter(category["name"] for category in content["categories"])
+    ids = Counter(category["id"] for category in content["categories"])
+    twice = [str(number) for number, times in ids.items() if times > 1]
+    refuse(twice, f"category ids in {file} occur more than once", "give each category its own")
+    count = Counter(category["name"].strip() for category in content["categories"])
+    refuse([""] * count[""], f"categories in {file} have no name", "give each its own")
     twice = [
-        f"{category['id']} {category['name']}" for category in content["categories"] if count[category["name"]] > 1
+        f"{category['id']} {category['name']}"
+        for category in content["categories"]
+        if count[category["name"].strip()] > 1
     ]
     refuse(twice, f"categories in {file} share their names", "give each a name of its own, or merge them under one id")
-
-
-def _words(annotation: Json) -> str:
-    return f"annotation {annotation['id']} of image {annotation['image_id']}"
