@@ -38,7 +38,8 @@ class CocoSource(ObjectSource):
         _check_names(training, self.files["train"][0])
         self.numbers = {category: number for number, category in enumerate(_in_order(self.names))}
         self.classes = [self.names[category] for category in self.numbers]
-        self.coco_ids = CocoIds(list(self.numbers), {})  # images are added as their splits are read
+        self._image_ids: dict[str, int] = {}  # filled as splits are read
+        self.coco_ids = CocoIds(list(self.numbers), self._image_ids)
         self._ambiguous: set[str] = set()
         self.palette = spread_colours(len(self.classes))
         self.has_masks = _has_masks(training["annotations"], self.files["train"][0])
@@ -76,7 +77,7 @@ class CocoSource(ObjectSource):
 
     def _keep_ids(self, images: list[Json], folder: Path) -> None:
         """What prediction calls these images. A name that two splits give to different ids is not kept."""
-        known = self.coco_ids.images
+        known = self._image_ids
         for image in images:
             key = f"{folder.name}/{plain_name(image)}"
             if known.get(key, image["id"]) != image["id"]:
