@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from longvision.data.fingerprint import Fingerprint
 from longvision.errors import MissingFileError, UserError, user_paths
 from longvision.text import printable
 from longvision_cli.arguments import ArgumentParser, take_apart
@@ -10,6 +11,7 @@ from longvision_cli.configuration import Configuration, add_options, configure, 
 from longvision_cli.model_names import check_model
 from longvision_cli.notes import print_notes
 from longvision_cli.quiet import quiet
+from longvision_cli.run_data import resumed_source
 
 if TYPE_CHECKING:
     from longvision.engine.run import Run
@@ -18,14 +20,20 @@ DEFAULT_RECIPE = "digits"
 
 
 def run(arguments: list[str]) -> int:
-    configuration, resumed = parse(arguments)
+    configuration, resuming = parse(arguments)
+    resumed, allow_changed_data = resuming or (None, False)
     checkpoint = resumed.resume_from() if resumed else None
     check_model(configuration.model.name)
     pretrained = configuration.model.pretrained
     if resumed is None and isinstance(pretrained, str) and not Path(pretrained).is_file():
         raise MissingFileError(f"{pretrained} is not a file: expected a checkpoint (.safetensors, .pth)")
-    source = configuration.data.source()  # the last of what is told before torch is loaded
-    quiet()
+    quiet()  # before the data is opened, which may warn
+    source = configuration.data.source()
+    # the last of what is told before torch is loaded
+    if resumed:
+        source, fingerprint = resumed_source(resumed, source, allow_changed_data)
+    else:
+        fingerprint = Fingerprint.of(source)
     from lightning import seed_everything
 
     from longvision.engine.run import Run
@@ -36,6 +44,7 @@ def run(arguments: list[str]) -> int:
     task = configuration.build_task(data.info, weights_follow=resumed is not None)
     data.setup("fit")
 
+    data.fingerprint = fingerprint
     trainer = make_trainer(vars(configuration.trainer))
     if not trainer.is_global_zero:  # the first process makes the folder, and speaks for all
         train(trainer, task, data, resumed, checkpoint)
@@ -45,6 +54,8 @@ def run(arguments: list[str]) -> int:
     try:
         configuration.trainer.precision = trainer.precision  # the default depends on the machine
         configuration.save(run_folder.new_config())
+        if fingerprint != run_folder.fingerprint():
+            fingerprint.write(run_folder.new_data_file())
         _announce(task, data, run_folder, checkpoint is not None)
         outcome = train(trainer, task, data, run_folder, checkpoint)
     except KeyboardInterrupt:
@@ -57,8 +68,9 @@ def run(arguments: list[str]) -> int:
     return 1 if outcome.failed else 0
 
 
-def parse(arguments: list[str]) -> tuple[Configuration, "Run | None"]:
-    """-> what to train, and the run that goes on, if one does. Raises UserError, before torch is loaded."""
+def parse(arguments: list[str]) -> tuple[Configuration, "tuple[Run, bool] | None"]:
+    """-> what to train, and the run that goes on, if one does, with whether its data may have changed. Raises
+    UserError, before torch is loaded."""
     parser = ArgumentParser(
         prog="longvision train",
         usage="longvision train [-c RECIPE] [--resume RUN] [--model.… VALUE] [--data.… VALUE] [--trainer.… VALUE]",
@@ -68,15 +80,23 @@ def parse(arguments: list[str]) -> tuple[Configuration, "Run | None"]:
     parser.add_argument("-h", "--help", action="store_true", help="this, with the options of the recipe that -c names")
     add_options(parser)
     parser.add_argument("--resume", metavar="RUN", help="go on from the last checkpoint of this run's folder")
+    parser.add_argument(
+        "--allow-changed-data", action="store_true", help="with --resume: also where images were added, or are gone"
+    )
     words = take_apart(parser, arguments)
+    allow = words.options.allow_changed_data
     if not words.options.resume:
+        if allow:
+            raise UserError("--allow-changed-data is for --resume RUN: a new run takes its data as it is")
         return read_recipes(words, DEFAULT_RECIPE), None
+    if words.options.seed is not None:
+        raise UserError("--resume goes on with the run's own --seed: leave it away, or start a new run")
     if words.options.config or any(name.startswith("model.") for name, _ in words.dotted):
         raise UserError("--resume goes on with the run's own model: leave -c and --model.… away, or start a new run")
     from longvision.engine.run import Run
 
     run = Run.open(words.options.resume)
-    return configure(run.configs()[-1:], words, of_run=True), run
+    return configure(run.configs()[-1:], words, of_run=True), (run, allow)
 
 
 def _what_is_left(run_folder: "Run") -> str:

@@ -1,13 +1,22 @@
 """`longvision validate`: what a run's model reaches on its data, or on the same kind of data elsewhere."""
 
 from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, Literal
 
+from longvision.data.sources.base import Source
 from longvision.errors import UserError
+from longvision.inference.description import read_description
 from longvision.text import printable
-from longvision_cli.arguments import ArgumentParser, take_apart
-from longvision_cli.configuration import configure
+from longvision_cli.arguments import ArgumentParser, Words, take_apart
+from longvision_cli.configuration import Configuration, configure
 from longvision_cli.notes import print_notes
 from longvision_cli.quiet import quiet
+from longvision_cli.run_data import as_trained_on, choose_split, evaluated_source, is_own_data
+
+Evaluated = Literal["val", "test"]
+
+if TYPE_CHECKING:
+    from longvision.engine.run import Run
 
 
 def run(arguments: list[str]) -> int:
@@ -15,30 +24,22 @@ def run(arguments: list[str]) -> int:
         prog="longvision validate",
         usage="longvision validate RUN [--split val|test] [--data.path DIR] [--data.… VALUE] [--trainer.… VALUE]",
         description="Evaluates the model of a run's folder and prints its metrics. --data.path evaluates on data "
-        "elsewhere, with the same classes; any other key of the configuration works too.",
+        "elsewhere: all of it, with the run's classes; any other key of the configuration works too.",
     )
     parser.add_argument("run", metavar="RUN", help="a folder that `longvision train` made")
-    parser.add_argument("--split", choices=("val", "test"), default="val", help="(default: %(default)s)")
+    parser.add_argument("--split", choices=("val", "test"), help="(default: val; of data elsewhere, what there is)")
     words = take_apart(parser, arguments)
     if any(word.partition("=")[0] == "--task" for word in words.unknown):
         raise UserError("--task: a run keeps the task that it was trained for, leave it out")
     from longvision.engine.run import Run
-    from longvision.inference.description import read_description
 
     folder = Run.open(words.options.run)
     configuration = configure(folder.configs()[-1:], words, of_run=True)
     if configuration.task != "classification" and "data.size" in dict(words.dotted):
         raise UserError("--data.size: a dense run keeps the size that it was trained at; images may have any size")
-    classes = read_description(folder.trained_weights()).classes
-    source = configuration.data.source()
-    if classes != source.classes:
-        raise UserError(
-            f"{words.options.run} was trained on the classes {', '.join(classes[:5])}… ({len(classes)}), the data has "
-            f"{', '.join(source.classes[:5])}… ({len(source.classes)}): {_first_difference(classes, source.classes)}; "
-            "give data with the same class names"
-        )
+    quiet()  # before the data is opened, which may warn
+    source, split, where = _source(folder, configuration, words)
 
-    quiet()
     from longvision.engine.callbacks.progress import percent
     from longvision.engine.report import evaluate
     from longvision.engine.trainer import make_trainer
@@ -47,16 +48,39 @@ def run(arguments: list[str]) -> int:
     data = configuration.data.build(source)
     task = configuration.build_task(data.info, weights_follow=True)
     restore_weights(task.model, folder.trained_weights())
-    outcome = evaluate(make_trainer(vars(configuration.trainer)), task, data, words.options.split)
+    outcome = evaluate(make_trainer(vars(configuration.trainer)), task, data, split)
     if not outcome.metrics:
         raise UserError(str(outcome))
-    print(f"{task.evaluated} images of the {outcome.split} split of {printable(data.name)}")
+    print(f"{task.evaluated} images of {where}{printable(data.name)}")
     print_notes(source)
     for name, value in outcome.metrics.items():
         print(f"{name:<14} {value:.4f}" if name == "loss" else f"{name:<14} {percent(value)}")
     for line in task.class_table():
         print(line)
     return 0
+
+
+def _source(folder: "Run", configuration: Configuration, words: Words) -> tuple[Source[Any], Evaluated, str]:
+    """-> the images, the split as which they are evaluated, and the words for what they are of the set."""
+    about, split = read_description(folder.trained_weights()), words.options.split
+    if "data.path" not in dict(words.dotted) or is_own_data(folder, configuration.data.path):
+        source = configuration.data.source()
+        _check_classes(words.options.run, about.classes, source)
+        held: Evaluated = split or "val"
+        return evaluated_source(folder, source, held), held, f"the {held} split of "
+    source = configuration.data.evaluation_source(as_trained_on(folder, about))
+    _check_classes(words.options.run, about.classes, source)
+    source, split = choose_split(source, split)
+    return source, "test" if split == "test" else "val", f"the {split} split of " if split else ""
+
+
+def _check_classes(run: str, classes: list[str], source: Source[Any]) -> None:
+    if classes != source.classes:
+        raise UserError(
+            f"{run} was trained on the classes {', '.join(classes[:5])}… ({len(classes)}), the data has "
+            f"{', '.join(source.classes[:5])}… ({len(source.classes)}): {_first_difference(classes, source.classes)}; "
+            "give data with the same class names"
+        )
 
 
 def _first_difference(trained: list[str], given: list[str]) -> str:

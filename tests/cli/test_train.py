@@ -324,6 +324,37 @@ def test_resumed_with_another_length(train, longvision, stopped_run):
     assert second["model"] == first["model"]
 
 
+def test_resumed_on_a_set_that_has_changed(train, longvision, stop, own_images):
+    """Nothing is trained before it is refused; a run of earlier versions, which noted nothing, says so."""
+    words = ["-c", "folder", "--data.path", own_images, "--data.batch_size", 4]
+    assert stop(3, lambda: train(*words)).code == 130
+    (folder,) = Path("runs").iterdir()
+    dark = own_images / "train/dark"
+    dark.rename(own_images / "train/zebra")
+    (own_images / "val/dark").rename(own_images / "val/zebra")
+    renamed = longvision("train", "--resume", folder, "--allow-changed-data")
+    assert renamed.code == 2 and "dark" in renamed.err and "zebra" in renamed.err and "light was 1, is 0" in renamed.err
+    for split in ("train", "val"):
+        (own_images / split / "zebra").rename(own_images / split / "dark")
+    Image.new("RGB", (8, 8), "red").save(dark / "new.png")
+    added = longvision("train", "--resume", folder)
+    assert added.code == 2 and "1 image added" in added.err and "--allow-changed-data" in added.err
+    assert longvision("train", "--resume", folder, "--seed", 3).code == 2
+    assert [row["epoch"] for row in rows(folder)] == ["1"]
+    allowed = longvision("train", "--resume", folder, "--allow-changed-data")
+    assert allowed.code == 0, allowed.err
+    assert "changed since the run began: 1 image added" in allowed.out
+    assert len(Run.open(folder).data_files()) == 2
+
+    before = longvision("validate", folder)
+    Image.new("RGB", (8, 8), "red").save(own_images / "val/dark/new.png")
+    after = longvision("validate", folder)
+    assert after.out.splitlines()[0] == before.out.splitlines()[0] and "val/dark/new.png" in after.out
+    for file in Run.open(folder).data_files():
+        file.unlink()
+    assert "earlier version" in longvision("validate", folder).out
+
+
 def test_interrupted_twice(longvision, stopped_run, stop):
     answer = stop(7, lambda: longvision("train", "--resume", stopped_run))
     assert answer.code == 130 and f"--resume {stopped_run}" in answer.err

@@ -23,8 +23,7 @@ class Scored(counted.Linear):
     scores = (NAN, NAN, NAN)
 
     def on_validation_epoch_end(self):
-        epoch = 0 if self.trainer.sanity_checking else self.current_epoch
-        self.log("val/score", torch.tensor(self.scores[epoch]))
+        self.log("val/score", torch.tensor(self.scores[min(self.current_epoch, len(self.scores) - 1)]))
 
 
 @pytest.fixture

@@ -4,11 +4,12 @@ A new source is a dataclass like these, with its `Source`, and a line of the reg
 """
 
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from longvision.data.augment import AnyAugment, Augment, DenseAugment, DetectionAugment
 from longvision.data.io.images import Channels
-from longvision.data.sources.base import Source
+from longvision.data.sources.base import Source, Trained
 from longvision.data.sources.coco import CocoSource
 from longvision.data.sources.coco_layout import LabelsAndImages
 from longvision.data.sources.digits import DigitsSource
@@ -88,6 +89,11 @@ class DataConfig(LoaderConfig):
         """The files, listed; loads no torch. Raises UserError for what is wrong with them."""
         raise NotImplementedError
 
+    def evaluation_source(self, trained: Trained) -> Source[Any]:
+        """For a model that was trained elsewhere: with its classes, where the source can. Raises as `source`."""
+        takes = "trained" in signature(self.source).parameters
+        return self.source(trained) if takes else self.source()  # type: ignore[call-arg]
+
     def build(self, source: Source[Any] | None = None) -> "DataModule":
         """The data module of these options; `source` is what `source()` gave, when it was called before."""
         from longvision.data.datamodule import DataModule
@@ -145,8 +151,8 @@ class FolderData(ClassificationConfig, HoldOutConfig):
 
     path: str = field(kw_only=False)
 
-    def source(self) -> Source[int]:
-        return FolderSource(self.path, self.channels, self.seed)
+    def source(self, trained: Trained | None = None) -> Source[int]:
+        return FolderSource(self.path, self.channels, self.seed, trained)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,10 +170,10 @@ class ParquetData(ClassificationConfig, HoldOutConfig):
     image_column: str = "image"
     label_column: str = "label"
 
-    def source(self) -> Source[int]:
+    def source(self, trained: Trained | None = None) -> Source[int]:
         from longvision.data.sources.parquet import ParquetSource
 
-        return ParquetSource(self.path, self.channels, self.seed, self.image_column, self.label_column)
+        return ParquetSource(self.path, self.channels, self.seed, self.image_column, self.label_column, trained)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,9 +202,9 @@ class MaskFolderData(DataConfig, HoldOutConfig):
     resize: DenseResize = "none"  # type: ignore[misc]
     augment: DenseAugment = DENSE_AUGMENT
 
-    def source(self) -> Source[Any]:
+    def source(self, trained: Trained | None = None) -> Source[Any]:
         return MaskFolderSource(
-            self.path, self.channels, self.classes_file, self.reduce_zero_label, self.ignore, self.seed
+            self.path, self.channels, self.classes_file, self.reduce_zero_label, self.ignore, self.seed, trained
         )
 
 
@@ -228,8 +234,8 @@ class CocoData(DetectionConfig):
     val: LabelsAndImages | None = None
     test: LabelsAndImages | None = None
 
-    def source(self) -> Source[Any]:
-        return self.augment.checked(CocoSource(self.path, self.train, self.val, self.test))
+    def source(self, trained: Trained | None = None) -> Source[Any]:
+        return self.augment.checked(CocoSource(self.path, self.train, self.val, self.test, trained))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,8 +249,8 @@ class VocData(DetectionConfig):
 
     path: str = field(kw_only=False)
 
-    def source(self) -> Source[Any]:
-        return self.augment.checked(VocSource(self.path))
+    def source(self, trained: Trained | None = None) -> Source[Any]:
+        return self.augment.checked(VocSource(self.path, trained))
 
 
 @dataclass(frozen=True, kw_only=True)

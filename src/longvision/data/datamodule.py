@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from longvision.data.augment import AnyAugment
 from longvision.data.config import LoaderConfig
 from longvision.data.dataset import TransformedSet
+from longvision.data.fingerprint import Fingerprint
 from longvision.data.order import EpochLoader, EpochOrder, seed_all, seed_of_step
 from longvision.data.sources.base import ImageSet, Source
 from longvision.data.transforms.input_spec import InputSpec
@@ -52,6 +53,7 @@ class DataModule(LightningDataModule):
         self.size, self.channels = input.size, input.channels
         self.seed = torch.initial_seed()
         self.start = (0, 0)  # the epoch that trains first, and how many of its images are not shown again
+        self.fingerprint: Fingerprint | None = None  # what a run notes of the set; checkpoints say it in short
         self._opened: dict[Split, ImageSet[Any]] = {}
 
     def setup(self, stage: str | None = None) -> None:
@@ -82,12 +84,16 @@ class DataModule(LightningDataModule):
     @property
     def training_set(self) -> str:
         """Which images train, in short: with another one, an epoch's order is another."""
-        return str(self.count)
+        return self.fingerprint.digest("train") if self.fingerprint else str(self.count)
 
     @property
     def count(self) -> int:
         """Of training images."""
         return len(self.images("train"))
+
+    def state_dict(self) -> dict[str, Any]:
+        """For checkpoints."""
+        return {"data": self.fingerprint.summary()} if self.fingerprint else {}
 
     def order(self) -> EpochOrder:
         """In which the training images are shown, beginning at `start`, by this device."""

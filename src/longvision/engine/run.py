@@ -4,6 +4,7 @@ import datetime
 import shutil
 from pathlib import Path
 
+from longvision.data.fingerprint import Fingerprint
 from longvision.errors import MissingFileError, UserError
 
 
@@ -71,6 +72,22 @@ class Run:
         """Where the next one goes."""
         number = len(self.configs())
         return self.path / (f"config-resumed-{number}.yaml" if number else "config.yaml")
+
+    def data_files(self) -> list[Path]:
+        """What the run knows of its data, and one for each time that it went on with changed data."""
+        first = self.path / "data.json"
+        later = sorted(self.path.glob("data-resumed-*.json"), key=lambda path: int(path.stem.split("-")[-1]))
+        return [first, *later] if first.is_file() else later
+
+    def new_data_file(self) -> Path:
+        """Where the next one goes."""
+        number = len(self.data_files())
+        return self.path / (f"data-resumed-{number}.json" if number else "data.json")
+
+    def fingerprint(self) -> Fingerprint | None:
+        """Its data as it was trained on last; None for a run of earlier versions."""
+        files = self.data_files()
+        return Fingerprint.read(files[-1]) if files else None
 
     def trained_weights(self) -> Path:
         """model.safetensors. Raises UserError for a run that is not finished."""

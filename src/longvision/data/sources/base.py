@@ -1,16 +1,51 @@
 """What every set offers, wherever its images come from, and how a set without validation images gets some."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from PIL import Image
 
+from longvision.data.problems import listing
 from longvision.errors import UserError
 from longvision.types import CocoIds, Colour, Split
 
 Label = TypeVar("Label")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What tells an image of a set from the others, and its label in words or in short.
+
+    Args:
+        name: its path from the set's folder; of images that have none, their content or number.
+        label: its class, or what changes when its label does.
+        file: where its bytes are, if they are in a file of their own.
+    """
+
+    name: str
+    label: str
+    file: str | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a model was trained on, for a source that is to be evaluated with it: this source's classes are these, in
+    this order, whatever it has of them. It draws nothing and needs no training images; with a class that is not one of
+    these it is refused.
+
+    Args:
+        classes: their names.
+        has_masks: whether objects had masks.
+        binary: whether masks had the values 0 and 255 for the two classes.
+    """
+
+    classes: list[str]
+    has_masks: bool = False
+    binary: bool = False
 
 
 class ImageSet(Generic[Label]):
@@ -44,6 +79,9 @@ class Source(Generic[Label]):
     palette: list[Colour] | None = None  # of dense labels: a colour a class
     has_masks: bool = False  # of objects
     coco_ids: CocoIds | None = None  # of objects, for what prediction writes
+    ids: Sequence[int | str] = ()  # of the classes, where labels call them otherwise than by name
+    binary: bool = False  # whether masks were read as having two classes, 0 and 255, without being told so
+    draws_validation: bool = False  # whether the validation images are a part of the training images
 
     @cached_property
     def notes(self) -> list[str]:
@@ -51,11 +89,39 @@ class Source(Generic[Label]):
         lies there and is not used. A source adds to it when it lists its files or opens a split."""
         return []
 
+    @cached_property
+    def splits(self) -> list[Split]:
+        """That are there; of a source to evaluate, "train" are images that no split is said of, too."""
+        return ["train", "val", "test"] if self.has_test else ["train", "val"]
+
     def split(self, split: Split) -> ImageSet[Label]:
         raise NotImplementedError
 
+    def listed_images(self, split: Split) -> list[Listed]:
+        """Every image of a split, in order, by which a run knows them later."""
+        images = self.split(split)
+        items = getattr(images, "items", range(len(images)))  # a set of somebody else's may have none
+        return [self.identified(split, row, item) for row, item in enumerate(items)]
+
+    def identified(self, split: Split, row: int, item: Any) -> Listed:
+        """One of a set's items. Here: a file and a class number, or what has a place alone."""
+        if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) and isinstance(item[1], int):
+            return Listed(relative(item[0], self.name), self.classes[item[1]], item[0])
+        return Listed(f"{split} {row}", "")
+
     def check(self, split: Split) -> None:
         """Raises UserError for labels that cannot be right. Here there is nothing to check."""
+
+
+def unknown_classes(where: object, unknown: Iterable[str], classes: Sequence[str], remedy: str) -> UserError:
+    """For what is to be evaluated with a model that does not know them."""
+    names, known = listing(sorted(unknown)), listing(classes)
+    return UserError(f"{where} has the classes {names}, which the model was not trained on ({known}): {remedy}")
+
+
+def relative(file: str, folder: str) -> str:
+    """With slashes, so that a set may be moved to another place or system."""
+    return os.path.relpath(file, folder).replace(os.sep, "/")
 
 
 def hold_out(labels: np.ndarray, seed: int, every: int = 10) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from longvision.data.io.coco_masks import is_drawable, is_empty, mask_tools
 from longvision.data.io.colours import spread_colours
 from longvision.data.problems import listing, refuse, refuse_many
+from longvision.data.sources.base import Trained, unknown_classes
 from longvision.data.sources.coco_files import Json, check_ids, find_images, load_json, plain_name, words_of
 from longvision.data.sources.coco_layout import LabelsAndImages, find_files
 from longvision.data.sources.objects import Box, ImageRecord, ObjectSource, is_outside
@@ -29,23 +30,44 @@ class CocoSource(ObjectSource):
         train: LabelsAndImages | None = None,
         val: LabelsAndImages | None = None,
         test: LabelsAndImages | None = None,
+        trained: Trained | None = None,
     ) -> None:
         super().__init__(path)
-        self.files = find_files(Path(path), {"train": train, "val": val, "test": test}, self.notes)
-        self.has_test = "test" in self.files
+        given: dict[Split, LabelsAndImages | None] = {"train": train, "val": val, "test": test}
+        self.files = find_files(Path(path), given, self.notes, all_needed=trained is None)
+        self.has_test, self.splits, self.trained = "test" in self.files, list(self.files), trained
+        self._parsed: dict[Split, Json] = {}  # COCO's takes gigabytes: let go at the first reading
+        self._image_ids: dict[str, int] = {}  # filled as splits are read
+        self._ambiguous: set[str] = set()
+        if trained is None:
+            self._read_classes()
+        else:
+            self.classes, self.has_masks = trained.classes, trained.has_masks
+        self.palette = spread_colours(len(self.classes))
+        if self.has_masks:
+            mask_tools()  # to say now what is missing, not in a worker process
+
+    def _read_classes(self) -> None:
+        """Of the training file."""
         training = load_json(self.files["train"][0], self.notes)
         self.names = _names(training)
         _check_names(training, self.files["train"][0])
         self.numbers = {category: number for number, category in enumerate(_in_order(self.names))}
         self.classes = [self.names[category] for category in self.numbers]
-        self._image_ids: dict[str, int] = {}  # filled as splits are read
+        self.ids = list(self.numbers)
         self.coco_ids = CocoIds(list(self.numbers), self._image_ids)
-        self._ambiguous: set[str] = set()
-        self.palette = spread_colours(len(self.classes))
         self.has_masks = _has_masks(training["annotations"], self.files["train"][0])
-        if self.has_masks:
-            mask_tools()  # to say now what is missing, not in a worker process
-        self._parsed: dict[Split, Json] = {"train": training}  # COCO's takes gigabytes: let go at the first reading
+        self._parsed["train"] = training
+
+    def _take_classes(self, content: Json, file: Path) -> None:
+        """Those of the model, by their names, whatever ids this file has for them."""
+        _check_names(content, file)
+        self.names = _names(content)
+        used = {self.names.get(one["category_id"]) for one in content["annotations"]} - {None}
+        if unknown := [str(name) for name in used if name not in self.classes]:
+            raise unknown_classes(file, unknown, self.classes, "rename these categories, or remove their annotations")
+        known = {category: name for category, name in self.names.items() if name in self.classes}
+        self.numbers = {category: self.classes.index(name) for category, name in known.items()}
 
     def labels_of(self, split: Split) -> Path:
         return self.files[split][0]
@@ -56,6 +78,8 @@ class CocoSource(ObjectSource):
         self._parsed.clear()  # who reads another split first does not train
         content = parsed or load_json(file, self.notes)
         check_ids(content, file)
+        if self.trained:
+            self._take_classes(content, file)
         self._check_categories(content, file)
         self._check_shapes(content, file)
         files, way = find_images(content["images"], folder)
@@ -104,7 +128,7 @@ class CocoSource(ObjectSource):
         refuse(missing, f"annotations in {file} have categories that it does not list", "add them to its categories")
         used = _in_order({one["category_id"] for one in content["annotations"]})
         other = [f"{category} {listed[category]}" for category in used if listed[category] != self.names.get(category)]
-        train = self.files["train"][0]
+        train = self.files["train"][0] if other else ""
         refuse(other, f"categories of {file} are not those of {train}", "give both files the same ids and names")
 
     def _check_shapes(self, content: Json, file: Path) -> None:

@@ -13,11 +13,12 @@ NOTHING = frozenset(["instances", "instance", "coco", "default", "bbox", "bboxes
 
 
 def find_files(
-    root: Path, given: dict[Split, LabelsAndImages | None], notes: list[str]
+    root: Path, given: dict[Split, LabelsAndImages | None], notes: list[str], all_needed: bool = True
 ) -> dict[Split, tuple[Path, Path]]:
     """The JSON file of each split and the folder of its images: as given, or as their names say.
 
-    `notes` gets what is told of the names. Raises UserError.
+    `notes` gets what is told of the names. Those that train and validate must be there if `all_needed`, else any.
+    Raises UserError.
     """
     require_folder(root, "give a folder with annotations/ and folders of images")
     files = {split: (root / pair[0], root / pair[1]) for split, pair in given.items() if pair is not None}
@@ -29,7 +30,8 @@ def find_files(
     notes += chosen.notes
     for split, path in chosen.names.items():
         files[split] = root / path, _images_of(root, path, split)
-    if missing := [split for split in given if split != "test" and split not in files]:
+    missing = [split for split in given if split != "test" and split not in files]
+    if missing and (all_needed or not files):
         raise _not_one(root, missing[0], [])
     for _, folder in files.values():
         require_folder(folder, "give the folder that holds the images")

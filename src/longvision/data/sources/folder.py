@@ -12,9 +12,9 @@ from longvision.data.io.listing import ending, has_image_name, list_files
 from longvision.data.io.threads import in_threads
 from longvision.data.leftovers import cannot_be_listed, no_images
 from longvision.data.problems import refuse_many
-from longvision.data.sources.base import ImageSet, Source, hold_out
+from longvision.data.sources.base import ImageSet, Source, Trained, hold_out, unknown_classes
 from longvision.data.sources.class_folders import check_nested, class_folders, train_classes
-from longvision.data.sources.folder_layout import find_layout
+from longvision.data.sources.folder_layout import find_any_layout, find_layout
 from longvision.errors import UnreadableImage, UserError
 from longvision.types import Split
 
@@ -28,20 +28,23 @@ class FolderSource(Source[int]):
     class, drawn with `seed`, validates. A test folder without class folders holds no labels and is not used.
     """
 
-    def __init__(self, root: str | Path, channels: Channels = 3, seed: int = 0) -> None:
+    def __init__(self, root: str | Path, channels: Channels = 3, seed: int = 0, trained: Trained | None = None) -> None:
         self.name, self.channels, self.seed = str(root), channels, seed
-        layout = find_layout(Path(root))
+        self.trained = trained
+        layout = find_layout(Path(root)) if trained is None else find_any_layout(Path(root), trained.classes)
         self.folders = layout.splits
         self.notes += layout.notes
-        self.classes = train_classes(self.folders["train"], self.notes)
+        self.classes = trained.classes if trained else train_classes(self.folders["train"], self.notes)
         self.listed = {split: self._list(split) for split in self.folders}
-        _require_every_class(self.classes, self.listed["train"], self.folders["train"], "images")
-        self.has_test = "test" in self.listed
+        self.has_test, self.splits = "test" in self.listed, list(self.listed)
+        self.draws_validation = trained is None and "val" not in self.listed
+        if trained is None:
+            _require_every_class(self.classes, self.listed["train"], self.folders["train"], "images")
         self._checked: dict[Split, Labelled] = {}
 
     def split(self, split: Split) -> ImageSet[int]:
         """The readable images of one split; files that are no images are reported once."""
-        held_out = "val" not in self.listed and split != "test"
+        held_out = self.draws_validation and split != "test"
         files = self._readable("train" if held_out else split)
         if held_out:
             train, val = hold_out(np.array([label for _, label in files]), self.seed)
@@ -52,6 +55,8 @@ class FolderSource(Source[int]):
         folder = self.folders[split]
         names = class_folders(folder)
         if unknown := sorted(set(names) - set(self.classes)):
+            if self.trained:
+                raise unknown_classes(folder, unknown, self.classes, "rename or remove their folders")
             raise UserError(
                 f"{folder} has the classes {', '.join(unknown)}, which {self.folders['train']} has not: "
                 "add training images for them, or remove their folders"
@@ -77,7 +82,7 @@ class FolderSource(Source[int]):
             count = len(files) - len(others)
             refuse_many(bad, count, f"of {count} files in {folder} are not images")
             self._checked[split] = [file for file, fine in zip(files, readable) if fine]
-            if split == "train":
+            if split == "train" and self.trained is None:
                 _require_every_class(self.classes, self._checked[split], folder, "readable images")
         return self._checked[split]
 

@@ -10,6 +10,7 @@ from longvision.data.leftovers import unused
 from longvision.data.problems import listing, require_folder
 from longvision.data.splits import SAID, TRAINS, alike, choose, read_name
 from longvision.errors import UserError
+from longvision.text import as_text
 from longvision.types import Split
 
 
@@ -40,6 +41,20 @@ def find_layout(root: Path) -> Layout:
     for folder in splits.values():
         notes += unused(folder, files_in(folder))
     return Layout(splits, notes)
+
+
+def find_any_layout(root: Path, classes: Sequence[str]) -> Layout:
+    """For evaluation: the splits that there are, or else the class folders of `root` as "train". Raises UserError."""
+    require_folder(root, "give a folder with one folder of images per class")
+    names = folders_in(root)
+    said = [name for name in names if read_name(name).is_split and as_text(name) not in classes]
+    deep = [name for name in said if folders_in(root / name)]
+    if not deep:
+        return Layout({"train": root}, unused(root, files_in(root)))
+    chosen = choose(deep, str(root))
+    left = [name for name in names if name not in chosen.names.values()]
+    notes = [*chosen.notes, *unused(root, files_in(root), left)]
+    return Layout({split: _inner(root / name) for split, name in chosen.names.items()}, notes)
 
 
 def _trains(names: Sequence[str]) -> bool:

@@ -8,16 +8,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from longvision.data.io.class_files import read_classes
+from longvision.data.io.class_files import ClassFile, read_classes
+from longvision.data.io.colours import spread_colours
 from longvision.data.io.headers import Header, read_header, turned_unseen_note, unturned_hint
 from longvision.data.io.images import Channels, read_image
 from longvision.data.io.mask_reader import MaskReader, Reading, Way
 from longvision.data.io.masks import is_in_colour
 from longvision.data.io.threads import in_threads
 from longvision.data.problems import listing
-from longvision.data.sources.base import ImageSet, Source
+from longvision.data.sources.base import ImageSet, Listed, Source, Trained, relative
+from longvision.data.sources.mask_places import find_places
 from longvision.data.sources.mask_values import mixed_meanings, unnamed_classes
-from longvision.data.sources.pairs import ImageAndMask, find_pairs
+from longvision.data.sources.pairs import ImageAndMask, find_pairs, is_chase
 from longvision.errors import UserError
 from longvision.types import IGNORE, Size, Split
 
@@ -41,18 +43,23 @@ class MaskFolderSource(Source[np.ndarray]):
         reduce_zero_label: bool = False,
         ignore: int | None = None,
         seed: int = 0,
+        trained: Trained | None = None,
     ) -> None:
         self.root, self.name, self.channels = Path(root), str(root), channels
-        self.pairs = find_pairs(self.root, seed, self.notes)
+        self.pairs = find_pairs(self.root, None if trained else seed, self.notes)
         self.has_test = "test" in self.pairs
+        self.splits, self.trained = list(self.pairs), trained
+        self.draws_validation = not trained and not is_chase(self.root) and "val" not in find_places(self.root, [])
         ignored = () if ignore is None else (_grey_value(ignore),)
         masks = [mask for pairs in self.pairs.values() for _, mask in pairs if mask]
-        if classes_file is None:
+        if trained and classes_file is None:
+            named = ClassFile(trained.classes, spread_colours(len(trained.classes)), binary=trained.binary)
+        elif classes_file is None:
             named = unnamed_classes(masks, ignored, reduce_zero_label, self.root)
         else:
             named = read_classes(classes_file)
         self.notes += named.notes
-        self.classes, self.palette = named.classes, named.palette
+        self.classes, self.palette, self.binary = named.classes, named.palette, named.binary
         self.reader = MaskReader(
             len(named.classes),
             tuple(named.palette) if named.coloured else (),
@@ -69,6 +76,12 @@ class MaskFolderSource(Source[np.ndarray]):
     def split(self, split: Split) -> ImageSet[np.ndarray]:
         return ImageSet(self.pairs[split], partial(_read, reader=self.reader, channels=self.channels))
 
+    def identified(self, split: Split, row: int, item: ImageAndMask) -> Listed:
+        """The label is the mask's file with its size."""
+        file, mask = item
+        label = f"{relative(mask, self.name)}, {os.path.getsize(mask)} bytes" if mask else ""
+        return Listed(relative(file, self.name), label, file)
+
     def check(self, split: Split) -> None:
         """Read every mask and the size of every image."""
         pairs = self.pairs[split]
@@ -84,7 +97,7 @@ class MaskFolderSource(Source[np.ndarray]):
         read = {str(pair[1]): one for pair, one in zip(pairs, found, strict=True) if isinstance(one, Checked)}
         self._check_meaning(read)
         shown: set[int] = set().union(*(one.classes for one in read.values()))
-        if split == "train" and len(shown) < 2:
+        if split == "train" and len(shown) < 2 and not self.trained:
             only = ", ".join(self.classes[number] for number in shown) or "pixels to ignore"
             raise UserError(
                 f"the training masks of {self.root} show only {only}: expected two classes or more; where 255 is a "

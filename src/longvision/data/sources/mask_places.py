@@ -17,7 +17,7 @@ LAYOUTS = (
 Places = dict[Split, tuple[Path, Path]]  # folders of images and of masks
 
 
-def find_places(root: Path, notes: list[str]) -> Places:
+def find_places(root: Path, notes: list[str], train_needed: bool = True) -> Places:
     """Where each split lies; what is not used is added to `notes`. Raises UserError where that cannot be told."""
     folders = _named(root)
     images = [path for path in folders if "masks" not in read_name(path).kinds]
@@ -33,9 +33,9 @@ def find_places(root: Path, notes: list[str]) -> Places:
             raise UserError(f"{root / path} has no folder of masks beside it: expected {LAYOUTS}")
     notes += chosen.notes
     if "train" not in places:
-        if places:
+        if places and train_needed:
             raise UserError(f"{root} has {listing([path for path, _ in places.values()])}, but no training images")
-        places = {"train": _alone(root, images, masks)}
+        places = places or {"train": _alone(root, images, masks)}
     notes += _not_used(root, [path for pair in places.values() for path in pair])
     return {split: (root / path, root / mask) for split, (path, mask) in places.items()}
 

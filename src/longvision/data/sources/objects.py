@@ -4,6 +4,7 @@ import os
 import pickle
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from longvision.data.io.images import read_image
 from longvision.data.io.object_masks import ObjectMasks
 from longvision.data.io.threads import in_threads
 from longvision.data.problems import refuse
-from longvision.data.sources.base import ImageSet, Source
+from longvision.data.sources.base import ImageSet, Listed, Source, relative
 from longvision.errors import UserError
 from longvision.types import Split, Target
 
@@ -87,6 +88,11 @@ class ObjectSource(Source[Target]):
 
     def split(self, split: Split) -> ImageSet[Target]:
         return ImageSet(self._read(split), read_objects)
+
+    def identified(self, split: Split, row: int, item: ImageRecord) -> Listed:
+        objects = repr((item.boxes, [self.classes[number] for number in item.labels], item.crowd))
+        short = blake2b(objects.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
+        return Listed(relative(item.file, self.name), f"{len(item.labels)} objects {short}", item.file)
 
     def check(self, split: Split) -> None:
         """Raises UserError for labels that cannot be right, and for images that do not fit them."""

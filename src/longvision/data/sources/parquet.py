@@ -1,6 +1,7 @@
 """A Hugging Face image set in local Parquet files: train*, val* and test*.parquet in DIR or in DIR/data."""
 
 from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from PIL import Image
 
 from longvision.data.io.images import Channels, read_image
 from longvision.data.problems import listing
-from longvision.data.sources.base import ImageSet, Source, hold_out
+from longvision.data.sources.base import ImageSet, Listed, Source, Trained, hold_out
 from longvision.data.sources.parquet_labels import (
     ShardLabels,
+    by_name,
     check_names,
     find_classes,
     plain,
@@ -21,7 +23,7 @@ from longvision.data.sources.parquet_labels import (
     read_labels,
     read_schema,
 )
-from longvision.data.sources.parquet_layout import find_files
+from longvision.data.sources.parquet_layout import find_any_files, find_files
 from longvision.errors import UserError
 from longvision.types import Split
 
@@ -64,23 +66,29 @@ class ParquetSource(Source[int]):
         seed: int = 0,
         image_column: str = "image",
         label_column: str = "label",
+        trained: Trained | None = None,
     ) -> None:
         self.name, self.channels, self.seed = str(root), channels, seed
         self.image_column, self.label_column = image_column, label_column
-        self.files = find_files(Path(root), self.notes)
+        self.files = (find_files if trained is None else find_any_files)(Path(root), self.notes)
         if "test" in self.files and not self._is_labelled(self.files["test"]):
             self.notes.append(f"{self._where('test')} has no labels: it is not used")
             del self.files["test"]
-        self.has_test = "test" in self.files
+        self.has_test, self.splits = "test" in self.files, list(self.files)
+        self.draws_validation = trained is None and "val" not in self.files
         shards = {split: [self._read_labels(file) for file in files] for split, files in self.files.items()}
-        self.classes = find_classes(shards["train"])
-        self.notes += check_names([shard for found in shards.values() for shard in found], self.classes)
+        if trained is None:
+            self.classes = find_classes(shards["train"])
+            self.notes += check_names([shard for found in shards.values() for shard in found], self.classes)
+        else:
+            self.classes = trained.classes
+            shards = {split: [by_name(shard, self.classes) for shard in found] for split, found in shards.items()}
         self.labels: dict[Split, np.ndarray] = {split: self._number(split, found) for split, found in shards.items()}
-        self.notes += self._missing_classes()
+        self.notes += self._missing_classes() if trained is None else []
         self._shards: dict[Split, Shards] = {}
 
     def split(self, split: Split) -> ImageSet[int]:
-        held_out = "val" not in self.files and split != "test"
+        held_out = self.draws_validation and split != "test"
         source: Split = "train" if held_out else split
         labels = self.labels[source]
         rows = np.arange(len(labels))
@@ -88,6 +96,15 @@ class ParquetSource(Source[int]):
             train, val = hold_out(labels, self.seed)
             rows = train if split == "train" else val
         return ImageSet(np.stack([rows, labels[rows]], 1), self._open(source).read)  # type: ignore[arg-type]
+
+    def listed_images(self, split: Split) -> list[Listed]:
+        """By their content: rows have no name, and another place when files are written anew."""
+        rows = self.split(split)
+        images = self._open("train" if self.draws_validation and split != "test" else split).images
+        return [
+            Listed(blake2b(images[row].as_buffer(), digest_size=12).hexdigest(), self.classes[label])
+            for row, label in np.asarray(rows.items).tolist()
+        ]
 
     def _open(self, split: Split) -> Shards:
         """The split's shards, read now: workers that fork later share the memory."""

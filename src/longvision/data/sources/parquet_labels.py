@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from longvision.data.problems import listing
+from longvision.data.sources.base import unknown_classes
 from longvision.errors import UserError
 
 UNLABELLED = -1  # what `datasets` stores for the label of an image without one
@@ -64,6 +65,21 @@ class ShardLabels:
                 f"outside the {len(classes)} classes {listing(list(classes))}: correct or drop such rows"
             )
         return numbers
+
+
+def by_name(shard: ShardLabels, classes: Sequence[str]) -> ShardLabels:
+    """With the names that its file stores for its numbers, or as it is where there are none. Raises UserError for names
+    in use that are none of the classes."""
+    names = shard.names
+    if not shard.is_text:
+        if names is None:
+            return shard
+        values = [None if number is None or not 0 <= number < len(names) else names[number]
+                  for number in shard.values.to_pylist()]  # fmt: skip
+        shard = ShardLabels(shard.file, None, pa.chunked_array([pa.array(values, pa.large_string())]))
+    if unknown := set(shard.values.unique().to_pylist()) - {None, *classes}:
+        raise unknown_classes(shard.file, unknown, classes, "correct or drop such rows")
+    return shard
 
 
 def read_labels(file: Path, schema: pa.Schema, column: str) -> ShardLabels:

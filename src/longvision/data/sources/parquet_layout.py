@@ -34,6 +34,26 @@ def find_files(root: Path, notes: list[str]) -> dict[Split, list[Path]]:
     raise MissingFileError(f"no train*.parquet in {root} or in {root / 'data'}: give the folder that holds it{hint}")
 
 
+def find_any_files(root: Path, notes: list[str]) -> dict[Split, list[Path]]:
+    """For evaluation: the splits that there are, or else all files as "train". Raises UserError."""
+    require_folder(root, "give the folder that holds Parquet files")
+    for folder in (root, root / "data"):
+        groups = _groups(folder) if folder.is_dir() else {}
+        names = [name for name in groups if read_name(name).is_split] or [name for name in groups if _split_of(name)]
+        if names:
+            chosen = choose(names, str(folder))
+            files = {split: groups[name] for split, name in chosen.names.items()}
+            notes += [*chosen.notes, *_not_used(root, folder, {path for paths in files.values() for path in paths})]
+            return files
+        if groups:
+            return {"train": sorted(path for paths in groups.values() for path in paths)}
+    raise MissingFileError(f"no Parquet file in {root} or in {root / 'data'}: give the folder that holds them")
+
+
+def _split_of(name: str) -> bool:
+    return read_name(name).reading is not None
+
+
 def _groups(folder: Path) -> dict[str, list[Path]]:
     """Shards by what they are called without their number; those in a split's folder by its name."""
     groups: dict[str, list[Path]] = defaultdict(list)

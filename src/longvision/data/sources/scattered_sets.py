@@ -8,7 +8,7 @@ from PIL import Image
 
 from longvision.data.io.colours import spread_colours
 from longvision.data.io.images import Channels, as_channels
-from longvision.data.sources.base import ImageSet, Source
+from longvision.data.sources.base import ImageSet, Listed, Source
 from longvision.data.sources.digits import CLASSES
 from longvision.data.sources.objects import as_target
 from longvision.data.sources.scattered import COUNTS, ScatteredDigits, Scene, check_scenes
@@ -38,6 +38,9 @@ class ScatteredSource(Source[Label]):
     def split(self, split: Split) -> ImageSet[Label]:
         scenes = ScatteredDigits(split, self.counts[split], self.size, seed=self.seed)
         return ImageSet(range(len(scenes)), partial(self._read, scenes))
+
+    def identified(self, split: Split, row: int, item: int) -> Listed:
+        return Listed(f"{split} {item} of {self.size[0]}x{self.size[1]}, seed {self.seed}", "")
 
     def label(self, index: int, scene: Scene) -> Label:
         raise NotImplementedError

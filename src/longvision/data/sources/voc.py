@@ -1,12 +1,15 @@
 """Objects labelled as Pascal VOC does: one XML file an image, and lists of names that make the splits."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from longvision.data.io.colours import spread_colours
 from longvision.data.io.headers import upright_size
+from longvision.data.io.listing import ending, files_in
 from longvision.data.problems import listing, refuse, refuse_many, require_folder
+from longvision.data.sources.base import Trained, unknown_classes
 from longvision.data.sources.objects import Box, ImageRecord, ObjectSource, is_outside
 from longvision.data.sources.voc_files import Entry, Remarks, find_lists, image_of, list_images, read_entry, read_list
 from longvision.errors import UserError
@@ -24,18 +27,27 @@ class VocSource(ObjectSource):
     `path` as of `VocData`.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, trained: Trained | None = None) -> None:
         super().__init__(path)
-        self.root = _root(Path(path))
+        self.trained = trained
+        self.root = _root(Path(path), () if trained else ("ImageSets/Main",))
         self.folder = self.root / "Annotations"
-        self.lists = find_lists(self.root / "ImageSets" / "Main", self.notes)
+        self.lists = self._find_lists()
         self.images = list_images(self.root / "JPEGImages")
         self.has_test = self._has_test()
-        self.entries: dict[Split, list[Entry]] = {"train": self._entries("train")}
-        self.classes = sorted({name for entry in self.entries["train"] for name, _, _ in entry.objects})
+        self.entries: dict[Split, list[Entry]] = {}
+        if trained:
+            self.classes, self.splits = trained.classes, list(self.lists) or ["train"]
+        else:
+            self.entries["train"] = self._entries("train")
+            self.classes = sorted({name for entry in self.entries["train"] for name, _, _ in entry.objects})
         if not self.classes:
             raise UserError(f"{self._list('train')} lists no image with objects: expected some to learn from")
         self.palette = spread_colours(len(self.classes))
+
+    def _find_lists(self) -> dict[Split, str]:
+        folder = self.root / "ImageSets" / "Main"
+        return find_lists(folder, self.notes) if folder.is_dir() else {}
 
     def labels_of(self, split: Split) -> Path:
         return self.folder
@@ -71,6 +83,9 @@ class VocSource(ObjectSource):
         for entry in entries:
             height, width = size_of(entry)
             for number, (name, box, _) in enumerate(entry.objects):
+                if name not in self.classes and self.trained:
+                    file = self.folder / f"{entry.name}.xml"
+                    raise unknown_classes(file, [name], self.classes, "rename or remove the object")
                 if name not in self.classes:
                     unknown.append(f"{entry.words(number)}: {name}")
                 if is_outside(from_one(box), height, width):
@@ -80,7 +95,10 @@ class VocSource(ObjectSource):
         refuse(outside, f"boxes {where} lie outside their images", "correct them: xmin, ymin, xmax, ymax in pixels")
 
     def _entries(self, split: Split) -> list[Entry]:
-        names = read_list(self._list(split), self.folder, self.notes)
+        if self.trained and not self.lists:  # all that there are
+            names = [Path(name).stem for name in files_in(self.folder) if ending(name) == ".xml"]
+        else:
+            names = read_list(self._list(split), self.folder, self.notes)
         missing = [name for name in names if not (self.folder / f"{name}.xml").is_file()]
         problem = f"images of {self._list(split)} have no XML file in {self.folder}"
         refuse(missing, problem, "add them, or shorten the list")
@@ -117,10 +135,10 @@ def _corners(box: Box) -> str:
     return " ".join(f"{value:g}" for value in box)
 
 
-def _root(path: Path) -> Path:
+def _root(path: Path, lists: Sequence[str]) -> Path:
     require_folder(path, "give a folder with Annotations/, JPEGImages/ and ImageSets/Main/")
     below = sorted(folder for folder in path.iterdir() if (folder / "Annotations").is_dir())
     root = path if (path / "Annotations").is_dir() or len(below) != 1 else below[0]
-    for needed in ("Annotations", "JPEGImages", "ImageSets/Main"):
+    for needed in ("Annotations", "JPEGImages", *lists):
         require_folder(root / needed, f"expected Pascal VOC's layout in {root}")
     return root

@@ -1,0 +1,111 @@
+"""What has changed between a set as a run saw it and the set that is there now."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import TypeVar
+
+from longvision.data.fingerprint import SPLITS, Fingerprint, Image, mark_of
+from longvision.data.problems import listing
+from longvision.data.splits import SAID
+from longvision.types import Split
+
+Key = TypeVar("Key")
+Placed = dict[str, tuple[Split, Image]]
+
+
+@dataclass
+class Changes:
+    """In words.
+
+    Args:
+        forbidden: with what a run cannot go on: classes that have moved, images that trained and now do not, or the
+            other way round.
+        allowed: what has a meaning when it is wanted: images added, gone, or labelled otherwise.
+    """
+
+    forbidden: list[str] = field(default_factory=list)
+    allowed: list[str] = field(default_factory=list)
+
+
+def changes(before: Fingerprint, now: Fingerprint, root: str) -> Changes:
+    """`root` is the set's folder, in which images that are new are looked into."""
+    found = Changes(_class_changes(before, now))
+    if not found.forbidden and before.ids != now.ids:
+        pairs = [f"{name}: {old}, now {new}" for name, old, new in zip(now.classes, before.ids, now.ids) if old != new]
+        found.allowed.append(f"ids of classes are others ({listing(pairs)})")
+    if found.forbidden:  # then every label is another one
+        return found
+    old, new = _placed(before), _placed(now)
+    gone = {name: old[name] for name in old if name not in new}
+    added = {name: new[name] for name in new if name not in old}
+    same = [(name, old[name], new[name]) for name in new if name in old]
+    moved = [(name, a[0], b[0]) for name, a, b in same if a[0] != b[0]]
+    moved += _moved_files(gone, added, old, root)
+    for (a, b), names in _grouped(((a, b), name) for name, a, b in moved).items():
+        found.forbidden.append(f"{_count(names)}: {SAID[a]} before, {SAID[b]} now ({listing(names)})")
+    relabelled = [f"{name}: {a[1].label}, now {b[1].label}" for name, a, b in same if a[1].label != b[1].label]
+    relabelled += _moved_classes(gone, added)
+    if relabelled:
+        found.allowed.append(f"{_count(relabelled)} have other labels ({listing(relabelled)})")
+    for words, images in (("added", added), ("gone", gone)):
+        for split, names in _grouped((split, name) for name, (split, _) in images.items()).items():
+            found.allowed.append(f"{_count(names)} {words}, {SAID[split]} ({listing(names)})")
+    return found
+
+
+def _class_changes(before: Fingerprint, now: Fingerprint) -> list[str]:
+    if before.classes == now.classes:
+        return []
+    old, new = ({name: number for number, name in enumerate(one.classes)} for one in (before, now))
+    gone, added = ([name for name in one if name not in other] for one, other in ((old, new), (new, old)))
+    moved = [f"{name} was {old[name]}, is {new[name]}" for name in new if name in old and old[name] != new[name]]
+    lines = [f"the classes {listing(gone)} are gone"] * bool(gone) + [f"the classes {listing(added)} are new"] * bool(
+        added
+    )
+    return [*lines, *([f"classes have other numbers ({listing(moved)})"] * bool(moved))]
+
+
+def _moved_files(gone: Placed, added: Placed, old: Placed, root: str) -> list[tuple[str, Split, Split]]:
+    """Files under another name or in another folder, that train now and were held out, or the other way round."""
+    moved: list[tuple[str, Split, Split]] = []
+    held_out = {image.mark: split for split, image in old.values() if split != "train" and image.mark}
+    trained = {_sized(image) for split, image in gone.values() if split == "train" and image.mark}
+    for name, (split, image) in added.items():
+        if split == "train" and held_out:
+            mark = image.mark if ":" in image.mark else mark_of(f"{root}/{name}")
+            if mark in held_out:
+                moved.append((name, held_out[mark], split))
+        elif split != "train" and _sized(image) in trained:
+            moved.append((name, "train", split))
+    return moved
+
+
+def _moved_classes(gone: Placed, added: Placed) -> list[str]:
+    """Files that lie in another class's folder of the same split."""
+    before = {(split, _sized(image)): image for split, image in gone.values() if image.mark}
+    lines = []
+    for name, (split, image) in added.items():
+        other = before.get((split, _sized(image)))
+        if other and other.label != image.label:
+            lines.append(f"{name}: {other.label}, now {image.label}")
+    return lines
+
+
+def _sized(image: Image) -> tuple[str, str]:
+    return PurePosixPath(image.name).name, image.mark.split(":")[0]
+
+
+def _placed(fingerprint: Fingerprint) -> Placed:
+    return {image.name: (split, image) for split in SPLITS for image in fingerprint.images.get(split, [])}
+
+
+def _grouped(pairs: Iterable[tuple[Key, str]]) -> dict[Key, list[str]]:
+    groups: dict[Key, list[str]] = {}
+    for key, name in pairs:
+        groups.setdefault(key, []).append(name)
+    return groups
+
+
+def _count(names: list[str]) -> str:
+    return "1 image" if len(names) == 1 else f"{len(names)} images"

@@ -1,0 +1,142 @@
+"""What a run knows of its data: classes in order, and which image was in which split with which label.
+
+It is written into the run's folder, so that a run that goes on, or is validated later, sees the images that it saw, or
+says what has changed. Loads no torch.
+"""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from longvision.data.io.threads import in_threads
+from longvision.data.sources.base import Source
+from longvision.errors import UserError
+from longvision.files import written_beside
+from longvision.types import Split
+
+BLOCK = 16384  # bytes that are read at the beginning, in the middle and at the end of a file
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image of a set.
+
+    Args:
+        name: its path within the set, or what else tells it from the others.
+        label: in words or in short.
+        mark: of its content: the file's size and, of images that are held out, a hash.
+    """
+
+    name: str
+    label: str
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """A set as it was.
+
+    Args:
+        classes: in the order of their numbers.
+        ids: what the labels call them, as COCO's category ids; empty where that is the name.
+        drawn: whether the validation images were drawn from the training images.
+        binary: see `Source`.
+        images: of each split, in order.
+    """
+
+    classes: list[str]
+    ids: list[int | str] = field(default_factory=list)
+    drawn: bool = False
+    binary: bool = False
+    images: dict[Split, list[Image]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, source: Source[Any], splits: Iterable[Split] | None = None) -> Self:
+        """Opens the splits, all that there are when left out. Raises UserError for mistakes in them."""
+        there = [split for split in splits or SPLITS if split != "test" or source.has_test]
+        seen: Counter[str] = Counter()
+        images = {split: _images_of(source, split, seen) for split in there}
+        return cls(list(source.classes), list(source.ids), source.draws_validation, source.binary, images)
+
+    def digest(self, split: Split) -> str:
+        """Of names and labels, in order."""
+        words = hashlib.blake2b(digest_size=8)
+        for image in self.images.get(split, []):
+            words.update(f"{image.name}\0{image.label}\0".encode("utf-8", "surrogatepass"))
+        return words.hexdigest()
+
+    def summary(self) -> dict[str, Any]:
+        """What a person reads first."""
+        counts = {split: Counter(image.label for image in images) for split, images in self.images.items()}
+        splits = {
+            split: {
+                "images": len(images),
+                "digest": self.digest(split),
+                **({"of": dict(counts[split])} if set(counts[split]) <= set(self.classes) else {}),
+            }
+            for split, images in self.images.items()
+        }
+        return {"classes": self.classes, "ids": self.ids, "drawn": self.drawn, "binary": self.binary, "splits": splits}
+
+    def write(self, path: Path) -> None:
+        """JSON, an image a line. Raises ExistingFileError."""
+        lines = [f'"summary": {json.dumps(self.summary(), indent=1, ensure_ascii=False)}']
+        for split, images in self.images.items():
+            rows = (json.dumps([one.name, one.label, one.mark], ensure_ascii=False) for one in images)
+            lines.append(f'"{split}": [\n' + ",\n".join(rows) + "\n]")
+        with written_beside(path) as beside:
+            # names of files may hold bytes that are no UTF-8
+            beside.write_bytes(("{\n" + ",\n".join(lines) + "\n}\n").encode("utf-8", "surrogatepass"))
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Raises UserError for what `write` did not write."""
+        try:
+            content = json.loads(path.read_bytes().decode("utf-8", "surrogatepass"))
+            images = {split: [Image(*row) for row in content[split]] for split in SPLITS if split in content}
+            about = content["summary"]
+            return cls(about["classes"], about["ids"], about["drawn"], about["binary"], images)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} is not what a run writes of its data ({type(error).__name__}): restore it, or remove it to go "
+                "on without"
+            ) from error
+
+
+def _images_of(source: Source[Any], split: Split, seen: Counter[str]) -> list[Image]:
+    """In order; of several that are called the same, the second is NAME #2. `seen` counts them over the splits."""
+    listed = source.listed_images(split)
+    marks = in_threads(mark_of if split != "train" else _size_of, [one.file for one in listed])
+    images = []
+    for one, mark in zip(listed, marks, strict=True):
+        seen[one.name] += 1
+        images.append(Image(one.name if seen[one.name] == 1 else f"{one.name} #{seen[one.name]}", one.label, mark))
+    return images
+
+
+def mark_of(file: str | None) -> str:
+    """The size, and a hash of parts of the content, as no large file is read whole: images of one mark are the same."""
+    if file is None or not (size := _size_of(file)):
+        return ""
+    words = hashlib.blake2b(digest_size=8)
+    try:
+        with open(file, "rb") as opened:
+            for place in sorted({0, max(0, int(size) // 2), max(0, int(size) - BLOCK)}):
+                opened.seek(place)
+                words.update(opened.read(BLOCK))
+    except OSError:  # it is told when it is read
+        return ""
+    return f"{size}:{words.hexdigest()}"
+
+
+def _size_of(file: str | None) -> str:
+    try:
+        return "" if file is None else str(os.path.getsize(file))
+    except OSError:
+        return ""

@@ -1,0 +1,44 @@
+"""The images of a source in other splits than it would make of them: in those that a run knows."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from PIL import Image
+
+from longvision.data.sources.base import ImageSet, Label, Listed, Source
+from longvision.types import Split
+
+Place = tuple[Split, int]  # where an image is in the source
+
+
+class RegroupedSource(Source[Label]):
+    """`groups` says for each split which images of the source it has. A split without images is not there."""
+
+    def __init__(self, source: Source[Label], groups: dict[Split, Sequence[Place]]) -> None:
+        self.source, self.groups = source, groups
+        self.name, self.classes, self.ids, self.palette = source.name, source.classes, source.ids, source.palette
+        self.has_masks, self.binary, self.coco_ids = source.has_masks, source.binary, source.coco_ids
+        self.draws_validation = source.draws_validation
+        self.has_test = bool(groups.get("test"))
+        self.notes = source.notes
+
+    def split(self, split: Split) -> ImageSet[Label]:
+        sets = {part: self.source.split(part) for part in self._parts(split)}
+        return ImageSet(self.groups[split], partial(_read, sets))
+
+    def listed_images(self, split: Split) -> list[Listed]:
+        listed = {part: self.source.listed_images(part) for part in self._parts(split)}
+        return [listed[part][row] for part, row in self.groups[split]]
+
+    def check(self, split: Split) -> None:
+        for part in self._parts(split):
+            self.source.check(part)
+
+    def _parts(self, split: Split) -> list[Split]:
+        return sorted({part for part, _ in self.groups[split]})
+
+
+def _read(sets: dict[Split, ImageSet[Any]], place: Place) -> tuple[Image.Image, Any]:
+    split, row = place
+    return sets[split][row]
