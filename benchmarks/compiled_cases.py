@@ -78,9 +78,8 @@ def selective_scan(dtype: torch.dtype, softplus: bool = True, packed: bool = Fal
         delta_softplus=softplus,
         reverse=False,
     )
-    y_BME, states_BKEN = scan.forward(inputs, keep=True)
-    assert states_BKEN is not None
-    scan.backward(y_BME, states_BKEN, inputs)
+    states_BKEN = empty(*scan.states_shape(inputs))
+    scan.backward(scan.forward(inputs, states_BKEN), states_BKEN, inputs)
 
 
 def causal_conv1d(dtype: torch.dtype, packed: bool = False) -> None:

@@ -11,7 +11,8 @@ import torch
 
 from longvision.layers import VimBlock
 from longvision.ops import release_memory
-from longvision.ops.kernels.cpp import allocator, cached_empty
+from longvision.ops.kernels.cpp import allocator
+from longvision.ops.kernels.cpp.allocator import cached_empty
 
 LEAST = allocator.LEAST // 4  # float32 numbers
 MIB = 2**18  # float32 numbers

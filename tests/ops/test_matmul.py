@@ -7,7 +7,8 @@ import sys
 import pytest
 import torch
 
-from longvision.ops.kernels.cpp import kernels, matmul
+from longvision.ops.kernels.cpp.library import kernels
+from longvision.ops.kernels.cpp.matmul import matmul
 
 TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-14, torch.bfloat16: 8e-3}  # bfloat16: one rounding, at the end
 SIZES = [

@@ -518,7 +518,7 @@ def test_no_states_where_there_is_no_backward(monkeypatch, backend, boundaries):
     )
 
     asked, original = [], op.MODULES[backend].forward
-    noted = lambda inputs, keep: (asked.append(keep), original(inputs, keep))[1]  # noqa: E731
+    noted = lambda inputs, states: (asked.append(states is not None), original(inputs, states))[1]  # noqa: E731
     monkeypatch.setattr(op.MODULES[backend], "forward", noted)
     arguments = tensors["x"], tensors["delta"], tensors["A"], tensors["B"], tensors["C"]
     selective_scan(*arguments, backend=backend)

@@ -2,7 +2,7 @@
 
 from longvision.ops.causal_conv1d.op import causal_conv1d
 from longvision.ops.common import check_cu_seqlens
-from longvision.ops.kernels.cpp import release_memory
+from longvision.ops.kernels.cpp.allocator import release_memory
 from longvision.ops.mixer.inputs import ScanDirection
 from longvision.ops.mixer.op import mixer
 from longvision.ops.rms_norm.op import rms_norm

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils.weak import WeakIdKeyDictionary
 
-from longvision.ops.kernels.cpp import available as has_cpu_kernels
 from longvision.ops.kernels.cpp.library import DEFINITIONS as CPU_DTYPES
+from longvision.ops.kernels.cpp.library import available as has_cpu_kernels
 from longvision.ops.kernels.triton import DTYPES as TRITON_DTYPES
 from longvision.ops.kernels.triton import available as has_triton_kernels
 

@@ -5,16 +5,9 @@ from torch import Tensor
 
 from longvision.ops.causal_conv1d.inputs import ConvInputs
 from longvision.ops.common import boundaries_for_cpu
-from longvision.ops.kernels.cpp import (
-    Library,
-    address,
-    cached_empty,
-    contiguous,
-    contiguous_channels,
-    kernels_for,
-    pack,
-    rows,
-)
+from longvision.ops.kernels.cpp.allocator import cached_empty
+from longvision.ops.kernels.cpp.library import Library, kernels_for
+from longvision.ops.kernels.cpp.record import address, contiguous, contiguous_channels, pack, rows
 
 MOST_TAPS = 8  # as in conv.h
 TILE = 32  # tokens of a task

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from longvision.ops.causal_conv1d.inputs import ConvInputs
-from longvision.ops.kernels.cpp import contiguous_channels
+from longvision.ops.kernels.cpp.record import contiguous_channels
 from longvision.ops.kernels.triton.layout import sequence_numbers
 
 

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from longvision.ops.kernels.cpp import cached_empty, kernels_for, matmul
+from longvision.ops.kernels.cpp.allocator import cached_empty
+from longvision.ops.kernels.cpp.library import kernels_for
+from longvision.ops.kernels.cpp.matmul import matmul
 from longvision.ops.mixer.cpu_kernel import Part, normed, run
 from longvision.ops.mixer.inputs import MixerInputs, ScanDirection
 

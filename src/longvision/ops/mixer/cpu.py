@@ -13,12 +13,16 @@ from torch import Tensor
 
 from longvision.ops.causal_conv1d import cpu as conv
 from longvision.ops.common import boundaries_for_cpu
-from longvision.ops.kernels.cpp import Library, cached_empty, contiguous, kernels_for, matmul, pack, rows
+from longvision.ops.kernels.cpp.allocator import cached_empty
+from longvision.ops.kernels.cpp.library import Library, kernels_for
+from longvision.ops.kernels.cpp.matmul import matmul
+from longvision.ops.kernels.cpp.record import contiguous, pack, rows
 from longvision.ops.mixer import chunks
 from longvision.ops.mixer.cpu_kernel import Part, normed, run, tokens_times
 from longvision.ops.mixer.inputs import MixerInputs, ScanDirection
 from longvision.ops.rms_norm import cpu as norm
 from longvision.ops.selective_scan.cpu import ScanGradients, num_chunks, scan_record
+from longvision.ops.selective_scan.inputs import ScanInputs
 
 
 class Saved(NamedTuple):
@@ -148,7 +152,8 @@ def _projection_gradients(
     dx_proj_PE = matmul(dprojection_TP.to(u_BME.dtype).t(), u_BME.flatten(0, 1))
     dx_TE = grads.dx.flatten(0, 1)
     matmul(dprojection_TP, direction.x_proj_PE.to(real), dx_TE, out=dx_TE)
-    return grads.dx, (dx_proj_PE, ddt_proj_ER, grads.dbias(), grads.dA(), grads.dD())
+    dA_log_EN, dD_E, dbias_E = grads.of_parameters()
+    return grads.dx, (dx_proj_PE, ddt_proj_ER, dbias_E, dA_log_EN, dD_E)
 
 
 def _weight_gradient(grad_BMO: Tensor, input_BMI: Tensor, weight_OI: Tensor) -> Tensor:
@@ -195,11 +200,5 @@ class _Call:
         low, B, C = projection_BMP.split([rank, states, states], dim=-1)
         weight, bias, A_log, D = (contiguous(t, self.library.real) for t in direction[3:7])
         self._alive = weight, bias, A_log, D  # until the next record: this one holds no more than their addresses
-        record = scan_record(
-            *(u_BME, low, A_log, B, C, D, self.z, bias, self.boundaries, True, direction.reverse),
-            weight_ER=weight,
-            other_BME=other_BME,
-            scale=self.scale,
-            log_decay=True,
-        )
-        return record, A_log
+        inputs = ScanInputs(u_BME, low, A_log, B, C, D, self.z, bias, None, True, direction.reverse)
+        return scan_record(inputs, self.boundaries, weight, other_BME, self.scale, log_decay=True), A_log

@@ -5,7 +5,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from longvision.ops.kernels.cpp import Library, address, cached_empty, contiguous, double, matmul, pack, rows
+from longvision.ops.kernels.cpp.allocator import cached_empty
+from longvision.ops.kernels.cpp.library import Library
+from longvision.ops.kernels.cpp.matmul import matmul
+from longvision.ops.kernels.cpp.record import address, contiguous, double, pack, rows
 from longvision.ops.mixer.inputs import MixerInputs, ScanDirection
 from longvision.ops.rms_norm import cpu as norm
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from longvision.ops.kernels.cpp import contiguous_channels
+from longvision.ops.kernels.cpp.record import contiguous_channels
 from longvision.ops.kernels.triton.layout import sequence_numbers, states_shape
 from longvision.ops.mixer.inputs import MixerInputs, ScanDirection
 

@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
-from longvision.ops.kernels.cpp import cached_empty, contiguous, double, kernels_for, pack
+from longvision.ops.kernels.cpp.allocator import cached_empty
+from longvision.ops.kernels.cpp.library import kernels_for
+from longvision.ops.kernels.cpp.record import contiguous, double, pack
 
 ROWS = 64  # tokens of a task, as in norm.h
 

@@ -25,14 +25,13 @@ CACHE = 2**20  # elements of a (rows, CHUNK, E, N) tensor: rows of the batch are
 Scratch = dict[str, Tensor]
 
 
-def forward(inputs: ScanInputs, keep: bool) -> tuple[Tensor, Tensor | None]:
-    """-> y (B, M, E) and the state before each chunk (B, chunks, E, N), float32 or better (None unless `keep`)."""
+def forward(inputs: ScanInputs, states_BKEN: Tensor | None) -> Tensor:
+    """-> y (B, M, E); writes the state before each chunk, unless that is None."""
     y_BME = inputs.x_BME.new_empty(inputs.x_BME.shape)
-    states_BKEN = new_states(inputs.x_BME, inputs.A_EN, inputs.cu_seqlens) if keep else None
     scratch: Scratch = {}
     for rows in _row_groups(inputs):
         _forward_rows(_Scan(inputs, rows, scratch), y_BME[rows], None if states_BKEN is None else states_BKEN[rows])
-    return y_BME, states_BKEN
+    return y_BME
 
 
 def _forward_rows(scan: "_Scan", y_BME: Tensor, states_BKEN: Tensor | None) -> None:
@@ -46,8 +45,8 @@ def _forward_rows(scan: "_Scan", y_BME: Tensor, states_BKEN: Tensor | None) -> N
         y_BME[:, chunk] = y_BLE if scan.inputs.z_BME is None else y_BLE * F.silu(scan.z(chunk))
 
 
-def backward(grad_BME: Tensor, states_BKEN: Tensor, inputs: ScanInputs) -> tuple[Tensor, ...]:
-    """-> gradients of x, delta, A, B, C, D, z, delta_bias, each in its tensor's dtype (empty where it has none)."""
+def backward(grad_BME: Tensor, states_BKEN: Tensor, inputs: ScanInputs) -> tuple[Tensor | None, ...]:
+    """-> gradients of x, delta, A, B, C, D, z, delta_bias."""
     dtype = states_BKEN.dtype
     like_x, like_B = inputs.x_BME.shape, inputs.B_BMN.shape
     dx, ddelta, dB, dC = (states_BKEN.new_empty(shape) for shape in (like_x, like_x, like_B, like_B))
@@ -62,11 +61,7 @@ def backward(grad_BME: Tensor, states_BKEN: Tensor, inputs: ScanInputs) -> tuple
     if inputs.delta_softplus:
         ddelta *= torch.sigmoid(step_size(inputs.delta_BME, inputs.delta_bias_E, False, dtype))
     dbias_E = None if inputs.delta_bias_E is None else ddelta.sum((0, 1))
-    grads_in_order = (dx, ddelta, dA_EN, dB, dC, dD_E, dz, dbias_E)
-    return tuple(
-        dA_EN.new_empty(0) if grad is None or tensor is None else grad.to(tensor.dtype)
-        for grad, tensor in zip(grads_in_order, inputs[:8])
-    )
+    return dx, ddelta, dA_EN, dB, dC, dD_E, dz, dbias_E
 
 
 class _Gradients(NamedTuple):
@@ -120,15 +115,10 @@ def _row_groups(inputs: ScanInputs) -> Iterator[slice]:
         yield slice(start, start + rows)
 
 
-def new_states(x_BME: Tensor, A_EN: Tensor, cu_seqlens: Tensor | None) -> Tensor:
+def states_shape(inputs: ScanInputs) -> tuple[int, ...]:
     """(B, chunks, E, N)."""
-    batch, tokens, width = x_BME.shape
-    dtype = torch.promote_types(x_BME.dtype, torch.float32)
-    return A_EN.new_empty(batch, num_chunks(tokens), width, A_EN.shape[1], dtype=dtype)
-
-
-def num_chunks(tokens: int) -> int:
-    return -(-tokens // CHUNK)
+    batch, tokens, width = inputs.x_BME.shape
+    return batch, -(-tokens // CHUNK), width, inputs.A_EN.shape[1]
 
 
 class _Scan:
@@ -152,9 +142,9 @@ class _Scan:
     def chunks(self) -> Iterator[tuple[int, slice]]:
         """(index, tokens) of each chunk in the order of the scan."""
         tokens = self.inputs.x_BME.shape[1]
-        order = range(num_chunks(tokens))
-        for k in reversed(order) if self.inputs.reverse else order:
-            yield k, slice(k * CHUNK, min((k + 1) * CHUNK, tokens))
+        starts = range(0, tokens, CHUNK)
+        for start in reversed(starts) if self.inputs.reverse else starts:
+            yield start // CHUNK, slice(start, min(start + CHUNK, tokens))
 
     def x(self, chunk: slice) -> Tensor:
         return self.inputs.x_BME[:, chunk].to(self.dtype)

@@ -5,22 +5,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longvision.ops.kernels.cpp import contiguous_channels
-from longvision.ops.kernels.triton.layout import sequence_numbers, states_shape
+from longvision.ops.kernels.cpp.record import contiguous_channels
+from longvision.ops.kernels.triton import layout
 from longvision.ops.selective_scan.inputs import ScanInputs
 
 
-def forward(inputs: ScanInputs, keep: bool) -> tuple[Tensor, Tensor | None]:
-    """-> y (B, M, E) and the state before each chunk (B, chunks, E, N), float32 (None unless `keep`)."""
+def forward(inputs: ScanInputs, states_BKEN: Tensor | None) -> Tensor:
+    """-> y (B, M, E); writes the state before each chunk, unless that is None."""
     from longvision.ops.kernels.triton import scan
 
-    states_BKEN = new_states(inputs.x_BME, inputs.A_EN, inputs.cu_seqlens) if keep else None
     z_BME = None if inputs.z_BME is None else contiguous_channels(inputs.z_BME)
-    return scan.forward(_scan(inputs), z_BME, states=states_BKEN), states_BKEN
+    return scan.forward(_scan(inputs), z_BME, states=states_BKEN)
 
 
-def backward(grad_BME: Tensor, states_BKEN: Tensor, inputs: ScanInputs) -> tuple[Tensor, ...]:
-    """-> gradients of x, delta, A, B, C, D, z, delta_bias, each in its tensor's dtype (empty where it has none)."""
+def backward(grad_BME: Tensor, states_BKEN: Tensor, inputs: ScanInputs) -> tuple[Tensor | None, ...]:
+    """-> gradients of x, delta, A, B, C, D, z, delta_bias."""
     from longvision.ops.kernels.triton import gate, scan
 
     call, dz_BME = _scan(inputs), None
@@ -31,20 +30,14 @@ def backward(grad_BME: Tensor, states_BKEN: Tensor, inputs: ScanInputs) -> tuple
         ungated_BME = scan.forward(call, out=torch.empty_like(grad_BME, dtype=torch.float32))
         grad_BME = gate.backward(grad_BME, ungated_BME, contiguous_channels(inputs.z_BME), dz_BME)
     grads = scan.backward(call, grad_BME, states_BKEN)
-    in_order = (
-        *(grads.dx_BME, grads.dstep_BME, grads.dA_EN, *grads.dBC_BMN2.unbind(-1)),
-        *(grads.dD_E, dz_BME, grads.dbias_E),
-    )
-    return tuple(
-        states_BKEN.new_empty(0) if tensor is None or grad is None else grad.to(tensor.dtype).contiguous()
-        for grad, tensor in zip(in_order, inputs[:8])
-    )
+    dB_BMN, dC_BMN = grads.dBC_BMN2.unbind(-1)
+    return grads.dx_BME, grads.dstep_BME, grads.dA_EN, dB_BMN, dC_BMN, grads.dD_E, dz_BME, grads.dbias_E
 
 
-def new_states(x_BME: Tensor, A_EN: Tensor, cu_seqlens: Tensor | None) -> Tensor:
+def states_shape(inputs: ScanInputs) -> tuple[int, ...]:
     """(B, chunks, E, N)."""
-    batch, tokens, width = x_BME.shape
-    return x_BME.new_empty(states_shape(batch, tokens, width, A_EN.shape[1]), dtype=torch.float32)
+    batch, tokens, width = inputs.x_BME.shape
+    return layout.states_shape(batch, tokens, width, inputs.A_EN.shape[1])
 
 
 def _scan(inputs: ScanInputs) -> Any:
@@ -57,7 +50,7 @@ def _scan(inputs: ScanInputs) -> Any:
         inputs.A_EN.contiguous(),
         None if inputs.D_E is None else inputs.D_E.contiguous(),
         None if inputs.delta_bias_E is None else inputs.delta_bias_E.contiguous(),
-        sequence_numbers(inputs.cu_seqlens, inputs.x_BME),
+        layout.sequence_numbers(inputs.cu_seqlens, inputs.x_BME),
         softplus="take" if inputs.delta_softplus else "none",
         log_decay=False,
         reverse=inputs.reverse,

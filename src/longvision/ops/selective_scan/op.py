@@ -112,15 +112,21 @@ ARGUMENTS = (
 def _selective_scan(*arguments):
     """-> y (B, M, E), and states from which the backward recomputes, in the backend's layout (empty unless `keep`)."""
     *described, backend, keep = arguments
-    y_BME, states = MODULES[backend].forward(ScanInputs(*described), keep)
-    return y_BME, y_BME.new_empty(0) if states is None else states
+    inputs = ScanInputs(*described)
+    states = _new_states(inputs, backend, keep)
+    return MODULES[backend].forward(inputs, states if keep else None), states
 
 
 @_selective_scan.register_fake
-def _(x, delta, A, *arguments):
-    *_, cu_seqlens, _softplus, _reverse, backend, keep = arguments
-    states = MODULES[backend].new_states(x, A, cu_seqlens) if keep else x.new_empty(0)
-    return x.new_empty(x.shape), states
+def _(x, *arguments):
+    *described, backend, keep = arguments
+    return x.new_empty(x.shape), _new_states(ScanInputs(x, *described), backend, keep)
+
+
+def _new_states(inputs: ScanInputs, backend: str, keep: bool) -> Tensor:
+    """Float32 or better."""
+    shape = MODULES[backend].states_shape(inputs) if keep else (0,)
+    return inputs.x_BME.new_empty(shape, dtype=torch.promote_types(inputs.x_BME.dtype, torch.float32))
 
 
 @torch.library.custom_op(
@@ -129,9 +135,13 @@ def _(x, delta, A, *arguments):
     schema=f"(Tensor grad, Tensor states, {ARGUMENTS}) -> ({', '.join(['Tensor'] * 8)})",
 )
 def _selective_scan_backward(grad, states, *arguments):
-    """-> gradients of x, delta, A, B, C, D, z, delta_bias; an empty tensor stands for an absent one."""
+    """-> gradients of x, delta, A, B, C, D, z, delta_bias, as these; an empty tensor stands for an absent one."""
     *described, backend = arguments
-    return MODULES[backend].backward(grad, states, ScanInputs(*described))
+    grads = MODULES[backend].backward(grad, states, ScanInputs(*described))
+    return tuple(
+        states.new_empty(0) if tensor is None else grad.to(tensor.dtype).contiguous()
+        for grad, tensor in zip(grads, described)
+    )
 
 
 @_selective_scan_backward.register_fake

@@ -2,12 +2,10 @@
 
 import ctypes
 import functools
-import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from longvision.ops.kernels.cpp.compiler import LOGGER, CompilerError, compiled
 
@@ -16,11 +14,6 @@ DEFINITIONS: dict[torch.dtype, tuple[str, ...]] = {
     torch.float64: ("REAL_DOUBLE",),
     torch.bfloat16: ("STORED_BF16",),
 }
-
-KERNELS = (
-    *("scan_forward", "scan_backward", "conv_forward", "conv_backward", "norm_forward", "norm_backward"),
-    *("mixer_forward", "matmul"),
-)
 
 
 class Library:
@@ -31,16 +24,6 @@ class Library:
     channels of one vector.
     """
 
-    def __init__(self, dtype: torch.dtype, path: Path) -> None:
-        library = ctypes.CDLL(str(path))
-        library.set_fork(ctypes.c_void_p(_torch_fork()))
-        self.dtype, self.real = dtype, torch.promote_types(dtype, torch.float32)
-        self.lanes = int(library.lanes())
-        for name in KERNELS:
-            function = getattr(library, f"call_{name}")
-            function.argtypes, function.restype = [ctypes.c_char_p], _check
-            setattr(self, name, function)
-
     scan_forward: Callable[[bytes], None]
     scan_backward: Callable[[bytes], None]
     conv_forward: Callable[[bytes], None]
@@ -49,6 +32,16 @@ class Library:
     norm_backward: Callable[[bytes], None]
     mixer_forward: Callable[[bytes], None]
     matmul: Callable[[bytes], None]
+
+    def __init__(self, dtype: torch.dtype, path: Path) -> None:
+        library = ctypes.CDLL(str(path))
+        library.set_fork(ctypes.c_void_p(_torch_fork()))
+        self.dtype, self.real = dtype, torch.promote_types(dtype, torch.float32)
+        self.lanes = int(library.lanes())
+        for name in Library.__annotations__:
+            function = getattr(library, f"call_{name}")
+            function.argtypes, function.restype = [ctypes.c_char_p], _check
+            setattr(self, name, function)
 
 
 def _check(code: int) -> None:
@@ -101,40 +94,3 @@ def _torch_fork() -> int | None:
             except (OSError, AttributeError):
                 continue
     return None
-
-
-def pack(*fields: int) -> bytes:
-    """A record of 8-byte fields."""
-    return _record(len(fields)).pack(*fields)
-
-
-@functools.cache
-def _record(fields: int) -> struct.Struct:
-    return struct.Struct(f"={fields}q")
-
-
-@functools.cache
-def double(value: float) -> int:
-    """As a field of a record."""
-    return int(struct.unpack("=q", struct.pack("=d", value))[0])
-
-
-def address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
-def contiguous(parameter: Tensor, dtype: torch.dtype) -> Tensor:
-    """Contiguous, in that dtype: itself where it is so, which is asked first since converting takes longer."""
-    if parameter.dtype == dtype and parameter.is_contiguous():
-        return parameter
-    return parameter.to(dtype).contiguous()
-
-
-def contiguous_channels(tensor: Tensor) -> Tensor:
-    """With a contiguous last dimension: itself where it has one."""
-    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
-
-
-def rows(tensor: Tensor | None) -> tuple[int, int, int]:
-    """Address and strides of a (B, M, n) tensor whose last dimension is contiguous; zeros for none."""
-    return (0, 0, 0) if tensor is None else (tensor.data_ptr(), tensor.stride(0), tensor.stride(1))

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from longvision.ops.kernels.cpp.library import contiguous_channels, kernels, pack
+from longvision.ops.kernels.cpp.library import kernels
+from longvision.ops.kernels.cpp.record import contiguous_channels, pack
 
 
 def matmul(left_MK: Tensor, right_KN: Tensor, add_MN: Tensor | None = None, out: Tensor | None = None) -> Tensor:
