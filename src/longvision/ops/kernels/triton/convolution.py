@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from longvision.ops.kernels.triton.arithmetic import sigmoid
-from longvision.ops.kernels.triton.launch import launch
+from longvision.ops.kernels.triton.launch import launch, rows
 from longvision.ops.kernels.triton.order import of_channels, token_at
 
 RUN = 64  # tokens of a program
@@ -172,19 +172,11 @@ def forward(
     x_BME: Tensor, weight_EK: Tensor, bias_E: Tensor | None, silu: bool, reverse: bool, sequence_M: Tensor | None
 ) -> Tensor:
     """(B, M, E) -> (B, M, E); x has contiguous channels."""
-    (batch, tokens, width), taps = x_BME.shape, weight_EK.shape[1]
+    batch, tokens, width = x_BME.shape
     y_BME = torch.empty_like(x_BME, memory_format=torch.contiguous_format)
-    launch(
-        convolution_forward,
-        (-(-width // CHANNELS), -(-tokens // RUN), batch),
-        *(x_BME, x_BME.stride(0), x_BME.stride(1), weight_EK.contiguous(), _dense(bias_E), sequence_M),
-        *(y_BME, tokens, width),
-        TAPS=taps,
-        CHANNELS=CHANNELS,
-        RUN=RUN,
-        REVERSE=reverse,
-        SILU=silu,
-    )
+    grid = -(-width // CHANNELS), -(-tokens // RUN), batch
+    given = *rows(x_BME), weight_EK.contiguous(), _dense(bias_E), sequence_M, y_BME, tokens, width
+    launch(convolution_forward, grid, *given, **_constants(weight_EK, silu, reverse))
     return y_BME
 
 
@@ -204,19 +196,15 @@ def backward(
     runs = -(-tokens // RUN)
     dweight = x_BME.new_empty((batch * runs, width, taps), dtype=torch.float32)
     dbias = x_BME.new_empty((batch * runs, width), dtype=torch.float32)
-    launch(
-        convolution_backward,
-        (-(-width // CHANNELS), runs, batch),
-        *(x_BME, x_BME.stride(0), x_BME.stride(1), weight_EK.contiguous(), _dense(bias_E), sequence_M, grad_BME),
-        *(dx_BME, dx_BME.stride(0), dx_BME.stride(1), dweight, dbias, tokens, width),
-        TAPS=taps,
-        CHANNELS=CHANNELS,
-        RUN=RUN,
-        REVERSE=reverse,
-        SILU=silu,
-        ADD=add,
-    )
+    grid = -(-width // CHANNELS), runs, batch
+    read = *rows(x_BME), weight_EK.contiguous(), _dense(bias_E), sequence_M, grad_BME
+    written = *rows(dx_BME), dweight, dbias
+    launch(convolution_backward, grid, *read, *written, tokens, width, **_constants(weight_EK, silu, reverse), ADD=add)
     return dweight.sum(0), dbias.sum(0)
+
+
+def _constants(weight_EK: Tensor, silu: bool, reverse: bool) -> dict[str, object]:
+    return {"TAPS": weight_EK.shape[1], "CHANNELS": CHANNELS, "RUN": RUN, "REVERSE": reverse, "SILU": silu}
 
 
 def _dense(bias_E: Tensor | None) -> Tensor | None:

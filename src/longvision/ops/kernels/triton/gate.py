@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from longvision.ops.kernels.triton.arithmetic import sigmoid
-from longvision.ops.kernels.triton.launch import launch
+from longvision.ops.kernels.triton.launch import launch, rows
 
 BLOCK = 512
 
@@ -52,13 +52,7 @@ def backward(
     contiguous."""
     batch, tokens, width = y_BME.shape
     dy_BME = torch.empty_like(y_BME)
-    launch(
-        gate_backward,
-        (tokens, -(-width // BLOCK), batch),
-        *(grad_BME, y_BME, z_BME, z_BME.stride(0), z_BME.stride(1)),
-        *(dy_BME, dz_BME, dz_BME.stride(0), dz_BME.stride(1)),
-        *(out, tokens, width, scale),
-        warps=4,
-        BLOCK=BLOCK,
-    )
+    grid = tokens, -(-width // BLOCK), batch
+    given = grad_BME, y_BME, *rows(z_BME), dy_BME, *rows(dz_BME), out, tokens, width, scale
+    launch(gate_backward, grid, *given, warps=4, BLOCK=BLOCK)
     return dy_BME

@@ -14,7 +14,10 @@ OPTIONS = {"enable_fp_fusion": True, "num_stages": 1}
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, warps: int = 1, **constants: Any) -> None:
-    """Starts `kernel`, a Triton function, with a program for each cell of `grid`."""
+    """Starts `kernel`, a Triton function, with a program for each cell of `grid`.
+
+    Lanes that exchange nothing are those of one warp, unless told.
+    """
     if max(grid[1:], default=0) > MOST_IN_A_ROW:
         raise ValueError(
             f"{max(grid[1:])} images, or parts of a row, are more than a GPU starts at once, {MOST_IN_A_ROW}: "
@@ -28,6 +31,11 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, warps: int = 1, 
                 "2**31 numbers: split the row"
             )
     run(kernel, grid, arguments, warps, constants)
+
+
+def rows(tensor: Tensor | None) -> tuple[Tensor | None, int, int]:
+    """For a kernel: a (B, M, n) tensor, and how far apart its batches and its tokens are."""
+    return (None, 0, 0) if tensor is None else (tensor, tensor.stride(0), tensor.stride(1))
 
 
 def _run(kernel: Any, grid: tuple[int, ...], arguments: Sequence[Any], warps: int, constants: dict[str, Any]) -> None:

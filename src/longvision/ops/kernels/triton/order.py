@@ -12,9 +12,12 @@ def token_at(p, tokens, REVERSE: tl.constexpr):
 
 @triton.jit
 def starts_at(sequence, p, tokens, REVERSE: tl.constexpr):
-    """Whether a packed sequence begins with the p-th token of the scan."""
-    own = tl.load(sequence + token_at(p, tokens, REVERSE))
-    return own != tl.load(sequence + token_at(p - 1, tokens, REVERSE), mask=p > 0, other=-1)
+    """Whether a packed sequence begins with the p-th token of the scan; False where `sequence` is None."""
+    if sequence is None:
+        return False
+    else:
+        own = tl.load(sequence + token_at(p, tokens, REVERSE))
+        return own != tl.load(sequence + token_at(p - 1, tokens, REVERSE), mask=p > 0, other=-1)
 
 
 @triton.jit

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from longvision.ops.kernels.triton.arithmetic import matmul, sigmoid, softplus
-from longvision.ops.kernels.triton.launch import launch
+from longvision.ops.kernels.triton.launch import launch, rows
 from longvision.ops.kernels.triton.order import of_channels
 
 TOKENS, CHANNELS = 64, 32  # of a program; of them at a time
@@ -118,18 +118,8 @@ def projected(
     BC_BMN2 = x_BME.new_empty((batch, tokens, states, 2), dtype=torch.float32)
     low_BMR = x_BME.new_empty((batch, tokens, rank)) if keep_low else None
     parameters = (t.contiguous() for t in (filter_EK, filter_bias_E, x_proj_PE, dt_proj_ER, dt_bias_E))
-    launch(
-        project,
-        (-(-tokens // TOKENS), batch),
-        *(x_BME, x_BME.stride(0), x_BME.stride(1), *parameters, sequence_M),
-        *(u_BME, step_BME, low_BMR, BC_BMN2, tokens, width, rank),
-        warps=WARPS,
-        N=states,
-        TAPS=taps,
-        RANK=max(16, triton.next_power_of_2(rank)),
-        PAIRS=max(16, triton.next_power_of_2(2 * states)),
-        TOKENS=TOKENS,
-        CHANNELS=CHANNELS,
-        REVERSE=reverse,
-    )
+    given = *rows(x_BME), *parameters, sequence_M, u_BME, step_BME, low_BMR, BC_BMN2, tokens, width, rank
+    sizes = {"N": states, "TAPS": taps, "TOKENS": TOKENS, "CHANNELS": CHANNELS}
+    padded = {"RANK": max(16, triton.next_power_of_2(rank)), "PAIRS": max(16, triton.next_power_of_2(2 * states))}
+    launch(project, (-(-tokens // TOKENS), batch), *given, warps=WARPS, **sizes, **padded, REVERSE=reverse)
     return u_BME, step_BME, BC_BMN2, low_BMR

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from longvision.ops.kernels.triton import layout
-from longvision.ops.kernels.triton.launch import launch
+from longvision.ops.kernels.triton.launch import launch, rows
 from longvision.ops.kernels.triton.scan_backward import scan_backward
 from longvision.ops.kernels.triton.scan_forward import scan_forward
 from longvision.ops.kernels.triton.scan_groups import scan_ends, scan_starts
@@ -14,7 +14,6 @@ from longvision.ops.kernels.triton.scan_groups import scan_ends, scan_starts
 MOST_STATES = 16  # in a backward kernel: with more it takes minutes to compile, as all n are written out
 BLOCK = 256  # of `scan_starts`
 PROGRAMS = 1056  # a sequence is split until there are so many: two for each scheduler of an H100
-WARPS = 1  # lanes that exchange nothing are those of one warp
 BACKWARD_CHANNELS = 64  # of a program
 SPAN = 4  # tokens of a state that the backward pass holds in registers
 
@@ -48,8 +47,12 @@ class Scan(NamedTuple):
     def states(self) -> int:
         return self.A_EN.shape[1]
 
-    def flags(self) -> dict[str, object]:
-        return {"REVERSE": self.reverse, "LOG_DECAY": self.log_decay, "SOFTPLUS": self.softplus}
+    def arguments(self) -> tuple[object, ...]:
+        """The first ones of each kernel; B and C are loaded as one number."""
+        return *rows(self.x_BME), *rows(self.step_BME), self.BC_BMN2.view(torch.int64), self.A_EN
+
+    def constants(self) -> dict[str, object]:
+        return {"N": self.states, "REVERSE": self.reverse, "LOG_DECAY": self.log_decay, "SOFTPLUS": self.softplus}
 
 
 class Gradients(NamedTuple):
@@ -79,22 +82,10 @@ def forward(
     out = torch.empty_like(scan.x_BME, memory_format=torch.contiguous_format) if out is None else out
     group, groups = grouping(tokens, batch * -(-width // channels))
     starts = None if groups == 1 else _group_starts(scan, group, groups)
-    launch(
-        scan_forward,
-        (-(-width // channels), groups, batch),
-        *_rows(scan.x_BME),
-        *_rows(scan.step_BME),
-        scan.BC_BMN2.view(torch.int64),
-        *(scan.A_EN, scan.D_E, scan.bias_E),
-        *_rows(z_BME),
-        *(other_BME, scan.sequence_M, starts, states, ungated, out),
-        *(tokens, width, group, scale),
-        warps=WARPS,
-        N=scan.states,
-        CHANNELS=channels,
-        CHUNK=layout.CHUNK,
-        **scan.flags(),
-    )
+    grid = -(-width // channels), groups, batch
+    read = *scan.arguments(), scan.D_E, scan.bias_E, *rows(z_BME), other_BME, scan.sequence_M, starts
+    given = *read, states, ungated, out, tokens, width, group, scale
+    launch(scan_forward, grid, *given, CHANNELS=channels, CHUNK=layout.CHUNK, **scan.constants())
     return out
 
 
@@ -146,30 +137,12 @@ def _backward(
     no_bias = scan.bias_E is None and scan.softplus != "taken"
     dbias_parts = None if no_bias else buffer(programs, width)
     scratch = buffer(programs, tiles, layout.CHUNK // SPAN + 2, N, BACKWARD_CHANNELS)
-    launch(
-        scan_backward,
-        (tiles, groups, batch),
-        *_rows(x_BME),
-        *_rows(scan.step_BME),
-        scan.BC_BMN2.view(torch.int64),
-        *(scan.A_EN, scan.D_E, scan.bias_E, grad_BME, scan.sequence_M, states_BKEN, starts, scratch),
-        *(dx_BME, dstep_BME, dBC_parts, dA_parts, dD_parts, dbias_parts),
-        *(tokens, width, group),
-        warps=WARPS,
-        N=N,
-        CHANNELS=BACKWARD_CHANNELS,
-        CHUNK=layout.CHUNK,
-        SPAN=SPAN,
-        **scan.flags(),
-    )
+    read = *scan.arguments(), scan.D_E, scan.bias_E, grad_BME, scan.sequence_M, states_BKEN, starts, scratch
+    given = *read, dx_BME, dstep_BME, dBC_parts, dA_parts, dD_parts, dbias_parts, tokens, width, group
+    sizes = {"CHANNELS": BACKWARD_CHANNELS, "CHUNK": layout.CHUNK, "SPAN": SPAN}
+    launch(scan_backward, (tiles, groups, batch), *given, **sizes, **scan.constants())
     dD_E, dbias_E = (None if parts is None else parts.sum(0) for parts in (dD_parts, dbias_parts))
     return Gradients(dx_BME, dstep_BME, dBC_parts.sum(0), dA_parts.sum(0), dD_E, dbias_E)
-
-
-def is_split(scan: Scan) -> bool:
-    """Whether the forward scans groups of tokens side by side."""
-    batch, tokens, width = scan.x_BME.shape
-    return grouping(tokens, batch * -(-width // forward_channels(scan.states)))[1] > 1
 
 
 def grouping(tokens: int, programs: int) -> tuple[int, int]:
@@ -188,25 +161,10 @@ def _group_starts(scan: Scan, group: int, groups: int, grad_BME: Tensor | None =
     channels = forward_channels(scan.states)
     ends = scan.x_BME.new_empty(batch, groups, width, scan.states, dtype=torch.float32)
     decays = torch.empty_like(ends)
-    launch(
-        scan_ends,
-        (-(-width // channels), groups, batch),
-        *_rows(scan.x_BME if grad_BME is None else grad_BME),
-        *_rows(scan.step_BME),
-        scan.BC_BMN2.view(torch.int64),
-        *(scan.A_EN, scan.bias_E, scan.sequence_M, ends, decays, tokens, width, group),
-        warps=WARPS,
-        N=scan.states,
-        CHANNELS=channels,
-        ADJOINT=grad_BME is not None,
-        **scan.flags(),
-    )
-    size = scan.states * width
-    adjoint = grad_BME is not None
+    size, adjoint = scan.states * width, grad_BME is not None
+    grid = -(-width // channels), groups, batch
+    scanned = scan if grad_BME is None else scan._replace(x_BME=grad_BME)
+    given = *scanned.arguments(), scan.bias_E, scan.sequence_M, ends, decays, tokens, width, group
+    launch(scan_ends, grid, *given, CHANNELS=channels, ADJOINT=adjoint, **scan.constants())
     launch(scan_starts, (-(-size // BLOCK), batch), ends, decays, groups, size, warps=4, BLOCK=BLOCK, ADJOINT=adjoint)
     return ends
-
-
-def _rows(tensor: Tensor | None) -> tuple[Tensor | None, int, int]:
-    """A tensor, and how far apart its batches and its tokens are."""
-    return (None, 0, 0) if tensor is None else (tensor, tensor.stride(0), tensor.stride(1))

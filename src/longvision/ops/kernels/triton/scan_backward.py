@@ -111,9 +111,7 @@ def scan_backward(
                 next_x, next_step = row_of(x, x_row, step, step_row, next_t, inside)
                 d, raw = step_of(stored, bias_E, inside, bias is not None, SOFTPLUS == "take")
                 du = d * u
-                begins = False
-                if sequence is not None:
-                    begins = starts_at(sequence, p, tokens, REVERSE)
+                begins = starts_at(sequence, p, tokens, REVERSE)
                 new = ()
                 for n in tl.static_range(N):
                     B, C = load_pair(BC + t * N + n)
@@ -142,10 +140,7 @@ def scan_backward(
                 inputs = inputs + (d * u,)
                 grads = grads + (tl.load(grad + row + t * width, mask=here, other=0.0).to(tl.float32),)
                 pairs = pairs + (BC + t * N,)
-                if sequence is not None:
-                    begins = begins + (starts_at(sequence, tl.minimum(p, last - 1), tokens, REVERSE),)
-                else:
-                    begins = begins + (False,)
+                begins = begins + (starts_at(sequence, tl.minimum(p, last - 1), tokens, REVERSE),)
                 over_B = over_B + (tl.zeros([CHANNELS], tl.float32),)
                 over_A = over_A + (tl.zeros([CHANNELS], tl.float32),)
 

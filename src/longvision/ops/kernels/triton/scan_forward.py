@@ -134,9 +134,7 @@ def scan_forward(
             d, raw = step_of(stored, bias_E, inside, bias is not None, SOFTPLUS == "take")
             du = d * u
             y_E = skip * u
-            begins = False
-            if sequence is not None:
-                begins = starts_at(sequence, p, tokens, REVERSE)
+            begins = starts_at(sequence, p, tokens, REVERSE)
             new = ()
             for n in tl.static_range(N):
                 B, C = load_pair(BC + t * N + n)

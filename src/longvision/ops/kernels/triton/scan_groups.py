@@ -66,9 +66,8 @@ def scan_ends(
         next_x, next_step = row_of(x, x_row, step, step_row, next_t, inside)
         d, raw = step_of(stored, bias_E, inside, bias is not None, SOFTPLUS == "take")
         elapsed += d
-        begins = False
+        begins = starts_at(sequence, p, tokens, REVERSE)
         if sequence is not None:
-            begins = starts_at(sequence, p, tokens, REVERSE)
             crossed += tl.where(begins, 1, 0)
         new = ()
         for n in tl.static_range(N):
