@@ -3,6 +3,8 @@
 So every token is read once, and the backward pass needs no second look at its neighbours.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -203,7 +205,7 @@ def backward(
     return dweight.sum(0), dbias.sum(0)
 
 
-def _constants(weight_EK: Tensor, silu: bool, reverse: bool) -> dict[str, object]:
+def _constants(weight_EK: Tensor, silu: bool, reverse: bool) -> dict[str, Any]:
     return {"TAPS": weight_EK.shape[1], "CHANNELS": CHANNELS, "RUN": RUN, "REVERSE": reverse, "SILU": silu}
 
 

@@ -1,6 +1,6 @@
 """The selective scan on Triton kernels: which are started, over which grids, and with which buffers."""
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,11 +47,11 @@ class Scan(NamedTuple):
     def states(self) -> int:
         return self.A_EN.shape[1]
 
-    def arguments(self) -> tuple[object, ...]:
+    def arguments(self) -> tuple[Any, ...]:
         """The first ones of each kernel; B and C are loaded as one number."""
         return *rows(self.x_BME), *rows(self.step_BME), self.BC_BMN2.view(torch.int64), self.A_EN
 
-    def constants(self) -> dict[str, object]:
+    def constants(self) -> dict[str, Any]:
         return {"N": self.states, "REVERSE": self.reverse, "LOG_DECAY": self.log_decay, "SOFTPLUS": self.softplus}
 
 
