@@ -140,7 +140,7 @@ def said(monkeypatch, tmp_path, caplog):
         monkeypatch.setenv("CXX", str(CXX))
         monkeypatch.setenv("LONGVISION_CACHE", str(tmp_path / "empty"))
         monkeypatch.setattr(library, "_say_once", library._say_once.__wrapped__)
-        assert library._load.__wrapped__(torch.float32) is None
+        assert library.kernels.__wrapped__(torch.float32) is None
         return [record.getMessage() for record in caplog.records if record.getMessage() != COMPILING]
 
     return load
@@ -174,7 +174,7 @@ def test_one_reason_is_said_once(monkeypatch, caplog):
 
     monkeypatch.setattr(library, "compiled", fail)
     library._say_once.cache_clear()
-    assert [library._load.__wrapped__(dtype) for dtype in library.DEFINITIONS] == [None] * 3
+    assert [library.kernels.__wrapped__(dtype) for dtype in library.DEFINITIONS] == [None] * 3
     assert [record.getMessage() for record in caplog.records] == [f"{WITHOUT}there is none"]
     library._say_once.cache_clear()
 

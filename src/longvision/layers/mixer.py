@@ -13,7 +13,6 @@ from longvision.layers.plain import (
     anybody_watches,
     as_call,
     as_call_and_bias,
-    as_wide_call,
     check_filter,
     convolved,
     is_filter,
@@ -22,7 +21,7 @@ from longvision.layers.plain import (
 )
 from longvision.ops import ScanDirection, causal_conv1d, mixer, selective_scan
 from longvision.ops.causal_conv1d.reference import causal_conv1d_reference
-from longvision.ops.mixer.reference import between, scanned
+from longvision.ops.mixer import reference
 from longvision.ops.selective_scan.parallel import selective_scan_parallel
 
 Direction = Literal["none", "sequence", "layer", "ssm", "ssm_conv"]
@@ -112,7 +111,7 @@ class VimMixer(nn.Module):
         if directions is not None:
             return mixer(x_BMD, directions, self.in_proj.weight, self.out_proj.weight, cu_seqlens=cu_seqlens)
         along = [partial(self._along, own, cu_seqlens) for own in self._owns()]
-        return between(x_BMD, as_call(self.in_proj), along, as_call(self.out_proj))
+        return reference.between(x_BMD, as_call(self.in_proj), along, as_call(self.out_proj))
 
     def _along(self, own: _Own, cu_seqlens: Tensor | None, x_BME: Tensor) -> Tensor:
         """(B, M, E) -> (B, M, E): one direction, its layers called one by one."""
@@ -124,9 +123,9 @@ class VimMixer(nn.Module):
             u_BME = convolved(own.conv1d, x_BME, own.reverse, cu_seqlens)
         scan = selective_scan if runs_fused(self, x_BME) else selective_scan_parallel
         dt_proj, dt_bias_E = as_call_and_bias(own.dt_proj)
-        return scanned(
+        return reference.scanned(
             u_BME,
-            as_wide_call(own.x_proj),
+            as_call(own.x_proj, reference.without_overflow),
             dt_proj,
             (self.rank, self.state),
             own.A_log,

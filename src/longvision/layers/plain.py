@@ -1,5 +1,6 @@
 """Whether a fused op may do a module's work instead of calling it, and how it is called where it may not."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 
@@ -11,7 +12,6 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from longvision.ops import common
 from longvision.ops.causal_conv1d.reference import causal
-from longvision.ops.mixer import reference
 from longvision.ops.mixer.reference import Call, linear
 
 TAPS = 4  # of the convolution
@@ -63,14 +63,9 @@ def is_filter(module: nn.Module) -> bool:
     return is_torch_s and is_plain(module, nn.Conv1d) and module.bias is not None
 
 
-def as_call(module: nn.Linear) -> Call:
-    """What projects tokens: a matmul with the weight, or the module where it is more than that."""
-    return partial(linear, module.weight) if _is_read(module) else partial(_called, module)
-
-
-def as_wide_call(module: nn.Linear) -> Call:
-    """The same for x_proj, the gradients of whose output overflow float16."""
-    return partial(reference.without_overflow, module.weight) if _is_read(module) else partial(_called, module)
+def as_call(module: nn.Linear, matmul: Callable[[Tensor, Tensor], Tensor] = linear) -> Call:
+    """What projects tokens: `matmul` with the weight, or the module where it is more than that."""
+    return partial(matmul, module.weight) if _is_read(module) else partial(_called, module)
 
 
 def as_call_and_bias(module: nn.Linear) -> tuple[Call, Tensor | None]:
@@ -87,9 +82,6 @@ def check_filter(name: str, module: nn.Module) -> None:
     # Below an adapter there is another.
     convolution = module if isinstance(module, nn.Conv1d) else getattr(module, "base_layer", module)
     if not isinstance(convolution, nn.Conv1d):
-        return
-    found = convolution.stride, convolution.padding, convolution.dilation, convolution.groups
-    if found == ((1,), (0,), (1,), convolution.out_channels):
         return
     expected = {"stride": (1,), "padding": (0,), "dilation": (1,), "groups": convolution.out_channels}
     for setting, value in expected.items():
@@ -114,7 +106,7 @@ def _called(module: nn.Module, x: Tensor) -> Tensor:
     if x.dtype == torch.float16:
         return _called_wide(module, x).to(x.dtype)
     weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor) or _autocasts(x) or weight.dtype == x.dtype:
+    if not isinstance(weight, Tensor) or common.autocasts(x) or weight.dtype == x.dtype:
         return module(x)
     return module(x.to(weight.dtype)).to(x.dtype)
 
@@ -122,11 +114,5 @@ def _called(module: nn.Module, x: Tensor) -> Tensor:
 def _called_wide(module: nn.Module, x: Tensor) -> Tensor:
     """In float32 or better."""
     wide = {name: common.widened(parameter) for name, parameter in module.named_parameters()}
-    with torch.autocast(x.device.type, enabled=False) if _autocasts(x) else nullcontext():
+    with torch.autocast(x.device.type, enabled=False) if common.autocasts(x) else nullcontext():
         return functional_call(module, wide, (common.widened(x),))
-
-
-def _autocasts(x: Tensor) -> bool:
-    """Whether autocast is on; the meta device has none."""
-    device = x.device.type
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

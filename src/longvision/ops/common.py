@@ -180,10 +180,15 @@ def _one_sequence(tokens: int) -> Tensor:
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype:
     """The tensor's, or inside autocast the lower one that a matmul would use; autocast leaves float64 alone."""
-    device = tensor.device.type
-    if tensor.dtype == torch.float64 or not torch.amp.is_autocast_available(device):
+    if tensor.dtype == torch.float64 or not autocasts(tensor):
         return tensor.dtype
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.dtype
+    return torch.get_autocast_dtype(tensor.device.type)
+
+
+def autocasts(tensor: Tensor) -> bool:
+    """Whether autocast is on; the meta device has none."""
+    device = tensor.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 @torch.fx.wrap  # the dtype of a traced tensor is not known: one node of the graph

@@ -68,7 +68,7 @@ class _Work:
         weight_DF = (self.in_proj_FD if partial_BME is None else self.in_proj_FD[:width]).t()
         carry_BNE = torch.zeros(batch, states, width, dtype=library.real)
         for here, visible in _chunks(tokens, taps - 1, direction.reverse):
-            x_BVD = normed(x_BMD[:, visible], self.inputs)
+            x_BVD, _ = normed(x_BMD[:, visible], self.inputs)
             xz_BVF = _cut(self.xz, *x_BVD.shape[:2], weight_DF.shape[1])
             matmul(x_BVD.flatten(0, 1), weight_DF, out=xz_BVF.flatten(0, 1))
             xz_BCF = xz_BVF[:, here.start - visible.start : here.stop - visible.start]

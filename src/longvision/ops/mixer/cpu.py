@@ -52,7 +52,7 @@ def forward(inputs: MixerInputs, keep: bool) -> tuple[Tensor, Saved]:
     if chunks.pay(inputs, keep):
         return chunks.forward(inputs), _nothing_saved(library)
     in_proj_DF, out_proj_ED = inputs.in_proj_FD.to(inputs.dtype).t(), inputs.out_proj_DE.to(inputs.dtype).t()
-    xz_BMF = tokens_times(normed(inputs.x_BMD, inputs), in_proj_DF)
+    xz_BMF = tokens_times(normed(inputs.x_BMD, inputs)[0], in_proj_DF)
     _, projections, states = saved_shapes(inputs, True)
     projections_WBMP = cached_empty(*projections, dtype=library.dtype)
     states_WBKNE = cached_empty(*states, dtype=library.real) if keep else None
@@ -96,10 +96,7 @@ def backward(grad_BMD: Tensor, saved: Saved, inputs: MixerInputs) -> list[Tensor
     dout_BMD = grad_BMD.to(dtype).contiguous()
     dgated_BME = tokens_times(dout_BMD, inputs.out_proj_DE.to(dtype))
     dxz_BMF, of_directions, gated_BME = _directions_backward(dgated_BME, saved, inputs)
-    if weight_D is None:
-        normed_BMD, inverse_BM = x_BMD.to(dtype), None
-    else:
-        normed_BMD, inverse_BM = norm.forward(x_BMD, weight_D, inputs.eps, dtype)
+    normed_BMD, inverse_BM = normed(x_BMD, inputs)
     of_weights = [
         _weight_gradient(dxz_BMF, normed_BMD, inputs.in_proj_FD),
         _weight_gradient(dout_BMD, gated_BME, inputs.out_proj_DE),

@@ -65,11 +65,11 @@ def run(
     )
 
 
-def normed(x_BMD: Tensor, inputs: MixerInputs) -> Tensor:
-    """(B, M, D) of x, or some of its tokens, as the input projection takes them."""
+def normed(x_BMD: Tensor, inputs: MixerInputs) -> tuple[Tensor, Tensor | None]:
+    """-> what the input projection takes of x, or of some tokens, (B, M, D), and 1 / rms (B, M) if there is a norm."""
     if inputs.norm_weight_D is None:
-        return x_BMD.to(inputs.dtype)
-    return norm.forward(x_BMD, inputs.norm_weight_D, inputs.eps, inputs.dtype)[0]
+        return x_BMD.to(inputs.dtype), None
+    return norm.forward(x_BMD, inputs.norm_weight_D, inputs.eps, inputs.dtype)
 
 
 def tokens_times(left_BMK: Tensor, right_KN: Tensor, add_BMN: Tensor | None = None) -> Tensor:

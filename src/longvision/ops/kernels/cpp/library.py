@@ -49,9 +49,16 @@ def _check(code: int) -> None:
         raise MemoryError("longvision's CPU kernels found no memory to work in")
 
 
+@functools.cache
 def kernels(dtype: torch.dtype) -> Library | None:
     """The kernels for a dtype; None where this machine cannot have them, which is said once."""
-    return _load(dtype) if dtype in DEFINITIONS else None
+    if dtype not in DEFINITIONS:
+        return None
+    try:
+        return Library(dtype, compiled(DEFINITIONS[dtype]))
+    except (CompilerError, OSError) as error:
+        _say_once(str(error))
+        return None
 
 
 def kernels_for(dtype: torch.dtype) -> Library:
@@ -65,15 +72,6 @@ def kernels_for(dtype: torch.dtype) -> Library:
 def available(device: str, dtype: torch.dtype) -> bool:
     """Whether there are kernels for such tensors, on this machine."""
     return device == "cpu" and kernels(dtype) is not None
-
-
-@functools.cache
-def _load(dtype: torch.dtype) -> Library | None:
-    try:
-        return Library(dtype, compiled(DEFINITIONS[dtype]))
-    except (CompilerError, OSError) as error:
-        _say_once(str(error))
-        return None
 
 
 @functools.cache
