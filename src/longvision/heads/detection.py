@@ -16,6 +16,7 @@ from longvision.errors import UserError
 from longvision.heads.cascade import CASCADE, CascadeRoIHeads
 from longvision.heads.objects import ObjectModel
 from longvision.models.backbone import create_features, dense_name
+from longvision.models.sequence import check_at_least_one
 from longvision.types import Detections, Size, Target
 
 Head = Literal["cascade", "rcnn"]
@@ -52,9 +53,7 @@ def create_detector(
     """
     if head not in get_args(Head):
         raise ValueError(f"head {head!r} is unknown: choose {' or '.join(get_args(Head))}")
-    for word, value in (("classes", classes), ("width", width)):
-        if value < 1:
-            raise ValueError(f"{word} {value}: expected at least 1")
+    check_at_least_one(classes=classes, width=width)
     if dense_name(name).partition(".")[0].endswith("_pyramid"):
         args = {"out_chans": width, **(args or {})}
     body = create_features(name, channels, size, pretrained, args)

@@ -12,6 +12,7 @@ from longvision.heads.extra import dense_library
 from longvision.heads.objects import ObjectModel
 from longvision.heads.set_loss import set_losses
 from longvision.models.backbone import create_features, dense_name
+from longvision.models.sequence import check_at_least_one
 from longvision.types import Detections, Size, Target
 
 HEADS = 8
@@ -49,9 +50,7 @@ def create_detr(
         ValueError: an unknown backbone, a width that does not divide into 8 heads, a count below 1, a dropout that is
             no share, or transformers is not installed.
     """
-    for word, value in (("classes", classes), ("queries", queries), ("layers", layers)):
-        if value < 1:
-            raise ValueError(f"{word} {value}: expected at least 1")
+    check_at_least_one(classes=classes, queries=queries, layers=layers)
     if width < HEADS or width % HEADS:
         raise ValueError(f"width {width} does not divide into {HEADS} heads: the nearest that do are multiples of 8")
     if not 0 <= dropout < 1:

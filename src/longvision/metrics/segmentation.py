@@ -9,11 +9,10 @@ from longvision.types import IGNORE
 
 
 class SegmentationMetrics(Metric):
-    """Intersection over union, F1 and accuracy over all pixels of a split, summed over devices.
+    """Intersection over union, F1 and accuracy over all pixels of a split but those that are IGNORE, over all devices.
 
     Args:
         classes: how many, K.
-        ignore: the number of true pixels that do not count.
     """
 
     higher_is_better = True
@@ -21,9 +20,9 @@ class SegmentationMetrics(Metric):
     full_state_update = False
     counts_KK: Tensor  # rows are true classes, columns predicted ones
 
-    def __init__(self, classes: int, ignore: int = IGNORE) -> None:
+    def __init__(self, classes: int) -> None:
         super().__init__()
-        self.classes, self.ignore = classes, ignore
+        self.classes = classes
         self.add_state("counts_KK", torch.zeros(classes, classes, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, pred_HW: Tensor, target_HW: Tensor) -> None:
@@ -33,7 +32,7 @@ class SegmentationMetrics(Metric):
                 f"predictions {tuple(pred_HW.shape)} and targets {tuple(target_HW.shape)} differ in shape: "
                 "scale the logits to the target's size first"
             )
-        counted = target_HW != self.ignore
+        counted = target_HW != IGNORE
         pred, target = pred_HW[counted].long(), target_HW[counted].long()
         for name, numbers in (("prediction", pred), ("target", target)):
             self._check(name, numbers)
@@ -48,7 +47,7 @@ class SegmentationMetrics(Metric):
         if numbers.numel() and not (numbers.min() >= 0 and numbers.max() < self.classes):
             raise ValueError(
                 f"a {name} has class numbers {int(numbers.min())} to {int(numbers.max())}: "
-                f"expected 0 to {self.classes - 1}, or {self.ignore} for pixels of a target that do not count"
+                f"expected 0 to {self.classes - 1}, or {IGNORE} for pixels of a target that do not count"
             )
 
 

@@ -23,7 +23,7 @@ def create_backbone(
     args: dict[str, Any] | None = None,
 ) -> nn.Module:
     """timm.create_model for an image size. Raises UserError for a name that does not exist, with those near it."""
-    _check_exists(name)
+    check_exists(name)
     if name.partition(".")[0].endswith(SUFFIX):
         raise UserError(f"model {name} gives maps and no classes: choose {name.replace(SUFFIX, '')}")
     options = {"num_classes": num_classes, "in_chans": channels, **(args or {}), **pretrained_options(pretrained)}
@@ -58,7 +58,7 @@ def create_features(
 
 def dense_name(name: str) -> str:
     """The timm name under which a backbone gives maps of several strides. Raises UserError for an unknown one."""
-    _check_exists(name)
+    check_exists(name)
     return register_pyramid(name) if has_pyramid(name) else name
 
 
@@ -105,7 +105,8 @@ def create_sized(name: str, size: tuple[int, int], **options: Any) -> nn.Module:
         return timm.create_model(name, **options)
 
 
-def _check_exists(name: str) -> None:
+def check_exists(name: str) -> None:
+    """Raises UserError for a name that timm does not know, with those near it."""
     stem = name.partition(".")[0]
     if stem.endswith(SUFFIX) and has_pyramid(stem.removesuffix(SUFFIX)):
         register_pyramid(name.replace(SUFFIX, "", 1))
@@ -154,8 +155,8 @@ def _create(name: str, size: tuple[int, int] | None, options: dict[str, Any]) ->
         raise
 
 
-def nearest_models(name: str, count: int = 3) -> list[str]:
-    """Registered names near a mistyped one, ours first; what is missing at the end of a name weighs nothing."""
+def nearest_models(name: str) -> list[str]:
+    """Registered names near a mistyped one, three at most, ours first; what is missing at its end weighs nothing."""
     names = timm.list_models()
     ours = {known for known in names if is_ours(known) and not known.endswith(SUFFIX)}
 
@@ -164,4 +165,4 @@ def nearest_models(name: str, count: int = 3) -> list[str]:
         return start + 0.1 * (known in ours) + 0.1 * difflib.SequenceMatcher(None, name, known).ratio()
 
     ranked = sorted(names, key=likeness, reverse=True)
-    return [known for known in ranked[:count] if likeness(known) > 0.75]
+    return [known for known in ranked[:3] if likeness(known) > 0.75]

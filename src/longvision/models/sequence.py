@@ -6,20 +6,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.layers import lecun_normal_, trunc_normal_
+from timm.layers import lecun_normal_, to_2tuple, trunc_normal_
 from torch import Tensor, nn
 
 from longvision.errors import UserError
 from longvision.layers import ClassToken, ClassTokens, PatchEmbed, resample_pos_embed
 from longvision.layers.patch_embed import grid_size
 from longvision.models.base import Backbone, Pool
-from longvision.ops.common import cu_seqlens_of
+from longvision.ops.common import cu_seqlens_of, widened
 from longvision.types import PackedImages
 
 # They look at dtypes and sizes that a symbolic trace does not know: it records the calls.
 torch.fx.wrap("grid_size")
 torch.fx.wrap("resample_pos_embed")
-torch.fx.wrap("_for_residual")
+torch.fx.wrap("widened")
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class SequenceBackbone(Backbone):
         self.tokens = tokens
         self.num_prefix_tokens = tokens.count
         self.patch_embed = PatchEmbed(patch_size, stride or patch_size, in_chans, embed_dim, pad)
-        self.grid = self.patch_embed.grid_size(*_pair(img_size))
+        self.grid = self.patch_embed.grid_size(*to_2tuple(img_size))
         for name in self._token_names():
             self.register_parameter(name, nn.Parameter(torch.empty(1, 1, embed_dim)))
         self.pos_embed = nn.Parameter(torch.empty(1, math.prod(self.grid) + tokens.count, embed_dim))
@@ -146,7 +146,7 @@ class SequenceBackbone(Backbone):
 
     def _with_tokens(self, patches_BMD: Tensor, pos_1MD: Tensor) -> Tensor:
         x_BMD = self.tokens.insert(patches_BMD, self._class_tokens(patches_BMD.shape[0]))
-        return _for_residual(x_BMD) + pos_1MD
+        return widened(x_BMD) + pos_1MD  # the residual stays in float32
 
     def _class_tokens(self, batch: int) -> Tensor | None:
         names = self._token_names()
@@ -184,7 +184,7 @@ class SequenceBackbone(Backbone):
     @torch.no_grad()
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
         """Hold position embeddings for images of that size from now on, resampled from those held."""
-        grid = self.patch_embed.grid_size(*_pair(img_size))
+        grid = self.patch_embed.grid_size(*to_2tuple(img_size))
         resampled = resample_pos_embed(self.pos_embed, self.grid, grid, self.tokens).clone()
         self.pos_embed = nn.Parameter(resampled, requires_grad=self.pos_embed.requires_grad)
         self.grid = grid
@@ -197,17 +197,9 @@ class SequenceBackbone(Backbone):
 def check_at_least_one(**values: int | tuple[int, int]) -> None:
     """Raises UserError for a size or count below 1."""
     for name, value in values.items():
-        if min(_pair(value)) < 1:
+        if min(to_2tuple(value)) < 1:
             raise UserError(f"{name} {value}: expected at least 1")
-
-
-def _pair(size: int | Sequence[int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def _to_map(patches_BMD: Tensor, grid: tuple[int, int]) -> Tensor:
     return patches_BMD.transpose(1, 2).unflatten(2, grid).contiguous()
-
-
-def _for_residual(x_BMD: Tensor) -> Tensor:
-    return x_BMD.to(torch.promote_types(x_BMD.dtype, torch.float32))
