@@ -21,7 +21,7 @@ from longvision.benchmark.provenance import choose_device, device_name, provenan
 from longvision.benchmark.timing import take_turns
 from longvision.benchmark.worker import TOO_LONG
 from longvision.errors import UserError
-from longvision.models.backbone import create_features, nearest_models
+from longvision.models.backbone import check_exists, create_features
 from longvision.models.cost import measure_cost
 from longvision.models.pyramid import STRIDES, is_ours
 
@@ -105,10 +105,7 @@ class ModelsBenchmark:
 def check_model(label: str, head: str) -> None:
     """NAME or NAME+materialised, of a model that exists, has that form, and the maps that the head needs."""
     name, _, form = label.partition("+")
-    if not timm.is_model(name):
-        near = nearest_models(name)
-        hint = f"did you mean {' or '.join(near)}?" if near else '`longvision models "*"` lists those there are'
-        raise UserError(f"unknown model {name!r}: {hint}")
+    check_exists(name)
     if not (form or head):
         return
     try:

@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ class OpsBenchmark:
     def _measure(self, calls: dict[str, Callable[[], object]], result: Result, share: float) -> Round:
         timed = stopwatch(calls[result.case.backend], self.device)
         try:
-            return Round(OK, *time_round(timed, timed(), share), threads=torch.get_num_threads())
+            return replace(time_round(timed, timed(), share), threads=torch.get_num_threads())
         except Exception as error:
             return Round(OUT_OF_MEMORY if is_out_of_memory(error) else f"failed: {sentence(error)}")
 

@@ -10,7 +10,6 @@ HEADS = ("fpn", "cascade")
 DTYPES = ("float32", "float64", "bfloat16")
 OPS_DTYPES = (*DTYPES, "float16")
 DEVICES = ("cpu", "cuda")
-ROUNDS = 3
 MATERIALISED = "materialised"
 
 
@@ -32,7 +31,7 @@ class Plan:
     dtype: str = "float32"
     device: str = ""
     budget: float = 60.0
-    rounds: int = ROUNDS
+    rounds: int = 3
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,8 @@ from longvision.ops.common import BACKENDS
 # bfloat16 and float16 are rounded once, by 2**-8 and 2**-11 at most.
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 5e-3, torch.float16: 6e-4}
 
-# By the names of selective_scan's arguments, without their shapes.
-Inputs = dict[str, Tensor]
+ARGUMENTS = ("x", "delta", "A", "B", "C", "D", "z", "delta_bias")  # of selective_scan, in its order
+Inputs = dict[str, Tensor]  # by these names
 PARAMETERS = ("A", "D", "delta_bias")  # float32 in mixed precision too, as in the mixer
 
 
@@ -40,14 +40,8 @@ class GateCase(NamedTuple):
 
 
 GATE = (
-    GateCase(2, 1, 5, False),
-    GateCase(2, 17, 19, False),
-    GateCase(1, 63, 33, False),
-    GateCase(2, 1, 5, True),
-    GateCase(2, 17, 19, True),
-    GateCase(1, 63, 33, True),
-    GateCase(1, 63, 19, False, (0, 1, 17, 18, 40, 63)),
-    GateCase(1, 63, 19, True, (0, 1, 17, 18, 40, 63)),
+    *(GateCase(*shape, reverse) for reverse in (False, True) for shape in ((2, 1, 5), (2, 17, 19), (1, 63, 33))),
+    *(GateCase(1, 63, 19, reverse, (0, 1, 17, 18, 40, 63)) for reverse in (False, True)),
 )
 
 
@@ -60,20 +54,8 @@ def scans() -> dict[str, Scan]:
 
 def _backend(name: str) -> Callable[[Inputs, bool, Tensor | None], Tensor]:
     def run(inputs: Inputs, reverse: bool, cu_seqlens: Tensor | None) -> Tensor:
-        return selective_scan(
-            inputs["x"],
-            inputs["delta"],
-            inputs["A"],
-            inputs["B"],
-            inputs["C"],
-            inputs["D"],
-            inputs["z"],
-            inputs["delta_bias"],
-            delta_softplus=True,
-            reverse=reverse,
-            cu_seqlens=cu_seqlens,
-            backend=name,
-        )
+        x, delta, A, B, C, D, z, bias = (inputs[argument] for argument in ARGUMENTS)
+        return selective_scan(x, delta, A, B, C, D, z, bias, True, reverse, cu_seqlens, backend=name)
 
     return run
 

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 
@@ -10,14 +9,6 @@ from longvision.benchmark.case import OK, Result, Round, quantile
 
 WARM_UPS = 3
 MOST_SAMPLES = 20
-
-
-class Timing(NamedTuple):
-    """The samples of one round; `spent` holds the warm-up too."""
-
-    seconds: list[float]
-    first_call: bool
-    spent: float
 
 
 def stopwatch(
@@ -35,14 +26,14 @@ def stopwatch(
     return timed
 
 
-def time_round(timed: Callable[[], float], first: float, share: float) -> Timing:
+def time_round(timed: Callable[[], float], first: float, share: float) -> Round:
     """Sample `timed` for `share` seconds; `first` is what the first call took.
 
     A first call that alone takes the whole share is the sample: to throw it away would double the cost of the
     slowest cases, in which a warm-up matters least.
     """
     if first > share:
-        return Timing([first], True, first)
+        return Round(seconds=[first], first_call=True, spent=first)
     spent = first
     for _ in range(WARM_UPS - 1):
         if spent > share / 10:
@@ -52,7 +43,7 @@ def time_round(timed: Callable[[], float], first: float, share: float) -> Timing
     while not seconds or (len(seconds) < MOST_SAMPLES and spent < share):
         seconds.append(timed())
         spent += seconds[-1]
-    return Timing(seconds, False, spent)
+    return Round(seconds=seconds, spent=spent)
 
 
 def take_turns(

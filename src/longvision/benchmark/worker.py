@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 import torch
@@ -48,23 +48,15 @@ def run_round(
         timed = stopwatch(step, case.device, clock)
         with after(patience, partial(os._exit, TOO_LONG)):  # an exception would wait for the call to come back
             first, peak = measure_peak(timed, case.device)
-        timing = time_round(timed, first, share)
-        spent = timing.spent
-        if measure_memory and not timing.first_call:  # what the first call takes once and keeps is not its price
+        done = time_round(timed, first, share)
+        if measure_memory and not done.first_call:  # what the first call takes once and keeps is not its price
             step.clear()
             seconds, peak = measure_peak(timed, case.device)
-            spent += seconds
+            done = replace(done, spent=done.spent + seconds)
     except Exception as error:
         # A model may refuse a size with any error; the table says which.
         return Round(OUT_OF_MEMORY if is_out_of_memory(error) else f"refused: {sentence(error)}", threads=threads)
-    return Round(
-        seconds=timing.seconds,
-        first_call=timing.first_call,
-        spent=spent,
-        peak_bytes=peak if measure_memory else None,
-        attention=step.attention,
-        threads=threads,
-    )
+    return replace(done, peak_bytes=peak if measure_memory else None, attention=step.attention, threads=threads)
 
 
 @contextmanager
