@@ -17,8 +17,9 @@ def run(arguments: list[str]) -> int:
     parser = ArgumentParser(
         prog="longvision check-data",
         usage="longvision check-data -c RECIPE [--out FOLDER] [--data.path DIR] [--data.… VALUE]",
-        description="Runs the checks that `longvision train` runs before its first step, on all splits, and draws "
-        "twenty training samples with their labels. The first mistake found ends it with one sentence.",
+        description="Runs the checks that `longvision train` runs before its first step, on all splits, looks for "
+        "images that are in two splits or under two classes, and draws twenty training samples with their labels. "
+        "The first mistake found ends it with one sentence.",
     )
     add_options(parser)
     parser.add_argument("--out", metavar="FOLDER", help="where samples.png goes (default: a new folder data-N here)")
@@ -33,6 +34,9 @@ def run(arguments: list[str]) -> int:
     counts = ", ".join(f"{len(data.images(split))} {split}" for split in splits)
     classes = ", ".join(map(printable, data.classes[:12])) + (", …" if len(data.classes) > 12 else "")
     print(f"{printable(data.name)}: {counts} images, {len(data.classes)} classes: {classes}")
+    from longvision.data.duplicates import duplicates
+
+    source.notes.extend(duplicates(source))
     print_notes(source)
     sheet = _samples(data)
     with user_paths():

@@ -2,6 +2,7 @@
 
 import pytest
 
+from longvision.data.leftovers import unlisted
 from longvision.data.sources.coco_layout import find_files as coco_files
 from longvision.data.sources.parquet_layout import find_files as parquet_files
 from longvision.data.sources.voc_files import find_lists
@@ -102,6 +103,22 @@ def test_coco(tmp_path, files, expected):
         split: f"{file.relative_to(tmp_path)}: {folder.relative_to(tmp_path)}"
         for split, (file, folder) in found.items()
     } == expected
+
+
+def test_what_coco_does_not_use(tmp_path):
+    files = "annotations/instances_train.json annotations/instances_val.json train/2 val/2 test2017/3 val.zip"
+    notes = []
+    coco_files(plant(tmp_path, *files.split()), dict.fromkeys(("train", "val", "test")), notes)
+    (note,) = notes
+    assert "test2017 (3 images)" in note and "val.zip" in note
+
+
+def test_images_that_no_label_file_lists(tmp_path):
+    plant(tmp_path, "train/3", "train/deep/1", "train/notes.txt")
+    (line,) = unlisted(
+        tmp_path / "train", [f"{tmp_path}/train/./0.png", f"{tmp_path}/train/1.png"], tmp_path / "x.json"
+    )
+    assert line.startswith("2 images") and "(2.png, deep/0.png)" in line
 
 
 def test_two_json_files_for_one_split(tmp_path):

@@ -1,5 +1,6 @@
 """What lies beside the images that are used, told in one line."""
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -27,6 +28,16 @@ def unused(where: Path, files: Sequence[str] = (), folders: Iterable[str] = ()) 
         if names
     ]
     return [f"not used in {where}: {', '.join(parts)}"] if parts else []
+
+
+def unlisted(folder: Path, used: Iterable[str], labels: Path) -> list[str]:
+    """The line, or none, for images in a folder that a file of labels does not list."""
+    known = set(map(os.path.normpath, used))
+    images = [file for file in list_files(folder).files if has_image_name(file)]
+    names = [os.path.relpath(file, folder) for file in images if os.path.normpath(file) not in known]
+    if not names:
+        return []
+    return [f"{counted(len(names), 'image')} in {folder} that {labels} does not list ({listing(names)}): not used"]
 
 
 def no_images(names: Sequence[str], where: Path) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from longvision.data.io.coco_masks import is_drawable, is_empty, mask_tools
 from longvision.data.io.colours import spread_colours
+from longvision.data.leftovers import unlisted
 from longvision.data.problems import listing, refuse, refuse_many
 from longvision.data.sources.base import Trained, unknown_classes
 from longvision.data.sources.coco_files import Json, check_ids, find_images, load_json, plain_name, words_of
@@ -71,6 +72,12 @@ class CocoSource(ObjectSource):
 
     def labels_of(self, split: Split) -> Path:
         return self.files[split][0]
+
+    def check(self, split: Split) -> None:
+        super().check(split)
+        labels, folder = self.files[split]
+        if [of for _, of in self.files.values()].count(folder) == 1:  # else they are another split's
+            self.notes.extend(unlisted(folder, (record.file for record in self._read(split)), labels))
 
     def records(self, split: Split) -> Iterable[ImageRecord]:
         file, folder = self.files[split]

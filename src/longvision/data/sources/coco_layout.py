@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from longvision.data.io.listing import ending, files_in, folders_in, has_image_name
+from longvision.data.leftovers import unused
 from longvision.data.problems import listing, require_folder
 from longvision.data.splits import choose, read_name
 from longvision.errors import MissingFileError, UserError
@@ -35,7 +36,15 @@ def find_files(
         raise _not_one(root, missing[0], [])
     for _, folder in files.values():
         require_folder(folder, "give the folder that holds the images")
+    if all(pair is None for pair in given.values()):  # who names the files has other folders there on purpose
+        notes += _not_used(root, files)
     return files
+
+
+def _not_used(root: Path, files: dict[Split, tuple[Path, Path]]) -> list[str]:
+    used = {path.relative_to(root).parts[0] for pair in files.values() for path in pair}
+    folders = [name for name in folders_in(root) if name not in used]
+    return unused(root, [name for name in files_in(root) if name not in used], folders)
 
 
 def _json_files(root: Path) -> list[str]:

@@ -1,0 +1,105 @@
+"""Images that are the same file, by content: in two splits, or under two classes."""
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from longvision.data.io.threads import in_threads
+from longvision.data.problems import listing
+from longvision.data.sources.base import Source
+from longvision.data.splits import SAID
+from longvision.types import Split
+
+BLOCK = 1 << 20  # bytes that are read at once
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where an image is, and what it is called there; `key` tells its content where it lies in no file."""
+
+    split: Split
+    name: str
+    label: str
+    file: str | None
+    key: str
+
+
+def duplicates(source: Source[Any]) -> list[str]:
+    """A line on images that are in two splits, and one on those that one split has under two classes.
+
+    Files are compared by size first, and read where it is equal; one that cannot be read equals none.
+    """
+    same = _same_content(_places(source))
+    across = [_named(places) for places in same if len({place.split for place in places}) > 1]
+    lines = [
+        f"{_images(len(across))} in more than one split, so that metrics of held-out images are too good: "
+        f"remove all but one of each ({listing(across, '; ')})"
+    ] * bool(across)
+    classes = set(source.classes)
+    twice = [_named(places) for places in same if _has_two_classes(places, classes)]
+    if twice:
+        lines.append(
+            f"{_images(len(twice))} under two classes of one split ({listing(twice, '; ')}): keep the right one"
+        )
+    return lines
+
+
+def _places(source: Source[Any]) -> list[_Place]:
+    splits: list[Split] = ["train", "val", *(["test"] if source.has_test else [])]  # type: ignore[list-item]
+    return [
+        _Place(split, one.name if one.file else f"image {row}", one.label, one.file, one.name)
+        for split in splits
+        for row, one in enumerate(source.listed_images(split))
+    ]
+
+
+def _same_content(places: Iterable[_Place]) -> list[list[_Place]]:
+    """Groups of two and more."""
+    groups = defaultdict(list)
+    for place in places:
+        groups[_size(place.file) if place.file else place.key].append(place)
+    unsure = [place for places in groups.values() if len(places) > 1 for place in places]
+    files = sorted({place.file for place in unsure if place.file})
+    digests = dict(zip(files, in_threads(_digest, files), strict=True))
+    same = defaultdict(list)
+    for place in unsure:
+        if digest := digests[place.file] if place.file else place.key:
+            same[digest].append(place)
+    return [places for places in same.values() if len(places) > 1]
+
+
+def _size(file: str) -> int | None:
+    try:
+        return os.path.getsize(file)
+    except OSError:
+        return None
+
+
+def _digest(file: str) -> str | None:
+    words = hashlib.blake2b(digest_size=16)
+    try:
+        with open(file, "rb") as opened:
+            while block := opened.read(BLOCK):
+                words.update(block)
+    except OSError:  # it is told where images are read
+        return None
+    return words.hexdigest()
+
+
+def _has_two_classes(places: Iterable[_Place], classes: set[str]) -> bool:
+    labels: dict[Split, set[str]] = defaultdict(set)
+    for place in places:
+        if place.label in classes:
+            labels[place.split].add(place.label)
+    return any(len(several) > 1 for several in labels.values())
+
+
+def _named(places: Iterable[_Place]) -> str:
+    return " = ".join(f"{place.name} ({SAID[place.split]})" for place in places)
+
+
+def _images(count: int) -> str:
+    return "1 image is" if count == 1 else f"{count} images are"
