@@ -94,6 +94,8 @@ def _class_file(found: Document, notes: list[str]) -> ClassFile:
     if found.binary and len(entries) != 2:
         raise Mistake(f"has {len(entries)} classes: binary masks show 2")
     _refuse_doubles(entries)
+    if marked := next((entry for entry in entries if not entry.name.isprintable()), None):
+        raise Mistake(f"the name {marked.name!r} has characters that cannot be printed", marked.line)
     entries, values = _in_order(entries)
     given = {entry.colour for entry in entries if entry.colour}
     others = (colour for colour in spread_colours(len(entries) + len(given)) if colour not in given)

@@ -20,6 +20,9 @@ NUMBERED = re.compile(rf"(?P<value>{NUMBER})\s*(?:[:=.)\-]\s*|\s+)(?P<rest>.*\D.
 NAME_AND_NUMBER = re.compile(rf"(?P<rest>.*?\S)\s*[:=]\s*(?P<value>{NUMBER})")
 OPACITY = re.compile(r"(?P<value>\d+)\s+(?P<name>\S.*?)\s+(?P<colour>\d+\s+\d+\s+\d+)\s+(?P<opacity>0|255)")
 NUMBER_LAST = re.compile(rf"(?P<rest>.*?\D)\s*(?:[:=]\s*|\s+)(?P<value>{NUMBER})")
+# "road: 128, 64, 128", as of YAML or of no program
+COMMAS = re.compile(r"(?P<name>[^,;\t]+?)\s*[:=\s]\s*(?P<colour>[\[(]?\s*\d+\s*,\s*\d+\s*,\s*\d+\s*[\])]?)")
+HALF_READ = re.compile(r"""[-*]\s.*|["',;:|=}\])>].*|.*["',;:|={\[(<]|.*(?:\s[-+.\d]+){2}""", re.DOTALL)
 LINES = (
     re.compile(rf"{RGB}(?:\s+(?P<name>.+))?"),
     re.compile(rf"(?P<name>.+?)\s+{RGB}"),
@@ -46,7 +49,17 @@ def read_table(text: str, notes: list[str]) -> list[Entry]:
     stated = [(number, line) for number, line in lines if not line.lstrip().startswith("#") or HEX.match(line.strip())]
     if (lines and CVAT_HEAD.match(lines[0][1])) or (stated and all(CVAT_LINE.fullmatch(line) for _, line in stated)):
         return [_cvat(line, number) for number, line in stated]
-    if separator := next((mark for mark in "\t;," if stated and all(mark in line.strip() for _, line in stated)), None):
+    if stated and all(found := [COMMAS.fullmatch(line.strip()) for _, line in stated]):
+        return _whole(
+            [
+                _entry(match["name"], number, match["colour"], None)
+                for (number, _), match in zip(stated, found, strict=True)
+                if match
+            ]
+        )
+    if separator := next(
+        (mark for mark in "\t;|," if stated and all(mark in line.strip() for _, line in stated)), None
+    ):
         try:
             rows = [(number, _cells(line, separator)) for number, line in stated]
         except csv.Error as error:
@@ -140,7 +153,15 @@ def _from_lines(lines: list[Line]) -> list[Entry]:
             if match
         ]
     entries = [_from_line(line, number) for number, line in lines]
-    return _numbered(entries, [line for _, line in lines]) or entries
+    return _whole(_numbered(entries, [line for _, line in lines]) or entries)
+
+
+def _whole(entries: list[Entry]) -> list[Entry]:
+    """Raises Mistake for a name that looks like a part of something that was not understood."""
+    for entry in entries:
+        if HALF_READ.fullmatch(entry.name) or "\t" in entry.name or (entry.colour and entry.name.isdecimal()):
+            raise Mistake(f'"{entry.name}" cannot be the whole name of a class: {EXPECTED}', entry.line)
+    return entries
 
 
 def _numbered(entries: list[Entry], lines: list[str]) -> list[Entry]:
@@ -154,6 +175,7 @@ def _numbered(entries: list[Entry], lines: list[str]) -> list[Entry]:
             continue  # "class 1", "class 2" are names
         in_front = all(line.startswith(entry.name) for line, entry in zip(lines, entries, strict=True))
         five = coloured and (not in_front or all(map(NUMBER_LAST.fullmatch, rests)))
+        five = five or all(re.match(r"[-+.\d]+\s", rest) for rest in rests)
         if all(found) and (pattern is NUMBER_LAST or five):
             raise Mistake(f'"{lines[0]}" can be read in several ways: {EXPECTED}', entries[0].line)
         if pattern is NUMBERED and not all(found):
