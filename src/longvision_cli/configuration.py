@@ -68,8 +68,10 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def read_recipes(words: Words, default: str) -> Configuration:
-    """The recipes that -c names, or the default one, under the words. Raises UserError."""
-    return configure([find_recipe(name) for name in words.options.config or [default]], words)
+    """The recipes that -c names, or the default one where no task is named either, under the words. Raises UserError."""
+    told = words.options.task or words.options.source
+    names = words.options.config or ([] if told else [default])
+    return configure([find_recipe(name) for name in names], words)
 
 
 def configure(files: list[Path], words: Words, of_run: bool = False) -> Configuration:
