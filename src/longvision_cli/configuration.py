@@ -68,7 +68,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def read_recipes(words: Words, default: str) -> Configuration:
-    """The recipes that -c names, or the default one where no task is named either, under the words. Raises UserError."""
+    """The recipes that -c names, or the default one where no task is named, under the words. Raises UserError."""
     told = words.options.task or words.options.source
     names = words.options.config or ([] if told else [default])
     return configure([find_recipe(name) for name in names], words)

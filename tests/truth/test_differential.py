@@ -150,11 +150,12 @@ def panel(made: Set, example: Example) -> Image.Image:
     return draw_objects(image, {"labels": Target(boxes_N4, labels_N, np.zeros(2, bool), masks)}, CLASSES, palette)
 
 
-def test_what_check_data_shows(made: Set, tmp_path: Path) -> None:
+def test_what_check_data_shows(made: Set, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["check-data", "--task", made.task, "--source", made.source, "--data.path", made.root]
     if made.source == "masks":
         words += ["--data.classes_file", made.root / "classes.txt"]
     assert main([str(word) for word in [*words, "--out", tmp_path / "drawn"]]) == 0
+    assert "not used" not in capsys.readouterr().out
     sheet = np.asarray(Image.open(tmp_path / "drawn/samples.png").convert("RGB"))
     for example in made.known["train"]:
         assert occurs(np.asarray(panel(made, example)), sheet)

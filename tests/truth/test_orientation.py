@@ -131,7 +131,7 @@ def test_a_mask_drawn_before_the_turn_is_explained(tmp_path):
 
 def test_where_the_size_cannot_tell_it_is_told(tmp_path):
     (note,) = masks(tmp_path, 3, LABELS).source.notes[:1]
-    assert "3 images are turned" in note and "upright" in note
+    assert "3 of the images" in note and "upright" in note
 
 
 def coco(tmp_path, orientation, height, width):
@@ -166,7 +166,7 @@ def test_boxes_drawn_before_the_turn_are_explained(tmp_path):
 
 def test_boxes_of_an_image_on_its_head_are_told(tmp_path):
     (note,) = coco(tmp_path, 3, 32, 48).source.notes[:1]
-    assert "1 images are turned" in note and "a.jpg" in note
+    assert "1 of the images" in note and "a.jpg" in note
 
 
 @pytest.mark.parametrize("compression", [None, "tiff_lzw"])

@@ -67,6 +67,6 @@ def unturned_hint(path: str | Path, size: Size) -> str:
 
 def turned_unseen_note(where: str, files: list[str]) -> str:
     return (
-        f"{where}: {len(files)} images are turned or mirrored by their orientation tag and keep their size "
-        f"({listing(sorted(files))}): their labels are taken to lie on the upright images, check-data draws some"
+        f"{where}: an orientation tag turns or mirrors {len(files)} of the images without changing their size "
+        f"({listing(sorted(files))}): labels are taken to lie on the upright image; look at some with check-data"
     )

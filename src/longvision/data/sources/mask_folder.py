@@ -46,7 +46,7 @@ class MaskFolderSource(Source[np.ndarray]):
         trained: Trained | None = None,
     ) -> None:
         self.root, self.name, self.channels = Path(root), str(root), channels
-        self.pairs = find_pairs(self.root, None if trained else seed, self.notes)
+        self.pairs = find_pairs(self.root, None if trained else seed, self.notes, classes_file)
         self.has_test = "test" in self.pairs
         self.splits, self.trained = list(self.pairs), trained
         self.draws_validation = not trained and not is_chase(self.root) and "val" not in find_places(self.root, [])

@@ -17,8 +17,11 @@ LAYOUTS = (
 Places = dict[Split, tuple[Path, Path]]  # folders of images and of masks
 
 
-def find_places(root: Path, notes: list[str], train_needed: bool = True) -> Places:
-    """Where each split lies; what is not used is added to `notes`. Raises UserError where that cannot be told."""
+def find_places(root: Path, notes: list[str], train_needed: bool = True, classes_file: str | None = None) -> Places:
+    """Where each split lies; what is not used, the class file aside, is added to `notes`.
+
+    Raises UserError where that cannot be told.
+    """
     folders = _named(root)
     images = [path for path in folders if "masks" not in read_name(path).kinds]
     masks = [path for path in folders if "masks" in read_name(path).kinds]
@@ -36,7 +39,7 @@ def find_places(root: Path, notes: list[str], train_needed: bool = True) -> Plac
         if places and train_needed:
             raise UserError(f"{root} has {listing([path for path, _ in places.values()])}, but no training images")
         places = places or {"train": _alone(root, images, masks)}
-    notes += _not_used(root, [path for pair in places.values() for path in pair])
+    notes += _not_used(root, [path for pair in places.values() for path in pair], classes_file)
     return {split: (root / path, root / mask) for split, (path, mask) in places.items()}
 
 
@@ -100,9 +103,12 @@ def _holds_images(folder: Path) -> bool:
     return any(map(has_image_name, list_files(folder).files))
 
 
-def _not_used(root: Path, used: Sequence[str]) -> list[str]:
+def _not_used(root: Path, used: Sequence[str], classes_file: str | None) -> list[str]:
     outer = {path.partition("/")[0] for path in used}
-    lines = unused(root, files_in(root), [name for name in folders_in(root) if name not in outer])
+    files = [
+        name for name in files_in(root) if not classes_file or (root / name).absolute() != Path(classes_file).absolute()
+    ]
+    lines = unused(root, files, [name for name in folders_in(root) if name not in outer])
     for name in sorted(outer - set(used)):
         inner = [below for below in folders_in(root / name) if f"{name}/{below}" not in used]
         lines += unused(root / name, files_in(root / name), inner)

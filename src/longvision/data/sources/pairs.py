@@ -25,14 +25,16 @@ JOINTS = "_-. "  # a mask's name is its image's, or goes on after it with one of
 ImageAndMask = tuple[str, str | None]
 
 
-def find_pairs(root: Path, seed: int | None, notes: list[str]) -> dict[Split, list[ImageAndMask]]:
+def find_pairs(
+    root: Path, seed: int | None, notes: list[str], classes_file: str | None = None
+) -> dict[Split, list[ImageAndMask]]:
     """The images of each split, each with its mask, in the order of their names; `notes` gets what is not used.
     Where none validate, a tenth of those that train is drawn with the seed; without one, none is, and none need train.
     """
     require_folder(root, f"give a folder of images and masks ({LAYOUTS})")
     if is_chase(root):
         return _chase_pairs(root)
-    places = find_places(root, notes, train_needed=seed is not None)
+    places = find_places(root, notes, seed is not None, classes_file)
     pairs = {split: match_masks(*folders, notes) for split, folders in places.items()}
     if "val" not in pairs and seed is not None:
         if len(pairs["train"]) < 2:
