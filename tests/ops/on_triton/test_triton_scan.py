@@ -218,6 +218,10 @@ def test_extreme_steps_and_rates(device, chunk, rate, raw, programs):
     assert_norms(got, truth_of(tensors, grad, delta_softplus=True), {torch.float32: 1e-5})
 
 
+def test_one_token_and_one_state(device):
+    check(device, make(1, 1, 3, 1, torch.float32))
+
+
 @pytest.mark.parametrize("raw", [-80.0, -15.0, -1.0, 0.0, 1.0, 21.0])
 def test_a_step_keeps_its_digits(device, raw):
     x = torch.ones(1, 1, 1, device=device)

@@ -30,7 +30,8 @@ def backward(grad_BME: Tensor, states_BKEN: Tensor, inputs: ScanInputs) -> tuple
         ungated_BME = scan.forward(call, out=torch.empty_like(grad_BME, dtype=torch.float32))
         grad_BME = gate.backward(grad_BME, ungated_BME, contiguous_channels(inputs.z_BME), dz_BME)
     grads = scan.backward(call, grad_BME, states_BKEN)
-    dB_BMN, dC_BMN = grads.dBC_BMN2.unbind(-1)
+    # Copies: where there is one token and one state, `contiguous` would leave both in one piece of memory.
+    dB_BMN, dC_BMN = (grad.clone(memory_format=torch.contiguous_format) for grad in grads.dBC_BMN2.unbind(-1))
     return grads.dx_BME, grads.dstep_BME, grads.dA_EN, dB_BMN, dC_BMN, grads.dD_E, dz_BME, grads.dbias_E
 
 
