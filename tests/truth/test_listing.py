@@ -37,6 +37,19 @@ def test_links(tmp_path, words, files, problems):
     assert all(place in problem for place, problem in zip(problems, found.problems))
 
 
+def test_what_the_commands_wrote_into_the_set_is_no_part_of_it(tmp_path):
+    """`cd SET; longvision train --data.path .` makes runs/ beside the class folders: once a class, silently."""
+    outputs = ["runs/one/config.yaml", "runs/one/curves.png", "data-1/samples.png", "predictions-2/objects.json"]
+    plant(tmp_path, "cat/5", "dog/5", *outputs, "predictions-2/0.png")
+    assert FolderSource(tmp_path).classes == ["cat", "dog"]
+    assert len(files_below(tmp_path)) == 10
+
+
+def test_a_class_may_be_called_as_an_output(tmp_path):
+    plant(tmp_path, "runs/5", "data-1/5", "predictions-2/5")
+    assert FolderSource(tmp_path).classes == ["data-1", "predictions-2", "runs"]
+
+
 def test_a_set_that_is_a_link_itself(tmp_path):
     plant(tmp_path, "real/cat/5", "real/dog/5", "set -> real")
     assert len(files_below(tmp_path / "set")) == 10

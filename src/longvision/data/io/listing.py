@@ -1,6 +1,7 @@
 """What lies in folders: links are followed, never in circles, and one entry that cannot be read costs one entry."""
 
 import os
+import re
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,6 +15,12 @@ SYSTEM = frozenset(
     "@eadir @__thumb __macosx __pycache__ lost+found".split(" ")
 ) | {"system volume information", "thumbs.db:encryptable"}
 SYSTEM_ENDINGS = (":zone.identifier",)
+# What the commands write where they are called, which may be in the set itself: a name, and a file that is in it.
+OUTPUTS = {
+    r"runs": ["*/config.yaml"],
+    r"data-\d+": ["samples.png"],
+    r"predictions-\d+": ["predictions.png", "*-mask.png", "objects.json"],
+}
 IMAGE_ENDINGS = frozenset(
     ".jpg .jpeg .jpe .jfif .jif .png .apng .bmp .dib .gif .tif .tiff .webp .ppm .pgm .pbm .pnm .pfm .jp2 .j2k .jpx "  # noqa: SIM905
     ".j2c .jpf .jxl .avif .avifs .heic .heif .ico .icns .tga .dds .pcx .sgi .psd .xbm .xpm .exr .hdr .qoi .mpo .svg "
@@ -31,7 +38,7 @@ class Listing:
 
 
 def list_files(folder: str | Path) -> Listing:
-    """Every file under `folder`; hidden and system files and folders left out.
+    """Every file under `folder`; hidden and system files and folders left out, and what `longvision` wrote there.
 
     A folder that several links lead to is listed once, one that `folder` lies in not at all. A link to nothing counts
     as a file, which cannot be read.
@@ -51,8 +58,8 @@ def files_below(folder: str | Path) -> list[str]:
 
 
 def folders_in(folder: str | Path) -> list[str]:
-    """Names of the folders in a folder, sorted; links to folders too."""
-    return sorted(entry.name for entry in _entries(folder) if _is_folder(entry))
+    """Names of the folders in a folder, sorted; links to folders too, what `longvision` wrote there left out."""
+    return sorted(entry.name for entry in _entries(folder) if _is_folder(entry) and not is_output(entry.path))
 
 
 def files_in(folder: str | Path) -> list[str]:
@@ -62,6 +69,12 @@ def files_in(folder: str | Path) -> list[str]:
 
 def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in SYSTEM or name.lower().endswith(SYSTEM_ENDINGS)
+
+
+def is_output(folder: str | Path) -> bool:
+    """Whether it holds runs, or what check-data or predict drew."""
+    patterns = [of for name, of in OUTPUTS.items() if re.fullmatch(name, os.path.basename(folder))]
+    return any(next(Path(folder).glob(pattern), None) for of in patterns for pattern in of)
 
 
 def has_image_name(path: str | Path) -> bool:
@@ -90,6 +103,8 @@ def _list(folder: str, found: Listing, visited: set[tuple[int, int]], folders: d
         return
     visited.add((status.st_dev, status.st_ino))
     for entry in sorted(below, key=lambda entry: entry.name):
+        if _is_folder(entry) and is_output(entry.path):
+            continue
         if _is_folder(entry):
             (links if entry.is_symlink() else folders).append(entry.path)
         elif os.path.isfile(entry.path) or not os.path.exists(entry.path):
