@@ -76,7 +76,7 @@ def voc(root):
     save(root / "JPEGImages/0.png")
     box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox>"
     (root / "Annotations/0.xml").write_text(
-        f"<a><size><height>8</height><width>6</width></size><object><name>a</name>{box}</object></a>"
+        f"<annotation><size><height>8</height><width>6</width></size><object><name>a</name>{box}</object></annotation>"
     )
     for split in ("train", "val"):
         (root / f"ImageSets/Main/{split}.txt").write_text("0")
