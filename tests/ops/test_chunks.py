@@ -95,7 +95,7 @@ def test_only_for_many_tokens(runs):
 def test_opcheck(chunk):
     case = make(2, 33, dtype=torch.float32)
     chunk(16)
-    torch.library.opcheck(torch.ops.longvision.mixer.default, case.of_the_op(keep=False))
+    torch.library.opcheck(torch.ops.longvision.mixer.default, case.of_the_op(save_for_backward=False))
 
 
 @pytest.mark.skipif(allocator.ADVICE is None, reason="mapped on Linux only")

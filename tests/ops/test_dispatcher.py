@@ -97,6 +97,6 @@ def test_a_backward_of_what_saved_nothing(op):
     x = case.x.requires_grad_()
     A, B = -torch.ones(CHANNELS, 2), torch.ones(1, 65, 2)
     of_scan = x, x, A, B, B, None, None, None, None, False, False, "cpu", False
-    y, *_ = getattr(torch.ops.longvision, op)(*(of_scan if op != "mixer" else case.of_the_op(keep=False)))
+    y, *_ = getattr(torch.ops.longvision, op)(*(of_scan if op != "mixer" else case.of_the_op(save_for_backward=False)))
     with pytest.raises(RuntimeError, match=f"^{op} saved nothing"):
         y.sum().backward()

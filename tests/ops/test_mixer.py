@@ -253,7 +253,7 @@ def test_saved_are_xz_small_projections_and_the_states_between_chunks(maker):
 
 def test_without_a_backward_nothing_is_saved():
     case = make(1, 70, 8)
-    y, *saved = torch.ops.longvision.mixer(*case.of_the_op(keep=False))
+    y, *saved = torch.ops.longvision.mixer(*case.of_the_op(save_for_backward=False))
     assert [tensor.numel() for tensor in saved] == [0, 0, 0]
     full, xz, projections, states = torch.ops.longvision.mixer(*case.of_the_op())
     assert [t.shape for t in (xz, projections, states)] == [(1, 70, 16), (2, 1, 70, 11), (2, 1, 70 // 64 + 1, 4, 8)]
@@ -283,15 +283,15 @@ def test_what_is_saved_hands_on_no_gradient():
 
 @pytest.mark.parametrize("maker, options", [
     (make, {}),
-    (make, {"ways": (True,), "keep": False}),
+    (make, {"ways": (True,), "save_for_backward": False}),
     (make_block, {"cu_seqlens": [0, 5, 20]}),
     (make_block, {"dtype": torch.bfloat16}),
 ], ids=lambda value: getattr(value, "__name__", str(value)))  # fmt: skip
 def test_opcheck(maker, options):
-    keep = (options := dict(options)).pop("keep", True)
+    save_for_backward = (options := dict(options)).pop("save_for_backward", True)
     case = maker(1, 20, 6, **{"dtype": torch.float32, **options})
-    torch.library.opcheck(torch.ops.longvision.mixer, case.of_the_op(keep))
-    if keep:
+    torch.library.opcheck(torch.ops.longvision.mixer, case.of_the_op(save_for_backward))
+    if save_for_backward:
         torch.library.opcheck(torch.ops.longvision.mixer, case.leaves().of_the_op())
         arguments = case.of_the_op()
         y, *saved = torch.ops.longvision.mixer(*arguments)

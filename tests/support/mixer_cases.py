@@ -52,9 +52,9 @@ class Case(NamedTuple):
         """The reference, in the dtype of its tensors."""
         return mixer_reference(self.described())
 
-    def of_the_op(self, keep=True, backend="cpu"):
+    def of_the_op(self, save_for_backward=True, backend="cpu"):
         """As `torch.ops.longvision.mixer` takes it."""
-        return *self.described().for_the_op(), backend, keep
+        return *self.described().for_the_op(), backend, save_for_backward
 
     def named(self):
         """Each tensor by its name."""

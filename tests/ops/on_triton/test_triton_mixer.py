@@ -161,12 +161,12 @@ def test_the_same_bits_again(device):
     assert all(torch.equal(second[name], first[name]) for name in first)
 
 
-@pytest.mark.parametrize("keep", [True, False])
-def test_what_is_saved(device, keep):
+@pytest.mark.parametrize("save_for_backward", [True, False])
+def test_what_is_saved(device, save_for_backward):
     """The mean of the directions before the gate, and states: nothing that is as large as what the kernels read."""
     case = make(1, 5, 4, dtype=torch.float32, states=2).on(device)
-    _, *saved = torch.ops.longvision.mixer(*case.of_the_op(keep, "triton"))
-    assert [tuple(t.shape) for t in saved] == ([(1, 5, 4), (0,), (2, 1, 1, 4, 2)] if keep else [(0,)] * 3)
+    _, *saved = torch.ops.longvision.mixer(*case.of_the_op(save_for_backward, "triton"))
+    assert [tuple(t.shape) for t in saved] == ([(1, 5, 4), (0,), (2, 1, 1, 4, 2)] if save_for_backward else [(0,)] * 3)
     assert all(torch.isfinite(t).all() for t in saved)
 
 
@@ -210,14 +210,14 @@ def test_autocast_lowers_the_matmuls_alone(device):
 
 
 @pytest.mark.parametrize("maker, options", [
-    (make, {"keep": False}), (make_block, {"cu_seqlens": [0, 1, 2]}),
+    (make, {"save_for_backward": False}), (make_block, {"cu_seqlens": [0, 1, 2]}),
     (make_block, {"dtype": torch.bfloat16, "ways": (True,)}),
 ], ids=lambda value: getattr(value, "__name__", str(value)))  # fmt: skip
 def test_opcheck(device, maker, options):
-    keep = (options := dict(options)).pop("keep", True)
+    save_for_backward = (options := dict(options)).pop("save_for_backward", True)
     case = maker(1, 2, 4, **{"dtype": torch.float32, "states": 1, **options}).on(device)
-    torch.library.opcheck(torch.ops.longvision.mixer, case.of_the_op(keep, "triton"))
-    if keep:
+    torch.library.opcheck(torch.ops.longvision.mixer, case.of_the_op(save_for_backward, "triton"))
+    if save_for_backward:
         torch.library.opcheck(torch.ops.longvision.mixer, case.leaves().of_the_op(True, "triton"))
         arguments = case.of_the_op(True, "triton")
         y, *saved = torch.ops.longvision.mixer(*arguments)

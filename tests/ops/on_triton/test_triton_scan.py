@@ -337,9 +337,9 @@ def test_inputs_stay_as_they_were(device):
 # One node
 
 
-def op_arguments(tensors, device, boundaries=None, reverse=False, keep=True):
+def op_arguments(tensors, device, boundaries=None, reverse=False, save_for_backward=True):
     boundaries = None if boundaries is None else torch.tensor(boundaries, device=device)
-    return *(moved(tensors, device)[name] for name in NAMES), boundaries, True, reverse, "triton", keep
+    return *(moved(tensors, device)[name] for name in NAMES), boundaries, True, reverse, "triton", save_for_backward
 
 
 @pytest.mark.parametrize("options", [
@@ -369,7 +369,7 @@ def test_what_is_saved(device, chunk, tokens, boundaries):
     fake = op._selective_scan(*op_arguments(tensors, "meta", boundaries))
     assert [(t.shape, t.dtype) for t in (y, states)] == [(t.shape, t.dtype) for t in fake]
     assert torch.isfinite(states).all()
-    without, none = op._selective_scan(*op_arguments(tensors, device, boundaries, keep=False))
+    without, none = op._selective_scan(*op_arguments(tensors, device, boundaries, save_for_backward=False))
     assert none.numel() == 0 and torch.equal(without, y)
 
 

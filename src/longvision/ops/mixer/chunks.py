@@ -20,9 +20,9 @@ CHUNK = 512  # tokens
 LEAST = 8 * CHUNK  # tokens: from here on what is spared weighs more than what is computed again
 
 
-def pay(inputs: MixerInputs, keep: bool) -> bool:
+def pay(inputs: MixerInputs, save_for_backward: bool) -> bool:
     """Whether chunks are the way: a backward needs all tokens, and packed images are short."""
-    return inputs.x_BMD.shape[1] >= LEAST and inputs.cu_seqlens is None and not keep
+    return inputs.x_BMD.shape[1] >= LEAST and inputs.cu_seqlens is None and not save_for_backward
 
 
 def forward(inputs: MixerInputs) -> Tensor:

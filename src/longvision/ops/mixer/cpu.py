@@ -33,9 +33,9 @@ class Saved(NamedTuple):
     states_WBKNE: Tensor
 
 
-def saved_shapes(inputs: MixerInputs, keep: bool) -> tuple[tuple[int, ...], ...]:
+def saved_shapes(inputs: MixerInputs, save_for_backward: bool) -> tuple[tuple[int, ...], ...]:
     """Of each tensor of `Saved`."""
-    if not keep:
+    if not save_for_backward:
         return (0,), (0,), (0,)
     (batch, tokens, _), directions = inputs.x_BMD.shape, inputs.directions
     width, states = directions[0].A_log_EN.shape
@@ -46,16 +46,16 @@ def saved_shapes(inputs: MixerInputs, keep: bool) -> tuple[tuple[int, ...], ...]
     )
 
 
-def forward(inputs: MixerInputs, keep: bool) -> tuple[Tensor, Saved]:
-    """-> the output (B, M, D), and what the backward needs (empty unless `keep`)."""
+def forward(inputs: MixerInputs, save_for_backward: bool) -> tuple[Tensor, Saved]:
+    """-> the output (B, M, D), and what the backward needs (empty unless `save_for_backward`)."""
     library = kernels_for(inputs.dtype)
-    if chunks.pay(inputs, keep):
+    if chunks.pay(inputs, save_for_backward):
         return chunks.forward(inputs), _nothing_saved(library)
     in_proj_DF, out_proj_ED = inputs.in_proj_FD.to(inputs.dtype).t(), inputs.out_proj_DE.to(inputs.dtype).t()
     xz_BMF = tokens_times(normed(inputs.x_BMD, inputs)[0], in_proj_DF)
     _, projections, states = saved_shapes(inputs, True)
     projections_WBMP = cached_empty(*projections, dtype=library.dtype)
-    states_WBKNE = cached_empty(*states, dtype=library.real) if keep else None
+    states_WBKNE = cached_empty(*states, dtype=library.real) if save_for_backward else None
     gated_BME = _between(library, xz_BMF, inputs, projections_WBMP, states_WBKNE)
     saved = _nothing_saved(library) if states_WBKNE is None else Saved(xz_BMF, projections_WBMP, states_WBKNE)
     if not inputs.residual:

@@ -26,21 +26,21 @@ class Saved(NamedTuple):
     states_WBKEN: Tensor
 
 
-def saved_shapes(inputs: MixerInputs, keep: bool) -> tuple[tuple[int, ...], ...]:
+def saved_shapes(inputs: MixerInputs, save_for_backward: bool) -> tuple[tuple[int, ...], ...]:
     """Of each tensor of `Saved`."""
-    if not keep:
+    if not save_for_backward:
         return (0,), (0,), (0,)
     (batch, tokens, _), (width, states) = inputs.x_BMD.shape, inputs.directions[0].A_log_EN.shape
     return (batch, tokens, width), (0,), (len(inputs.directions), *states_shape(batch, tokens, width, states))
 
 
-def forward(inputs: MixerInputs, keep: bool) -> tuple[Tensor, Saved]:
-    """-> the output (B, M, D), and what the backward needs (empty unless `keep`)."""
+def forward(inputs: MixerInputs, save_for_backward: bool) -> tuple[Tensor, Saved]:
+    """-> the output (B, M, D), and what the backward needs (empty unless `save_for_backward`)."""
     from longvision.ops.kernels.triton import scan
 
     normed_BMD, _ = _normed(inputs)
     xz_BMF = F.linear(normed_BMD, inputs.in_proj_FD.to(inputs.dtype))
-    ungated, nothing, states = saved_shapes(inputs, keep)
+    ungated, nothing, states = saved_shapes(inputs, save_for_backward)
     saved = Saved(xz_BMF.new_empty(ungated), xz_BMF.new_empty(nothing), xz_BMF.new_empty(states, dtype=torch.float32))
     x_BME, z_BME = xz_BMF.chunk(2, dim=-1)
     sequence_M = sequence_numbers(inputs.cu_seqlens, x_BME)
@@ -53,8 +53,8 @@ def forward(inputs: MixerInputs, keep: bool) -> tuple[Tensor, Saved]:
             other_BME=y_BME,
             scale=1 / len(inputs.directions),
             out=x_BME.new_empty(x_BME.shape, dtype=inputs.dtype if last else torch.float32),
-            ungated=saved.ungated_BME if last and keep else None,
-            states=saved.states_WBKEN[i] if keep else None,
+            ungated=saved.ungated_BME if last and save_for_backward else None,
+            states=saved.states_WBKEN[i] if save_for_backward else None,
         )
     assert y_BME is not None
     out_BMD = F.linear(y_BME, inputs.out_proj_DE.to(inputs.dtype))

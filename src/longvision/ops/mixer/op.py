@@ -86,23 +86,25 @@ ARGUMENTS = (
 
 
 @torch.library.custom_op(
-    "longvision::mixer", mutates_args=(), schema=f"({ARGUMENTS}, bool keep) -> (Tensor, Tensor, Tensor, Tensor)"
+    "longvision::mixer",
+    mutates_args=(),
+    schema=f"({ARGUMENTS}, bool save_for_backward) -> (Tensor, Tensor, Tensor, Tensor)",
 )
 def _mixer(*arguments):
-    """-> the output, and what the backend's backward needs: its `Saved` (empty unless `keep`)."""
-    *described, backend, keep = arguments
+    """-> the output, and what the backend's backward needs: its `Saved` (empty unless `save_for_backward`)."""
+    *described, backend, save_for_backward = arguments
     inputs = MixerInputs.of_the_op(*described)
     with torch.autocast(inputs.x_BMD.device.type, enabled=False):
-        out, saved = FUSED[backend].forward(inputs, keep)
+        out, saved = FUSED[backend].forward(inputs, save_for_backward)
     return out, *saved
 
 
 @_mixer.register_fake
 def _(*arguments):
-    *described, backend, keep = arguments
+    *described, backend, save_for_backward = arguments
     inputs = MixerInputs.of_the_op(*described)
     x, dtype = inputs.x_BMD, inputs.dtype
-    *shapes, states = FUSED[backend].saved_shapes(inputs, keep)
+    *shapes, states = FUSED[backend].saved_shapes(inputs, save_for_backward)
     saved = [x.new_empty(shape, dtype=dtype) for shape in shapes]
     saved.append(x.new_empty(states, dtype=torch.promote_types(dtype, torch.float32)))
     return x.new_empty(inputs.output_shape(), dtype=inputs.output_dtype()), *saved

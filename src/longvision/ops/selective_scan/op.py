@@ -77,11 +77,11 @@ def selective_scan(
         return selective_scan_reference(*inputs[:8], delta_softplus, reverse, cu_seqlens)
     tensors = [t for t in inputs[:8] if t is not None]
     refuse_tangents("selective_scan", *tensors)
-    keep = may_need_backward(tensors)
+    save_for_backward = may_need_backward(tensors)
     if backend == "cpu":  # its kernels take one dtype
         x, delta, B, C, *z = (t.to(dtype) for t in inputs.of_tokens())
         inputs = inputs._replace(x_BME=x, delta_BME=delta, B_BMN=B, C_BMN=C, z_BME=z[0] if z else None)
-    y_BME, _ = _selective_scan(*inputs, backend, keep)
+    y_BME, _ = _selective_scan(*inputs, backend, save_for_backward)
     return y_BME.to(x_BME.dtype)
 
 
@@ -107,25 +107,25 @@ ARGUMENTS = (
 
 
 @torch.library.custom_op(
-    "longvision::selective_scan", mutates_args=(), schema=f"({ARGUMENTS}, bool keep) -> (Tensor, Tensor)"
+    "longvision::selective_scan", mutates_args=(), schema=f"({ARGUMENTS}, bool save_for_backward) -> (Tensor, Tensor)"
 )
 def _selective_scan(*arguments):
-    """-> y (B, M, E), and states from which the backward recomputes, in the backend's layout (empty unless `keep`)."""
-    *described, backend, keep = arguments
+    """-> y (B, M, E), and states from which the backward recomputes, in the backend's layout; empty if not saved."""
+    *described, backend, save_for_backward = arguments
     inputs = ScanInputs(*described)
-    states = _new_states(inputs, backend, keep)
-    return MODULES[backend].forward(inputs, states if keep else None), states
+    states = _new_states(inputs, backend, save_for_backward)
+    return MODULES[backend].forward(inputs, states if save_for_backward else None), states
 
 
 @_selective_scan.register_fake
 def _(x, *arguments):
-    *described, backend, keep = arguments
-    return x.new_empty(x.shape), _new_states(ScanInputs(x, *described), backend, keep)
+    *described, backend, save_for_backward = arguments
+    return x.new_empty(x.shape), _new_states(ScanInputs(x, *described), backend, save_for_backward)
 
 
-def _new_states(inputs: ScanInputs, backend: str, keep: bool) -> Tensor:
+def _new_states(inputs: ScanInputs, backend: str, save_for_backward: bool) -> Tensor:
     """Float32 or better."""
-    shape = MODULES[backend].states_shape(inputs) if keep else (0,)
+    shape = MODULES[backend].states_shape(inputs) if save_for_backward else (0,)
     return inputs.x_BME.new_empty(shape, dtype=torch.promote_types(inputs.x_BME.dtype, torch.float32))
 
 
@@ -165,7 +165,7 @@ def _backward(ctx, grad, _grad_states):
     check_saved("selective_scan", states)
     grads = _selective_scan_backward(grad.contiguous(), states, *tensors, ctx.delta_softplus, ctx.reverse, ctx.backend)
     present = [None if tensor is None else g for g, tensor in zip(grads, tensors)]
-    return *present, None, None, None, None, None  # none for cu_seqlens, delta_softplus, reverse, backend, keep
+    return *present, None, None, None, None, None  # for cu_seqlens, delta_softplus, reverse, backend, save_for_backward
 
 
 _selective_scan.register_autograd(_backward, setup_context=_setup_context)
