@@ -1,0 +1,25 @@
+"""How many patches an image has: plain numbers, so that a size that does not divide is told before torch is loaded."""
+
+from longvision.errors import UserError
+
+
+def grid_size(height: int, width: int, patch: int, stride: int, pad: bool = False) -> tuple[int, int]:
+    """Rows and columns of patches. Raises UserError for a size that does not divide and is not padded."""
+
+    def nearest(side: int, up: bool) -> int:
+        missing = missing_pixels(side, patch, stride)
+        return side + missing if up or not missing else max(patch, side + missing - stride)
+
+    if not pad and (missing_pixels(height, patch, stride) or missing_pixels(width, patch, stride)):
+        low, high = (f"{nearest(height, up)}x{nearest(width, up)}" for up in (False, True))
+        raise UserError(
+            f"image {height}x{width} does not divide into patches of {patch} at stride {stride}: "
+            f"resize to {f'{low} or {high}' if low != high else low}, or pass pad=True when the model is created"
+        )
+    rows, columns = ((side + missing_pixels(side, patch, stride) - patch) // stride + 1 for side in (height, width))
+    return rows, columns
+
+
+def missing_pixels(side: int, patch: int, stride: int) -> int:
+    """Pixels up to the next size that divides."""
+    return max(patch - side, (patch - side) % stride)
