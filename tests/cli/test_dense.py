@@ -37,15 +37,15 @@ def run(request, longvision, tmp_path_factory):
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """Two pictures of different sizes in a folder, a file that is none beside them."""
-    folder = tmp_path / "pictures"
+def mixed_files(tmp_path):
+    """Two images of different sizes in a folder, a file that is none beside them."""
+    folder = tmp_path / "images"
     folder.mkdir()
     for name, size in {"a.png": (80, 50), "b.jpg": (70, 90)}.items():
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (size[1], size[0]), dtype=np.uint8)).save(
             folder / name
         )
-    (folder / "c.jpg").write_text("no picture")
+    (folder / "c.jpg").write_text("no image")
     return folder
 
 
@@ -65,12 +65,12 @@ def test_validate(run, longvision):
     assert answer.code == 0, answer.err
     said = trained.out.splitlines()[-2].split()
     value = next(word for word in said if word[0].isdigit())
-    assert f" {value} %" in answer.out  # the same weights give the same figure
+    assert f" {value} %" in answer.out  # the same weights give the same metric
 
 
-def test_predict_fills_a_folder(run, longvision, pictures):
+def test_predict_fills_a_folder(run, longvision, mixed_files):
     recipe, trained = run
-    answer = longvision("predict", trained.run, pictures)
+    answer = longvision("predict", trained.run, mixed_files)
     assert answer.code == 0
     assert "c.jpg is not an image" in answer.err and "1 of 3 files" in answer.err
     folder = Path("predictions-1")
@@ -86,14 +86,14 @@ def test_predict_fills_a_folder(run, longvision, pictures):
         assert sizes == {"a.png": (80, 50), "b.jpg": (70, 90)}
         assert [category["name"] for category in found["categories"]] == list("0123456789")
     assert str(folder) in answer.out.splitlines()[-1]
-    again = longvision("predict", trained.run, pictures / "a.png", "--out", folder)
+    again = longvision("predict", trained.run, mixed_files / "a.png", "--out", folder)
     assert again.code == 2 and "exists already" in again.err
     assert {path.name for path in folder.iterdir()} == files
 
 
-def test_predict_as_json_writes_nothing(run, longvision, pictures):
+def test_predict_as_json_writes_nothing(run, longvision, mixed_files):
     recipe, trained = run
-    answer = longvision("predict", trained.run, pictures / "a.png", "--json")
+    answer = longvision("predict", trained.run, mixed_files / "a.png", "--json")
     found = json.loads(answer.out)
     assert not Path("predictions-1").exists()
     if recipe == "segment_digits":
@@ -102,10 +102,10 @@ def test_predict_as_json_writes_nothing(run, longvision, pictures):
         assert set(found) == {"images", "categories", "annotations"}
 
 
-def test_python_and_the_command_line_say_the_same(run, longvision, pictures):
+def test_python_and_the_command_line_say_the_same(run, longvision, mixed_files):
     recipe, trained = run
-    found = json.loads(longvision("predict", trained.run, pictures / "a.png", "--json").out)
-    result = Predictor(trained.run)(pictures / "a.png").to_dict()
+    found = json.loads(longvision("predict", trained.run, mixed_files / "a.png", "--json").out)
+    result = Predictor(trained.run)(mixed_files / "a.png").to_dict()
     assert json.loads(json.dumps(result)) == (found[0] if recipe == "segment_digits" else found)
 
 
@@ -139,28 +139,28 @@ def test_what_validate_computes(run, longvision, monkeypatch):
                 np.testing.assert_allclose(getattr(result.detections, field), getattr(expected, field), rtol=1e-4)
 
 
-def test_what_predict_refuses(run, longvision, pictures):
+def test_what_predict_refuses(run, longvision, mixed_files):
     recipe, trained = run
-    window = longvision("predict", trained.run, pictures / "a.png", "--window", 64)
+    window = longvision("predict", trained.run, mixed_files / "a.png", "--window", 64)
     if recipe == "segment_digits":
         assert window.code == 0
         refused = [("--threshold", 0.3), ("--window", 0)]
     else:
         refused = [("--window", 64), ("--threshold", 2), ("--threshold", "nan"), ("--threshold", -0.1)]
-        surest = longvision("predict", trained.run, pictures, "--threshold", 1, "--out", "sure")
+        surest = longvision("predict", trained.run, mixed_files, "--threshold", 1, "--out", "sure")
         assert "nothing above 1.00" in surest.out
     for option, value in refused:
-        answer = longvision("predict", trained.run, pictures, option, value, "--out", "new")
+        answer = longvision("predict", trained.run, mixed_files, option, value, "--out", "new")
         assert answer.code == 2 and option in answer.err and not Path("new").exists()
 
 
-def test_what_is_found_is_counted_by_class(run, longvision, pictures):
+def test_what_is_found_is_counted_by_class(run, longvision, mixed_files):
     recipe, trained = run
     if recipe == "segment_digits":
-        said = longvision("predict", trained.run, pictures / "a.png").out
+        said = longvision("predict", trained.run, mixed_files / "a.png").out
         assert sum(map(float, re.findall(r"(\d+\.\d) %", said.splitlines()[0]))) > 50  # the first five classes' pixels
         return
-    answer = longvision("predict", trained.run, pictures, "--threshold", 0)
+    answer = longvision("predict", trained.run, mixed_files, "--threshold", 0)
     (folder,) = Path().glob("predictions-*")
     found = json.loads((folder / "objects.json").read_text())["annotations"]
     said = re.findall(r"\d × (\d+)", answer.out)
@@ -179,14 +179,14 @@ def test_no_image_s_file_is_written_over(run, longvision, tmp_path):
     assert len(renamed) >= 2 and any(line.startswith(f"{Path('in', 'deep', 'a.png')} is a-") for line in renamed)
 
 
-def test_an_image_too_large_for_memory_is_named(run, longvision, pictures, monkeypatch):
+def test_an_image_too_large_for_memory_is_named(run, longvision, mixed_files, monkeypatch):
     _, trained = run
 
     def fail(self, group):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
 
     monkeypatch.setattr(Predictor, "_predict", fail)
-    answer = longvision("predict", trained.run, pictures / "a.png")
+    answer = longvision("predict", trained.run, mixed_files / "a.png")
     assert answer.code == 1
     assert "a.png (80x50 pixels)" in answer.err and "tiles" in answer.err
     assert not Path("predictions-1").exists()

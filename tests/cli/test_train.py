@@ -68,11 +68,11 @@ def test_everything_is_in_the_folder(digits_run):
 
 
 @pytest.mark.parametrize("name", ["curves", "confusion", "predictions"])
-def test_pictures_show_something(digits_run, name):
-    with Image.open(digits_run / f"{name}.png") as picture:
-        assert picture.format == "PNG"
-        assert min(picture.size) >= 400
-        assert np.asarray(picture.convert("L")).std() > 5
+def test_images_show_something(digits_run, name):
+    with Image.open(digits_run / f"{name}.png") as image:
+        assert image.format == "PNG"
+        assert min(image.size) >= 400
+        assert np.asarray(image.convert("L")).std() > 5
 
 
 def test_metrics_have_a_row_an_epoch(digits_run):
@@ -86,7 +86,7 @@ def test_metrics_have_a_row_an_epoch(digits_run):
         assert float(row["train/loss"]) > 0
 
 
-def test_tensorboard_holds_the_same_figures(digits_run):
+def test_tensorboard_holds_the_same_metrics(digits_run):
     reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     logged = reading.EventAccumulator(str(digits_run / "tensorboard"))
     logged.Reload()

@@ -1,4 +1,4 @@
-"""`longvision validate`: the figures of the training's report, again and on other data."""
+"""`longvision validate`: the metrics of the training's report, again and on other data."""
 
 import csv
 import re
@@ -9,7 +9,7 @@ import pytest
 from longvision.models.weights.files import read_weights
 
 
-def figures(answer):
+def metrics(answer):
     assert answer.code == 0, answer.err
     pairs = re.findall(r"^(\w+) +(\d+\.\d+)( %)?$", answer.out, re.M)
     return {name: float(value) for name, value, _ in pairs}
@@ -21,7 +21,7 @@ def test_the_test_split_is_that_of_the_report(longvision, digits_run):
     _, metadata = read_weights(digits_run / "model.safetensors")
     expected = {name.removeprefix("test/"): value for name, value in metadata["metrics"].items()}
     assert expected.keys() == {"loss", "accuracy", "top5"}
-    assert figures(answer) == pytest.approx(
+    assert metrics(answer) == pytest.approx(
         {name: round(value, 4) if name == "loss" else round(100 * value, 1) for name, value in expected.items()}
     )
 
@@ -31,8 +31,8 @@ def test_the_val_split_is_that_of_the_best_epoch(longvision, digits_run):
     assert answer.out.splitlines()[0] == "144 images of the val split of digits"
     with (digits_run / "metrics.csv").open(newline="") as file:
         best = max(csv.DictReader(file), key=lambda row: float(row["val/accuracy"]))
-    assert figures(answer)["accuracy"] == pytest.approx(100 * float(best["val/accuracy"]), abs=0.06)
-    assert figures(answer)["loss"] == pytest.approx(float(best["val/loss"]), abs=1e-3)
+    assert metrics(answer)["accuracy"] == pytest.approx(100 * float(best["val/accuracy"]), abs=0.06)
+    assert metrics(answer)["loss"] == pytest.approx(float(best["val/loss"]), abs=1e-3)
 
 
 def test_nothing_is_written(longvision, digits_run, tmp_path):
@@ -49,7 +49,7 @@ def test_data_elsewhere(longvision, folder_run, images, tmp_path):
             shutil.copytree(images / "val" / "light", tmp_path / "other" / split / name)
     answer = longvision("validate", folder_run, "--data.path", tmp_path / "other")
     assert answer.out.splitlines()[0] == f"8 images of the val split of {tmp_path / 'other'}"
-    assert figures(answer)["accuracy"] == 50.0
+    assert metrics(answer)["accuracy"] == 50.0
 
 
 def test_without_a_batch_there_is_nothing_to_say(longvision, digits_run):

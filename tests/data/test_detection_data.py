@@ -20,7 +20,7 @@ def digits():
 
 
 def boxes_only(tmp_path):
-    """A COCO set of boxes alone: ten pictures of 30x50, the last without objects."""
+    """A COCO set of boxes alone: ten images of 30x50, the last without objects."""
     (tmp_path / "annotations").mkdir(exist_ok=True)
     labels = {
         "images": [{"id": n, "file_name": f"{n}.png", "height": 30, "width": 50} for n in range(10)],
@@ -60,7 +60,7 @@ def test_scattered_digits_as_they_are_evaluated(digits):
     assert (image.shape, target.size, target.image_id) == ((1, 64, 64), (64, 64), 0)
 
 
-def test_evaluated_pictures_are_fitted_and_targets_are_not(tmp_path):
+def test_evaluated_images_are_fitted_and_targets_are_not(tmp_path):
     data = CocoData(boxes_only(tmp_path), size=(60, 80), workers=0).build()
     data.setup("fit")
     batches = list(data.val_dataloader())
@@ -69,7 +69,7 @@ def test_evaluated_pictures_are_fitted_and_targets_are_not(tmp_path):
     assert (image.shape, image.dtype) == ((3, 48, 80), torch.float32)  # 30x50 as large as fits into 60x80
     assert target.size == (30, 50)
     assert target.boxes.tolist() == [[5, 5, 25, 25]] * 2
-    assert target.iscrowd.tolist() == [False, True]  # figures need crowds
+    assert target.iscrowd.tolist() == [False, True]  # COCO's metrics need crowds
     assert len(batches[9][1][0].labels) == 0
     assert target.masks is None
 
@@ -87,7 +87,7 @@ def test_copy_paste_needs_masks(tmp_path):
         CocoData(boxes_only(tmp_path), augment=DetectionAugment(copy_paste=0.5)).source()
 
 
-def test_copy_paste_takes_objects_of_training_pictures(digits, monkeypatch):
+def test_copy_paste_takes_objects_of_training_images(digits, monkeypatch):
     asked = []
     pictures = digits.images("train")
     original = type(pictures).__getitem__
@@ -137,7 +137,7 @@ def test_grey_input_from_colour_files(tmp_path):
     assert data.transforms.evaluate(image, target)[0].shape == (1, 38, 64)
 
 
-def test_worker_processes_vary_pictures_differently(tmp_path):
+def test_worker_processes_vary_images_differently(tmp_path):
     """And the sets travel to them."""
     data = ScatteredDetectionData(
         size=64, pictures=8, batch_size=2, workers=2, augment=DetectionAugment((0.2, 0.9))

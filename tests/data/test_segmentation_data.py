@@ -28,13 +28,13 @@ def mask(*values, height=6, width=8):
 
 
 def fill(root, image: str, truth: str, count=2, values=(0, 1)):
-    """`count` pictures and masks; * in the two names is the picture's number."""
+    """`count` images and masks; * in the two names is the image's number."""
     for number in range(count):
         save(root / image.replace("*", f"{number:02}"), picture())
         save(root / truth.replace("*", f"{number:02}"), mask(*values))
 
 
-def test_pictures_with_their_masks(tmp_path):
+def test_images_with_their_masks(tmp_path):
     fill(tmp_path, "train/*.png", "trainannot/*.png")
     fill(tmp_path, "val/*.png", "valannot/*_L.png", 3)
     source = MaskFolderSource(tmp_path)
@@ -151,7 +151,7 @@ def test_the_first_ten_faults_are_named(tmp_path):
     assert str(caught.value).count("its mask") == 10 and str(caught.value).endswith("; …")
 
 
-def test_a_picture_lying_on_its_side_is_measured_upright(tmp_path):
+def test_an_image_lying_on_its_side_is_measured_upright(tmp_path):
     fill(tmp_path, "images/*.png", "masks/*.png")
     for number in (0, 1):
         (tmp_path / f"images/{number:02}.png").unlink()

@@ -130,7 +130,7 @@ def test_the_score_is_the_mean_over_stages_and_the_box_the_last_ones():
     torch.testing.assert_close(found[0].boxes, torch.tensor([[26.0, 20.0, 46.0, 60.0]] * 2))
 
 
-def test_boxes_that_overlap_are_one_and_a_picture_has_at_most_a_hundred():
+def test_boxes_that_overlap_are_one_and_an_image_has_at_most_a_hundred():
     cascade = heads(classes=1).eval()
     for i in range(3):
         constant(cascade, i, [0.0, 1.0], [0.0] * 4)

@@ -182,7 +182,7 @@ def test_the_left_half_of_a_mask_fills_the_left_half_of_its_box():
     assert drawn.nonzero().aminmax(dim=0).max.tolist() == [9, 13] and drawn.sum() == 8 * 10
 
 
-def test_nothing_is_pasted_outside_the_picture():
+def test_nothing_is_pasted_outside_the_image():
     assert not masks_in_image(torch.ones(1, 28, 28), torch.tensor([[30.0, 20.0, 30.0, 20.0]]), (20, 30)).any()
     assert masks_in_image(torch.zeros(0, 28, 28), torch.zeros(0, 4), (20, 30)).shape == (0, 20, 30)
 
@@ -235,8 +235,8 @@ def test_backbones_by_name(name: str, norm: bool):
 
 
 @pytest.mark.slow
-def test_learns_pictures_by_heart():
-    """Bright squares and dark bars: after 120 steps on three pictures both are found, and their masks."""
+def test_learns_images_by_heart():
+    """Bright squares and dark bars: after 120 steps on three images both are found, and their masks."""
     pytest.importorskip("faster_coco_eval")
     from longvision.metrics.average_precision import CocoAveragePrecision
 
@@ -260,5 +260,5 @@ def test_learns_pictures_by_heart():
         schedule.step()
     metric = CocoAveragePrecision(2, masks=True)
     metric.update(model.eval()(pictures), truth)
-    figures = metric.compute()
-    assert figures["box_ap50"] > 0.8 and figures["mask_ap50"] > 0.8
+    metrics = metric.compute()
+    assert metrics["box_ap50"] > 0.8 and metrics["mask_ap50"] > 0.8

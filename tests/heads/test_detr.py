@@ -249,7 +249,7 @@ def test_a_batch_is_padded_below_and_right_and_the_padding_is_masked():
             torch.testing.assert_close(seen, expected)
 
 
-def test_detections_are_boxes_scores_and_labels_of_each_picture():
+def test_detections_are_boxes_scores_and_labels_of_each_image():
     model, (images, _) = small(classes=2).eval(), scene()
     model.model.class_labels_classifier.bias.data[-1] = 5  # most likely there is nothing
     model.model.bbox_predictor.layers[-1].bias.data[:] = torch.tensor([-1, 1, 3, 3])  # large and not centred

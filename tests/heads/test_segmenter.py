@@ -52,7 +52,7 @@ def test_without_auxiliary_head_training_gives_logits_alone():
 
 @pytest.mark.parametrize("head", ["upernet", "fpn"])
 def test_an_answer_lies_where_its_pixels_are(head):
-    """What changes in one corner of the picture changes the logits there most."""
+    """What changes in one corner of the image changes the logits there most."""
     torch.manual_seed(0)
     model = make(head=head).eval()
     x = torch.zeros(1, 3, 128, 128)
@@ -69,8 +69,8 @@ def test_an_answer_lies_where_its_pixels_are(head):
         assert inside > 2 * change_HW[rows, columns].mean()
 
 
-def test_the_picture_s_padding_does_not_reach_far():
-    """A picture that is padded inside is answered as the same picture with those zeros given."""
+def test_the_image_s_padding_does_not_reach_far():
+    """An image that is padded inside is answered as the same image with those zeros given."""
     model = make().eval()
     x = torch.randn(1, 3, 50, 70)
     padded = torch.nn.functional.pad(x, (0, 26, 0, 14))

@@ -1,4 +1,4 @@
-"""Position embeddings on another grid: class rows stay, the rest is a picture that is resized."""
+"""Position embeddings on another grid: class rows stay, the rest is a map that is resized."""
 
 import pytest
 import torch

@@ -85,7 +85,7 @@ def test_objects_never_found_have_an_ap_of_0_and_classes_without_objects_none(ma
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
 @pytest.mark.parametrize("masks", [False, True])
 @pytest.mark.parametrize("found", [[], [detections([], [], [])], [detections([[0, 0, 9, 9]], [2], [0.9])]])
-def test_without_any_object_every_figure_is_nan(found: list, masks: bool):
+def test_without_any_object_every_metric_is_nan(found: list, masks: bool):
     metrics = measured(found, [objects([], [])] * len(found), masks=masks)
     assert len(metrics) == 8 if masks else 4
     assert all(metric.isnan().all() for metric in metrics.values())

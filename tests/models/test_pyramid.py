@@ -86,7 +86,7 @@ def test_the_map_of_the_backbone_s_stride_is_its_last_normalised_map(name):
 
 @pytest.mark.parametrize("name, stride", [("vim_tiny_patch16_224", 16), ("vim_tiny_patch16_stride8_224", 8)])
 def test_a_cell_lies_where_its_pixels_are(name, stride):
-    """A bright patch moves with the picture: the patch embedding's response is centred on the cell."""
+    """A bright patch moves with the image: the patch embedding's response is centred on the cell."""
     model = make(name)
     proj = model.base.patch_embed.proj
     with torch.no_grad():
@@ -189,7 +189,7 @@ def test_create_features_and_the_backbone_inside(name):
 
 
 @pytest.mark.parametrize("name", ["vim_tiny_patch16_224", "deit_tiny_patch16_224"])
-def test_positions_are_held_for_the_padded_picture(name):
+def test_positions_are_held_for_the_padded_image(name):
     model = create_features(name, 3, (96, 100), args={"depth": 1})
     assert model.model.base.pos_embed.shape[1] == 6 * 8 + (name == "deit_tiny_patch16_224")
     assert model(torch.randn(1, 3, 96, 100))[0].shape[2:] == (24, 25)

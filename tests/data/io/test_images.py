@@ -1,4 +1,4 @@
-"""Every kind of picture a folder of images can hold, against pixel values that are known."""
+"""Every kind of image file a folder of images can hold, against pixel values that are known."""
 
 import io
 from contextlib import suppress

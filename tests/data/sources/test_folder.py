@@ -84,7 +84,7 @@ def test_unlabelled_test_images_are_not_used(tmp_path):
 
 def test_a_few_files_that_are_no_images_are_named_and_skipped(tmp_path):
     fill(tmp_path, cat=100, dog=99)
-    (tmp_path / "cat" / "broken.PNG").write_text("not a picture")
+    (tmp_path / "cat" / "broken.PNG").write_text("not an image")
     with pytest.warns(UserWarning) as caught:
         source = FolderSource(tmp_path)
         kept = names(source.split("train")) | names(source.split("val"))
@@ -96,7 +96,7 @@ def test_a_few_files_that_are_no_images_are_named_and_skipped(tmp_path):
 def test_many_stop(tmp_path):
     fill(tmp_path, cat=50, dog=50)
     for number in range(12):
-        (tmp_path / "cat" / f"a{number:02}.png").write_text("not a picture")
+        (tmp_path / "cat" / f"a{number:02}.png").write_text("not an image")
     with pytest.raises(UserError, match=r"12 of 112 files .*cat/a00\.png, .*cat/a09\.png, …\).* 1 %"):
         FolderSource(tmp_path).split("train")
 
@@ -137,7 +137,7 @@ def test_an_empty_class(tmp_path):
 
 def test_a_class_of_nothing_readable(tmp_path):
     fill(tmp_path, cat=100, dog=100, emu=0)
-    (tmp_path / "emu" / "1.png").write_text("not a picture")
+    (tmp_path / "emu" / "1.png").write_text("not an image")
     with pytest.warns(UserWarning), pytest.raises(UserError, match="no readable images of emu"):
         FolderSource(tmp_path).split("train")
 

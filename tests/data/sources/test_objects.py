@@ -76,27 +76,27 @@ def test_a_box_is_cut_to_its_image():
 
 
 @pytest.fixture
-def picture(tmp_path):
+def record(tmp_path):
     """A file of 6x8 pixels (height x width) and its record."""
     Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
     return ImageRecord(str(tmp_path / "a.png"), 0, 6, 8)
 
 
-def test_files_that_fit_pass(picture):
-    check_files([picture], "x.json")
+def test_files_that_fit_pass(record):
+    check_files([record], "x.json")
 
 
-def test_missing_and_broken_files_and_other_sizes_are_named(picture, tmp_path):
+def test_missing_and_broken_files_and_other_sizes_are_named(record, tmp_path):
     with pytest.raises(UserError, match=r"^1 images that x\.json lists do not exist \(.*b\.png\): add them"):
-        check_files([picture, ImageRecord(str(tmp_path / "b.png"), 1, 6, 8)], "x.json")
+        check_files([record, ImageRecord(str(tmp_path / "b.png"), 1, 6, 8)], "x.json")
     (tmp_path / "c.png").write_text("no image")
     with pytest.raises(UserError, match=r"^1 files that x\.json lists are not images \(.*c\.png\): replace"):
-        check_files([picture, ImageRecord(str(tmp_path / "c.png"), 1, 6, 8)], "x.json")
+        check_files([record, ImageRecord(str(tmp_path / "c.png"), 1, 6, 8)], "x.json")
     with pytest.raises(UserError, match=r"^1 images have another size than x\.json says \(a\.png is 6x8, not 8x6\)"):
-        check_files([ImageRecord(picture.file, 0, 8, 6)], "x.json")
+        check_files([ImageRecord(record.file, 0, 8, 6)], "x.json")
 
 
-def test_a_picture_on_its_side_has_the_size_it_is_read_in(tmp_path):
+def test_an_image_on_its_side_has_the_size_it_is_read_in(tmp_path):
     exif = Image.Exif()
     exif[0x112] = 6
     Image.new("RGB", (8, 6)).save(tmp_path / "a.jpg", exif=exif)
@@ -106,14 +106,14 @@ def test_a_picture_on_its_side_has_the_size_it_is_read_in(tmp_path):
     assert (image.height, image.width) == (8, 6)
 
 
-def test_pictures_are_read_in_colour_with_their_name(picture):
-    pictures = ImageSet(SerializedList([picture]), read_objects)
-    image, target = pictures[0]
+def test_images_are_read_in_colour_with_their_name(record):
+    read = ImageSet(SerializedList([record]), read_objects)
+    image, target = read[0]
     assert (image.mode, len(target.labels)) == ("RGB", 0)
     assert np.asarray(image).shape == (6, 8, 3)
 
 
-def test_a_picture_exchanged_since_the_check_is_not_read_wrongly(picture):
-    Image.new("RGB", (9, 9)).save(picture.file)
+def test_an_image_exchanged_since_the_check_is_not_read_wrongly(record):
+    Image.new("RGB", (9, 9)).save(record.file)
     with pytest.raises(UserError, match="is 9x9, its labels 6x8"):
-        read_objects(picture)
+        read_objects(record)

@@ -11,7 +11,7 @@ def touch(path):
 
 
 def fill(root, image: str, mask: str, count=2):
-    """`count` empty files each: images and masks are found, not opened. * in the two names is the picture's number."""
+    """`count` empty files each: images and masks are found, not opened. * in the two names is the image's number."""
     pairs = [(root / image.replace("*", f"{n:02}"), root / mask.replace("*", f"{n:02}")) for n in range(count)]
     for pair in pairs:
         for path in pair:
@@ -77,7 +77,7 @@ def test_masks_by_the_beginning_of_their_name(tmp_path):
     assert [os.path.basename(mask) for _, mask in found] == ["a_mask.png", "a_1_mask.png", "b.png", "c-x.seg.png"]
 
 
-def test_two_masks_for_a_picture(tmp_path):
+def test_two_masks_for_an_image(tmp_path):
     touch(tmp_path / "images/a.jpg")
     for name in ("a_1stHO", "a_2ndHO"):
         touch(tmp_path / f"masks/{name}.png")
@@ -111,7 +111,7 @@ def chase_names(root):
 
 
 def test_no_patient_of_chasedb1_is_in_two_splits(tmp_path):
-    """Not even where a picture is missing."""
+    """Not even where an image is missing."""
     for patient in range(1, 15):
         for side in "LR":
             touch(tmp_path / f"Image_{patient:02}{side}.jpg")

@@ -23,11 +23,11 @@ def digest(scene: Scene) -> str:
     ("split", "size", "expected"),
     [("train", (128, 128), "98fe82161b966f4f"), ("test", (200, 333), "6fd3f456c91e2206")],
 )
-def test_a_picture_is_the_same_on_every_machine(split, size, expected):
+def test_an_image_is_the_same_on_every_machine(split, size, expected):
     assert digest(ScatteredDigits(split, 8, size, seed=3).scene(5)) == expected
 
 
-def test_seed_split_number_and_size_each_make_another_picture():
+def test_seed_split_number_and_size_each_make_another_image():
     def first(split="train", size=(64, 64), seed=0, index=0):
         return digest(ScatteredDigits(split, 2, size, seed=seed).scene(index))
 
@@ -35,7 +35,7 @@ def test_seed_split_number_and_size_each_make_another_picture():
     assert len(pictures) == 6
 
 
-def test_how_many_pictures_there_are_changes_none_of_them():
+def test_how_many_images_there_are_changes_none_of_them():
     assert digest(ScatteredDigits("val", 3).scene(2)) == digest(ScatteredDigits("val", 300).scene(2))
 
 
@@ -168,7 +168,7 @@ def test_the_smallest_canvas_shows_one_digit():
     assert [len(scene.labels_N) for scene in scenes(count=30, size=(32, 32))] == [1] * 30
 
 
-def test_test_pictures_show_scans_of_their_own(monkeypatch):
+def test_test_images_show_scans_of_their_own(monkeypatch):
     asked = []
     monkeypatch.setattr(
         scattered,
@@ -194,7 +194,7 @@ def test_the_rows_worked_on_at_a_time_change_nothing(monkeypatch):
     assert np.ptp(at_once.astype(int)) > 20
 
 
-def test_a_large_picture_needs_little_memory():
+def test_a_large_image_needs_little_memory():
     import tracemalloc
 
     made = ScatteredDigits("train", 1, (4096, 4096))
@@ -202,7 +202,7 @@ def test_a_large_picture_needs_little_memory():
     scene = made.scene(0)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 10 * 4096**2  # bytes: the picture takes 1 a pixel, the map of instances 2
+    assert peak < 10 * 4096**2  # bytes: the image takes 1 a pixel, the map of instances 2
     assert len(scene.labels_N) > 100
 
 
@@ -222,6 +222,6 @@ def test_what_cannot_be_made(arguments, words):
         ScatteredDigits(**{"split": "train", "count": 1} | arguments)
 
 
-def test_no_picture_past_the_last():
+def test_no_image_past_the_last():
     with pytest.raises(IndexError, match="image 2 of 2"):
         ScatteredDigits("train", 2).scene(2)

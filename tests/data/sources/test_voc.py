@@ -21,7 +21,7 @@ def write_xml(root, name, *things, height=HEIGHT, width=WIDTH):
 
 @pytest.fixture
 def root(tmp_path):
-    """A VOC set: pictures 1 and 2 train, 3 validates; 2 has no objects."""
+    """A VOC set: images 1 and 2 train, 3 validates; 2 has no objects."""
     for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (tmp_path / folder).mkdir(parents=True)
     for name in ("1", "2", "3"):
@@ -57,7 +57,7 @@ def test_one_folder_below(root, tmp_path_factory):
     VocSource(above).check("train")
 
 
-def test_test_pictures_need_labels(root):
+def test_test_images_need_labels(root):
     (root / "ImageSets/Main/test.txt").write_text("4\n")
     assert not VocSource(root).has_test
     write_xml(root, "4")
@@ -71,7 +71,7 @@ def test_test_pictures_need_labels(root):
         ((-1, 1, 9, 9), r"1 boxes in .*Annotations lie outside"),
         ((5, 5, 4, 9), r"1 of the 1 boxes in .* \(val\) have no area \(object 1 of 3: 5 5 4 9\)"),
         ((5, 5, 9, 4), r"1 of the 1 boxes in .* \(val\) have no area"),
-        ((61, 5, 61, 9), r"1 of the 1 boxes in .* \(val\) have no area"),  # beside the picture
+        ((61, 5, 61, 9), r"1 of the 1 boxes in .* \(val\) have no area"),  # beside the image
     ],
 )
 def test_faults_of_boxes(root, box, message):
@@ -114,7 +114,7 @@ def test_a_class_that_never_trains(root):
         VocSource(root).check("val")
 
 
-def test_pictures_that_are_missing_or_of_another_size(root):
+def test_images_that_are_missing_or_of_another_size(root):
     write_xml(root, "3", thing(), height=WIDTH, width=HEIGHT)
     with pytest.raises(UserError, match=r"\(3\.jpg is 40x60, not 60x40\)"):
         VocSource(root).check("val")

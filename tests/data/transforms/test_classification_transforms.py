@@ -82,7 +82,7 @@ def test_each_step_does_something(step):
 @pytest.mark.parametrize("length", [1, 2, 5, 8])
 @pytest.mark.parametrize("alphas", [{"mixup": 0.8}, {"cutmix": 1.0}, {"mixup": 0.8, "cutmix": 1.0}])
 def test_soft_targets(length, alphas):
-    """A class has the share of the target that it has of the picture: images are filled with their label."""
+    """A class has the share of the target that it has of the image: images are filled with their label."""
     mix = batch_mixup(Augment(**alphas), num_classes=10)
     labels_B = torch.arange(length)
     images_BCHW = labels_B.float().view(-1, 1, 1, 1).expand(-1, 3, 16, 16).clone()

@@ -32,7 +32,7 @@ def blobs(count=4, height=60, width=90):
 
 
 def sample(masks_NHW, shown=None, crowd=None, with_masks=True):
-    """A picture white where `shown` is (all masks when left out), and its target."""
+    """An image white where `shown` is (all masks when left out), and its target."""
     shown = masks_NHW.any(0) if shown is None else shown
     image = Image.fromarray(shown.numpy().astype(np.uint8) * 255)
     boxes_N4, labels = tight_boxes(masks_NHW), list(range(len(masks_NHW)))
@@ -48,8 +48,8 @@ def box_of(mask_HW):
     return [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
 
 
-def test_a_picture_drawn_from_its_masks_stays_on_them():
-    """Every object alone in its picture: after any jitter the mask and the box are the bright pixels'."""
+def test_an_image_drawn_from_its_masks_stays_on_them():
+    """Every object alone in its image: after any jitter the mask and the box are the bright pixels'."""
     masks_NHW, left, cut = blobs(), 0, 0
     for turn in range(200):
         alone = masks_NHW[turn % 4][None]
@@ -66,8 +66,8 @@ def test_a_picture_drawn_from_its_masks_stays_on_them():
     assert left > 100 and cut > 5  # or this tests little
 
 
-def test_boxes_without_masks_follow_the_picture():
-    """To a pixel: they are not rounded, the picture's pixels are."""
+def test_boxes_without_masks_follow_the_image():
+    """To a pixel: they are not rounded, the image's pixels are."""
     augment, left = DetectionAugment(scale=(0.5, 2.0)), 0
     for turn in range(100):
         alone = torch.zeros(1, 60, 90, dtype=torch.bool)
@@ -83,7 +83,7 @@ def test_boxes_without_masks_follow_the_picture():
 
 
 def test_boxes_at_the_edge_survive_rounding():
-    """A box as wide as its picture may be enlarged to a little more than the model's width."""
+    """A box as wide as its image may be enlarged to a little more than the model's width."""
     image = Image.new("L", (427, 427))
     target = as_target(0, [[0, 0, 427, 427]], [0])
     for side in (111, 222, 244, 255):
@@ -108,7 +108,7 @@ def test_each_label_keeps_its_object():
 
 @pytest.mark.parametrize("height, width", [(60, 90), (300, 40), (1, 500), (7, 7)])
 @pytest.mark.parametrize("scale", [(0.1, 0.1), (1, 1), (2, 2), (40, 40)])
-def test_every_picture_comes_out_at_the_models_size(height, width, scale):
+def test_every_image_comes_out_at_the_models_size(height, width, scale):
     mask_HW = torch.ones(1, height, width, dtype=torch.bool)
     image_CHW, target = jittered(*sample(mask_HW), SPEC, DetectionAugment(scale=scale))
     assert image_CHW.shape == (1, *SIZE)
@@ -174,7 +174,7 @@ def test_objects_below_a_pixel_are_dropped(with_masks, tall):
 
 
 @pytest.mark.parametrize("with_masks", [True, False])
-def test_a_picture_without_objects(with_masks):
+def test_an_image_without_objects(with_masks):
     empty = sample(torch.zeros(0, 60, 90, dtype=torch.bool), torch.zeros(60, 90), with_masks=with_masks)
     augment = DetectionAugment(copy_paste=float(with_masks), photometric=1.0)
     image_CHW, target = training_sample(*empty, SPEC, augment, lambda: empty)
@@ -244,7 +244,7 @@ def test_some_of_the_objects_are_pasted():
     assert sum(counts) == pytest.approx(200, abs=40)
 
 
-def test_copy_paste_draws_another_picture_with_its_probability():
+def test_copy_paste_draws_another_image_with_its_probability():
     masks_NHW, drawn = blobs(), []
 
     def another():
@@ -288,7 +288,7 @@ def test_augment_from_lists():
 
 
 def test_what_is_not_padding_is_said():
-    """Of a picture of 2:1 at half its size: half as high and wide as the canvas, and half of that again."""
+    """Of an image of 2:1 at half its size: half as high and wide as the canvas, and half of that again."""
     image = Image.new("L", (80, 40), 255)
     preprocess = InputSpec((64, 64), 1)
     nothing = as_target(0, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))

@@ -26,7 +26,7 @@ def ramp(height, width, down=False):
 @pytest.mark.parametrize("down", [False, True])
 @pytest.mark.parametrize("scale", [(1.0, 1.0), (0.5, 2.0), (0.1, 0.4)])
 @pytest.mark.parametrize("resize", ["none", "short", "fit"])
-def test_picture_and_mask_stay_on_each_other(down, scale, resize):
+def test_image_and_mask_stay_on_each_other(down, scale, resize):
     values = ramp(150, 170, down)
     spec = InputSpec((96, 80), 1, **RAW, resize=resize)
     crop = train_crop(DenseAugment(scale, flip=0.5, photometric=0, most=1), spec)
@@ -60,8 +60,8 @@ def test_both_outcomes_of_a_flip_occur():
     assert 5 < sum(falls) < 25
 
 
-def test_a_crop_equals_the_resized_picture_cut():
-    """Only the window is computed: it holds what the whole picture, resized, would show there."""
+def test_a_crop_equals_the_resized_image_cut():
+    """Only the window is computed: it holds what the whole image, resized, would show there."""
     random = np.random.default_rng(0)
     values = random.integers(0, 255, (90, 70), np.uint8)
     crop = train_crop(DenseAugment((2.0, 2.0), 0, 0, 1), InputSpec((64, 48), 1, **RAW, resize="none"))
@@ -78,7 +78,7 @@ def test_masks_are_never_blended():
         assert set(crop(Image.fromarray(values), values)[1].unique().tolist()) <= {0, 7, 200, IGNORE}
 
 
-def test_beyond_a_small_picture_is_the_mean_and_does_not_count():
+def test_beyond_a_small_image_is_the_mean_and_does_not_count():
     crop = train_crop(DenseAugment((1.0, 1.0), 0, 0, 1), InputSpec((8, 9), resize="none"))
     image, truth = crop(Image.fromarray(np.full((5, 6, 3), 255, np.uint8)), np.ones((5, 6), np.uint8))
     assert (truth == 1).sum() == 30 and (truth[:5, :6] == 1).all() and (truth[5:] == IGNORE).all()
