@@ -27,6 +27,7 @@ def run(arguments: list[str]) -> int:
 
 
 def recipe_paths() -> list[Path]:
+    """The YAML files that come with the package, by name."""
     return sorted(FOLDER.glob("*.yaml"))
 
 

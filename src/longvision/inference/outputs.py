@@ -31,6 +31,10 @@ class Outputs:
         self.dicts: list[Any] = []
 
     def add(self, result: Any) -> None:
+        """One image's result: a row of the table, and its files, or its dictionary where there is no folder.
+
+        Raises UserError where a file cannot be written.
+        """
         self.rows.append((result.name, self.cells(result)))
         if self.folder is None:
             self.dicts.append(result.to_dict())
@@ -38,16 +42,18 @@ class Outputs:
             self.write(result, self.folder)
 
     def cells(self, result: Any) -> list[str]:
+        """What the table says of an image, behind its name."""
         return result.cells()
 
     def write(self, result: Any, folder: Path) -> None:
-        """The files of one image."""
+        """The files of one image, into `folder`, which is made if need be; none that exists is overwritten."""
         raise NotImplementedError
 
     def finish(self, folder: Path) -> None:
-        """The files of all images."""
+        """The files of all images together, once the last is added."""
 
     def as_json(self) -> Any:
+        """What `json.dumps` takes, of all images in their order; of results that were added without a folder."""
         return self.dicts
 
     def _save(self, result: Result, folder: Path, contents: dict[str, Any]) -> None:

@@ -214,6 +214,7 @@ class Backbone(nn.Module):
         return {"mean": "avg", "none": ""}.get(self.pool, self.pool)
 
     def get_classifier(self) -> nn.Module:
+        """The head: a Linear, or an Identity for no classes."""
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:

@@ -116,9 +116,11 @@ class FeaturePyramid(nn.Module):
         return take
 
     def no_weight_decay(self) -> set[str]:
+        """The backbone's parameters to keep out of weight decay, under their names here."""
         return {f"base.{name}" for name in self.base.no_weight_decay()}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Of the backbone: store each block's input alone for the backward pass, and compute the rest again."""
         self.base.set_grad_checkpointing(enable)
 
 
