@@ -133,7 +133,7 @@ def test_one_or_many_in_any_batch_and_order(written, task):
     assert isinstance(together, list) and [result.name for result in together] == [f"image-{n}" for n in (1, 2, 3, 4)]
     for one, other in zip(alone, together, strict=True):
         assert_same(one, other)
-    assert Predictor(path, "cpu").predict(tuple(several[:1]))[0].name == "image-1"
+    assert Predictor(path, "cpu")(tuple(several[:1]))[0].name == "image-1"
 
 
 def test_batches_are_no_larger_than_asked_for(written):

@@ -93,8 +93,6 @@ class Predictor:
             return self.stream(images)
         return next(self.stream([images]))
 
-    predict = __call__
-
     def stream(self, images: Iterable[ImageSource], on_error: OnError | None = None) -> Iterator[Any]:
         """Results one after the other, in the images' order.
 
