@@ -22,6 +22,7 @@ from longvision_cli.trainer_options import TrainerOptions
 from longvision_cli.values import Key, build, in_words, keys_of, plain
 
 RENAMED = {"model.asking": "model.inference"}  # key or table of keys, as earlier versions called it -> as it is called
+DEFAULT_TASK = "classification"
 NO_LONGER = {"resume", "trainer.callbacks", "trainer.plugins"}  # in files of earlier versions; null says nothing
 GENERAL = {name: Key(name, kind, None) for name, kind in {"task": str, "source": str, "runs": str, "seed": int}.items()}
 
@@ -80,15 +81,18 @@ def configure(files: list[Path], words: Words, of_run: bool = False) -> Configur
     A run's own file (`of_run`) may have been written by an earlier version: keys that have other names now are read.
 
     Raises:
-        UserError: a key that is not there, with the nearest ones; a value of the wrong kind; a value that is missing.
+        UserError: a key that is not there, with the nearest ones; a value of the wrong kind; a value that is missing;
+            of a run, another task or source than its own.
     """
     contents = [(path, _read_yaml(path)) for path in files]
     general = {
         name: GENERAL[name].read(content[name]) for _, content in contents for name in content if name in GENERAL
     }
     given = {name: text for name, text in vars(words.options).items() if name in GENERAL and text is not None}
+    if of_run:
+        _refuse_another(general, given)
     general |= {name: GENERAL[name].read(text, is_text=True) for name, text in given.items()}
-    task = _choose("task", general.setdefault("task", "classification"), list(TASKS))
+    task = _choose("task", general.setdefault("task", DEFAULT_TASK), list(TASKS))
     sources = list(TASKS[task].sources)
     source = _choose(f"source of {task}", general.setdefault("source", sources[0]), sources)
     options = options_of(task, source)
@@ -107,6 +111,18 @@ def configure(files: list[Path], words: Words, of_run: bool = False) -> Configur
     if missing := [name for name, key in keys.items() if key.default is MISSING and name not in values]:
         raise UserError(f"{', '.join(missing)} is missing: pass {' '.join(f'--{name} VALUE' for name in missing)}")
     return Configuration(**general, **{section: build(kind, section, values) for section, kind in options.items()})
+
+
+def _refuse_another(own: dict[str, Any], given: dict[str, str]) -> None:
+    """Raises UserError for another task or source than a run's own, which it keeps."""
+    task = _choose("task", own.get("task", DEFAULT_TASK), list(TASKS))
+    kept = {"task": task, "source": own.get("source", next(iter(TASKS[task].sources)))}
+    for name, value in kept.items():
+        if given.get(name, value) != value:
+            raise UserError(
+                f"--{name} {given[name]}: the {name} of this run is {value}, and it keeps it: leave --{name} out, or "
+                "start a new run"
+            )
 
 
 def options_of(task: str, source: str) -> dict[str, type]:

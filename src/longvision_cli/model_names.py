@@ -5,8 +5,11 @@ import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from longvision.errors import UserError
+from longvision.grid import grid_size
+from longvision.types import Size
 from longvision_cli.names import did_you_mean
 
 
@@ -22,6 +25,19 @@ def check_model(name: str) -> None:
     if base not in known and not any(f"'{base}'" in source or f'"{base}"' in source for source in _sources()):
         near = did_you_mean(base, known, cutoff=0.7, otherwise="`longvision models '*'` lists those there are")
         raise UserError(f"unknown model {name!r}: {near}")
+
+
+def check_size(name: str, args: dict[str, Any], size: Size) -> None:
+    """Raises UserError for an image size that does not divide into a Vim's patches; other models are not known here."""
+    sides = re.fullmatch(r"vim_[a-z]+_patch(\d+)(?:_stride(\d+))?_\d+", name.partition(".")[0])
+    if sides is None or args.get("pad"):
+        return
+    patch = args.get("patch_size", int(sides[1]))
+    stride = args.get("stride") or (int(sides[2]) if sides[2] else patch)
+    for key, value in {"patch_size": patch, "stride": stride}.items():
+        if type(value) is not int or value < 1:
+            raise UserError(f"--model.args.{key} {value!r}: expected a whole number, at least 1")
+    grid_size(*size, patch, stride)
 
 
 def _sources() -> Iterator[str]:

@@ -26,6 +26,8 @@ def run(arguments: list[str]) -> int:
     from longvision.registry import load, task_entry
 
     # All mistakes that can be told without torch are told before it is loaded.
+    if options.device is not None:
+        check_device(options.device)
     description = read_description(find_weights(options.run))
     writer = load(task_entry(description.task).output)
     given = {name: getattr(options, name) for name in TASK_OPTIONS if getattr(options, name) is not None}
@@ -33,8 +35,6 @@ def run(arguments: list[str]) -> int:
         raise UserError(
             f"--{name} means nothing to {options.run}, a model for {description.task}: {TASK_OPTIONS[name]}"
         )
-    if options.device is not None:
-        check_device(options.device)
     if options.batch is not None and options.batch < 1:
         raise UserError(f"--batch {options.batch}: expected at least 1")
     inference = None

@@ -8,7 +8,7 @@ from longvision.errors import MissingFileError, UserError, user_paths
 from longvision.text import printable
 from longvision_cli.arguments import ArgumentParser, take_apart
 from longvision_cli.configuration import Configuration, add_options, configure, read_recipes
-from longvision_cli.model_names import check_model
+from longvision_cli.model_names import check_model, check_size
 from longvision_cli.notes import print_notes
 from longvision_cli.quiet import quiet
 from longvision_cli.run_data import resumed_source
@@ -24,6 +24,8 @@ def run(arguments: list[str]) -> int:
     resumed, allow_changed_data = resuming or (None, False)
     checkpoint = resumed.resume_from() if resumed else None
     check_model(configuration.model.name)
+    if configuration.task == "classification":  # other tasks pad images to whole cells of a pyramid
+        check_size(configuration.model.name, configuration.model.args or {}, configuration.data.input().size)
     pretrained = configuration.model.pretrained
     if resumed is None and isinstance(pretrained, str) and not Path(pretrained).is_file():
         raise MissingFileError(f"{pretrained} is not a file: expected a checkpoint (.safetensors, .pth)")
@@ -84,17 +86,19 @@ def parse(arguments: list[str]) -> tuple[Configuration, "tuple[Run, bool] | None
         "--allow-changed-data", action="store_true", help="with --resume: also where images were added, or are gone"
     )
     words = take_apart(parser, arguments)
+    from longvision.engine.run import Run, check_root
+
     allow = words.options.allow_changed_data
     if not words.options.resume:
         if allow:
             raise UserError("--allow-changed-data is for --resume RUN: a new run takes its data as it is")
-        return read_recipes(words, DEFAULT_RECIPE), None
+        configuration = read_recipes(words, DEFAULT_RECIPE)
+        check_root(configuration.runs)
+        return configuration, None
     if words.options.seed is not None:
         raise UserError("--resume goes on with the run's own --seed: leave it away, or start a new run")
     if words.options.config or any(name.startswith("model.") for name, _ in words.dotted):
         raise UserError("--resume goes on with the run's own model: leave -c and --model.… away, or start a new run")
-    from longvision.engine.run import Run
-
     run = Run.open(words.options.resume)
     return configure(run.configs()[-1:], words, of_run=True), (run, allow)
 

@@ -1,6 +1,7 @@
 """The options of Lightning's Trainer that a command takes, written down: importing Lightning takes seconds, in which a
 mistyped option would wait. A test holds them to the installed Lightning."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +11,8 @@ Precision = Literal[
     64, 32, 16, "transformer-engine", "transformer-engine-float16", "16-true", "16-mixed", "bf16-true", "bf16-mixed",
     "32-true", "64-true", "64", "32", "16", "bf16",
 ]  # fmt: skip
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
+DEVICES = r"auto|-1|\d+(,\d*)*"  # a number, or those of some devices: "0,2", "1,"
 
 
 @dataclass
@@ -79,5 +82,8 @@ class TrainerOptions:
             parts = self.max_time.split(":")
             if len(parts) != 4 or not all(part.isdecimal() for part in parts):
                 raise UserError(f"--trainer.max_time is {self.max_time!r}: expected DD:HH:MM:SS, as 00:08:30:00")
-        if self.devices in (0, "0", []):
+        if self.accelerator not in ACCELERATORS:
+            raise UserError(f"--trainer.accelerator is {self.accelerator!r}: expected one of {', '.join(ACCELERATORS)}")
+        is_unknown = isinstance(self.devices, str) and not re.fullmatch(DEVICES, self.devices)
+        if is_unknown or self.devices in (0, "0", []):
             raise UserError(f"--trainer.devices is {self.devices!r}: expected 1 or more, or auto")

@@ -8,6 +8,13 @@ from longvision.data.fingerprint import Fingerprint
 from longvision.errors import MissingFileError, UserError
 
 
+def check_root(root: str | Path) -> None:
+    """Raises UserError where runs cannot have their folders, because it is a file or below one."""
+    for place in (Path(root), *Path(root).parents):
+        if place.exists() and not place.is_dir():
+            raise UserError(f"--runs {root}: {place} is a file: give a folder, in which the run gets one of its own")
+
+
 class Run:
     """The folder of one training run.
 
@@ -28,8 +35,7 @@ class Run:
         """A new folder in `root`, named by the time; a second one of the same second gets a number."""
         stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
         base = Path(root) / f"{name}-{stamp}"
-        if Path(root).exists() and not Path(root).is_dir():
-            raise UserError(f"--runs {root} is a file: give a folder, in which the run gets one of its own")
+        check_root(root)
         number, path = 1, base
         while True:
             try:

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longvision.errors import UserError
+from longvision.grid import grid_size, missing_pixels
 
 # They look at sizes that a symbolic trace does not know: it records the calls.
 torch.fx.wrap("grid_size")
@@ -48,28 +49,6 @@ class PatchEmbed(nn.Module):
         return grid_size(height, width, self.patch, self.stride, self.pad)
 
 
-def grid_size(height: int, width: int, patch: int, stride: int, pad: bool = False) -> tuple[int, int]:
-    """Rows and columns of patches. Raises UserError for a size that does not divide and is not padded."""
-
-    def nearest(side: int, up: bool) -> int:
-        missing = _missing(side, patch, stride)
-        return side + missing if up or not missing else max(patch, side + missing - stride)
-
-    if not pad and (_missing(height, patch, stride) or _missing(width, patch, stride)):
-        low, high = (f"{nearest(height, up)}x{nearest(width, up)}" for up in (False, True))
-        raise UserError(
-            f"image {height}x{width} does not divide into patches of {patch} at stride {stride}: "
-            f"resize to {f'{low} or {high}' if low != high else low}, or pass pad=True when the model is created"
-        )
-    rows, columns = ((side + _missing(side, patch, stride) - patch) // stride + 1 for side in (height, width))
-    return rows, columns
-
-
-def _missing(side: int, patch: int, stride: int) -> int:
-    """Pixels up to the next size that divides."""
-    return max(patch - side, (patch - side) % stride)
-
-
 def _divisible(x_BCHW: Tensor, channels: int, patch: int, stride: int, pad: bool) -> Tensor:
     """An image batch whose size divides, padded if need be. Raises UserError."""
     if x_BCHW.ndim != 4 or x_BCHW.shape[1] != channels:
@@ -81,4 +60,4 @@ def _divisible(x_BCHW: Tensor, channels: int, patch: int, stride: int, pad: bool
     grid_size(height, width, patch, stride, pad)  # refuses what does not divide
     if not pad:
         return x_BCHW
-    return F.pad(x_BCHW, (0, _missing(width, patch, stride), 0, _missing(height, patch, stride)))
+    return F.pad(x_BCHW, (0, missing_pixels(width, patch, stride), 0, missing_pixels(height, patch, stride)))

@@ -10,8 +10,8 @@ from timm.layers import lecun_normal_, to_2tuple, trunc_normal_
 from torch import Tensor, nn
 
 from longvision.errors import UserError
+from longvision.grid import grid_size
 from longvision.layers import ClassToken, ClassTokens, PatchEmbed, resample_pos_embed
-from longvision.layers.patch_embed import grid_size
 from longvision.models.base import Backbone, Pool
 from longvision.ops.common import cu_seqlens_of, widened
 from longvision.types import PackedImages
@@ -195,10 +195,10 @@ class SequenceBackbone(Backbone):
 
 
 def check_at_least_one(**values: int | tuple[int, int]) -> None:
-    """Raises UserError for a size or count below 1."""
+    """Raises UserError for a size or count that is no whole number from 1."""
     for name, value in values.items():
-        if min(to_2tuple(value)) < 1:
-            raise UserError(f"{name} {value}: expected at least 1")
+        if not all(type(number) is int and number > 0 for number in to_2tuple(value)):
+            raise UserError(f"{name} {value!r}: expected a whole number, at least 1")
 
 
 def _to_map(patches_BMD: Tensor, grid: tuple[int, int]) -> Tensor:
