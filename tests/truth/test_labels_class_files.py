@@ -169,6 +169,7 @@ def test_forms(tmp_path, text, name, classes, colours, values, numbered, told):
         ("1 0.1 wall\n2 0.2 floor", "a.txt", ["line 1", "in several ways"]),
         ("7: 128,64,128\n8: 1,2,3", "a.txt", ["line 1", "cannot be the whole name"]),
         ('["a\\nb", "c"]', "a.json", ["cannot be printed"]),
+        ('{"a\\nb": 5, "c": ""}', "a.json", ["is no value of a mask"]),
         ("0 road\n70000 tree", "a.txt", ["70000 is none of a mask"]),
         ("road #12345\ntree #123456", "a.txt", ["line 1", "the colour #12345"]),
         ("#ff0000ff road\n#00ff00ff tree", "a.txt", ["line 1", "#ff0000ff"]),

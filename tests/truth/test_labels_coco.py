@@ -94,6 +94,7 @@ def test_annotations_need_no_ids(tmp_path, number):
         row(labels(thing(picture=9)), ["belong to images", "annotation 1 of image 9"], id="image_id unknown"),
         row(labels(thing(category=5)), ["categories that it does not list", "category 5"], id="category unknown"),
         row(labels(thing(category="7")), ["does not list", "category 7"], id="category_id as text"),
+        row(labels(thing([])), ["number 0 of its annotations has id []"], id="a list for an id"),
         row(labels(thing(iscrowd="0")), ["number 0 of its annotations", 'iscrowd "0"'], id="iscrowd as text"),
         row(labels(thing(iscrowd=2)), ["iscrowd 2: expected 0 or 1"], id="iscrowd 2"),
         row(labels(thing(bbox=[10, 10, -5, 5])), ["no area", "image 1: [10, 10, -5, 5]"], id="negative width"),

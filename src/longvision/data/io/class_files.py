@@ -63,7 +63,7 @@ def read_classes(file: str | Path) -> ClassFile:
         found = _class_file(_read(path, text, notes), notes)
     except Mistake as error:
         where = f"{path}, line {error.line}:" if error.line else str(path)
-        raise UserError(f"{where} {error}") from error
+        raise UserError(" ".join(f"{where} {error}".split())) from error  # names may have lines in them
     return replace(found, notes=tuple(note if note.startswith(str(path)) else f"{path}: {note}" for note in notes))
 
 

@@ -21,7 +21,10 @@ SIDE: Kind = (lambda value: type(value) is int and value > 0, "a whole number of
 BOX: Kind = (lambda value: is_numbers(value, 4), "four numbers: x, y, width, height")
 CROWD: Kind = (lambda value: value in (0, 1, None) and not isinstance(value, float), "0 or 1")
 SINGULAR = {"images": "image", "annotations": "annotation"}
-OPTIONAL: dict[str, Kind] = {"iscrowd": CROWD}
+OPTIONAL: dict[str, Kind] = {
+    "iscrowd": CROWD,
+    "id": (lambda value: value is None or ID[0](value), "a number or text"),  # of annotations
+}
 NEEDED: dict[str, dict[str, Kind]] = {
     "images": {"id": ID, "file_name": TEXT, "height": SIDE, "width": SIDE},
     "annotations": {"image_id": ID, "category_id": ID, "bbox": BOX},
@@ -62,7 +65,7 @@ def _problem(entry: Any, keys: dict[str, Kind]) -> str | None:
     missing = [key for key in keys if key not in entry] if isinstance(entry, dict) else list(keys)
     if missing:
         return f"no {', '.join(missing)}: add what is missing"
-    for key, (fits, expected) in {**keys, **OPTIONAL}.items():
+    for key, (fits, expected) in {**OPTIONAL, **keys}.items():
         if key in entry and not fits(entry[key]):
             return f"{key} {json.dumps(entry[key]):.60}: expected {expected}"
     return None
