@@ -15,7 +15,11 @@ from longvision_cli.folders import free_folder
 from longvision_cli.quiet import quiet
 
 NAMED = 10  # images without a result that are named
-TASK_OPTIONS = {"window": "only a segmentation has windows", "threshold": "only detections have scores to compare"}
+TASK_OPTIONS = {
+    "window": "only a segmentation has windows",
+    "threshold": "only detections have scores to compare",
+    "detections": "only detectors find objects",
+}
 
 
 def run(arguments: list[str]) -> int:
@@ -42,6 +46,9 @@ def run(arguments: list[str]) -> int:
         if given["window"] < 1:
             raise UserError(f"--window {given['window']}: expected pixels, at least 1")
         inference = replace(description.inference, window=given.pop("window"), stride=None)
+    detections = given.pop("detections", None)
+    if detections is not None and detections < 1:
+        raise UserError(f"--detections {detections}: expected at least 1")
     folder = None if options.json else free_folder(options.out, "predictions-{}", "--out")
     output = writer(description.classes, folder, **given)
     quiet()
@@ -50,7 +57,7 @@ def run(arguments: list[str]) -> int:
     from longvision.benchmark.memory import limit_memory
     from longvision.inference.predictor import Predictor
 
-    predictor = Predictor(options.run, options.device, options.batch, inference)
+    predictor = Predictor(options.run, options.device, options.batch, inference, detections=detections)
     limit_memory()  # else the system would end the command without a word
     skipped: list[str] = []
     for result in predictor.stream(_with_progress(images), lambda _, error: skipped.append(str(error))):
@@ -76,6 +83,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--window", metavar="PIXELS", type=int, help="of a segmentation: go over each image in windows of this side"
     )
+    parser.add_argument(
+        "--detections", metavar="N", type=int, help="of a detection: the most objects of an image (the run's, as 100)"
+    )
     parser.add_argument("--threshold", type=float, help="of a detection: least score that is drawn and counted (0.5)")
     if any(word.split("=")[0] == "--picture" for word in arguments):
         raise UserError("--picture is now --out, which names a folder")
@@ -94,6 +104,8 @@ def _report(output: Any, skipped: list[str], images: int, folder: Path | None) -
         print(f"longvision predict: skipped: {one_line(reason)}", file=sys.stderr)
     if skipped:
         print(f"longvision predict: {len(skipped)} of {images} files have no result", file=sys.stderr)
+    for line in output.remarks():
+        print(f"longvision predict: note: {line}", file=sys.stderr)
     if folder is None:
         print(json.dumps(output.as_json(), indent=2))
     elif output.rows:

@@ -9,7 +9,7 @@ from longvision.text import printable
 from longvision_cli.arguments import ArgumentParser, take_apart
 from longvision_cli.configuration import Configuration, add_options, configure, read_recipes
 from longvision_cli.model_names import check_model, check_size
-from longvision_cli.notes import print_notes
+from longvision_cli.notes import print_notes, tell
 from longvision_cli.quiet import quiet
 from longvision_cli.run_data import resumed_source
 
@@ -64,6 +64,7 @@ def run(arguments: list[str]) -> int:
         raise KeyboardInterrupt(_what_is_left(run_folder)) from None
     finally:
         run_folder.discard_if_unused()
+    tell([*data.unreadable(outcome.split), *task.remarks()])
     print(f"{', '.join([*outcome.artifacts, 'model.safetensors'])} and its card are in the run's folder")
     print(outcome)
     print(run_folder.path)

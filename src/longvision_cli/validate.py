@@ -9,7 +9,7 @@ from longvision.inference.description import read_description
 from longvision.text import printable
 from longvision_cli.arguments import ArgumentParser, Words, take_apart
 from longvision_cli.configuration import Configuration, configure
-from longvision_cli.notes import print_notes
+from longvision_cli.notes import print_notes, tell
 from longvision_cli.quiet import quiet
 from longvision_cli.run_data import as_trained_on, choose_split, evaluated_source, is_own_data
 
@@ -53,6 +53,7 @@ def run(arguments: list[str]) -> int:
         raise UserError(str(outcome))
     print(f"{task.evaluated} images of {where}{printable(data.name)}")
     print_notes(source)
+    tell([*data.unreadable(outcome.split), *task.remarks()])
     for name, value in outcome.metrics.items():
         print(f"{name:<14} {value:.4f}" if name == "loss" else f"{name:<14} {percent(value)}")
     for line in task.class_table():

@@ -49,7 +49,7 @@ def test_more_than_one_percent_stops():
     images = prepared(300, {1, 2, 3, 4})
     with pytest.warns(UserWarning):
         assert [images[index] for index in (1, 2, 3)] == [None] * 3
-    with pytest.raises(UserError, match=r"^4 of 300 images in here cannot be read.*1\.png.*; 4\.png"):
+    with pytest.raises(UserError, match=r"^4 of 300 images in here cannot be read.*1\.png.*; 4\.png.* 1 %"):
         images[4]
 
 
@@ -71,8 +71,7 @@ def test_collate_drops_what_is_none():
 
 
 def test_nothing_left_of_a_batch():
-    with pytest.raises(UserError, match="none of the 2 images of a batch can be read"):
-        prepared(3, set()).collate([None, None])
+    assert prepared(3, set()).collate([None, None]) == ([], [])
 
 
 def test_pickles():

@@ -1,5 +1,7 @@
 """Defaults of the libraries underneath: those that decide something are ours, and what they decide is said."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from longvision.data.transforms.classification import ClassificationTransforms
 from longvision.data.transforms.detection import DetectionTransforms
 from longvision.data.transforms.input_spec import InputSpec
 from longvision.data.transforms.segmentation import SegmentationTransforms
+from longvision.types import Detections
 
 SIZE = (16, 16)
 STRIPES = np.repeat(np.arange(16, dtype=np.uint8) % 2, 16).reshape(16, 16)  # a mask of two classes
@@ -53,3 +56,85 @@ def test_grey_images_are_varied_too(name):
     pixels = np.linspace(60, 200, 256).astype(np.uint8).reshape(SIZE)
     seen = varied(name, Image.fromarray(pixels), 40)
     assert seen.isfinite().all() and seen.std() > 0.005
+
+
+# -- how many objects an image can have -------------------------------------------------------------------------------
+
+GRID = torch.tensor(
+    [[16.0 * (k % 15), 24.0 * (k // 15), 16.0 * (k % 15) + 10, 24.0 * (k // 15) + 10] for k in range(150)]
+)
+
+
+@pytest.mark.parametrize(
+    "most, expected",
+    [pytest.param(150, 1.0, id="150 cells (detectron2#1164)"), pytest.param(100, 0.67, id="100 of 150 cells")],
+)
+def test_ap_counts_as_many_objects_as_the_model_may_find(most, expected):
+    pytest.importorskip("faster_coco_eval")
+    from longvision.metrics.average_precision import CocoAveragePrecision
+
+    metric = CocoAveragePrecision(1, most=most)
+    labels = torch.zeros(150, dtype=torch.long)
+    metric.update([Detections(GRID, torch.linspace(1, 0.5, 150), labels)], [as_target(1, GRID, labels)])
+    assert metric.compute()["box_ap"].item() == pytest.approx(expected, abs=0.01)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Files of small models with random weights, which score everything alike."""
+    from support.trained import write_model
+
+    folder = tmp_path_factory.mktemp("weights")
+    for task in ("detection", "detr"):
+        write_model(task, folder / f"{task}.safetensors")
+    return folder
+
+
+def test_the_number_of_objects_is_an_option_and_a_full_list_is_told(weights):
+    from longvision.inference import Predictor
+    from longvision.inference.outputs import ObjectFiles
+
+    image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    found = {most: Predictor(weights / "detection.safetensors", detections=most)(image) for most in (5, 150)}
+    assert all(len(result.detections) == result.full == most for most, result in found.items())
+    assert found[5].least_score == 0.05 <= found[150].detections.scores.min()
+    said = {}
+    for most, result in found.items():
+        output = ObjectFiles(result.classes, None)
+        output.add(result)
+        assert "0.05" in output.about and "0.50" in output.about
+        said[most] = output.remarks()
+        (line,) = said[most]
+        assert f"{most} of {most}" in line and "--detections" in line and "image-1" in line
+
+
+def test_the_queries_of_a_detr_are_its_objects(weights):
+    from longvision.errors import UserError
+    from longvision.inference import Predictor
+
+    with pytest.raises(UserError, match="queries"):
+        Predictor(weights / "detr.safetensors", detections=200)
+    model = Predictor(weights / "detr.safetensors").model
+    scores = torch.tensor([0.9, 0.3, 0.06, 0.05, 0.05])
+    assert (model.most, model.least_score) == (5, 0.0)
+    assert model.is_full(Detections(torch.zeros(5, 4), scores, torch.zeros(5)))
+    assert not model.is_full(Detections(torch.zeros(5, 4), scores / 2, torch.zeros(5)))  # some found nothing
+
+
+@pytest.mark.parametrize("task, option", [("detection", "detections"), ("detr", "queries")])
+def test_training_and_evaluation_tell_that_there_are_more_objects(task, option):
+    from longvision.registry import TASKS, load
+    from longvision.types import DataInfo
+
+    options = {"name": "vim_nano_patch4_32", "args": {"depth": 1, "embed_dim": 32, "patch_size": 8}, "width": 16}
+    config = load(TASKS[task].config)(**options, **{option: 3}, **({"layers": 1} if task == "detr" else {}))
+    module = load(TASKS[task].module)(config, DataInfo("cells", ["cell"], (64, 64), 3))
+    assert module.head[option] == 3  # stored with the weights: predict does as validate
+    source = SimpleNamespace(most_objects=4)
+    module._trainer = SimpleNamespace(datamodule=SimpleNamespace(source=source), is_global_zero=True)
+    with pytest.warns(UserWarning, match=f"4 objects.* 3 .*--model.{option}"):
+        module.on_fit_start()
+    assert module.remarks() == []
+    module.full, module.evaluated = 2, 8
+    (line,) = module.remarks()
+    assert "2 of 8 images 3 of 3 objects" in line and f"--model.{option}" in line

@@ -55,6 +55,7 @@ class DataModule(LightningDataModule):
         self.start = (0, 0)  # the epoch that trains first, and how many of its images are not shown again
         self.fingerprint: Fingerprint | None = None  # what a run notes of the set; checkpoints say it in short
         self._opened: dict[Split, ImageSet[Any]] = {}
+        self._loaded: dict[Split, TransformedSet] = {}
 
     def setup(self, stage: str | None = None) -> None:
         """Open what the stage needs, so that a mistake in the files shows before the first step."""
@@ -75,6 +76,11 @@ class DataModule(LightningDataModule):
         """At most `count` numbers of images, spread evenly over a split."""
         rows: list[int] = np.unique(np.linspace(0, len(self.images(split)) - 1, count).astype(int)).tolist()
         return rows
+
+    def unreadable(self, split: Split) -> list[str]:
+        """A line, or none, for the images of a split that could not be read when it was loaded."""
+        found = self._loaded[split].unreadable if split in self._loaded else ""
+        return [f"{found}: not counted"] if found else []
 
     def sample(self, split: Split, index: int) -> tuple[Image.Image, Tensor, Any]:
         """One image, what an evaluated model sees of it (C, H, W), and its label."""
@@ -144,6 +150,7 @@ class DataModule(LightningDataModule):
     def _loader(self, split: Split, batch_size: int, **options: Any) -> DataLoader:
         training = split == "train"
         dataset = TransformedSet(self.images(split), self.transforms, f"{self.name} ({split})", training)
+        self._loaded[split] = dataset
         return EpochLoader(
             dataset,
             batch_size=batch_size,

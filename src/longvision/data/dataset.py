@@ -7,10 +7,10 @@ import torch
 from torch.utils.data import Dataset
 
 from longvision.data.order import Draw, seed_all
-from longvision.data.problems import NAMED, is_too_many
+from longvision.data.problems import NAMED, is_too_many, too_many_unreadable, unreadable
 from longvision.data.sources.base import ImageSet
 from longvision.data.transforms.base import Sample, Transforms
-from longvision.errors import UnreadableImage, UserError
+from longvision.errors import MissingFileError, UnreadableImage
 
 
 class TransformedSet(Dataset[Sample | None]):
@@ -22,6 +22,7 @@ class TransformedSet(Dataset[Sample | None]):
 
     def __init__(self, images: ImageSet[Any], transforms: Transforms[Any], where: str, training: bool) -> None:
         self.images, self.transforms, self.where, self.training = images, transforms, where, training
+        self.left_out = getattr(images, "left_out", 0)
         self.unreadable_N = torch.zeros(len(images), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
@@ -34,7 +35,7 @@ class TransformedSet(Dataset[Sample | None]):
             seed_all(seed)
         try:
             image, label = self.images[index]
-        except UnreadableImage as error:
+        except (UnreadableImage, MissingFileError) as error:  # it was there when it was listed
             self._note(index, str(error))
             return None
         if self.training:
@@ -42,32 +43,45 @@ class TransformedSet(Dataset[Sample | None]):
         return self.transforms.evaluate(image, label)
 
     def collate(self, samples: list[Sample | None]) -> Any:
-        """Samples -> a batch, without those that could not be read. Raises UserError where none is left."""
+        """Samples -> a batch, without those that could not be read. In training one of two images or more keeps two, as
+        batch norms need; where none is left in evaluation, it is two empty lists."""
         read = [sample for sample in samples if sample is not None]
-        if not read:
-            raise UserError(
-                f"none of the {len(samples)} images of a batch can be read: "
-                "remove the files that the warnings name, or raise batch_size"
-            )
-        return self.transforms.collate(read)
+        if self.training:
+            while len(read) < min(2, len(samples)):
+                read.append(self._another())
+        return self.transforms.collate(read) if read else ([], [])
+
+    def _another(self) -> Sample:
+        """Any image that can be read."""
+        while True:  # 99 % can be; else `_note` raises
+            sample = self[int(torch.randint(len(self), ()))]
+            if sample is not None:
+                return sample
+
+    @property
+    def unreadable(self) -> str:
+        """How many images cannot be read, as far as was seen, and which; nothing where all can be."""
+        rows = self.unreadable_N.nonzero().flatten().tolist()
+        if not rows and not self.left_out:
+            return ""
+        reasons = [self._reason(row) for row in rows[:NAMED]]
+        reasons += [f"{self.left_out} named before"] * bool(self.left_out)
+        return unreadable(reasons, len(rows) + self.left_out, len(self) + self.left_out, self.where)
 
     def _note(self, index: int, reason: str) -> None:
         if self.unreadable_N[index]:
             return
         self.unreadable_N[index] = True
-        unreadable = self.unreadable_N.nonzero().flatten().tolist()
-        if is_too_many(len(unreadable), len(self)):
-            reasons = "; ".join(self._reason(i) for i in unreadable[:NAMED])
-            raise UserError(
-                f"{len(unreadable)} of {len(self)} images in {self.where} cannot be read, more than 1 %; "
-                f"remove or replace them: {reasons}"
-            )
-        warnings.warn(f"{reason}; it is skipped, the {len(unreadable)}. of {len(self)} in {self.where}", stacklevel=3)
+        rows = self.unreadable_N.nonzero().flatten().tolist()
+        count, total = len(rows) + self.left_out, len(self) + self.left_out
+        if is_too_many(count, total):
+            raise too_many_unreadable([self._reason(row) for row in rows[:NAMED]], count, total, self.where)
+        warnings.warn(f"{reason}; it is skipped, the {count}. of {total} in {self.where}", stacklevel=3)
 
     def _reason(self, index: int) -> str:
         """Read it once more: another process may have met it."""
         try:
             self.images[index]
-        except UnreadableImage as error:
+        except (UnreadableImage, MissingFileError) as error:
             return str(error)
         return f"image {index}"

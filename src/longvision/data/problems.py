@@ -30,6 +30,20 @@ def refuse_many(found: Sequence[str], total: int, problem: str) -> None:
         warnings.warn(f"{len(found)} {problem} ({listing(found)}): they are left out", stacklevel=3)
 
 
+def unreadable(reasons: Sequence[str], count: int, total: int, where: str) -> str:
+    """In words: `count` of all the images, of which `reasons` tell some."""
+    return f"{count} of {total} images in {where} cannot be read ({listing(reasons, '; ')})"
+
+
+def too_many_unreadable(reasons: Sequence[str], count: int, total: int, where: str) -> UserError:
+    return UserError(f"{unreadable(reasons, count, total, where)}, more than 1 %: remove or replace them")
+
+
+def skipped_note(reasons: Sequence[str], total: int, where: str) -> str:
+    """Of a few unreadable images that are met before they are loaded."""
+    return f"{unreadable(reasons, len(reasons), total, where)}: they are skipped"
+
+
 def is_too_many(bad: int, total: int) -> bool:
     return bad > TOLERATED * total
 

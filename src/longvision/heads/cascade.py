@@ -18,6 +18,9 @@ from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, remove_sm
 
 from longvision.types import Detections, Size, Target
 
+LEAST_SCORE = 0.05  # of an object; those below it are dropped
+OVERLAP = 0.5  # of two boxes of one class, from which on the one that scores less is dropped
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -69,6 +72,7 @@ class CascadeRoIHeads(RoIHeads):
         masks: whether to learn and predict masks.
         stages: what each is trained on.
         samples: how many boxes an image are learned from, at most a quarter of them objects.
+        detections: the most objects that are found in an image.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class CascadeRoIHeads(RoIHeads):
         masks: bool,
         stages: tuple[Stage, ...] = CASCADE,
         samples: int = 512,
+        detections: int = 100,
     ) -> None:
         super().__init__(
             box_roi_pool=LevelPool(strides, 7),
@@ -89,9 +94,9 @@ class CascadeRoIHeads(RoIHeads):
             batch_size_per_image=samples,
             positive_fraction=0.25,
             bbox_reg_weights=stages[0].weights,
-            score_thresh=0.05,
-            nms_thresh=0.5,
-            detections_per_img=100,
+            score_thresh=LEAST_SCORE,
+            nms_thresh=OVERLAP,
+            detections_per_img=detections,
             mask_roi_pool=LevelPool(strides, 14) if masks else None,
             mask_head=MaskRCNNHeads(channels, [channels] * 4, 1, LayerNorm2d) if masks else None,
             mask_predictor=MaskRCNNPredictor(channels, channels, classes) if masks else None,

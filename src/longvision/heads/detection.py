@@ -34,6 +34,7 @@ def create_detector(
     pretrained: bool | str = False,
     args: dict[str, Any] | None = None,
     width: int = 256,
+    detections: int = 100,
 ) -> "Detector":
     """Any timm backbone with maps of strides 4 to 32 as a detector, as ViTDet is built (arXiv 2203.16527).
 
@@ -47,28 +48,35 @@ def create_detector(
         masks: whether to learn and predict masks.
         width: channels of all maps and heads; a quarter of the linear layers' width. ViTDet's 256 asks for a GPU; 32
             trains on two CPU cores.
+        detections: the most objects that are found in an image.
 
     Raises:
         ValueError: an unknown head or backbone, or a number out of its range.
     """
     if head not in get_args(Head):
         raise ValueError(f"head {head!r} is unknown: choose {' or '.join(get_args(Head))}")
-    check_at_least_one(classes=classes, width=width)
+    check_at_least_one(classes=classes, width=width, detections=detections)
     if dense_name(name).partition(".")[0].endswith("_pyramid"):
         args = {"out_chans": width, **(args or {})}
     body = create_features(name, channels, size, pretrained, args)
-    return detector_from(body, classes, size, masks, width, head)
+    return detector_from(body, classes, size, masks, width, head, detections)
 
 
 def detector_from(
-    body: nn.Module, classes: int, size: Size, masks: bool, width: int = 256, head: Head = "cascade"
+    body: nn.Module,
+    classes: int,
+    size: Size,
+    masks: bool,
+    width: int = 256,
+    head: Head = "cascade",
+    detections: int = 100,
 ) -> "Detector":
     """From a module that returns a list of maps and has timm's `feature_info`; the rest as above."""
     backbone = Levels(body, width)
     side = max(size)
-    rpn = region_proposals(width, anchor_sizes(side, (*backbone.strides, 2 * backbone.strides[-1])), side)
+    rpn = region_proposals(width, anchor_sizes(side, (*backbone.strides, 2 * backbone.strides[-1])), side, detections)
     stages = CASCADE if head == "cascade" else CASCADE[:1]
-    heads = CascadeRoIHeads(classes, width, backbone.strides, masks, stages, share(side, 512, 32))
+    heads = CascadeRoIHeads(classes, width, backbone.strides, masks, stages, share(side, 512, 32), detections)
     return Detector(backbone, rpn, heads, size)
 
 
@@ -87,8 +95,10 @@ def share(side: int, of: int, least: int) -> int:
     return min(of, max(least, of * side // 1024))
 
 
-def region_proposals(width: int, sizes: list[int], side: int) -> RegionProposalNetwork:
-    """torchvision's, with anchors of one size a map and ratios 1:2, 1:1 and 2:1."""
+def region_proposals(width: int, sizes: list[int], side: int, detections: int) -> RegionProposalNetwork:
+    """torchvision's, with anchors of one size a map and ratios 1:2, 1:1 and 2:1. At least two regions are looked at for
+    each of the objects that may be found."""
+    tested = max(share(side, 1000, 256), 2 * detections)
     anchors = AnchorGenerator(tuple((size,) for size in sizes), ((0.5, 1.0, 2.0),) * len(sizes))
     return RegionProposalNetwork(
         anchors,
@@ -97,8 +107,8 @@ def region_proposals(width: int, sizes: list[int], side: int) -> RegionProposalN
         bg_iou_thresh=0.3,
         batch_size_per_image=256,
         positive_fraction=0.5,
-        pre_nms_top_n={"training": share(side, 2000, 256), "testing": share(side, 1000, 256)},
-        post_nms_top_n={"training": share(side, 1000, 256), "testing": share(side, 1000, 256)},
+        pre_nms_top_n={"training": share(side, 2000, 256), "testing": tested},
+        post_nms_top_n={"training": share(side, 1000, 256), "testing": tested},
         nms_thresh=0.7,
     )
 
@@ -135,7 +145,8 @@ class Levels(nn.Module):
 
 
 class Detector(ObjectModel):
-    """R-CNN: at most 100 objects an image. Targets have masks where masks are learned, and boxes with an area.
+    """R-CNN: objects that score above 0.05, at most `most` an image. Targets have masks where masks are learned, and
+    boxes with an area.
 
     Args:
         backbone: (B, C, H, W) -> maps by name, finest first, the last one for proposals only.
@@ -148,6 +159,14 @@ class Detector(ObjectModel):
     def __init__(self, backbone: nn.Module, rpn: nn.Module, roi_heads: CascadeRoIHeads, size: Size) -> None:
         super().__init__()
         self.backbone, self.rpn, self.roi_heads, self.size = backbone, rpn, roi_heads, size
+
+    @property
+    def most(self) -> int:
+        return self.roi_heads.detections_per_img
+
+    @property
+    def least_score(self) -> float:
+        return self.roi_heads.score_thresh
 
     def losses(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
         """Raises UserError for a box without an area."""

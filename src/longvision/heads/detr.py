@@ -83,12 +83,17 @@ class Detr(ObjectModel):
         self, features: nn.Module, classes: int, queries: int, width: int, layers: int, dropout: float
     ) -> None:
         super().__init__()
+        self.queries = queries
         self.model = _transformers_detr(classes, queries, width, layers, dropout)
         # Put in afterwards: transformers would initialise the backbone anew, weights from a file included.
         self.model.model.backbone = MaskedMap(features)
         self.model.model.input_projection = nn.Conv2d(features.feature_info.channels()[-1], width, 1)  # type: ignore
         self.model.model.encoder.dropout = 0.0  # of its input: not in the paper's code
         _initialise(self.model)
+
+    @property
+    def most(self) -> int:
+        return self.queries
 
     @property
     def backbone(self) -> nn.Module:

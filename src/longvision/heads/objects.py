@@ -7,9 +7,25 @@ from torch import Tensor, nn
 
 from longvision.types import Detections, Size, Target
 
+SURE = 0.05  # least score of an object that counts where it is asked whether there may be more
+
 
 class ObjectModel(nn.Module):
-    """Finds objects in normalised images (C, H, W) of any sizes. A subclass defines `losses` and `found`."""
+    """Finds objects in normalised images (C, H, W) of any sizes. A subclass defines `losses`, `found` and `most`."""
+
+    @property
+    def most(self) -> int:
+        """How many objects it can find in an image."""
+        raise NotImplementedError
+
+    @property
+    def least_score(self) -> float:
+        """Objects that score less are dropped."""
+        return 0.0
+
+    def is_full(self, found: Detections) -> bool:
+        """Whether it found as many as it can, so that there may be more. Queries that found nothing do not count."""
+        return int((found.scores >= SURE).sum()) >= self.most
 
     def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> Any:
         """Images (C, H, W) of any sizes -> losses by name in training, else what `detect` finds at those sizes.

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from PIL import Image
 
+from longvision.data.problems import listing
 from longvision.errors import UserError
 from longvision.inference.coco import CocoResults
 from longvision.inference.results import THRESHOLD, ClassResult, MaskResult, ObjectResult, Result, write_new
@@ -52,6 +53,10 @@ class Outputs:
     def finish(self, folder: Path) -> None:
         """The files of all images together, once the last is added."""
 
+    def remarks(self) -> list[str]:
+        """What is to be told of all results, a line each."""
+        return []
+
     def as_json(self) -> Any:
         """What `json.dumps` takes, of all images in their order; of results that were added without a folder."""
         return self.dicts
@@ -96,16 +101,27 @@ class MaskFiles(Outputs):
 class ObjectFiles(Outputs):
     """A detector's: NAME.png for each image and one objects.json in COCO's format."""
 
-    options = frozenset({"threshold"})
-    about = "drawings, and objects.json in COCO's format"
+    options = frozenset({"threshold", "detections"})
 
     def __init__(self, classes: Sequence[str], folder: Path | None, threshold: float = THRESHOLD) -> None:
         super().__init__(classes, folder)
         if not 0 <= threshold <= 1:
             raise UserError(f"--threshold {threshold}: expected a score from 0 to 1")
         self.threshold, self.found = threshold, CocoResults(classes)  # with the data's ids, once a result says them
+        self.full: list[ObjectResult] = []
+        self.least_score = 0.0
+
+    @property
+    def about(self) -> str:  # type: ignore[override]
+        held = f"those above {self.least_score:g}" if self.least_score else "all"
+        return (
+            f"drawings of the objects above {self.threshold:.2f}, and objects.json in COCO's format, which holds {held}"
+        )
 
     def add(self, result: ObjectResult) -> None:
+        self.least_score = result.least_score
+        if result.full:
+            self.full.append(result)
         self.rows.append((result.name, self.cells(result)))
         if not self.found.images:
             self.found = CocoResults(self.classes, result.ids)
@@ -118,6 +134,16 @@ class ObjectFiles(Outputs):
 
     def write(self, result: ObjectResult, folder: Path) -> None:
         self._save(result, folder, {".png": result.image(self.threshold)})
+
+    def remarks(self) -> list[str]:
+        if not self.full:
+            return []
+        most = self.full[0].full
+        return [
+            f"{most} of {most} objects, the most that this model finds in an image, were found in "
+            f"{listing([result.name for result in self.full])}: where there may be more, raise --detections "
+            "(of a DETR, train with more --model.queries)"
+        ]
 
     def finish(self, folder: Path) -> None:
         write_new(folder, "objects", {".json": self.found.as_dict()})

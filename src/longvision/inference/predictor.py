@@ -36,6 +36,7 @@ class Predictor:
             only put together where they have one size, so that the results do not depend on it.
         inference: of a segmentation: windows and test-time augmentation, in place of those of its run.
         description: of a model that is given: its task, classes and preprocessing.
+        detections: of a detector that is read from a file: the most objects of an image, in place of its run's.
 
     Raises:
         UserError: no such file, one that is no run's, an unknown device, or options that the task does not have.
@@ -48,6 +49,7 @@ class Predictor:
         batch: int | None = None,
         inference: InferenceConfig | None = None,
         description: Description | None = None,
+        detections: int | None = None,
     ) -> None:
         if batch is not None and batch < 1:
             raise UserError(f"batch {batch}: expected at least 1 image")
@@ -64,6 +66,8 @@ class Predictor:
             weights, metadata = read_weights(path)
             self.description = Description.from_metadata(metadata, path)
             self._task = _task_predictor(self.description, inference)
+            if detections is not None:
+                self._task.take_up_to(detections)
             self.model = self._task.create()
             fill_weights(self.model, weights, metadata, path)
         self.model.to(self.device).eval()

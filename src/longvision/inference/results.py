@@ -121,17 +121,21 @@ class MaskResult(Result):
 
 @dataclass(frozen=True)
 class ObjectResult(Result):
-    """Objects, of every score.
+    """Objects, of every score that the model gives.
 
     Args:
         palette: a colour for each class.
         detections: as NumPy arrays, in the image's pixels.
         ids: what the training data calls its categories and images, where it was COCO's.
+        full: how many there can be, where as many were found: there may be more; else 0.
+        least_score: objects that score less were dropped by the model.
     """
 
     palette: list[Colour]
     detections: Detections
     ids: CocoIds | None = None
+    full: int = 0
+    least_score: float = 0.0
 
     def image(self, threshold: float = THRESHOLD) -> Image.Image:
         """With the objects that score at least `threshold`."""

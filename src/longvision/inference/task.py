@@ -33,6 +33,12 @@ class TaskPredictor:
             raise UserError(f"{description.source} is a model for {description.task}: only a segmentation has windows")
         self.description, self.classes, self.palette = description, description.classes, description.palette
 
+    def take_up_to(self, detections: int) -> None:
+        """The most objects of an image, in place of the run's. Raises UserError for a task without."""
+        raise UserError(
+            f"{self.description.source} is a model for {self.description.task}: only detectors find objects"
+        )
+
     def create(self) -> nn.Module:
         """The model with random weights."""
         about = self.description

@@ -15,23 +15,25 @@ BY_COCO = {"ap": "map", "ap50": "map_50", "ap75": "map_75"}
 class CocoAveragePrecision(MeanAveragePrecision):
     """COCO's AP of boxes, and of masks where there are any, over all images of a split, gathered over devices.
 
-    As in COCOeval, at most 100 detections an image count, and what lies in a crowd neither helps nor harms. Masks are
-    held run-length encoded.
+    As in COCOeval, of each image and class at most 100 detections count, or `most` where that is more, and what lies in
+    a crowd neither helps nor harms. Masks are held run-length encoded.
 
     Args:
         classes: how many, K.
         masks: whether targets and detections have masks.
+        most: the most detections that an image may have.
 
     Raises:
         ModuleNotFoundError: faster-coco-eval is not installed.
     """
 
-    def __init__(self, classes: int, masks: bool = False) -> None:
+    def __init__(self, classes: int, masks: bool = False, most: int = 100) -> None:
         super().__init__(
             iou_type=("bbox", "segm") if masks else "bbox",
             # The defaults went through float32: a recall of exactly 0.1 would miss the threshold 0.1.
             iou_thresholds=np.linspace(0.5, 0.95, 10).tolist(),
             rec_thresholds=np.linspace(0, 1, 101).tolist(),
+            max_detection_thresholds=[1, 10, max(100, most)],
             class_metrics=True,
             backend="faster_coco_eval",
         )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from longvision.errors import UnreadableImage
+from longvision.errors import MissingFileError, UnreadableImage
 from longvision.models.backbone import create_backbone
 from longvision.tasks.config import ClassificationConfig
 from longvision.tasks.task import Artifacts, Task
@@ -68,6 +68,8 @@ class Classification(Task):
 
     def _evaluate(self, batch: tuple[Tensor, Tensor], split: str, metrics: MetricCollection) -> None:
         images_BCHW, label_B = batch
+        if not len(images_BCHW):  # none of them could be read
+            return
         logits_BK = self(images_BCHW)
         metrics.update(logits_BK, label_B)
         self.confusion.update(logits_BK, label_B)
@@ -101,7 +103,7 @@ class Classification(Task):
         for row in data.examples(split, EXAMPLES):
             try:
                 image, tensor_CHW, label = data.sample(split, row)
-            except UnreadableImage:  # named when it was read before
+            except (UnreadableImage, MissingFileError):  # named when it was read before
                 continue
             probability, number = self(tensor_CHW[None].to(self.device)).float().softmax(1)[0].max(0)
             examples.append((image, self.info.classes[label], self.info.classes[int(number)], float(probability)))

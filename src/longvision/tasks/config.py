@@ -118,6 +118,7 @@ class DetectionConfig(TaskConfig):
     Args:
         head: cascade (Cascade R-CNN, arXiv 1712.00726) or rcnn (Faster or Mask R-CNN, arXiv 1703.06870).
         width: channels of the maps and heads; ViTDet's 256 asks for a GPU.
+        detections: the most objects that are found in an image; can be changed after training.
     """
 
     lr: float = 1e-4
@@ -125,10 +126,11 @@ class DetectionConfig(TaskConfig):
     warmup_steps: int = 250
     head: Literal["cascade", "rcnn"] = "cascade"
     width: int = 256
+    detections: int = 100
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_range(self, width=(1, 65536))
+        _check_range(self, width=(1, 65536), detections=(1, 1e5))
 
 
 @dataclass(frozen=True, kw_only=True)

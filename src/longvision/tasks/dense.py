@@ -1,6 +1,7 @@
 """What segmentation and detection share: metrics of a split, of each class too, and images with what was found."""
 
 import csv
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from longvision.errors import MissingFileError, UnreadableImage
 from longvision.tasks.config import TaskConfig
 from longvision.tasks.task import Artifacts, Task
 from longvision.text import printable
@@ -90,7 +92,10 @@ class DenseTask(Task):
     @torch.inference_mode()
     def _draw_examples(self, data: Any, split: str, title: str, path: Path) -> None:
         self.eval()
-        panels = [self.panel(data, split, row) for row in data.examples(split, EXAMPLES)]
+        panels = []
+        for row in data.examples(split, EXAMPLES):
+            with suppress(UnreadableImage, MissingFileError):  # named when it was read before
+                panels.append(self.panel(data, split, row))
         contact_sheet(panels, f"{title}: some images").save(path)
 
     def class_table(self) -> list[str]:

@@ -14,10 +14,14 @@ class Detection(ObjectTask):
     task_name = "detection"
     config: DetectionConfig
     create = staticmethod(create_detector)
+    limit = "detections"
 
     def __init__(self, config: DetectionConfig, info: DataInfo) -> None:
         super().__init__(config, info, info.has_masks)
 
     @property
     def head(self) -> dict[str, Any]:
-        return {"head": self.config.head, "width": self.config.width, "masks": self.info.has_masks}
+        config = self.config
+        return {
+            "head": config.head, "width": config.width, "masks": self.info.has_masks, "detections": config.detections,
+        }  # fmt: skip

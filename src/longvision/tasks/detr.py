@@ -18,6 +18,7 @@ class DetrDetection(ObjectTask):
     task_name = "detr"
     config: DetrConfig
     create = staticmethod(create_detr)
+    limit = "queries"
 
     def __init__(self, config: DetrConfig, info: DataInfo) -> None:
         super().__init__(config, info, masks=False)
@@ -35,3 +36,4 @@ class DetrDetection(ObjectTask):
                 f"{self.config.name} has frozen weights in DETR, as published, and starts from random ones: "
                 "give --model.pretrained FILE, or true for those that timm knows, or choose a Vim or a DeiT"
             )
+        super().on_fit_start()

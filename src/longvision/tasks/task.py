@@ -72,6 +72,10 @@ class Task(LightningModule):
         """Lines that say what the last evaluation found for each class; none where a drawing says it better."""
         return []
 
+    def remarks(self) -> list[str]:
+        """What else is to be told of the last evaluation, a line each."""
+        return []
+
     def configure_optimizers(self) -> Any:
         steps = self.trainer.estimated_stepping_batches  # first: before it the number of batches is not known
         per_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches

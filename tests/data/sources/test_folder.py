@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from longvision.data.sources.folder import FolderSource
-from longvision.errors import UnreadableImage, UserError
+from longvision.errors import MissingFileError, UserError
 
 
 def fill(root, **counts):
@@ -105,7 +105,7 @@ def test_a_file_that_goes_missing_is_one_image_less(tmp_path):
     split = FolderSource(fill(tmp_path, cat=5, dog=5)).split("train")
     for path in names(split):
         (tmp_path / path).unlink()
-    with pytest.raises(UnreadableImage, match="disappeared"):
+    with pytest.raises(MissingFileError):  # which `TransformedSet` takes as one that cannot be read
         split[0]
 
 

@@ -69,6 +69,17 @@ def is_image(path: str | Path) -> bool:
         return False
 
 
+def why_unreadable(path: str | Path) -> UnreadableImage:
+    """Of a file that does not begin as an image: the reason, in the words of `read_image`."""
+    try:
+        decoded(path)
+    except UnreadableImage as error:
+        return error
+    except MissingFileError as error:
+        return UnreadableImage(str(error))
+    return UnreadableImage(f"{path} is not an image")
+
+
 def as_channels(image: Image.Image, channels: Channels) -> Image.Image:
     """Any mode -> "L" or "RGB", transparency composited on white."""
     mode = "L" if channels == 1 else "RGB"

@@ -21,6 +21,10 @@ class BadMask(UserError):
     """A mask that cannot be read, or with values that no class has."""
 
 
+class UnreadableMask(BadMask, UnreadableImage):
+    """A file that is no image, or a damaged one."""
+
+
 @dataclass(frozen=True)
 class MaskFile:
     """A mask as its file has it, upright.
@@ -45,7 +49,7 @@ def read_mask(path: str | Path) -> MaskFile:
     try:
         image = decoded(path)
     except UnreadableImage as error:
-        raise BadMask(str(error).replace("as an image", "as a mask")) from error
+        raise UnreadableMask(str(error).replace("as an image", "as a mask")) from error
     except MissingFileError as error:
         raise BadMask(f"{path} does not exist") from error
     lossy = _is_lossy(image, path)

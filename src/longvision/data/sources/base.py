@@ -54,7 +54,11 @@ class ImageSet(Generic[Label]):
     Args:
         items: what is read, one an image: paths as text and numbers, as a million of them lie in every worker's memory.
         read: an item -> the image and its label; may raise UnreadableImage. Like the items, it goes to the workers.
+
+    `left_out` says how many images of the split were found to be unreadable before and are none of these.
     """
+
+    left_out = 0
 
     def __init__(self, items: Sequence[Any], read: Callable[[Any], tuple[Image.Image, Label]]) -> None:
         self.items, self.read = items, read
@@ -82,6 +86,7 @@ class Source(Generic[Label]):
     ids: Sequence[int | str] = ()  # of the classes, where labels call them otherwise than by name
     binary: bool = False  # whether masks were read as having two classes, 0 and 255, without being told so
     draws_validation: bool = False  # whether the validation images are a part of the training images
+    most_objects: int = 0  # in a training image, once that split was checked
 
     @cached_property
     def notes(self) -> list[str]:

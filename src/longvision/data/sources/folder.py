@@ -15,7 +15,7 @@ from longvision.data.problems import refuse_many
 from longvision.data.sources.base import ImageSet, Source, Trained, hold_out, unknown_classes
 from longvision.data.sources.class_folders import check_nested, class_folders, train_classes
 from longvision.data.sources.folder_layout import find_any_layout, find_layout
-from longvision.errors import UnreadableImage, UserError
+from longvision.errors import UserError
 from longvision.types import Split
 
 Labelled = list[tuple[str, int]]  # files, each with the number of its class
@@ -41,6 +41,7 @@ class FolderSource(Source[int]):
         if trained is None:
             _require_every_class(self.classes, self.listed["train"], self.folders["train"], "images")
         self._checked: dict[Split, Labelled] = {}
+        self.left_out: dict[Split, int] = {}  # files that are not images
 
     def split(self, split: Split) -> ImageSet[int]:
         """The readable images of one split; files that are no images are reported once."""
@@ -49,7 +50,9 @@ class FolderSource(Source[int]):
         if held_out:
             train, val = hold_out(np.array([label for _, label in files]), self.seed)
             files = [files[row] for row in (train if split == "train" else val)]
-        return ImageSet(files, partial(_read, channels=self.channels))
+        images = ImageSet(files, partial(_read, channels=self.channels))
+        images.left_out = 0 if held_out and split == "val" else self.left_out["train" if held_out else split]
+        return images
 
     def _list(self, split: Split) -> Labelled:
         folder = self.folders[split]
@@ -81,6 +84,7 @@ class FolderSource(Source[int]):
             bad = [os.path.relpath(path, folder) for path in bad if not ending(path) or has_image_name(path)]
             count = len(files) - len(others)
             refuse_many(bad, count, f"of {count} files in {folder} are not images")
+            self.left_out[split] = len(bad)
             self._checked[split] = [file for file, fine in zip(files, readable) if fine]
             if split == "train" and self.trained is None:
                 _require_every_class(self.classes, self._checked[split], folder, "readable images")
@@ -89,11 +93,7 @@ class FolderSource(Source[int]):
 
 def _read(file: tuple[str, int], channels: Channels) -> tuple[Image.Image, int]:
     path, label = file
-    try:
-        return read_image(path, channels), label
-    except FileNotFoundError as error:
-        # it was there when the folder was listed: for a run of days, one image less, not the end
-        raise UnreadableImage(f"{path} has disappeared since the folder was listed") from error
+    return read_image(path, channels), label
 
 
 def _require_every_class(classes: list[str], files: Labelled, folder: Path, what: str) -> None:

@@ -11,16 +11,16 @@ from PIL import Image
 from longvision.data.io.class_files import ClassFile, read_classes
 from longvision.data.io.colours import spread_colours
 from longvision.data.io.headers import Header, read_header, turned_unseen_note, unturned_hint
-from longvision.data.io.images import Channels, read_image
+from longvision.data.io.images import Channels, read_image, why_unreadable
 from longvision.data.io.mask_reader import MaskReader, Reading, Way
 from longvision.data.io.masks import is_in_colour
 from longvision.data.io.threads import in_threads
-from longvision.data.problems import listing
+from longvision.data.problems import is_too_many, listing, skipped_note, too_many_unreadable
 from longvision.data.sources.base import ImageSet, Listed, Source, Trained, relative
 from longvision.data.sources.mask_places import find_places
 from longvision.data.sources.mask_values import mixed_meanings, unnamed_classes
 from longvision.data.sources.pairs import ImageAndMask, find_pairs, is_chase
-from longvision.errors import UserError
+from longvision.errors import UnreadableImage, UserError
 from longvision.types import IGNORE, Size, Split
 
 
@@ -83,15 +83,21 @@ class MaskFolderSource(Source[np.ndarray]):
         return Listed(relative(file, self.name), label, file)
 
     def check(self, split: Split) -> None:
-        """Read every mask and the size of every image."""
+        """Read every mask and the size of every image. A few that cannot be read are told, and skipped later."""
         pairs = self.pairs[split]
         turned: list[str] = []
         found = in_threads(partial(self._problem_or_reading, turned=turned), pairs)
-        if problems := [problem for problem in found if isinstance(problem, str)]:
+        unreadable = [str(one) for one in found if isinstance(one, UnreadableImage)]
+        problems = [str(one) for one in found if not isinstance(one, Checked)]
+        if len(problems) == len(unreadable) and is_too_many(len(unreadable), len(pairs)):
+            raise too_many_unreadable(unreadable, len(unreadable), len(pairs), f"{self.root} ({split})")
+        if len(problems) > len(unreadable):
             raise UserError(
                 f"{len(problems)} of {len(pairs)} images of {self.root} ({split}) cannot be used: "
                 f"{listing(problems, '; ')}"
             )
+        if unreadable:
+            self.notes.append(skipped_note(unreadable, len(pairs), f"{self.root} ({split})"))
         if turned:
             self.notes.append(turned_unseen_note(f"{self.root} ({split})", turned))
         read = {str(pair[1]): one for pair, one in zip(pairs, found, strict=True) if isinstance(one, Checked)}
@@ -122,13 +128,15 @@ class MaskFolderSource(Source[np.ndarray]):
             note = f"{self.name}: the colours in the masks are not those of the classes_file, so their numbers count"
             self.notes += [note] * (note not in self.notes)
 
-    def _problem_or_reading(self, pair: ImageAndMask, turned: list[str]) -> "str | Checked":
+    def _problem_or_reading(self, pair: ImageAndMask, turned: list[str]) -> "str | UnreadableImage | Checked":
         """What is wrong with an image, or how its mask was read; `turned` gets an image of which only one is turned."""
         header = read_header(pair[0])
         if header is None:
-            return f"{pair[0]} is not an image"
+            return why_unreadable(pair[0])
         try:
             found = _read_mask(pair, header.size, self.reader)
+        except UnreadableImage as error:
+            return error
         except UserError as error:
             return str(error)
         if header.turned_unseen and pair[1] and read_header(pair[1]) == Header(header.size):

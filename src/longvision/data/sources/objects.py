@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 
 from longvision.data.io.headers import read_header, turned_unseen_note, unturned_hint
-from longvision.data.io.images import read_image
+from longvision.data.io.images import read_image, why_unreadable
 from longvision.data.io.object_masks import ObjectMasks
 from longvision.data.io.threads import in_threads
-from longvision.data.problems import refuse
+from longvision.data.problems import NAMED, is_too_many, refuse, skipped_note, too_many_unreadable
 from longvision.data.sources.base import ImageSet, Listed, Source, relative
 from longvision.errors import UserError
 from longvision.types import Split, Target
@@ -95,9 +95,21 @@ class ObjectSource(Source[Target]):
         return Listed(relative(item.file, self.name), f"{len(item.labels)} objects {short}", item.file)
 
     def check(self, split: Split) -> None:
-        """Raises UserError for labels that cannot be right, and for images that do not fit them."""
-        if turned := check_files(self._read(split), str(self.labels_of(split))):
-            self.notes.append(turned_unseen_note(str(self.labels_of(split)), turned))
+        """Raises UserError for labels that cannot be right, and for images that do not fit them. A few that cannot be
+        read are told, and skipped later."""
+        records = self._read(split)
+        if split == "train":
+            self.most_objects = max((len(one.crowd) - sum(one.crowd) for one in records), default=0)
+        where = str(self.labels_of(split))
+        turned, broken = check_files(records, where)
+        if turned:
+            self.notes.append(turned_unseen_note(where, turned))
+        if broken:
+            where = f"{self.name} ({split})"
+            reasons = [str(why_unreadable(file)) for file in broken[:NAMED]] + broken[NAMED:]
+            if is_too_many(len(broken), len(records)):
+                raise too_many_unreadable(reasons, len(broken), len(records), where)
+            self.notes.append(skipped_note(reasons, len(records), where))
 
     def records(self, split: Split) -> Iterable[ImageRecord]:
         """Every image, those without objects too. Raises UserError for labels that cannot be right."""
@@ -159,10 +171,10 @@ def has_area(box: Box) -> bool:
     return x2 > x1 and y2 > y1
 
 
-def check_files(records: Iterable[ImageRecord], where: str) -> list[str]:
-    """Raises UserError unless each file is an image of the size that `where` says. No pixel is decoded.
+def check_files(records: Iterable[ImageRecord], where: str) -> tuple[list[str], list[str]]:
+    """Raises UserError unless each file that is an image has the size that `where` says. No pixel is decoded.
 
-    -> names of images that are turned by their orientation tag without a change of size.
+    -> names of images that are turned by their orientation tag without a change of size, and files that are no images.
     """
     records = list(records)
     missing: list[str] = []
@@ -181,7 +193,6 @@ def check_files(records: Iterable[ImageRecord], where: str) -> list[str]:
         elif header.turned_unseen:
             turned.append(name)
     refuse(missing, f"images that {where} lists do not exist", "add them, or give the folder that holds them")
-    refuse(broken, f"files that {where} lists are not images", "replace them, or remove them from the list")
     remedy = "give the images that were labelled, unscaled"
     if any("orientation tag" in words for words in other):
         remedy += (
@@ -189,4 +200,4 @@ def check_files(records: Iterable[ImageRecord], where: str) -> list[str]:
             "(exiftool -Orientation= FILE)"
         )
     refuse(other, f"images have another size than {where} says", remedy)
-    return turned
+    return turned, broken

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from longvision.data.io.images import Channels, read_image
-from longvision.data.problems import listing
+from longvision.data.problems import is_too_many, listing
 from longvision.data.sources.base import ImageSet, Listed, Source, Trained, hold_out
 from longvision.data.sources.parquet_labels import (
     ShardLabels,
@@ -24,7 +24,7 @@ from longvision.data.sources.parquet_labels import (
     read_schema,
 )
 from longvision.data.sources.parquet_layout import find_any_files, find_files
-from longvision.errors import UserError
+from longvision.errors import UnreadableImage, UserError
 from longvision.types import Split
 
 BYTES = ("binary", "large_binary", "binary_view")
@@ -45,7 +45,10 @@ class Shards:
 
     def read(self, row_and_label: np.ndarray) -> tuple[Image.Image, int]:
         row, label = row_and_label.tolist()
-        return read_image(self.images[row].as_py(), self.channels, f"row {row} of {self.name}"), label
+        image, name = self.images[row].as_py(), f"row {row} of {self.name}"
+        if image is None:
+            raise UnreadableImage(f"{name} has no image bytes")
+        return read_image(image, self.channels, name), label
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "images"}
@@ -102,7 +105,7 @@ class ParquetSource(Source[int]):
         rows = self.split(split)
         images = self._open("train" if self.draws_validation and split != "test" else split).images
         return [
-            Listed(blake2b(images[row].as_buffer(), digest_size=12).hexdigest(), self.classes[label])
+            Listed(blake2b(images[row].as_buffer() or b"", digest_size=12).hexdigest(), self.classes[label])
             for row, label in np.asarray(rows.items).tolist()
         ]
 
@@ -169,7 +172,7 @@ def read_images(files: list[Path], column: str) -> pa.ChunkedArray:
             values = pa.chunked_array(
                 [pc.struct_field(chunk, "bytes") for chunk in values.chunks], values.type.field("bytes").type
             )
-        if values.null_count:
+        if is_too_many(values.null_count, len(values)):  # a few are skipped when they are read
             raise UserError(
                 f"{file} has {values.null_count} rows without image bytes: "
                 "store the encoded images themselves, not their paths, or drop the rows"

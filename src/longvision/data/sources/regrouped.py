@@ -34,6 +34,7 @@ class RegroupedSource(Source[Label]):
     def check(self, split: Split) -> None:
         for part in self._parts(split):
             self.source.check(part)
+        self.most_objects = self.source.most_objects
 
     def _parts(self, split: Split) -> list[Split]:
         return sorted({part for part, _ in self.groups[split]})

@@ -1,5 +1,6 @@
 """Objects labelled as Pascal VOC does: one XML file an image, and lists of names that make the splits."""
 
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -74,8 +75,14 @@ class VocSource(ObjectSource):
         self._tell(remarks)
         found = [entry.size or upright_size(file) for file, entry in zip(files, entries, strict=True)]
         unknown = [file for file, size in zip(files, found, strict=True) if size is None]
-        refuse(unknown, "images whose XML files have no size cannot be opened", "add or replace them")
-        return [(file, replace(entry, size=size)) for file, entry, size in zip(files, entries, found, strict=True)]
+        missing = [file for file in unknown if not os.path.exists(file)]
+        refuse(missing, "images whose XML files have no size do not exist", "add them")
+        # one that exists cannot be read, and is skipped for that: its objects need no place
+        sized = [
+            replace(entry, size=size) if size else replace(entry, size=(0, 0), objects=[])
+            for entry, size in zip(entries, found, strict=True)
+        ]
+        return list(zip(files, sized, strict=True))
 
     def _check(self, entries: list[Entry]) -> None:
         """Each class is one that trains, and each box lies in its image."""

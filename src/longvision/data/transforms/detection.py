@@ -18,13 +18,13 @@ from longvision.data.io.object_masks import ObjectMasks
 from longvision.data.sources.base import ImageSet
 from longvision.data.transforms.base import Sample, Transforms
 from longvision.data.transforms.input_spec import InputSpec
-from longvision.errors import UnreadableImage
+from longvision.errors import MissingFileError, UnreadableImage
 from longvision.types import Target
 
 LEAST_SIDE = 1.0  # pixels: a smaller object is dropped
 LEAST_SEEN = 0.1  # an object of which pasted ones leave this share or less is dropped
-# SSD's (arXiv 1512.02325), each with even odds, without its swapped channels (as of RandomPhotometricDistort): they turn
-# red into green, and a colour is often what tells classes apart.
+# SSD's (arXiv 1512.02325), each with even odds, but for its swapped channels (those of RandomPhotometricDistort): they
+# turn red into green, and a colour is often what tells classes apart.
 PHOTOMETRIC = v2.RandomOrder(
     [
         v2.RandomApply([v2.ColorJitter(brightness=0.125)]),
@@ -52,7 +52,7 @@ class DetectionTransforms(Transforms[Target]):
     def train(self, image: Image.Image, label: Target, images: ImageSet[Target]) -> Sample:
         def another() -> tuple[Image.Image, Target]:
             while True:  # one can be read: `image`
-                with suppress(UnreadableImage):  # it is counted and named when its own turn comes
+                with suppress(UnreadableImage, MissingFileError):  # it is counted and named when its own turn comes
                     return images[up_to(len(images) - 1)]
 
         return training_sample(image, label, self.spec, self.augment, another)

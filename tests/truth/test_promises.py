@@ -1,0 +1,134 @@
+"""What one task promises of damaged files, all keep: named, counted, skipped up to 1 %, refused above it."""
+
+import warnings
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+pytest.importorskip("lightning")
+pytest.importorskip("segmentation_models_pytorch")
+from longvision.data.augment import Augment
+from longvision.data.dataset import TransformedSet
+from longvision.data.sources.base import ImageSet
+from longvision.data.transforms.classification import ClassificationTransforms
+from longvision.data.transforms.input_spec import InputSpec
+from longvision.errors import UnreadableImage, UserError
+from longvision.registry import TASKS, load
+from longvision_cli.main import main
+from support.image_sets import SETS, coded
+
+GOOD = [coded(number) for number in range(150)]
+PNG = coded(0, format="png")
+DAMAGED = {
+    "truncated JPEG (detectron2#143)": GOOD[0][:-300],
+    "empty": b"",
+    "HTML, of a download that asked for a login": b"<!DOCTYPE html><html><body>Sign in</body></html>",
+    "of no size": b"P5 0 0 255\n",
+    "PNG whose pixels are damaged": PNG[:60] + bytes(len(PNG) - 60),
+    "a line of a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
+    "zeros, after a disk was full": bytes(5000),
+}
+
+
+def opened(kind, root, train, val=GOOD[:4]):
+    """A data module of a new set with these files."""
+    words = SETS[kind](root, {"train": train, "val": val})
+    config = load(TASKS[words["task"]].sources[words["source"]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return config(path=str(root), size=32, workers=0).build()
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+@pytest.mark.parametrize("kind", SETS)
+def test_one_in_a_hundred_is_named_counted_and_skipped(kind, damage, tmp_path):
+    files = [*GOOD]
+    files[7] = DAMAGED[damage]
+    data = opened(kind, tmp_path / "set", files)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        images = data.images("train")
+        loaded = data.train_dataloader().dataset
+        row = next((row for row in range(len(images)) if _name(kind) in str(images.items[row])), 7)
+        assert images.left_out or loaded[row] is None
+    assert any("7" in str(one.message) for one in told)
+    (line,) = data.unreadable("train")
+    assert line.startswith("1 of 150 images")
+    assert len(images) + images.left_out == 150
+
+
+@pytest.mark.parametrize("damage", ["truncated JPEG (detectron2#143)", "empty"])
+@pytest.mark.parametrize("kind", SETS)
+def test_more_than_one_in_a_hundred_is_refused(kind, damage, tmp_path):
+    files = [*GOOD]
+    files[7] = files[9] = DAMAGED[damage]
+    data = opened(kind, tmp_path / "set", files)
+    with warnings.catch_warnings(), pytest.raises(UserError, match=r"^2 of 150 .*\b1 %") as refused:
+        warnings.simplefilter("ignore")
+        loaded = data.train_dataloader().dataset
+        for row in range(len(loaded)):
+            loaded[row]
+    assert "7" in str(refused.value) and "9" in str(refused.value)
+
+
+def _name(kind):
+    return {"voc": "train7.jpg", "parquet": "none"}.get(kind, "/7.jpg")
+
+
+def test_images_that_go_away_or_whose_mask_is_damaged_are_skipped(tmp_path):
+    data = opened("masks", tmp_path / "set", GOOD)
+    (tmp_path / "set/masks/train/7.png").write_bytes(coded(1, format="png")[:100])
+    loaded = data.train_dataloader().dataset
+    (note,) = data.source.notes
+    assert note.startswith("1 of 150 images") and "7.png cannot be read as a mask" in note
+    row = next(row for row, (file, _) in enumerate(data.images("train").items) if file.endswith("/7.jpg"))
+    with pytest.warns(UserWarning, match=r"7\.png cannot be read as a mask.*1\. of 150"):
+        assert loaded[row] is None
+    file, _ = data.images("train").items[3]
+    Path(file).unlink()
+    with pytest.raises(UserError, match=r"2 of 150 images .*does not exist"):  # together they are more than 1 %
+        loaded[3]
+
+
+def test_a_batch_keeps_two_images_in_training_and_may_be_empty_in_evaluation():
+    blank = Image.new("RGB", (8, 8))
+    broken = ImageSet([0] + [1] * 149, lambda one: (blank, 0) if one else _fail())
+    transforms = ClassificationTransforms(Augment(), InputSpec((8, 8)), 2)
+    with pytest.warns(UserWarning, match="1. of 150"):
+        for training, count in ((True, 2), (False, 0)):
+            loaded = TransformedSet(broken, transforms, "here", training)
+            assert len(loaded.collate([loaded[0], loaded[0]])[0]) == count
+    assert len(TransformedSet(broken, transforms, "here", True).collate([None])[0]) == 1
+
+
+@pytest.mark.parametrize("task, batch", [("classification", ([], [])), ("detection", ([], []))])
+def test_evaluation_goes_on_after_a_batch_of_nothing(task, batch):
+    module = load(TASKS[task].module)
+    module.validation_step(SimpleNamespace(_evaluate=partial(module._evaluate, None), val_metrics=None), batch, 0)
+
+
+@pytest.mark.parametrize("kind", ["folder", "masks", "coco"])
+def test_check_data_decodes_what_training_will_decode(kind, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    files = [*GOOD]
+    files[7] = DAMAGED["truncated JPEG (detectron2#143)"]
+    words = SETS[kind](tmp_path / "one", {"train": files, "val": GOOD[:4]})
+    files[9] = files[7]
+    SETS[kind](tmp_path / "two", {"train": files, "val": GOOD[:4]})
+    (tmp_path / "recipe.yaml").write_text("\n".join(f"{name}: {word}" for name, word in words.items()))
+    check = ["check-data", "-c", "recipe.yaml", "--data.size", "32", "--data.path"]
+    assert main([*check, "one", "--out", "drawn"]) == 0
+    said = capsys.readouterr().out
+    assert "1 of 150 images in one (train) cannot be read" in said and "7.jpg" in said and "153 images decoded" in said
+    assert main([*check, "two"]) == 2
+    refused = capsys.readouterr().err
+    assert "2 of 150" in refused and "7.jpg" in refused and "9.jpg" in refused and len(refused.splitlines()) == 1
+    assert main([*check, "two", "--sample", "3"]) == 0  # none of the damaged ones are among these
+    assert "6 images decoded" in capsys.readouterr().out
+
+
+def _fail():
+    raise UnreadableImage("a.png cannot be read")
