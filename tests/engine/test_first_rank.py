@@ -28,7 +28,8 @@ class Ranks:
             self.barrier.wait()
             return said
 
-        return SimpleNamespace(is_global_zero=rank == 0, strategy=SimpleNamespace(broadcast=broadcast))
+        strategy = SimpleNamespace(broadcast=broadcast)
+        return SimpleNamespace(is_global_zero=rank == 0, strategy=strategy, callback_metrics={})
 
     def run(self, work):
         """`work(trainer, rank)` in every rank at a time -> what it raised there, None where nothing."""
@@ -84,8 +85,9 @@ def test_a_report_that_cannot_be_written_ends_every_rank(monkeypatch, tmp_path, 
         return report.Outcome(split)
 
     monkeypatch.setattr(report, "evaluate", evaluate)
+    task = SimpleNamespace(monitor=lambda: "val/accuracy")
     data, run = SimpleNamespace(has_test=True), SimpleNamespace(best=tmp_path / "none", weights="x")
-    raised = Ranks().run(lambda trainer, rank: report.write_report(trainer, None, data, run))
+    raised = Ranks().run(lambda trainer, rank: report.write_report(trainer, task, data, run))
     assert [type(error) for error in raised] == [OSError, RuntimeError, RuntimeError]
     assert all("disk full" in str(error) for error in raised)
     assert len(evaluated) == (0 if stage == "save_model" else RANKS)
