@@ -105,7 +105,7 @@ class DataInfo:
         name: of the set, for messages and titles.
         classes: their names.
         size: height and width of the training images, pixels.
-        channels: 1 for grey, 3 for colour.
+        channels: 1 for grey, 3 for colour, or as many as the files have.
         has_masks: whether objects have masks.
         palette: a colour for each class, where pixels or objects are drawn.
     """

@@ -99,6 +99,7 @@ def _samples(data: Any) -> Any:
 
 def _drawn(data: Any, image: Any, label: Any) -> Any:
     """A class number, a class map or objects over the image."""
+    image = data.input.shown(image)
     from longvision.types import Target
     from longvision.viz.overlays import draw_objects, draw_segmentation, titled
 

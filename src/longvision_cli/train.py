@@ -1,5 +1,6 @@
 """`longvision train`: from a recipe and dotted overrides to a run's folder."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,7 @@ def run(arguments: list[str]) -> int:
     data = configuration.data.build(source)
     task = configuration.build_task(data.info, weights_follow=resumed is not None)
     data.setup("fit")
+    configuration.data = replace(configuration.data, **data.measured)  # the run reads other images alike
 
     data.fingerprint = fingerprint
     trainer = make_trainer(vars(configuration.trainer))

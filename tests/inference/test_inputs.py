@@ -7,9 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
+from longvision.data.transforms.input_spec import InputSpec
 from longvision.errors import UnreadableImage, UserError
 from longvision.inference.inputs import to_image
 
+COLOUR, GREY = InputSpec((8, 8)), InputSpec((8, 8), 1)
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 8, 3), dtype=np.uint8)
 
 
@@ -42,26 +44,26 @@ def sources(tmp_path):
 @pytest.mark.parametrize("form", ["path", "text", "bytes", "PIL", "array", "floats", "float32",
                                   "turned array", "tensor", "float tensor", "gradient"])  # fmt: skip
 def test_every_form_is_the_same_image(form, tmp_path):
-    image = to_image(sources(tmp_path)[form], 3, "that")
+    image = to_image(sources(tmp_path)[form], COLOUR, "that")
     assert image.mode == "RGB" and np.array_equal(np.asarray(image), PIXELS)
 
 
 @pytest.mark.parametrize("grey", [PIXELS[:, :, 0], PIXELS[:, :, :1], torch.from_numpy(PIXELS[None, :, :, 0])], ids=type)
 def test_one_channel_is_grey(grey):
-    assert np.array_equal(np.asarray(to_image(grey, 1, "that")), PIXELS[:, :, 0])
-    assert np.array_equal(np.asarray(to_image(grey, 3, "that")), PIXELS[:, :, :1].repeat(3, 2))
+    assert np.array_equal(np.asarray(to_image(grey, GREY, "that")), PIXELS[:, :, 0])
+    assert np.array_equal(np.asarray(to_image(grey, COLOUR, "that")), PIXELS[:, :, :1].repeat(3, 2))
 
 
 def test_colours_are_red_green_and_blue():
     red = np.zeros((2, 2, 3), np.uint8)
     red[..., 0] = 255
-    assert to_image(red, 3, "that").getpixel((0, 0)) == (255, 0, 0)
-    assert to_image(red, 1, "that").getpixel((0, 0)) == 76  # 0.299 of it, as of files
+    assert to_image(red, COLOUR, "that").getpixel((0, 0)) == (255, 0, 0)
+    assert to_image(red, GREY, "that").getpixel((0, 0)) == 76  # 0.299 of it, as of files
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_floats_of_any_width(dtype):
-    image = to_image(torch.ones(3, 2, 2, dtype=dtype), 3, "that")
+    image = to_image(torch.ones(3, 2, 2, dtype=dtype), COLOUR, "that")
     assert image.getpixel((0, 0)) == (255, 255, 255)
 
 
@@ -69,10 +71,10 @@ def test_what_pillow_opened_is_turned_as_its_file_is(tmp_path):
     exif = Image.Exif()
     exif[274] = 6
     Image.fromarray(PIXELS).save(tmp_path / "turned.png", exif=exif)
-    by_path = to_image(tmp_path / "turned.png", 3, "that")
+    by_path = to_image(tmp_path / "turned.png", COLOUR, "that")
     assert by_path.size == (5, 8)
     for source in (Image.open(tmp_path / "turned.png"), (tmp_path / "turned.png").read_bytes()):
-        assert np.array_equal(np.asarray(to_image(source, 3, "that")), np.asarray(by_path))
+        assert np.array_equal(np.asarray(to_image(source, COLOUR, "that")), np.asarray(by_path))
 
 
 @pytest.mark.parametrize(
@@ -97,12 +99,12 @@ def test_what_pillow_opened_is_turned_as_its_file_is(tmp_path):
 )
 def test_what_is_not_certain_is_refused(source, said):
     with pytest.raises(UserError) as error:
-        to_image(source, 3, "that one")
+        to_image(source, COLOUR, "that one")
     assert "that one" in str(error.value) and said in str(error.value)
 
 
 def test_what_is_no_image():
     with pytest.raises(UnreadableImage, match="that one"):
-        to_image(b"no image", 3, "that one")
+        to_image(b"no image", COLOUR, "that one")
     with pytest.raises(TypeError, match="that one is int"):
-        to_image(5, 3, "that one")
+        to_image(5, COLOUR, "that one")

@@ -62,9 +62,12 @@ class DataConfig(LoaderConfig):
 
     Args:
         size: side of the square input that training images fill, or its height and width, pixels.
-        channels: 1 for grey, 3 for colour.
-        mean: mean of each channel on the scale 0..1; ImageNet's when left out.
-        std: standard deviation of each channel; ImageNet's when left out.
+        channels: 1 for grey, 3 for colour, or as many as the files have.
+        mean: mean of each channel on the scale 0..1; ImageNet's when left out, for other than 1 or 3 channels measured.
+        std: standard deviation of each channel; ImageNet's when left out, for other than 1 or 3 channels measured.
+        range: what is black and white in images of more than 8 bits: [LOW, HIGH]; dtype for all that their type
+            holds, 0 and 1 for floats; image for each one's own lowest and highest value. When left out, the training
+            images are looked at, and what is taken is said.
         augment: how training images are varied.
     """
 
@@ -72,6 +75,7 @@ class DataConfig(LoaderConfig):
     channels: Channels = 3
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    range: tuple[float, float] | Literal["dtype", "image"] | None = None
     augment: AnyAugment = AUGMENT
     resize: ClassVar[Resize] = "fit"  # of an image in evaluation, see `InputSpec`
     crop: ClassVar[float] = 1.0
@@ -83,7 +87,7 @@ class DataConfig(LoaderConfig):
     def input(self) -> InputSpec:
         """How an image becomes a model's input."""
         size = (self.size, self.size) if isinstance(self.size, int) else self.size
-        return InputSpec(size, self.channels, self.mean or (), self.std or (), self.resize, self.crop)
+        return InputSpec(size, self.channels, self.mean or (), self.std or (), self.resize, self.crop, range=self.range)
 
     def source(self) -> Source[Any]:
         """The files, listed; loads no torch. Raises UserError for what is wrong with them."""
@@ -235,7 +239,7 @@ class CocoData(DetectionConfig):
     test: LabelsAndImages | None = None
 
     def source(self, trained: Trained | None = None) -> Source[Any]:
-        return self.augment.checked(CocoSource(self.path, self.train, self.val, self.test, trained))
+        return self.augment.checked(CocoSource(self.path, self.train, self.val, self.test, trained, self.channels))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,7 +254,7 @@ class VocData(DetectionConfig):
     path: str = field(kw_only=False)
 
     def source(self, trained: Trained | None = None) -> Source[Any]:
-        return self.augment.checked(VocSource(self.path, trained))
+        return self.augment.checked(VocSource(self.path, trained, self.channels))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 import math
 import os
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from longvision.data.augment import AnyAugment
 from longvision.data.config import LoaderConfig
 from longvision.data.dataset import TransformedSet
 from longvision.data.fingerprint import Fingerprint
+from longvision.data.io.ranges import MOST_IMAGES, look_at, mean_and_std, notes_of, range_of
 from longvision.data.order import EpochLoader, EpochOrder, seed_all, seed_of_step
 from longvision.data.sources.base import ImageSet, Source
 from longvision.data.transforms.input_spec import InputSpec
@@ -56,12 +58,35 @@ class DataModule(LightningDataModule):
         self.fingerprint: Fingerprint | None = None  # what a run notes of the set; checkpoints say it in short
         self._opened: dict[Split, ImageSet[Any]] = {}
         self._loaded: dict[Split, TransformedSet] = {}
+        self.measured: dict[str, Any] = {}  # options of the data that `setup` found in the training images
 
     def setup(self, stage: str | None = None) -> None:
         """Open what the stage needs, so that a mistake in the files shows before the first step."""
         everything: tuple[Split, ...] = ("train", "val", "test") if self.has_test else ("train", "val")
         for split in NEEDED.get(stage or "", everything):
             self.images(split)
+            if split == "train" and not self.measured:
+                self._look_at_training_images()
+
+    def _look_at_training_images(self) -> None:
+        """The range of their values, where they have more than 8 bits, and what else is to be said of their files."""
+        images = self.images("train")
+        if images.file is None:
+            return
+        rows = self.examples("train", MOST_IMAGES)
+        looks = look_at([images.file(images.items[row]) for row in rows], self.channels)
+        found = range_of(looks) if self.input.range is None else self.input.range
+        self.measured = {"range": found}
+        if found is not None and getattr(self.augment, "rand_augment", None):
+            raise UserError("rand_augment works on images of 8 bits: switch it off (--data.augment.rand_augment null)")
+        if not self.input.mean or not self.input.std:
+            mean, std = mean_and_std(looks, found)
+            self.measured |= {"mean": self.input.mean or mean, "std": self.input.std or std}
+            self.source.notes.append(f"{self.source.name}: measured mean {list(mean)} and std {list(std)}")
+
+        self.source.notes.extend(notes_of(looks, found, self.source.name))
+        self.input = replace(self.input, **self.measured)
+        self.transforms = self.augment.transforms(self.input, self.source)
 
     def images(self, split: Split) -> ImageSet[Any]:
         """The PIL images of one split with their labels, checked and opened once. Raises UserError for mistakes."""
@@ -83,9 +108,9 @@ class DataModule(LightningDataModule):
         return [f"{found}: not counted"] if found else []
 
     def sample(self, split: Split, index: int) -> tuple[Image.Image, Tensor, Any]:
-        """One image, what an evaluated model sees of it (C, H, W), and its label."""
+        """One image as 8 bits, what an evaluated model sees of it (C, H, W), and its label."""
         image, label = self.images(split)[index]
-        return image, *self.transforms.evaluate(image, label)
+        return self.input.shown(image), *self.transforms.evaluate(image, label)
 
     @property
     def training_set(self) -> str:

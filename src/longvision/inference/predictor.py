@@ -115,8 +115,8 @@ class Predictor:
         for number, source in enumerate(images, 1):
             name = str(source) if isinstance(source, str | os.PathLike) else f"image-{number}"
             try:
-                image = to_image(source, self.description.input.channels, name)
-                yield source, name, image, self._task.prepare(image)
+                image = to_image(source, self.description.input, name)
+                yield source, name, self.description.input.shown(image), self._task.prepare(image)
             except UserError as error:
                 give_up(source, error)
             except (RuntimeError, MemoryError) as error:

@@ -25,7 +25,7 @@ class Result:
 
     Args:
         name: the image's path, or "image-1" and so on where it had none.
-        input: the image itself, upright, in the model's channels.
+        input: the image itself, upright, as 8 bits: grey, or colour of the first three channels.
         classes: the names of all classes.
     """
 

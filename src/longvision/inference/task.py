@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from PIL import Image
 from torch import Tensor, nn
 
+from longvision.data.io.deep import AnyImage
 from longvision.errors import UserError
 from longvision.inference.config import InferenceConfig
 from longvision.inference.description import Description
@@ -59,7 +60,7 @@ class TaskPredictor:
         """How many images `predict` gets, where the caller asks for `batch`."""
         return batch
 
-    def prepare(self, image: Image.Image) -> Tensor:
+    def prepare(self, image: AnyImage) -> Tensor:
         """The model's input (C, H, W), as validation prepares it."""
         return self.description.input.evaluated(image)
 

@@ -120,7 +120,7 @@ def test_defaults_are_imagenets():
     [
         ({"size": (0, 8)}, r"size \(0, 8\): expected"),
         ({"size": (8,)}, "expected \\(height, width\\)"),
-        ({"size": (8, 8), "channels": 2}, "channels 2"),
+        ({"size": (8, 8), "channels": 0}, "channels 0"),
         ({"size": (8, 8), "mean": (0.5,)}, "mean has 1 values"),
         ({"size": (8, 8), "std": (0.0, 1.0, 1.0)}, "divided by"),
         ({"size": (8, 8), "colour": 1}, "has no colour"),

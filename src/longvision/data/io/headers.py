@@ -8,6 +8,7 @@ from PIL import Image
 from longvision.data.io.decoding import DECODE_ERRORS
 from longvision.data.io.limits import without_pillows_limit
 from longvision.data.io.orientation import SIDEWAYS, orientation_of, stored_size
+from longvision.data.io.tiff import tiff_size
 from longvision.data.problems import listing
 from longvision.types import Size
 
@@ -43,7 +44,10 @@ def read_header(path: str | Path) -> Header | None:
             orientation = orientation_of(image)
             width, height = stored_size(image)
     except DECODE_ERRORS:
-        return None
+        found = tiff_size(path)
+        if found is None:
+            return None
+        (height, width), orientation = found
     return Header((width, height) if orientation in SIDEWAYS else (height, width), orientation)
 
 

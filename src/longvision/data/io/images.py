@@ -1,55 +1,52 @@
-"""Reading images: what Pillow decodes becomes an upright 8-bit "L" or "RGB" image, the rest an error."""
+"""Reading images: upright, in the channels that are asked for; what cannot be read is an error."""
 
 import io
 import os
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 from longvision.data.io.decoding import DECODE_ERRORS, decoding
+from longvision.data.io.deep import AnyImage, DeepImage
+from longvision.data.io.deep_files import read_deep
+from longvision.data.io.headers import read_header
 from longvision.data.io.limits import check_pixels, without_pillows_limit
 from longvision.data.io.listing import Listing, list_files
 from longvision.data.io.orientation import upright
 from longvision.data.problems import listing
 from longvision.errors import MissingFileError, UnreadableImage, UserError
 
-Channels = Literal[1, 3]
+Channels = int  # 1 for grey, 3 for colour, or what a file has
 
-DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # of Pillow's images
 
 
-def read_image(
-    source: str | Path | bytes | Image.Image, channels: Channels = 3, name: str | None = None
-) -> Image.Image:
-    """Decode the first frame of `source`, upright, as mode "L" (1 channel) or "RGB" (3 channels).
+def read_image(source: str | Path | bytes | Image.Image, channels: Channels = 3, name: str | None = None) -> AnyImage:
+    """Decode the first page of `source`, upright.
 
-    Transparency is composited on white. More than 8 bits are scaled, not clipped: see `to_eight_bits`.
+    8 bits a value become a Pillow image of mode "L" (1 channel) or "RGB" (3), transparency composited on white. More
+    bits, signed numbers and floats, and other numbers of channels, stay as the file has them, in a `DeepImage`.
 
     Args:
         source: a path, the encoded bytes themselves, or what Pillow has opened.
-        channels: 1 for grey, 3 for colour.
+        channels: 1 for grey, 3 for colour; any other number for files of as many.
         name: what an error calls the image; the path when left out.
 
     Raises:
         MissingFileError: no such file.
-        UnreadableImage: not an image, or one that cannot be decoded whole.
+        UnreadableImage: not an image, one that cannot be decoded whole, or one of other channels.
     """
-    return as_channels(decoded(source, name), channels)
+    source, name = _content(source, name)
+    deep = read_deep(source, channels, name) if isinstance(source, bytes) else None
+    return as_channels(decoded(source, name) if deep is None else deep, channels, name)
 
 
 def decoded(source: str | Path | bytes | Image.Image, name: str | None = None) -> Image.Image:
-    """The first frame, upright, in the mode that Pillow gives it. Raises as `read_image`."""
-    if isinstance(source, str | Path):
-        name, source = name or str(source), _bytes_of(Path(source))
-    if isinstance(source, bytes):
-        name = name or f"an image of {len(source)} bytes"
-        if not source:
-            raise UnreadableImage(f"{name} cannot be read as an image: the file is empty")
-    name = name or "an image"
+    """The first page, upright, in the mode that Pillow gives it. Raises as `read_image`."""
+    source, name = _content(source, name)
     with without_pillows_limit(), decoding(name):
         image = source if isinstance(source, Image.Image) else Image.open(io.BytesIO(source))
         check_pixels(name, *image.size)
@@ -57,7 +54,9 @@ def decoded(source: str | Path | bytes | Image.Image, name: str | None = None) -
             # else Pillow maps a TIFF file into memory as if it had the size to which it will be turned
             image.filename = ""  # type: ignore[attr-defined]
         image.load()
-    return upright(image)
+        if image.format == "PPM" and image.mode == "I":  # Pillow scales the file's own range to 16 bits
+            return upright(Image.fromarray(np.asarray(image).astype(np.uint16)))
+        return _in_rgb(upright(image)) if image.mode == "LAB" else upright(image)
 
 
 def is_image(path: str | Path) -> bool:
@@ -66,7 +65,7 @@ def is_image(path: str | Path) -> bool:
         with without_pillows_limit(), Image.open(path):
             return True
     except DECODE_ERRORS:
-        return False
+        return read_header(path) is not None
 
 
 def why_unreadable(path: str | Path) -> UnreadableImage:
@@ -80,33 +79,23 @@ def why_unreadable(path: str | Path) -> UnreadableImage:
     return UnreadableImage(f"{path} is not an image")
 
 
-def as_channels(image: Image.Image, channels: Channels) -> Image.Image:
-    """Any mode -> "L" or "RGB", transparency composited on white."""
-    mode = "L" if channels == 1 else "RGB"
+def as_channels(image: AnyImage, channels: Channels, name: str = "an image") -> AnyImage:
+    """Any mode -> "L" or "RGB", transparency composited on white; what has more than 8 bits, or is to have other
+    channels, -> `DeepImage`. Raises UnreadableImage where it has not as many channels."""
+    if isinstance(image, DeepImage):
+        return image.in_channels(channels)
     if image.mode in DEEP_MODES:
-        image = to_eight_bits(image)
+        return DeepImage(np.asarray(image)[:, :, None], name).in_channels(channels)
+    if channels not in (1, 3):
+        if image.mode not in ("LA", "RGBA"):  # else its alpha is a channel as others are
+            image = image.convert("RGB") if image.mode != "CMYK" else image
+        return DeepImage(np.atleast_3d(np.asarray(image)), name).in_channels(channels)
+    mode = "L" if channels == 1 else "RGB"
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return image if image.mode == mode else image.convert(mode)
-
-
-def to_eight_bits(image: Image.Image) -> Image.Image:
-    """A grey image of 16 or 32 bits, or of floats, -> "L".
-
-    Integers are read on the 16-bit scale (65535 is white), floats on the scale 0..1 when they fit there, else
-    on 0..255. An image that fits none of these (negative values, larger ones) is stretched from its own
-    lowest to its own highest value. What is not a number counts as 0.
-    """
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    low, high = float(values.min()), float(values.max())
-    whites = (1.0, 255.0) if image.mode == "F" else (65535.0,)
-    white = next((white for white in whites if low >= 0 and high <= white), None)
-    if white is None:
-        # a flat image has no range to stretch
-        values, white = values - low, (high - low) or 1.0
-    return Image.fromarray((values * (255 / white)).round().astype(np.uint8))
 
 
 def find_images(paths: Iterable[str | Path]) -> list[Path]:
@@ -122,6 +111,29 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
             raise UserError(f"{path} holds no files: give image files, or folders of them")
         found += map(Path, below.files)
     return found
+
+
+def _content(source: str | Path | bytes | Image.Image, name: str | None) -> tuple[bytes | Image.Image, str]:
+    """A file's bytes, or what is open already, and its name."""
+    if isinstance(source, str | Path):
+        name, source = name or str(source), _bytes_of(Path(source))
+    if not isinstance(source, bytes):
+        return source, name or "an image"
+    name = name or f"an image of {len(source)} bytes"
+    if not source:
+        raise UnreadableImage(f"{name} cannot be read as an image: the file is empty")
+    return source, name
+
+
+def _in_rgb(image: Image.Image) -> Image.Image:
+    """Of CIELAB, which Pillow does not convert by itself."""
+    from PIL import ImageCms
+
+    turned = ImageCms.profileToProfile(
+        image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
+    )
+    assert turned is not None
+    return turned
 
 
 def _bytes_of(path: Path) -> bytes:

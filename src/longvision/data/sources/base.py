@@ -7,8 +7,8 @@ from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-from PIL import Image
 
+from longvision.data.io.deep import AnyImage
 from longvision.data.problems import listing
 from longvision.errors import UserError
 from longvision.types import CocoIds, Colour, Split
@@ -54,19 +54,25 @@ class ImageSet(Generic[Label]):
     Args:
         items: what is read, one an image: paths as text and numbers, as a million of them lie in every worker's memory.
         read: an item -> the image and its label; may raise UnreadableImage. Like the items, it goes to the workers.
+        file: an item -> the path or the bytes of its image; None where images are made.
 
     `left_out` says how many images of the split were found to be unreadable before and are none of these.
     """
 
     left_out = 0
 
-    def __init__(self, items: Sequence[Any], read: Callable[[Any], tuple[Image.Image, Label]]) -> None:
-        self.items, self.read = items, read
+    def __init__(
+        self,
+        items: Sequence[Any],
+        read: Callable[[Any], tuple[AnyImage, Label]],
+        file: Callable[[Any], str | bytes] | None = None,
+    ) -> None:
+        self.items, self.read, self.file = items, read, file
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, index: int) -> tuple[Image.Image, Label]:
+    def __getitem__(self, index: int) -> tuple[AnyImage, Label]:
         return self.read(self.items[index])
 
 

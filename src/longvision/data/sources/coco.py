@@ -32,8 +32,9 @@ class CocoSource(ObjectSource):
         val: LabelsAndImages | None = None,
         test: LabelsAndImages | None = None,
         trained: Trained | None = None,
+        channels: int = 3,
     ) -> None:
-        super().__init__(path)
+        super().__init__(path, channels)
         given: dict[Split, LabelsAndImages | None] = {"train": train, "val": val, "test": test}
         self.files = find_files(Path(path), given, self.notes, all_needed=trained is None)
         self.has_test, self.splits, self.trained = "test" in self.files, list(self.files), trained

@@ -6,6 +6,7 @@ from hashlib import blake2b
 import numpy as np
 from PIL import Image
 
+from longvision.data.io.deep import AnyImage
 from longvision.data.io.images import Channels, as_channels
 from longvision.data.sources.base import ImageSet, Listed, Source, hold_out
 from longvision.types import Split
@@ -46,5 +47,5 @@ def load_digits_split(split: Split) -> tuple[np.ndarray, np.ndarray]:
     return scans_NHW[rows], labels_N[rows]
 
 
-def _read(scan: tuple[np.ndarray, int], channels: Channels) -> tuple[Image.Image, int]:
+def _read(scan: tuple[np.ndarray, int], channels: Channels) -> tuple[AnyImage, int]:
     return as_channels(Image.fromarray(scan[0]), channels), int(scan[1])

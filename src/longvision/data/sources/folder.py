@@ -2,11 +2,12 @@
 
 import os
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from longvision.data.io.deep import AnyImage
 from longvision.data.io.images import Channels, is_image, read_image
 from longvision.data.io.listing import ending, has_image_name, list_files
 from longvision.data.io.threads import in_threads
@@ -50,7 +51,7 @@ class FolderSource(Source[int]):
         if held_out:
             train, val = hold_out(np.array([label for _, label in files]), self.seed)
             files = [files[row] for row in (train if split == "train" else val)]
-        images = ImageSet(files, partial(_read, channels=self.channels))
+        images = ImageSet(files, partial(_read, channels=self.channels), itemgetter(0))
         images.left_out = 0 if held_out and split == "val" else self.left_out["train" if held_out else split]
         return images
 
@@ -91,7 +92,7 @@ class FolderSource(Source[int]):
         return self._checked[split]
 
 
-def _read(file: tuple[str, int], channels: Channels) -> tuple[Image.Image, int]:
+def _read(file: tuple[str, int], channels: Channels) -> tuple[AnyImage, int]:
     path, label = file
     return read_image(path, channels), label
 

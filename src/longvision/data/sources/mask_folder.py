@@ -3,13 +3,14 @@
 import os
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from longvision.data.io.class_files import ClassFile, read_classes
 from longvision.data.io.colours import spread_colours
+from longvision.data.io.deep import AnyImage
 from longvision.data.io.headers import Header, read_header, turned_unseen_note, unturned_hint
 from longvision.data.io.images import Channels, read_image, why_unreadable
 from longvision.data.io.mask_reader import MaskReader, Reading, Way
@@ -74,7 +75,7 @@ class MaskFolderSource(Source[np.ndarray]):
         self._values: dict[str, frozenset[int]] = {}  # of the masks that were read
 
     def split(self, split: Split) -> ImageSet[np.ndarray]:
-        return ImageSet(self.pairs[split], partial(_read, reader=self.reader, channels=self.channels))
+        return ImageSet(self.pairs[split], partial(_read, reader=self.reader, channels=self.channels), itemgetter(0))
 
     def identified(self, split: Split, row: int, item: ImageAndMask) -> Listed:
         """The label is the mask's file with its size."""
@@ -154,7 +155,7 @@ class Checked:
     values: frozenset[int]
 
 
-def _read(pair: ImageAndMask, reader: MaskReader, channels: Channels) -> tuple[Image.Image, np.ndarray]:
+def _read(pair: ImageAndMask, reader: MaskReader, channels: Channels) -> tuple[AnyImage, np.ndarray]:
     image = read_image(pair[0], channels)
     return image, _read_mask(pair, (image.height, image.width), reader).numbers_HW
 

@@ -4,13 +4,15 @@ import os
 import pickle
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from operator import attrgetter
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from longvision.data.io.deep import AnyImage
 from longvision.data.io.headers import read_header, turned_unseen_note, unturned_hint
 from longvision.data.io.images import read_image, why_unreadable
 from longvision.data.io.object_masks import ObjectMasks
@@ -82,12 +84,12 @@ class SerializedList(Sequence[ImageRecord]):
 class ObjectSource(Source[Target]):
     """Files of labels beside files of images; a subclass sets what `Source` says, and reads a split's labels."""
 
-    def __init__(self, path: str | Path) -> None:
-        self.name = str(path)
+    def __init__(self, path: str | Path, channels: int = 3) -> None:
+        self.name, self.channels = str(path), channels
         self._records: dict[Split, SerializedList] = {}
 
     def split(self, split: Split) -> ImageSet[Target]:
-        return ImageSet(self._read(split), read_objects)
+        return ImageSet(self._read(split), partial(read_objects, channels=self.channels), attrgetter("file"))
 
     def identified(self, split: Split, row: int, item: ImageRecord) -> Listed:
         objects = repr((item.boxes, [self.classes[number] for number in item.labels], item.crowd))
@@ -125,9 +127,9 @@ class ObjectSource(Source[Target]):
         return self._records[split]
 
 
-def read_objects(record: ImageRecord) -> tuple[Image.Image, Target]:
-    """An image in colour with its objects."""
-    image = read_image(record.file)
+def read_objects(record: ImageRecord, channels: int = 3) -> tuple[AnyImage, Target]:
+    """An image with its objects."""
+    image = read_image(record.file, channels)
     if image.size != (record.width, record.height):
         hint = unturned_hint(record.file, (record.height, record.width))
         raise UserError(

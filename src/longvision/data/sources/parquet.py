@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
 
+from longvision.data.io.deep import AnyImage
 from longvision.data.io.images import Channels, read_image
 from longvision.data.problems import is_too_many, listing
 from longvision.data.sources.base import ImageSet, Listed, Source, Trained, hold_out
@@ -43,12 +43,16 @@ class Shards:
     def images(self) -> pa.ChunkedArray:
         return read_images(self.files, self.column)
 
-    def read(self, row_and_label: np.ndarray) -> tuple[Image.Image, int]:
+    def read(self, row_and_label: np.ndarray) -> tuple[AnyImage, int]:
         row, label = row_and_label.tolist()
         image, name = self.images[row].as_py(), f"row {row} of {self.name}"
         if image is None:
             raise UnreadableImage(f"{name} has no image bytes")
         return read_image(image, self.channels, name), label
+
+    def file(self, row_and_label: np.ndarray) -> bytes:
+        """The encoded image."""
+        return self.images[int(row_and_label[0])].as_py()
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "images"}
@@ -98,7 +102,7 @@ class ParquetSource(Source[int]):
         if held_out:
             train, val = hold_out(labels, self.seed)
             rows = train if split == "train" else val
-        return ImageSet(np.stack([rows, labels[rows]], 1), self._open(source).read)  # type: ignore[arg-type]
+        return ImageSet(np.stack([rows, labels[rows]], 1), self._open(source).read, self._open(source).file)  # type: ignore[arg-type]
 
     def listed_images(self, split: Split) -> list[Listed]:
         """By their content: rows have no name, and another place when files are written anew."""

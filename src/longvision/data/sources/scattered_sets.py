@@ -4,9 +4,9 @@ from functools import partial
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image
 
 from longvision.data.io.colours import spread_colours
+from longvision.data.io.deep import AnyImage
 from longvision.data.io.images import Channels, as_channels
 from longvision.data.sources.base import ImageSet, Listed, Source
 from longvision.data.sources.digits import CLASSES
@@ -45,7 +45,7 @@ class ScatteredSource(Source[Label]):
     def label(self, index: int, scene: Scene) -> Label:
         raise NotImplementedError
 
-    def _read(self, scenes: ScatteredDigits, index: int) -> tuple[Image.Image, Label]:
+    def _read(self, scenes: ScatteredDigits, index: int) -> tuple[AnyImage, Label]:
         scene = scenes.scene(index)
         return as_channels(scene.image, self.channels), self.label(index, scene)
 

@@ -28,8 +28,8 @@ class VocSource(ObjectSource):
     `path` as of `VocData`.
     """
 
-    def __init__(self, path: str | Path, trained: Trained | None = None) -> None:
-        super().__init__(path)
+    def __init__(self, path: str | Path, trained: Trained | None = None, channels: int = 3) -> None:
+        super().__init__(path, channels)
         self.trained = trained
         self.root = _root(Path(path), () if trained else ("ImageSets/Main",))
         self.folder = self.root / "Annotations"

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
-from PIL import Image
 from torch import Tensor
 
+from longvision.data.io.deep import AnyImage
 from longvision.data.sources.base import ImageSet
 from longvision.data.transforms.input_spec import InputSpec
 
@@ -21,11 +21,11 @@ class Transforms(Generic[Label]):
     def __init__(self, spec: InputSpec) -> None:
         self.spec = spec
 
-    def train(self, image: Image.Image, label: Label, images: ImageSet[Label]) -> Sample:
+    def train(self, image: AnyImage, label: Label, images: ImageSet[Label]) -> Sample:
         """What training sees of an image; `images` are all of the split, for transforms that mix several."""
         raise NotImplementedError
 
-    def evaluate(self, image: Image.Image, label: Label) -> Sample:
+    def evaluate(self, image: AnyImage, label: Label) -> Sample:
         """What evaluation sees: the image as the model takes it, the label at the image's own size."""
         return self.spec.evaluated(image), label
 

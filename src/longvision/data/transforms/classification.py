@@ -1,7 +1,6 @@
 """What training does to an image and to a batch that evaluation does not."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,10 +13,10 @@ from torch.nn.functional import one_hot
 from torchvision.transforms import v2
 
 from longvision.data.augment import Augment
-from longvision.data.io.images import as_channels
+from longvision.data.io.deep import AnyImage, DeepImage
 from longvision.data.sources.base import ImageSet
 from longvision.data.transforms.base import Sample, Transforms
-from longvision.data.transforms.input_spec import InputSpec
+from longvision.data.transforms.input_spec import InputSpec, as_tensor
 from longvision.errors import UserError
 
 Batch = tuple[Tensor, Tensor]
@@ -34,7 +33,7 @@ class ClassificationTransforms(Transforms[int]):
         self.vary = train_transform(augment, spec)
         self.mixup = batch_mixup(augment, num_classes)
 
-    def train(self, image: Image.Image, label: int, images: ImageSet[int]) -> Sample:
+    def train(self, image: AnyImage, label: int, images: ImageSet[int]) -> Sample:
         return self.vary(image), label
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
@@ -45,9 +44,9 @@ class ClassificationTransforms(Transforms[int]):
         return batch if self.mixup is None else self.mixup(*batch)
 
 
-def train_transform(augment: Augment, spec: InputSpec) -> Callable[[Image.Image], Tensor]:
-    """PIL image -> augmented, normalised float32 (C, H, W)."""
-    steps: list[Callable[..., Any]] = [partial(as_channels, channels=spec.channels), *_geometry(augment, spec)]
+def train_transform(augment: Augment, spec: InputSpec) -> Callable[[AnyImage], Tensor]:
+    """Image -> augmented, normalised float32 (C, H, W)."""
+    steps: list[Callable[..., Any]] = [spec.opened, _tensor_if_deep, *_geometry(augment, spec)]
     if augment.rand_augment:
         steps.append(ColourRandAugment(augment.rand_augment, spec))
     steps.append(spec.normalised)
@@ -55,6 +54,11 @@ def train_transform(augment: Augment, spec: InputSpec) -> Callable[[Image.Image]
         # normal noise: after normalisation, pixels that look like neither class
         steps.append(RandomErasing(augment.erase, mode="pixel", device="cpu"))
     return v2.Compose(steps)
+
+
+def _tensor_if_deep(image: AnyImage) -> Image.Image | Tensor:
+    """torchvision varies Pillow's images and tensors."""
+    return as_tensor(image) if isinstance(image, DeepImage) else image
 
 
 def batch_mixup(augment: Augment, num_classes: int) -> "BatchMixup | None":
@@ -92,7 +96,9 @@ class ColourRandAugment:
             },
         )
 
-    def __call__(self, image: Image.Image) -> Image.Image:
+    def __call__(self, image: Image.Image | Tensor) -> Image.Image:
+        if not isinstance(image, Image.Image):
+            raise UserError("rand_augment works on images of 8 bits in 1 or 3 channels: switch it off (null)")
         varied: Image.Image = self.augment(image.convert("RGB"))
         return varied.convert(image.mode)
 

@@ -6,19 +6,18 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from longvision.data.augment import DetectionAugment
-from longvision.data.io.images import as_channels
+from longvision.data.io.deep import AnyImage
 from longvision.data.io.object_masks import ObjectMasks
 from longvision.data.sources.base import ImageSet
 from longvision.data.transforms.base import Sample, Transforms
-from longvision.data.transforms.input_spec import InputSpec
-from longvision.errors import MissingFileError, UnreadableImage
+from longvision.data.transforms.input_spec import InputSpec, as_tensor
+from longvision.errors import MissingFileError, UnreadableImage, UserError
 from longvision.types import Target
 
 LEAST_SIDE = 1.0  # pixels: a smaller object is dropped
@@ -35,7 +34,7 @@ PHOTOMETRIC = v2.RandomOrder(
 )
 HALF = 128  # of 255: a pixel covered to half or more is the object's
 
-View = tuple[Tensor, Target]  # uint8 (C, h, w), and its objects: a step turns one into the next
+View = tuple[Tensor, Target]  # uint8, or float32 to 1, (C, h, w), and its objects: a step turns one into the next
 
 
 class DetectionTransforms(Transforms[Target]):
@@ -47,27 +46,29 @@ class DetectionTransforms(Transforms[Target]):
 
     def __init__(self, augment: DetectionAugment, spec: InputSpec) -> None:
         super().__init__(spec)
+        if augment.photometric and spec.channels not in (1, 3):
+            raise UserError(f"photometric {augment.photometric}: {spec.channels} channels are no colours, set it to 0")
         self.augment = augment
 
-    def train(self, image: Image.Image, label: Target, images: ImageSet[Target]) -> Sample:
-        def another() -> tuple[Image.Image, Target]:
+    def train(self, image: AnyImage, label: Target, images: ImageSet[Target]) -> Sample:
+        def another() -> tuple[AnyImage, Target]:
             while True:  # one can be read: `image`
                 with suppress(UnreadableImage, MissingFileError):  # it is counted and named when its own turn comes
                     return images[up_to(len(images) - 1)]
 
         return training_sample(image, label, self.spec, self.augment, another)
 
-    def evaluate(self, image: Image.Image, label: Target) -> Sample:
+    def evaluate(self, image: AnyImage, label: Target) -> Sample:
         masks = label.masks.drawn() if isinstance(label.masks, ObjectMasks) else label.masks
         return self.spec.evaluated(image), replace(label, size=(image.height, image.width), masks=masks)
 
 
 def training_sample(
-    image: Image.Image,
+    image: AnyImage,
     target: Target,
     spec: InputSpec,
     augment: DetectionAugment,
-    another: Callable[[], tuple[Image.Image, Target]],
+    another: Callable[[], tuple[AnyImage, Target]],
 ) -> tuple[Tensor, Target]:
     """An image and its objects -> normalised float32 (C, *size) and the objects that are left, perhaps none.
 
@@ -83,9 +84,9 @@ def training_sample(
     return spec.normalised(image_CHW), target
 
 
-def jittered(image: Image.Image, target: Target, spec: InputSpec, augment: DetectionAugment) -> tuple[Tensor, Target]:
+def jittered(image: AnyImage, target: Target, spec: InputSpec, augment: DetectionAugment) -> tuple[Tensor, Target]:
     """Large-scale jitter: uint8 (C, *size), and the objects in it with masks bool (N, *size)."""
-    view = opened(as_channels(image, spec.channels), target.select(~target.iscrowd))
+    view = opened(spec.opened(image), target.select(~target.iscrowd))
     view = resized_at_random(view, spec.size, augment.scale)
     if happens(augment.flip):
         view = moved(view, F.horizontal_flip)
@@ -96,14 +97,14 @@ def jittered(image: Image.Image, target: Target, spec: InputSpec, augment: Detec
     return padded_to_input(image_CHW, spec), tidied(target, spec.size)
 
 
-def opened(image: Image.Image, target: Target) -> View:
+def opened(image: AnyImage, target: Target) -> View:
     """Masks become images, one channel an object, 0 or 255: resized as the image is, they stay on its pixels. Those
     that are not drawn yet are drawn when they are resized, as a part of the image needs no more."""
     boxes = tv_tensors.BoundingBoxes(target.boxes, format="XYXY", canvas_size=(image.height, image.width))
     masks_NHW = target.masks
     if masks_NHW is not None and not isinstance(masks_NHW, ObjectMasks):
         masks_NHW = masks_NHW.to(torch.uint8) * 255
-    return F.pil_to_tensor(image), replace(target, boxes=boxes, masks=masks_NHW)
+    return as_tensor(image), replace(target, boxes=boxes, masks=masks_NHW)
 
 
 def resized_at_random(view: View, size: tuple[int, int], scale: tuple[float, float]) -> View:
@@ -142,7 +143,7 @@ def moved(view: View, move: Callable[[Tensor], Tensor]) -> View:
 def padded_to_input(image_CHW: Tensor, spec: InputSpec) -> Tensor:
     """To the model's size, with the mean colour, which is 0 once it is normalised."""
     height, width = image_CHW.shape[-2:]
-    colour = [round(255 * mean) for mean in spec.mean]
+    colour = list(spec.mean) if image_CHW.is_floating_point() else [round(255 * mean) for mean in spec.mean]
     return F.pad(image_CHW, [0, 0, spec.size[1] - width, spec.size[0] - height], fill=colour)
 
 

@@ -3,11 +3,14 @@
 Loads no torch: a wrong size is told before it.
 """
 
+import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
+import numpy as np
 from PIL import Image
 
+from longvision.data.io.deep import AnyImage, DeepImage, Range
 from longvision.data.io.images import Channels, as_channels
 from longvision.data.io.limits import without_pillows_limit
 from longvision.errors import UserError
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 Resize = Literal["crop", "none", "short", "fit"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET_CHANNELS = (1, 3)  # for which its mean and std mean something
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")  # Pillow's names
 
 
@@ -28,14 +32,15 @@ class InputSpec:
 
     Args:
         size: height and width of a training image, pixels; where `resize` is "crop", of every image.
-        channels: 1 for grey, 3 for colour.
-        mean: mean of each channel on the scale 0..1; ImageNet's when empty.
-        std: standard deviation of each channel; ImageNet's when empty.
+        channels: 1 for grey, 3 for colour, or as many as the files have.
+        mean: mean of each channel on the scale 0..1; ImageNet's when empty, for 1 or 3 channels.
+        std: standard deviation of each channel; ImageNet's when empty, for 1 or 3 channels.
         resize: of an image in evaluation. "crop": it covers size / crop, of which the centre is kept. "none": as it was
             taken. "short": its shorter side becomes that of `size`. "fit": as large as fits into `size`.
         crop: the centre of the image that "crop" keeps, as a share of its shorter side.
         interpolation: "bicubic", "bilinear", "nearest", "lanczos", "box" or "hamming"; when empty, bicubic for "crop"
             and bilinear for the others.
+        range: what becomes 0 and 1 of images of more than 8 bits, see `DeepImage.scaled`.
 
     Raises:
         UserError: values that no model can use.
@@ -48,10 +53,11 @@ class InputSpec:
     resize: Resize = "crop"
     crop: float = 0.875
     interpolation: str = ""
+    range: Range | None = None
 
     def __post_init__(self) -> None:
-        if self.channels not in (1, 3):
-            raise UserError(f"channels {self.channels}: images are read in 1 channel (grey) or 3 (colour)")
+        if type(self.channels) is not int or self.channels < 1:
+            raise UserError(f"channels {self.channels}: expected 1 (grey), 3 (colour) or as many as the files have")
         # JSON and YAML have lists only; a frozen dataclass must stay hashable
         self._set("size", _numbers("size", self.size))
         self._set("mean", _numbers("mean", self.mean) or _imagenet(IMAGENET_MEAN, self.channels))
@@ -60,9 +66,9 @@ class InputSpec:
         if len(self.size) != 2 or min(self.size) < 1:
             raise UserError(f"size {self.size}: expected (height, width), both at least 1")
         for word, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != self.channels:
+            if len(values) != self.channels and (values or self.channels in IMAGENET_CHANNELS):
                 raise UserError(f"{word} has {len(values)} values: expected one a channel, {self.channels}")
-        if min(self.std) <= 0:
+        if min(self.std, default=1) <= 0:
             raise UserError(f"std {self.std}: expected values above 0, the image is divided by them")
         if self.resize not in get_args(Resize):
             raise UserError(f"resize {self.resize!r} is unknown: choose {', '.join(get_args(Resize))}")
@@ -70,6 +76,7 @@ class InputSpec:
             raise UserError(f"crop {self.crop}: expected a share of the image, above 0 and at most 1")
         if self.interpolation not in INTERPOLATIONS:
             raise UserError(f"interpolation {self.interpolation!r}: expected one of {', '.join(INTERPOLATIONS)}")
+        self._set("range", _checked_range(self.range))
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -96,9 +103,18 @@ class InputSpec:
             scale = min(self.size[0] / height, self.size[1] / width)
         return max(1, round(height * scale)), max(1, round(width * scale))
 
-    def evaluated(self, image: Image.Image) -> "Tensor":
-        """An image as an evaluated model sees it: normalised float32 (C, H, W)."""
+    def opened(self, image: AnyImage) -> AnyImage:
+        """In the spec's channels; values of more than 8 bits as float32 from 0 to 1. Raises UnreadableImage."""
         image = as_channels(image, self.channels)
+        return image.scaled(self.range) if isinstance(image, DeepImage) else image
+
+    def shown(self, image: AnyImage) -> Image.Image:
+        """To look at: 8 bits, grey or the first three channels."""
+        return image if isinstance(image, Image.Image) else self.opened(image).shown()  # type: ignore[union-attr]
+
+    def evaluated(self, image: AnyImage) -> "Tensor":
+        """An image as an evaluated model sees it: normalised float32 (C, H, W)."""
+        image = self.opened(image)
         if self.resize == "crop":
             image = self._without_far_ends(image)
         size = self.evaluated_size(image.height, image.width)
@@ -106,7 +122,7 @@ class InputSpec:
             image = image.resize(size[::-1], Image.Resampling[self.interpolation.upper()])
         return self.normalised(_centre(image, *self.size) if self.resize == "crop" else image)
 
-    def _without_far_ends(self, image: Image.Image) -> Image.Image:
+    def _without_far_ends(self, image: AnyImage) -> AnyImage:
         """Cut a strip to 8 times the input's proportions: whole, 1 x 20,000 pixels grow into gigabytes."""
         height, width = (int(side / self.crop) for side in self.size)
         return _centre(
@@ -114,14 +130,27 @@ class InputSpec:
             min(image.width, -(-8 * image.height * width // height)),
         )  # fmt: skip
 
-    def normalised(self, image: "Image.Image | Tensor") -> "Tensor":
-        """A PIL image, or a tensor (C, H, W) of bytes, -> normalised float32 (C, H, W) of the same size."""
+    def normalised(self, image: "AnyImage | Tensor") -> "Tensor":
+        """An image, or a tensor (C, H, W) of bytes or of floats from 0 to 1, -> normalised float32 of the same size."""
         import torch
         from torchvision.transforms.v2 import functional as F
 
-        x_CHW = F.pil_to_tensor(image) if isinstance(image, Image.Image) else image
-        x_CHW = F.to_dtype(x_CHW, torch.float32, scale=True)
+        if len(self.mean) != self.channels:
+            raise UserError(
+                f"{self.channels} channels have no usual mean and std: give data.mean and data.std, a number a channel"
+            )
+        x_CHW = F.to_dtype(as_tensor(image), torch.float32, scale=True)
         return F.normalize(x_CHW, list(self.mean), list(self.std)).as_subclass(torch.Tensor)
+
+
+def as_tensor(image: "AnyImage | Tensor") -> "Tensor":
+    """(C, H, W): bytes of a PIL image, floats of a deep one; a tensor as it is."""
+    import torch
+    from torchvision.transforms.v2 import functional as F
+
+    if isinstance(image, DeepImage):
+        return torch.from_numpy(np.ascontiguousarray(image.values_HWC.transpose(2, 0, 1)))
+    return F.pil_to_tensor(image) if isinstance(image, Image.Image) else image
 
 
 def _cover(height: int, width: int, tall: int, wide: int) -> Size:
@@ -131,7 +160,7 @@ def _cover(height: int, width: int, tall: int, wide: int) -> Size:
     return tall, width * tall // height
 
 
-def _centre(image: Image.Image, height: int, width: int) -> Image.Image:
+def _centre(image: AnyImage, height: int, width: int) -> AnyImage:
     """The centre of an image at least as large, as torchvision's `CenterCrop` cuts it."""
     if (image.height, image.width) == (height, width):
         return image
@@ -141,7 +170,19 @@ def _centre(image: Image.Image, height: int, width: int) -> Image.Image:
 
 
 def _imagenet(values: tuple[float, ...], channels: Channels) -> tuple[float, ...]:
+    if channels not in IMAGENET_CHANNELS:
+        return ()
     return values if channels == 3 else (sum(values) / 3,)
+
+
+def _checked_range(value: Any) -> Range | None:
+    if value is None or value in ("dtype", "image"):
+        return value
+    if isinstance(value, list | tuple) and len(value) == 2:
+        low, high = (float(end) for end in _numbers("range", value))
+        if math.isfinite(low) and math.isfinite(high) and low < high:
+            return low, high
+    raise UserError(f"range {value!r}: expected [LOW, HIGH], what becomes black and what white, or dtype or image")
 
 
 def _numbers(word: str, values: Any) -> tuple[Any, ...]:

@@ -12,10 +12,11 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from longvision.data.augment import DenseAugment
-from longvision.data.io.images import Channels, as_channels
+from longvision.data.io.deep import AnyImage
+from longvision.data.io.images import Channels
 from longvision.data.sources.base import ImageSet
 from longvision.data.transforms.base import Sample, Transforms
-from longvision.data.transforms.input_spec import InputSpec
+from longvision.data.transforms.input_spec import InputSpec, as_tensor
 from longvision.types import IGNORE
 
 TRIES = 10  # crops drawn before one that shows almost a single class is taken
@@ -29,23 +30,23 @@ class SegmentationTransforms(Transforms[np.ndarray]):
     def __init__(self, augment: DenseAugment, spec: InputSpec) -> None:
         super().__init__(spec)
         self.augment = augment
-        steps: list[Any] = [v2.ToImage(), v2.RandomHorizontalFlip(augment.flip)]
+        steps: list[Any] = [v2.RandomHorizontalFlip(augment.flip)]
         if augment.photometric:
             steps.append(_jitter(augment.photometric, spec.channels))
         self.vary = v2.Compose(steps)
 
-    def evaluate(self, image: Image.Image, label: np.ndarray) -> Sample:
+    def evaluate(self, image: AnyImage, label: np.ndarray) -> Sample:
         return self.spec.evaluated(image), torch.from_numpy(label).long()
 
-    def train(self, image: Image.Image, label: np.ndarray, images: ImageSet[np.ndarray]) -> Sample:
-        image, mask = as_channels(image, self.spec.channels), Image.fromarray(label)
+    def train(self, image: AnyImage, label: np.ndarray, images: ImageSet[np.ndarray]) -> Sample:
+        image, mask = self.spec.opened(image), Image.fromarray(label)
         for _ in range(TRIES):
             window = self._draw(image.height, image.width)
             crop_hw = np.array(window.cut(mask, Image.Resampling.NEAREST))
             if self.augment.most == 1 or _largest_share(crop_hw) <= self.augment.most:
                 break
         cut = window.cut(image, Image.Resampling.BILINEAR)
-        varied, truth = self.vary(cut, tv_tensors.Mask(torch.from_numpy(crop_hw)))
+        varied, truth = self.vary(tv_tensors.Image(as_tensor(cut)), tv_tensors.Mask(torch.from_numpy(crop_hw)))
         height, width = self.spec.size
         beyond = (0, width - cut.width, 0, height - cut.height)
         seen = self.spec.normalised(varied)
@@ -76,7 +77,7 @@ class Window:
     box: tuple[float, float, float, float]
     size: tuple[int, int]
 
-    def cut(self, image: Image.Image, resampling: Image.Resampling) -> Image.Image:
+    def cut(self, image: AnyImage, resampling: Image.Resampling) -> AnyImage:
         return image.resize(self.size[::-1], resampling, self.box)
 
 
@@ -86,7 +87,23 @@ def _largest_share(mask_hw: np.ndarray) -> float:
     return float(counts.max() / counts.sum()) if counts.any() else 1.0
 
 
-def _jitter(strength: float, channels: Channels) -> v2.ColorJitter:
+class BandJitter(torch.nn.Module):
+    """Brightness and contrast of any number of channels, all alike: torchvision's varies 1 or 3."""
+
+    def __init__(self, brightness: float, contrast: float) -> None:
+        super().__init__()
+        self.brightness, self.contrast = brightness, contrast
+
+    def forward(self, image_CHW: Tensor, mask_HW: Tensor) -> tuple[Tensor, Tensor]:
+        bright, contrast = (1 + most * (2 * float(torch.rand(())) - 1) for most in (self.brightness, self.contrast))
+        x_CHW = image_CHW * bright
+        mean = x_CHW.mean()
+        return ((x_CHW - mean) * contrast + mean).clamp(0, 1), mask_HW
+
+
+def _jitter(strength: float, channels: Channels) -> torch.nn.Module:
+    if channels not in (1, 3):
+        return BandJitter(0.125 * strength, min(1.0, 0.5 * strength))
     if channels == 1:
         return v2.ColorJitter(brightness=0.125 * strength, contrast=0.5 * strength)
     return v2.ColorJitter(0.125 * strength, 0.5 * strength, 0.5 * strength, 0.05 * strength)

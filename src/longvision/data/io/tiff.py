@@ -1,0 +1,139 @@
+"""TIFF beyond what Pillow reads: any number type and any number of channels, tiled or in strips, BigTIFF."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from longvision.data.io.decoding import DECODE_ERRORS
+from longvision.data.io.limits import check_pixels, without_pillows_limit
+from longvision.errors import UnreadableImage
+from longvision.types import Size
+
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+LZW, DEFLATE = 5, (8, 32946)
+ORIENTATION, EXTRA_SAMPLES, NO_DATA = 274, 338, 42113
+
+
+def read_tiff(content: bytes, channels: int, name: str) -> tuple[np.ndarray, bool, int]:
+    """Values (H, W, C) of the first image as they are stored, whether the last channel is alpha, and the orientation.
+
+    Where the file is a series of `channels` pages of one channel each, other than 1 or 3, they are the channels. What
+    GDAL calls "no data" is not a number. Raises UnreadableImage, and what a damaged file makes of tifffile.
+    """
+    try:
+        import tifffile
+    except ImportError as error:
+        raise UnreadableImage(f"{name} needs tifffile to be read: pip install 'longvision[train]'") from error
+    with tifffile.TiffFile(io.BytesIO(content)) as file:
+        page: Any = file.pages[0]
+        check_pixels(name, page.imagewidth, page.imagelength)
+        pages: list[Any] = [page]
+        series = file.series[0]
+        if channels not in (1, 3) and page.samplesperpixel == 1:
+            if series.ndim == 3 and series.shape[0] == channels:
+                pages = list(series.pages)
+            elif series.ndim == 3 and series.shape[2] == channels and series.shape[1:] == page.shape:
+                # an array (H, W, C) that its program took for H pages
+                return _without_gaps(np.stack([_values(one) for one in series.pages]), page), False, 1
+        values_HWC = np.concatenate([_shaped(_values(one), one) for one in pages], 2)
+        tags = {tag: page.tags[tag].value for tag in (ORIENTATION, EXTRA_SAMPLES) if tag in page.tags}
+        has_alpha = bool(np.ravel(tags.get(EXTRA_SAMPLES, 0))[-1] in (1, 2)) and page.samplesperpixel in (2, 4)
+        return _without_gaps(values_HWC, page), has_alpha, int(tags.get(ORIENTATION, 1))
+
+
+def tiff_size(path: str | Path) -> tuple[Size, int] | None:
+    """Height and width as they are stored, and the orientation, of a TIFF; None for what is none."""
+    try:
+        with open(path, "rb") as file:
+            if file.read(4) not in MAGIC:
+                return None
+        import tifffile
+
+        with tifffile.TiffFile(path) as tiff:
+            page: Any = tiff.pages[0]
+            turn = page.tags[ORIENTATION].value if ORIENTATION in page.tags else 1
+            return (page.imagelength, page.imagewidth), turn if turn in range(1, 9) else 1
+    except (ImportError, *DECODE_ERRORS):
+        return None
+
+
+def _shaped(values: np.ndarray, page: Any) -> np.ndarray:
+    """(H, W, C) of what tifffile gives: (H, W), (H, W, C) or (C, H, W)."""
+    size = (page.imagelength, page.imagewidth)
+    if values.ndim == 2:
+        return values[:, :, None]
+    if values.ndim != 3:
+        raise UnreadableImage(f"a TIFF of {values.ndim} dimensions: expected height, width and channels")
+    return values if values.shape[:2] == size and page.planarconfig == 1 else values.transpose(1, 2, 0)
+
+
+def _without_gaps(values: np.ndarray, page: Any) -> np.ndarray:
+    if NO_DATA not in page.tags:
+        return values
+    try:
+        gap = float(str(page.tags[NO_DATA].value).strip("\0 "))
+    except ValueError:
+        return values
+    if np.isnan(gap) or not (values == gap).any():
+        return values
+    return np.where(values == gap, np.nan, values.astype(np.float32 if values.dtype.itemsize <= 2 else np.float64))
+
+
+def _values(page: Any) -> np.ndarray:
+    if (page.compression == LZW or (page.compression in DEFLATE and page.predictor == 3)) and page.bitspersample >= 8:
+        return _decoded_here(page)  # tifffile would ask for another package
+    try:
+        return page.asarray()
+    except (KeyError, ValueError) as error:
+        if "imagecodecs" in str(error):
+            raise UnreadableImage(
+                f"it is compressed by {page.compression.name}: pip install imagecodecs, or save it with deflate or LZW"
+            ) from error
+        raise
+
+
+def _decoded_here(page: Any) -> np.ndarray:
+    """(planes, H, W, samples), the first or last left out where it is 1."""
+    planes, _, height, width, samples = page.shaped
+    tall = page.tilelength if page.is_tiled else min(page.rowsperstrip, height)
+    wide = page.tilewidth if page.is_tiled else width
+    down, across = -(-height // tall), -(-width // wide)
+    canvas = np.zeros((planes, down * tall, across * wide, samples), page.dtype)
+    for number, (offset, count) in enumerate(zip(page.dataoffsets, page.databytecounts, strict=True)):
+        plane, place = divmod(number, down * across)
+        top, left = (place // across) * tall, (place % across) * wide
+        rows = tall if page.is_tiled else min(tall, height - top)
+        page.parent.filehandle.seek(offset)
+        part = _part(page, page.parent.filehandle.read(count), (rows, wide, samples))
+        canvas[plane, top : top + rows, left : left + wide] = part
+    values = canvas[:, :height, :width]
+    return values[0] if planes == 1 else values[..., 0]
+
+
+def _part(page: Any, content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    """A strip or tile (rows, columns, samples)."""
+    dtype = np.dtype(page.dtype).newbyteorder(page.parent.byteorder)
+    length = int(np.prod(shape)) * dtype.itemsize
+    content = _from_lzw(content, length) if page.compression == LZW else zlib.decompress(content)
+    rows, columns, samples = shape
+    if page.predictor == 3:  # differences of bytes, the highest bytes of a row first
+        steps = np.frombuffer(content, np.uint8, length).reshape(rows, dtype.itemsize * columns, samples)
+        bytes_ = np.add.accumulate(steps, 1, dtype=np.uint8).reshape(rows, dtype.itemsize, columns * samples)
+        return bytes_.transpose(0, 2, 1).copy().view(dtype.newbyteorder(">")).reshape(shape)
+    values = np.frombuffer(content, dtype, int(np.prod(shape))).reshape(shape)
+    return np.add.accumulate(values, 1, dtype=page.dtype) if page.predictor == 2 else values
+
+
+def _from_lzw(content: bytes, length: int) -> bytes:
+    """Through Pillow's libtiff: the bytes as a grey image of one row."""
+    tags = {256: length, 257: 1, 258: 8, 259: LZW, 262: 1, 273: 0, 277: 1, 278: 1, 279: len(content)}
+    tags[273] = 8 + 2 + 12 * len(tags) + 4
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0)
+    with without_pillows_limit(), Image.open(io.BytesIO(head + content)) as image:
+        return image.tobytes()
