@@ -71,7 +71,7 @@ class DataModule(LightningDataModule):
     def _look_at_training_images(self) -> None:
         """The range of their values, where they have more than 8 bits, and what else is to be said of their files."""
         images = self.images("train")
-        if images.file is None:
+        if getattr(images, "file", None) is None:
             return
         rows = self.examples("train", MOST_IMAGES)
         looks = look_at([images.file(images.items[row]) for row in rows], self.channels)

@@ -1,6 +1,7 @@
 """TIFF beyond what Pillow reads: any number type and any number of channels, tiled or in strips, BigTIFF."""
 
 import io
+import logging
 import struct
 import zlib
 from pathlib import Path
@@ -14,6 +15,7 @@ from longvision.data.io.limits import check_pixels, without_pillows_limit
 from longvision.errors import UnreadableImage
 from longvision.types import Size
 
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it has to say of damaged files, our errors say
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 LZW, DEFLATE = 5, (8, 32946)
 ORIENTATION, EXTRA_SAMPLES, NO_DATA = 274, 338, 42113
@@ -32,6 +34,10 @@ def read_tiff(content: bytes, channels: int, name: str) -> tuple[np.ndarray, boo
     with tifffile.TiffFile(io.BytesIO(content)) as file:
         page: Any = file.pages[0]
         check_pixels(name, page.imagewidth, page.imagelength)
+        if page.samplesperpixel > 4 and page.samplesperpixel != channels:
+            raise UnreadableImage(
+                f"{name} has {page.samplesperpixel} channels, expected {channels}: data.channels says how many are read"
+            )
         pages: list[Any] = [page]
         series = file.series[0]
         if channels not in (1, 3) and page.samplesperpixel == 1:
@@ -68,7 +74,7 @@ def _shaped(values: np.ndarray, page: Any) -> np.ndarray:
     if values.ndim == 2:
         return values[:, :, None]
     if values.ndim != 3:
-        raise UnreadableImage(f"a TIFF of {values.ndim} dimensions: expected height, width and channels")
+        raise ValueError(f"it has {values.ndim} dimensions, expected height, width and channels")
     return values if values.shape[:2] == size and page.planarconfig == 1 else values.transpose(1, 2, 0)
 
 
@@ -91,7 +97,7 @@ def _values(page: Any) -> np.ndarray:
         return page.asarray()
     except (KeyError, ValueError) as error:
         if "imagecodecs" in str(error):
-            raise UnreadableImage(
+            raise ValueError(
                 f"it is compressed by {page.compression.name}: pip install imagecodecs, or save it with deflate or LZW"
             ) from error
         raise

@@ -174,6 +174,8 @@ def tight_boxes(masks_NHW: Tensor) -> Tensor:
 def pasted(below: View, above: View) -> View:
     """Each object of `above` (bool masks), with even odds, on top of `below`."""
     (image_CHW, target), (other_CHW, other) = below, above
+    if image_CHW.dtype != other_CHW.dtype:  # of more than 8 bits and of 8
+        image_CHW, other_CHW = (F.to_dtype(one, torch.float32, scale=True) for one in (image_CHW, other_CHW))
     other = other.select(torch.rand(len(other)) < 0.5)
     assert target.masks is not None and other.masks is not None  # `DetectionAugment.checked` saw to it
     assert target.size is not None and other.size is not None  # `jittered` said them

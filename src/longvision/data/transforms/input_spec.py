@@ -89,7 +89,10 @@ class InputSpec:
             raise UserError("preprocessing needs a size: add the height and width of the model's input")
         if unknown := sorted(set(values) - set(known)):
             raise UserError(f"preprocessing has no {', '.join(unknown)}: expected {', '.join(known)}")
-        return cls(**values)
+        spec = cls(**values)
+        if len(spec.mean) != spec.channels or len(spec.std) != spec.channels:
+            raise UserError(f"preprocessing of {spec.channels} channels needs a mean and a std of each")
+        return spec
 
     def evaluated_size(self, height: int, width: int) -> Size:
         """Height and width to which an image of that size is resized in evaluation, before any crop."""
