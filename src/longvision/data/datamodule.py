@@ -70,11 +70,11 @@ class DataModule(LightningDataModule):
 
     def _look_at_training_images(self) -> None:
         """The range of their values, where they have more than 8 bits, and what else is to be said of their files."""
-        images = self.images("train")
-        if getattr(images, "file", None) is None:
+        file_of = getattr(self.images("train"), "file_of", lambda row: None)  # a set of one's own may have none
+        files = [file_of(row) for row in self.examples("train", MOST_IMAGES)]
+        looks = look_at([file for file in files if file is not None], self.channels)
+        if not looks:
             return
-        rows = self.examples("train", MOST_IMAGES)
-        looks = look_at([images.file(images.items[row]) for row in rows], self.channels)
         found = range_of(looks) if self.input.range is None else self.input.range
         self.measured = {"range": found}
         if found is not None and getattr(self.augment, "rand_augment", None):

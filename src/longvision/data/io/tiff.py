@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -38,14 +39,10 @@ def read_tiff(content: bytes, channels: int, name: str) -> tuple[np.ndarray, boo
             raise UnreadableImage(
                 f"{name} has {page.samplesperpixel} channels, expected {channels}: data.channels says how many are read"
             )
-        pages: list[Any] = [page]
-        series = file.series[0]
-        if channels not in (1, 3) and page.samplesperpixel == 1:
-            if series.ndim == 3 and series.shape[0] == channels:
-                pages = list(series.pages)
-            elif series.ndim == 3 and series.shape[2] == channels and series.shape[1:] == page.shape:
-                # an array (H, W, C) that its program took for H pages
-                return _without_gaps(np.stack([_values(one) for one in series.pages]), page), False, 1
+        rows = _rows_as_pages(page, channels)
+        if rows:  # an array (H, W, C) that its program took for H pages
+            return _without_gaps(np.stack([_values(file.pages[row]) for row in range(rows)]), page), False, 1
+        pages = [page] if channels in (1, 3) or page.samplesperpixel > 1 else _channels_as_pages(file, channels)
         values_HWC = np.concatenate([_shaped(_values(one), one) for one in pages], 2)
         tags = {tag: page.tags[tag].value for tag in (ORIENTATION, EXTRA_SAMPLES) if tag in page.tags}
         has_alpha = bool(np.ravel(tags.get(EXTRA_SAMPLES, 0))[-1] in (1, 2)) and page.samplesperpixel in (2, 4)
@@ -66,6 +63,27 @@ def tiff_size(path: str | Path) -> tuple[Size, int] | None:
             return (page.imagelength, page.imagewidth), turn if turn in range(1, 9) else 1
     except (ImportError, *DECODE_ERRORS):
         return None
+
+
+def _rows_as_pages(page: Any, channels: int) -> int:
+    """How many, where tifffile noted that the array it was given has `channels` at the end; else 0. Pages are never
+    counted: in a damaged file their chain may have no end."""
+    if channels in (1, 3) or page.shape[1:] != (channels,):
+        return 0
+    found = re.fullmatch(r'\{"shape": \[(\d+), (\d+), (\d+)\].*', page.description)
+    return int(found[1]) if found and (int(found[2]), int(found[3])) == page.shape else 0
+
+
+def _channels_as_pages(file: Any, channels: int) -> list[Any]:
+    """The first `channels` pages, where there are as many and no more of the same size; else the first."""
+    pages: list[Any] = []
+    for number in range(channels + 1):
+        try:
+            pages.append(file.pages[number])
+        except IndexError:
+            break
+    alike = len(pages) == channels and all(one.shape == pages[0].shape for one in pages)
+    return pages if alike else pages[:1]
 
 
 def _shaped(values: np.ndarray, page: Any) -> np.ndarray:

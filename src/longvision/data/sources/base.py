@@ -65,9 +65,13 @@ class ImageSet(Generic[Label]):
         self,
         items: Sequence[Any],
         read: Callable[[Any], tuple[AnyImage, Label]],
-        file: Callable[[Any], str | bytes] | None = None,
+        file: Callable[[Any], str | bytes | None] | None = None,
     ) -> None:
         self.items, self.read, self.file = items, read, file
+
+    def file_of(self, index: int) -> str | bytes | None:
+        """The path or the encoded bytes of an image; None for one that is made."""
+        return None if self.file is None else self.file(self.items[index])
 
     def __len__(self) -> int:
         return len(self.items)

@@ -5,8 +5,8 @@ import pickle
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from operator import attrgetter
 from hashlib import blake2b
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 

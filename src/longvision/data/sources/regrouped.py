@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from PIL import Image
-
+from longvision.data.io.deep import AnyImage
 from longvision.data.sources.base import ImageSet, Label, Listed, Source
 from longvision.types import Split
 
@@ -25,7 +24,7 @@ class RegroupedSource(Source[Label]):
 
     def split(self, split: Split) -> ImageSet[Label]:
         sets = {part: self.source.split(part) for part in self._parts(split)}
-        return ImageSet(self.groups[split], partial(_read, sets))
+        return ImageSet(self.groups[split], partial(_read, sets), partial(_file, sets))
 
     def listed_images(self, split: Split) -> list[Listed]:
         listed = {part: self.source.listed_images(part) for part in self._parts(split)}
@@ -40,6 +39,11 @@ class RegroupedSource(Source[Label]):
         return sorted({part for part, _ in self.groups[split]})
 
 
-def _read(sets: dict[Split, ImageSet[Any]], place: Place) -> tuple[Image.Image, Any]:
+def _read(sets: dict[Split, ImageSet[Any]], place: Place) -> tuple[AnyImage, Any]:
     split, row = place
     return sets[split][row]
+
+
+def _file(sets: dict[Split, ImageSet[Any]], place: Place) -> str | bytes | None:
+    split, row = place
+    return sets[split].file_of(row)
