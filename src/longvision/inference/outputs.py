@@ -65,7 +65,7 @@ class Outputs:
         stem = Path(result.name).stem
         written = write_new(folder, stem, contents)[0]
         if written.stem != stem:
-            self.notes.append(f"{result.name} is {written.name} there: {stem}.png is taken, or too long a name")
+            self.notes.append(f"{result.name} is written as {written.name}: {stem}.png is taken, or too long a name")
 
 
 class ClassTable(Outputs):
