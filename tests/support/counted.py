@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from longvision.data.augment import Augment
-from longvision.data.config import LoaderConfig
 from longvision.data.datamodule import DataModule
+from longvision.data.loading import LoaderConfig
 from longvision.data.sources.base import ImageSet, Source
 from longvision.data.transforms.input_spec import InputSpec
 from longvision.engine import trainer as training

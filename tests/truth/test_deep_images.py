@@ -1,8 +1,6 @@
-"""More than 8 bits, signed numbers, floats, many channels: every value arrives, on one scale for the whole set."""
+"""More than 8 bits, signed numbers, floats, many channels: on one scale for the whole set, and varied as they are."""
 
 import io
-import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -11,158 +9,17 @@ from PIL import Image
 
 pytest.importorskip("tifffile")
 
-import tifffile
 from torchvision.transforms.v2 import functional as F
 
 from longvision.data.augment import Augment, DenseAugment, DetectionAugment
 from longvision.data.config import FolderData, MaskFolderData
 from longvision.data.io.deep import DeepImage
-from longvision.data.io.headers import read_header
-from longvision.data.io.images import is_image, read_image
+from longvision.data.io.images import read_image
 from longvision.data.sources.objects import as_target
 from longvision.data.transforms.detection import DetectionTransforms
 from longvision.data.transforms.input_spec import InputSpec
 from longvision.errors import UnreadableImage, UserError
-
-RAMP = np.linspace(0, 1, 64 * 48).reshape(64, 48)
-
-
-def png16(values_HWC):
-    height, width, samples = values_HWC.shape
-    kind = {1: 0, 2: 4, 3: 2, 4: 6}[samples]
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values_HWC)
-    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)), (b"IDAT", zlib.compress(rows))]
-    chunks = [
-        struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in [*parts, (b"IEND", b"")]
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
-
-
-def by_pillow(values, kind):
-    buffer = io.BytesIO()
-    Image.fromarray(values).save(buffer, kind)
-    return buffer.getvalue()
-
-
-def tiff(values, **options):
-    buffer = io.BytesIO()
-    tifffile.imwrite(buffer, values, **options)
-    return buffer.getvalue()
-
-
-def many(dtype, bands=5):
-    values = np.random.default_rng(0).normal(0, 100, (64, 48, bands))
-    return np.abs(values).astype(dtype) if np.issubdtype(dtype, np.unsignedinteger) else values.astype(dtype)
-
-
-U12, U16 = (RAMP * 4095).astype(np.uint16), (RAMP * 65535).astype(np.uint16)
-I16 = (RAMP * 4000 - 1000).astype(np.int16)
-RGB16 = np.stack([U16, U16[::-1], U12], 2)
-FLOATS = (RAMP * 450 - 50).astype(np.float32)
-FILES = {  # name: content, channels, values
-    "png-12-bits-plantcv-1804": (by_pillow(U12, "PNG"), 1, U12),
-    "png-16-bits": (by_pillow(U16, "PNG"), 1, U16),
-    "pgm-16-bits": (by_pillow(U16, "PPM"), 1, U16),
-    "pgm-of-1023": (b"P5 2 1 1023 " + struct.pack(">HH", 1023, 0), 1, np.array([[65535, 0]])),  # of 1023
-    "png-16-bits-in-colour": (png16(RGB16), 3, RGB16),
-    "png-16-bits-opaque": (png16(np.dstack([RGB16, np.full_like(U16, 65535)])), 3, RGB16),
-    "tiff-12-in-16-bits": (tiff(U12), 1, U12),
-    "tiff-big-endian": (tiff(U12, byteorder=">"), 1, U12),
-    "tiff-lzw-and-differences": (by_pillow(U12, "TIFF"), 1, U12),
-    "tiff-signed": (tiff(I16), 1, I16),
-    "tiff-uint32": (tiff((RAMP * 1e9).astype(np.uint32)), 1, (RAMP * 1e9).astype(np.uint32)),
-    "tiff-float32": (tiff(FLOATS), 1, FLOATS),
-    "tiff-float64": (tiff(FLOATS.astype(float)), 1, FLOATS.astype(float)),
-    "tiff-16-bits-in-colour": (tiff(RGB16, photometric="rgb"), 3, RGB16),
-    "tiff-grey-in-three-channels": (tiff(U12), 3, np.repeat(U12[:, :, None], 3, 2)),
-    **{
-        f"tiff-5-bands-{np.dtype(dtype)}-{way}": (
-            tiff(many(dtype).transpose(2, 0, 1) if "planar" in way else many(dtype), **options), 5, many(dtype)
-        )
-        for dtype in (np.float32, np.uint16, np.uint8)
-        for way, options in {
-            "interleaved": {"planarconfig": "contig"},
-            "planar": {"planarconfig": "separate", "photometric": "minisblack"},
-            "tiled-deflate": {"planarconfig": "contig", "tile": (32, 32), "compression": "zlib"},
-            "big-strips": {"planarconfig": "contig", "bigtiff": True, "rowsperstrip": 7, "compression": "zlib"},
-            "as-pages-planar": {},
-            "as-rows": {},
-        }.items()
-    },
-    "tiff-8-bands": (tiff(many(np.int16, 8), planarconfig="contig"), 8, many(np.int16, 8)),
-    "rgba-as-4-channels": (by_pillow(np.dstack([RGB16, U12]).astype(np.uint8), "PNG"), 4,
-                           np.dstack([RGB16, U12]).astype(np.uint8)),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_every_value_arrives(name):
-    content, channels, values = FILES[name]
-    read = read_image(content, channels, name)
-    assert isinstance(read, DeepImage) and np.array_equal(np.asarray(read), values)
-    assert (read.height, read.width) == values.shape[:2] and read.channels == channels
-
-
-def predicted(values, dtype):
-    """TIFF's floating-point predictor, as GDAL writes it, deflated: one strip, big-endian bytes apart."""
-    height, width, bands = values.shape
-    size = np.dtype(dtype).itemsize
-    bytes_ = values.astype(np.dtype(dtype).newbyteorder(">")).view(np.uint8).reshape(height, width * bands, size)
-    rows = bytes_.transpose(0, 2, 1).reshape(height, size * width, bands)
-    steps = rows.copy()
-    steps[:, 1:] = rows[:, 1:] - rows[:, :-1]
-    return steps.tobytes()
-
-
-@pytest.mark.parametrize("lzw", [False, True])
-def test_the_floating_point_predictor(lzw):
-    values = many(np.float32)
-    steps = predicted(values, np.float32)
-    if lzw:  # of one row of bytes, by Pillow
-        buffer = io.BytesIO()
-        Image.frombytes("L", (len(steps), 1), steps).save(buffer, "TIFF", compression="tiff_lzw")
-        with tifffile.TiffFile(io.BytesIO(buffer.getvalue())) as file:
-            page = file.pages[0]
-            buffer.seek(page.dataoffsets[0])
-            packed = buffer.read(page.databytecounts[0])
-    else:
-        packed = zlib.compress(steps)
-    plain = bytearray(tiff(values, planarconfig="contig", rowsperstrip=64, predictor=False, compression="zlib"))
-    with tifffile.TiffFile(io.BytesIO(bytes(plain))) as file:
-        tags = {tag.code: tag for tag in file.pages[0].tags}
-        offset, count, compression = (tags[code].valueoffset for code in (273, 279, 259))
-        resolution = tags[282].offset  # becomes the tag of the predictor
-        count_is_short = tags[279].dtype == 3
-    plain[resolution : resolution + 12] = struct.pack("<HHII", 317, 3, 1, 3)
-    plain[compression : compression + 2] = struct.pack("<H", 5 if lzw else 8)
-    plain[offset : offset + 4] = struct.pack("<I", len(plain))
-    if count_is_short:
-        tag = tags[279].offset
-        plain[tag : tag + 12] = struct.pack("<HHII", 279, 4, 1, len(packed))
-    else:
-        plain[count : count + 4] = struct.pack("<I", len(packed))
-    read = read_image(bytes(plain) + packed, 5, "predicted.tif")
-    assert np.array_equal(read.values_HWC, values)
-
-
-@pytest.mark.parametrize("channels", [1, 3, 4, 6])
-def test_other_channels_than_the_file_has_are_refused(channels):
-    with pytest.raises(UnreadableImage, match=rf"bands\.tif has 5 channels, expected {channels}"):
-        read_image(tiff(many(np.float32), planarconfig="contig"), channels, "bands.tif")
-
-
-def test_deep_transparency_is_refused_and_gaps_are_no_numbers():
-    with pytest.raises(UnreadableImage, match="transparent"):
-        read_image(png16(np.dstack([RGB16, U16])), 3)
-    gaps = np.where(RAMP < 0.5, -9999, FLOATS).astype(np.float32)
-    read = np.asarray(read_image(tiff(gaps, extratags=[(42113, "s", 0, "-9999", True)]), 1))
-    assert np.array_equal(np.isnan(read), RAMP < 0.5)
-
-
-def test_what_pillow_does_not_know_has_a_size(tmp_path):
-    path = tmp_path / "bands.tif"
-    path.write_bytes(tiff(many(np.float32), planarconfig="contig"))
-    assert is_image(path) and read_header(path).size == (64, 48)
+from support.deep import FLOATS, I16, RAMP, U12, U16, many, tiff
 
 
 @pytest.mark.parametrize(
@@ -178,7 +35,7 @@ def test_what_pillow_does_not_know_has_a_size(tmp_path):
         ((RAMP * 0.9).astype(np.float32), (0, 255), (0, 0.9 / 255)),
         (np.full((4, 4), 7.0), "image", (0, 0)),
     ],
-    ids=str,
+    ids=lambda value: f"{value.dtype}" if isinstance(value, np.ndarray) else str(value),
 )
 def test_scaling(values, range, ends):
     scaled = DeepImage(values[:, :, None]).scaled(InputSpec((8, 8), range=range).range).values_HWC

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from longvision.data.augment import AnyAugment, Augment, DenseAugment, DetectionAugment
 from longvision.data.io.images import Channels
+from longvision.data.loading import LoaderConfig
 from longvision.data.sources.base import Source, Trained
 from longvision.data.sources.coco import CocoSource
 from longvision.data.sources.coco_layout import LabelsAndImages
@@ -23,7 +24,6 @@ from longvision.data.sources.scattered_sets import (
 )
 from longvision.data.sources.voc import VocSource
 from longvision.data.transforms.input_spec import InputSpec, Resize
-from longvision.errors import UserError
 
 if TYPE_CHECKING:
     from longvision.data.datamodule import DataModule
@@ -38,25 +38,6 @@ SCATTERED_DETECTION_AUGMENT = DetectionAugment(scale=(0.5, 1.5), flip=0.0)  # a 
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoaderConfig:
-    """In what batches images are loaded.
-
-    Args:
-        batch_size: training images a step.
-        workers: processes that load images; 0 loads in the main one; at most 4, one a core, when left out.
-    """
-
-    batch_size: int = 64
-    workers: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise UserError(f"batch_size {self.batch_size}: expected at least 1 image a batch")
-        if self.workers is not None and self.workers < 0:
-            raise UserError(f"workers {self.workers}: expected 0 (load in the main process) or more")
-
-
-@dataclass(frozen=True, kw_only=True)
 class DataConfig(LoaderConfig):
     """What all sources share. A subclass adds where its images are, and the kind of augmentation that its task has.
 
@@ -65,9 +46,8 @@ class DataConfig(LoaderConfig):
         channels: 1 for grey, 3 for colour, or as many as the files have.
         mean: mean of each channel on the scale 0..1; ImageNet's when left out, for other than 1 or 3 channels measured.
         std: standard deviation of each channel; ImageNet's when left out, for other than 1 or 3 channels measured.
-        range: what is black and white in images of more than 8 bits: [LOW, HIGH]; dtype for all that their type
-            holds, 0 and 1 for floats; image for each one's own lowest and highest value. When left out, the training
-            images are looked at, and what is taken is said.
+        range: black and white of images of more than 8 bits: [LOW, HIGH], dtype (all that their type holds; floats: 0
+            and 1) or image (each one's own ends); when left out, that of the training images, which is said.
         augment: how training images are varied.
     """
 

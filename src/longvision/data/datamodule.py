@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from longvision.data.augment import AnyAugment
-from longvision.data.config import LoaderConfig
 from longvision.data.dataset import TransformedSet
 from longvision.data.fingerprint import Fingerprint
 from longvision.data.io.ranges import MOST_IMAGES, look_at, mean_and_std, notes_of, range_of
+from longvision.data.loading import LoaderConfig
 from longvision.data.order import EpochLoader, EpochOrder, seed_all, seed_of_step
 from longvision.data.sources.base import ImageSet, Source
 from longvision.data.transforms.input_spec import InputSpec
