@@ -4,11 +4,14 @@ import argparse
 import json
 import os
 import sys
+import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from longvision.errors import UserError, user_paths
+from longvision.data.io.listing import ending, has_image_name
+from longvision.data.problems import listing
+from longvision.errors import UnreadableImage, UserError, user_paths
 from longvision.text import one_line, printable
 from longvision_cli.arguments import ArgumentParser
 from longvision_cli.folders import free_folder
@@ -59,11 +62,14 @@ def run(arguments: list[str]) -> int:
 
     predictor = Predictor(options.run, options.device, options.batch, inference, detections=detections)
     limit_memory()  # else the system would end the command without a word
-    skipped: list[str] = []
-    for result in predictor.stream(_with_progress(images), lambda _, error: skipped.append(str(error))):
+    failed: list[tuple[Path, Exception]] = []
+    for result in predictor.stream(_with_progress(images), lambda path, error: failed.append((Path(str(path)), error))):
         with user_paths():
             output.add(result)
-    return _report(output, skipped, len(images), folder)
+    aside = [path for path, error in failed if _is_no_image(path, error) and str(path) not in options.images]
+    skipped = [(path, error) for path, error in failed if path not in aside]
+    _tell_aside(aside)
+    return _report(output, skipped, len(images) - len(aside), folder)
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -72,7 +78,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         description="Says what is in images: prints a table, or JSON, and fills a folder. Of a classifier that holds a "
         "sheet of the first images with their likeliest classes; of a segmentation or detection each image beside its "
         "prediction, masks as PNG with a palette, objects as COCO JSON. Files that are no images, or too large for the "
-        "memory there is, are named, counted and skipped; the exit code is 1 when none was good.",
+        "memory there is, and drawings that fail are named and counted, the others are made, and the exit code is 1.",
     )
     parser.add_argument("run", metavar="RUN", help="a folder that `longvision train` made, or its model.safetensors")
     parser.add_argument("images", metavar="FILE|FOLDER", nargs="+", help="images, or folders that are searched")
@@ -98,22 +104,42 @@ def _with_progress(paths: list[Path]) -> Any:
     return tqdm(paths, unit="image", leave=False, disable=None, delay=2)
 
 
-def _report(output: Any, skipped: list[str], images: int, folder: Path | None) -> int:
+def _is_no_image(path: Path, error: Exception) -> bool:
+    return isinstance(error, UnreadableImage) and bool(ending(str(path))) and not has_image_name(str(path))
+
+
+def _tell_aside(paths: list[Path]) -> None:
+    """What lay in a folder of images and is of another type."""
+    if paths:
+        print(
+            f"longvision predict: note: {len(paths)} files of no image type were not used "
+            f"({one_line(listing(list(map(str, paths))))})",
+            file=sys.stderr,
+        )
+
+
+def _report(output: Any, skipped: list[tuple[Path, Exception]], images: int, folder: Path | None) -> int:
     """Print what there is, and what there is not; -> the exit code."""
-    for reason in skipped[:NAMED]:
-        print(f"longvision predict: skipped: {one_line(reason)}", file=sys.stderr)
-    if skipped:
-        print(f"longvision predict: {len(skipped)} of {images} files have no result", file=sys.stderr)
-    for line in output.remarks():
-        print(f"longvision predict: note: {line}", file=sys.stderr)
     if folder is None:
         print(json.dumps(output.as_json(), indent=2))
     elif output.rows:
-        with user_paths():
-            output.finish(folder)
+        output.end()
         _print_table(*zip(*output.rows, strict=True))
         print(*map(one_line, output.notes), f"{output.about}: {folder}", sep="\n")
-    return 0 if output.rows else 1
+    for line in output.remarks():
+        print(f"longvision predict: note: {one_line(line)}", file=sys.stderr)
+    for path, error in skipped[:NAMED]:
+        reason = str(error) if isinstance(error, UserError) else f"{path}: {type(error).__name__}: {error}"
+        print(f"longvision predict: skipped: {one_line(reason)}", file=sys.stderr)
+    if skipped:
+        print(f"longvision predict: {len(skipped)} of {images} files have no result", file=sys.stderr)
+    for reason in output.failed[:NAMED]:
+        print(f"longvision predict: {one_line(reason)}", file=sys.stderr)
+    if output.failed:
+        print(f"longvision predict: {len(output.failed)} drawings or files could not be made", file=sys.stderr)
+    for bug in [error for _, error in skipped if not isinstance(error, UserError)][:1]:
+        traceback.print_exception(bug)
+    return 0 if output.rows and not skipped and not output.failed else 1
 
 
 def _print_table(files: tuple[str, ...], cells: tuple[list[str], ...]) -> None:

@@ -71,7 +71,7 @@ def test_validate(run, longvision):
 def test_predict_fills_a_folder(run, longvision, mixed_files):
     recipe, trained = run
     answer = longvision("predict", trained.run, mixed_files)
-    assert answer.code == 0
+    assert answer.code == 1
     assert "c.jpg is not an image" in answer.err and "1 of 3 files" in answer.err
     folder = Path("predictions-1")
     files = {path.name for path in folder.iterdir()}

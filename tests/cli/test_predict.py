@@ -178,7 +178,7 @@ def test_bad_files_are_named_counted_and_skipped(longvision, digits_run, three):
     Path("cut.png").write_bytes(three[0].read_bytes()[:60])
     Path("empty.png").touch()
     answer = longvision("predict", digits_run, "bad.png", three[0], "cut.png", "empty.png", "--json")
-    assert answer.code == 0
+    assert answer.code == 1
     assert len(json.loads(answer.out)) == 1
     lines = answer.err.splitlines()
     assert [name in line for name, line in zip(("bad.png", "cut.png", "empty.png"), lines)] == [True] * 3

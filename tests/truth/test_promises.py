@@ -2,6 +2,7 @@
 
 import warnings
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from longvision.data.sources.base import ImageSet
 from longvision.data.transforms.classification import ClassificationTransforms
 from longvision.data.transforms.input_spec import InputSpec
 from longvision.errors import UnreadableImage, UserError
+from longvision.inference import outputs
 from longvision.registry import TASKS, load
 from longvision_cli.main import main
 from support.image_sets import SETS, coded
@@ -132,3 +134,108 @@ def test_check_data_decodes_what_training_will_decode(kind, tmp_path, monkeypatc
 
 def _fail():
     raise UnreadableImage("a.png cannot be read")
+
+
+# -- prediction -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    from support.trained import write_model
+
+    folder = tmp_path_factory.mktemp("weights")
+    for task in ("classification", "segmentation", "detection"):
+        write_model(task, folder / f"{task}.safetensors")
+    return folder
+
+
+DRAWS = {
+    "classification": ("longvision.viz.bars", "draw_classes"),
+    "segmentation": ("longvision.viz.overlays", "draw_segmentation"),
+    "detection": ("longvision.viz.overlays", "draw_objects"),
+}
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        pytest.param("a drawing", id="a drawing fails"),
+        pytest.param("a model", id="the model fails on one image"),
+        pytest.param("a disk", id="one file cannot be written"),
+        pytest.param("a file", id="one of three is damaged"),
+        pytest.param("no image", id="a text file lies in the folder"),
+    ],
+)
+@pytest.mark.parametrize("task", DRAWS)
+def test_predict_ends_for_no_single_file(task, failure, weights, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, width in (("a.png", 40), ("b.png", 41), ("c.png", 42)):
+        Path("in").mkdir(exist_ok=True)
+        Image.new("RGB", (width, 40), "green").save(Path("in", name))
+    BREAK[failure](task, monkeypatch)
+    code = main(["predict", str(weights / f"{task}.safetensors"), "in", "--out", "out", "--device", "cpu"])
+    said = capsys.readouterr()
+    rows = [line.split()[0] for line in said.out.splitlines() if line[1:5] == ".png"]
+    if failure == "no image":
+        assert code == 0 and rows == ["a.png", "b.png", "c.png"] and "readme.txt" in said.err
+        return
+    assert code == 1 and "b.png" in said.err
+    assert rows == (["a.png", "c.png"] if failure in ("a model", "a file") else ["a.png", "b.png", "c.png"])
+    written = {path.name for path in Path("out").iterdir()}
+    if task == "classification":
+        assert written == {"predictions.png"}
+    else:
+        assert {"a.png", "c.png"} <= written and "b.png" not in written
+    if task == "segmentation" and failure == "a drawing":
+        assert "b-mask.png" in written  # what is known of it is not lost with its drawing
+    if task == "detection":
+        assert "objects.json" in written
+    assert ("Traceback" in said.err) == (failure == "a model")
+
+
+def _break_drawing(task, monkeypatch):
+    module, name = DRAWS[task]
+    draw = getattr(import_module(module), name)
+
+    def drawn(image, *rest, **options):
+        if image.width == 41:
+            raise ValueError("no room for a legend")
+        return draw(image, *rest, **options)
+
+    monkeypatch.setattr(f"{module}.{name}", drawn)
+
+
+def _break_model(task, monkeypatch):
+    from longvision.inference.predictor import Predictor
+
+    predict = Predictor._predict
+
+    def failing(self, group):
+        if any(image.width == 41 for _, _, image, _ in group):
+            raise IndexError("too many values")
+        return predict(self, group)
+
+    monkeypatch.setattr(Predictor, "_predict", failing)
+
+
+def _break_disk(task, monkeypatch):
+    if task == "classification":  # it writes one file for all: its drawing stands for it
+        _break_drawing(task, monkeypatch)
+        return
+    write = outputs.write_new
+
+    def written(folder, stem, contents):
+        if stem == "b":
+            raise OSError(22, "Invalid argument", "b.png")
+        return write(folder, stem, contents)
+
+    monkeypatch.setattr(outputs, "write_new", written)
+
+
+BREAK = {
+    "a drawing": _break_drawing,
+    "a model": _break_model,
+    "a disk": _break_disk,
+    "a file": lambda *_: Path("in/b.png").write_bytes(GOOD[0][:-300]),
+    "no image": lambda *_: Path("in/readme.txt").write_text("how they were taken"),
+}

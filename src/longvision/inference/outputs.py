@@ -1,6 +1,7 @@
 """What `longvision predict` makes of many results: rows of a table, JSON, and a folder of files. Loads no torch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,13 +10,22 @@ from PIL import Image
 from longvision.data.problems import listing
 from longvision.errors import UserError
 from longvision.inference.coco import CocoResults
-from longvision.inference.results import THRESHOLD, ClassResult, MaskResult, ObjectResult, Result, write_new
+from longvision.inference.results import (
+    THRESHOLD,
+    ClassResult,
+    MaskResult,
+    ObjectResult,
+    Result,
+    palette_image,
+    write_new,
+)
 
 ON_SHEET = 16  # images of a classifier that are drawn at most
 
 
 class Outputs:
-    """Takes one result after the other; the folder is made with the first one.
+    """Takes one result after the other; the folder is made with the first one. A drawing or a file that cannot be made
+    is told in `failed`: the others are there.
 
     Args:
         classes: the names of all classes.
@@ -29,25 +39,38 @@ class Outputs:
         self.classes, self.folder = classes, folder
         self.rows: list[tuple[str, list[str]]] = []
         self.notes: list[str] = []
+        self.failed: list[str] = []  # what could not be drawn or written, and why
         self.dicts: list[Any] = []
 
     def add(self, result: Any) -> None:
         """One image's result: a row of the table, and its files, or its dictionary where there is no folder.
 
-        Raises UserError where a file cannot be written.
+        Raises OSError where the folder cannot be made.
         """
         self.rows.append((result.name, self.cells(result)))
+        self.hold(result)
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self._or_failed(f"the files of {result.name}"):
+                self.write(result, self.folder)
+
+    def hold(self, result: Any) -> None:
+        """What `as_json` and `finish` need of an image."""
         if self.folder is None:
             self.dicts.append(result.to_dict())
-        else:
-            self.write(result, self.folder)
+
+    def end(self) -> None:
+        """Write the files of all images, if there is a folder."""
+        if self.folder is not None:
+            with self._or_failed(f"the files of all images in {self.folder}"):
+                self.finish(self.folder)
 
     def cells(self, result: Any) -> list[str]:
         """What the table says of an image, behind its name."""
         return result.cells()
 
     def write(self, result: Any, folder: Path) -> None:
-        """The files of one image, into `folder`, which is made if need be; none that exists is overwritten."""
+        """The files of one image, into `folder`; none that exists is overwritten."""
         raise NotImplementedError
 
     def finish(self, folder: Path) -> None:
@@ -61,10 +84,25 @@ class Outputs:
         """What `json.dumps` takes, of all images in their order; of results that were added without a folder."""
         return self.dicts
 
-    def _save(self, result: Result, folder: Path, contents: dict[str, Any]) -> None:
+    @contextmanager
+    def _or_failed(self, what: str) -> Iterator[None]:
+        """One drawing that fails, whatever the reason, takes no other with it."""
+        try:
+            yield
+        except Exception as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            self.failed.append(f"{what} could not be made: {type(error).__name__}: {reason}")
+
+    def _save(self, result: Result, folder: Path, draw: Callable[[], Image.Image], values: dict[str, Any]) -> None:
+        """The drawing with the values beside it; without it where it fails."""
+        contents = dict(values)
+        with self._or_failed(f"the drawing of {result.name}"):
+            contents = {".png": draw(), **values}
+        if not contents:
+            return
         stem = Path(result.name).stem
         written = write_new(folder, stem, contents)[0]
-        if written.stem != stem:
+        if written.name != f"{stem}{next(iter(contents))}":
             self.notes.append(f"{result.name} is written as {written.name}: {stem}.png is taken, or too long a name")
 
 
@@ -84,6 +122,8 @@ class ClassTable(Outputs):
     def finish(self, folder: Path) -> None:
         from longvision.viz.sheets import contact_sheet
 
+        if not self.panels:
+            return
         more = f", the first {ON_SHEET} of {len(self.rows)}" if len(self.rows) > ON_SHEET else ""
         write_new(folder, "predictions", {".png": contact_sheet(self.panels, f"{self.about}{more}")})
 
@@ -95,7 +135,7 @@ class MaskFiles(Outputs):
     about = "drawings and masks (the values are class numbers)"
 
     def write(self, result: MaskResult, folder: Path) -> None:
-        self._save(result, folder, result.files())
+        self._save(result, folder, result.image, {"-mask.png": palette_image(result.mask_HW, result.palette)})
 
 
 class ObjectFiles(Outputs):
@@ -108,8 +148,8 @@ class ObjectFiles(Outputs):
         if not 0 <= threshold <= 1:
             raise UserError(f"--threshold {threshold}: expected a score from 0 to 1")
         self.threshold, self.found = threshold, CocoResults(classes)  # with the data's ids, once a result says them
-        self.full: list[ObjectResult] = []
-        self.least_score = 0.0
+        self.full: list[str] = []  # images with as many objects as can be found
+        self.most, self.least_score = 0, 0.0
 
     @property
     def about(self) -> str:  # type: ignore[override]
@@ -118,30 +158,25 @@ class ObjectFiles(Outputs):
             f"drawings of the objects above {self.threshold:.2f}, and objects.json in COCO's format, which holds {held}"
         )
 
-    def add(self, result: ObjectResult) -> None:
-        self.least_score = result.least_score
-        if result.full:
-            self.full.append(result)
-        self.rows.append((result.name, self.cells(result)))
+    def hold(self, result: ObjectResult) -> None:
+        self.most, self.least_score = max(self.most, result.full), result.least_score
+        self.full += [result.name] * bool(result.full)
         if not self.found.images:
             self.found = CocoResults(self.classes, result.ids)
         self.found.add(result.name, (result.input.height, result.input.width), result.detections)
-        if self.folder is not None:
-            self.write(result, self.folder)
 
     def cells(self, result: ObjectResult) -> list[str]:
         return result.cells(self.threshold)
 
     def write(self, result: ObjectResult, folder: Path) -> None:
-        self._save(result, folder, {".png": result.image(self.threshold)})
+        self._save(result, folder, lambda: result.image(self.threshold), {})
 
     def remarks(self) -> list[str]:
         if not self.full:
             return []
-        most = self.full[0].full
         return [
-            f"{most} of {most} objects, the most that this model finds in an image, were found in "
-            f"{listing([result.name for result in self.full])}: where there may be more, raise --detections "
+            f"{self.most} of {self.most} objects, the most that this model finds in an image, were found in "
+            f"{listing(self.full)}: where there may be more, raise --detections "
             "(of a DETR, train with more --model.queries)"
         ]
 

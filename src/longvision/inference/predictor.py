@@ -18,7 +18,7 @@ from longvision.inference.task import TaskPredictor
 from longvision.models.weights.files import fill_weights, read_weights
 from longvision.registry import load, task_entry
 
-OnError = Callable[[ImageSource, UserError], None]
+OnError = Callable[[ImageSource, Exception], None]
 Prepared = tuple[ImageSource, str, Image.Image, Tensor]
 
 
@@ -100,10 +100,11 @@ class Predictor:
     def stream(self, images: Iterable[ImageSource], on_error: OnError | None = None) -> Iterator[Any]:
         """Results one after the other, in the images' order.
 
-        With `on_error`, an image without a result is told there, with the reason, and left out; else it is raised.
+        With `on_error`, an image without a result is told there, with the reason, and left out; else it is raised. A
+        reason that is no UserError is a bug of ours or of a library, which one image may have met alone.
         """
 
-        def give_up(source: ImageSource, error: UserError) -> None:
+        def give_up(source: ImageSource, error: Exception) -> None:
             if on_error is None:
                 raise error
             on_error(source, error)
@@ -117,10 +118,8 @@ class Predictor:
             try:
                 image = to_image(source, self.description.input, name)
                 yield source, name, self.description.input.shown(image), self._task.prepare(image)
-            except UserError as error:
-                give_up(source, error)
-            except (RuntimeError, MemoryError) as error:
-                give_up(source, self._too_large(name, None, error))
+            except Exception as error:
+                give_up(source, self._reason(name, None, error))
 
     def _groups(self, images: Iterable[Prepared]) -> Iterator[list[Prepared]]:
         """As many as go together: neighbours of one size, up to a batch."""
@@ -134,14 +133,14 @@ class Predictor:
             yield group
 
     def _results(self, group: list[Prepared], give_up: OnError) -> Sequence[Result]:
-        """Where a group does not fit into memory, one by one; those that do not fit alone are too large."""
+        """Where a group fails, as it does where it does not fit into memory, one by one."""
         try:
             return self._predict(group)
-        except (RuntimeError, MemoryError) as error:
+        except Exception as error:
             source, name, image, _ = group[0]
-            too_large = self._too_large(name, image, error)
+            reason = self._reason(name, image, error)
         if len(group) == 1:
-            give_up(source, too_large)
+            give_up(source, reason)
             return []
         return [result for one in group for result in self._results([one], give_up)]
 
@@ -150,10 +149,10 @@ class Predictor:
         images = [image_CHW.to(self.device) for *_, image_CHW in group]
         return self._task.predict(self.model, images, [(name, image) for _, name, image, _ in group], self.batch)
 
-    def _too_large(self, name: str, image: Image.Image | None, error: BaseException) -> ImageTooLarge:
-        """Raises an error that is not about memory."""
+    def _reason(self, name: str, image: Image.Image | None, error: Exception) -> Exception:
+        """The error itself, or that an image is too large where it is about memory."""
         if not is_out_of_memory(error):
-            raise error
+            return error
         size = f" ({image.width}x{image.height} pixels)" if image else ""
         return ImageTooLarge(f"{name}{size} is too large for the memory there is: {self._task.if_too_large}")
 
