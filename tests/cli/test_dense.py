@@ -176,7 +176,8 @@ def test_no_image_s_file_is_written_over(run, longvision, tmp_path):
     assert answer.code == 0, answer.err
     assert len(list(Path("out").glob("*.png"))) == (12 if recipe == "segment_digits" else 6)
     renamed = [line for line in answer.out.splitlines() if " is written as " in line]
-    assert len(renamed) >= 2 and any(line.startswith(f"{Path('in', 'deep', 'a.png')} is written as a-") for line in renamed)
+    begins = f"{Path('in', 'deep', 'a.png')} is written as a-"
+    assert len(renamed) >= 2 and any(line.startswith(begins) for line in renamed)
 
 
 def test_an_image_too_large_for_memory_is_named(run, longvision, mixed_files, monkeypatch):
