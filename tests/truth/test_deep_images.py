@@ -37,6 +37,7 @@ from support.deep import FLOATS, I16, RAMP, U12, U16, many, tiff
     ],
     ids=lambda value: f"{value.dtype}" if isinstance(value, np.ndarray) else str(value),
 )
+@pytest.mark.filterwarnings("ignore:images of uint16")
 def test_scaling(values, range, ends):
     scaled = DeepImage(values[:, :, None]).scaled(InputSpec((8, 8), range=range).range).values_HWC
     assert scaled.dtype == np.float32 and np.allclose((scaled.min(), scaled.max()), ends, atol=1e-6)
@@ -52,6 +53,11 @@ def test_what_is_no_number_is_an_end():
 def test_floats_that_nobody_explained_are_refused():
     with pytest.raises(UnreadableImage, match=r"a\.tif holds floats from -50 to 400.*data\.range"):
         InputSpec((8, 8), 1).evaluated(read_image(tiff(FLOATS), 1, "a.tif"))
+
+
+def test_a_run_that_saw_8_bits_tells_how_it_reads_more():
+    with pytest.warns(UserWarning, match=r"uint16 values are read from 0 to 65535"):
+        InputSpec((8, 8), 1).evaluated(read_image(tiff(U12), 1, "a.tif"))
 
 
 @pytest.mark.parametrize("range", [(1, 1), (2, 1), (0, float("nan")), (0,), "auto", 5, (0, 1, 2)], ids=str)

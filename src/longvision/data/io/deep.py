@@ -1,5 +1,6 @@
 """Images of more than 8 bits a value, of signed numbers and floats, and of other than 1 or 3 channels."""
 
+import warnings
 from typing import Literal
 
 import numpy as np
@@ -87,8 +88,8 @@ class DeepImage:
 
         Args:
             range: what becomes 0 and 1; "image": this image's own lowest and highest value; "dtype": what its type
-                holds, 0 and 1 for floats. None as "dtype", but UnreadableImage for floats beyond 0 and 1, whose meaning
-                nobody said. Bytes are always on 0 to 255.
+                holds, 0 and 1 for floats. None as "dtype", which is told, but UnreadableImage for floats beyond 0 and
+                1, whose meaning nobody said. Bytes are always on 0 to 255.
         """
         values = self.values_HWC
         low, high = self._ends(range)
@@ -113,7 +114,14 @@ class DeepImage:
                     f"{self.name} holds floats from {low:.5g} to {high:.5g}: data.range says what is black and white"
                 )
         if np.issubdtype(dtype, np.integer):
-            return float(np.iinfo(dtype).min), float(np.iinfo(dtype).max)
+            low, high = float(np.iinfo(dtype).min), float(np.iinfo(dtype).max)
+            if range is None:  # once: Python leaves out what it has said
+                warnings.warn(
+                    f"images of {dtype} values are read from {low:.0f} to {high:.0f}, as no training image seen had "
+                    "more than 8 bits: data.range says it otherwise",
+                    stacklevel=4,
+                )
+            return low, high
         return 0.0, 1.0
 
     def shown(self) -> Image.Image:
