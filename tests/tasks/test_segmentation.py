@@ -152,7 +152,7 @@ def test_the_rate_rises_over_the_warm_up_and_falls_to_zero():
 def test_upernet_refuses_batches_of_one():
     for head, batch_size in (("upernet", 2), ("fpn", 1)):
         task = make(head=head)
-        task._trainer = SimpleNamespace(datamodule=SimpleNamespace(batch_size=batch_size))
+        task._trainer = SimpleNamespace(datamodule=SimpleNamespace(batch_size=batch_size, order=lambda: range(2)))
         task.on_fit_start()
     task = make(head="upernet")
     task._trainer = SimpleNamespace(datamodule=SimpleNamespace(batch_size=1))

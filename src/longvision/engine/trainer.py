@@ -92,5 +92,12 @@ def fit_or_interrupt(trainer: Trainer, task: Task, data: Any, resume: Path | Non
         trainer.fit(task, datamodule=data, ckpt_path=resume)
     except SystemExit as error:
         raise KeyboardInterrupt from error
+    except ValueError as error:
+        if "Expected more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            f"a batch norm of {task.config.name} sees one value a channel: raise --data.batch_size to 2 or more, or "
+            "--data.size"
+        ) from error
     if trainer.interrupted:
         raise KeyboardInterrupt

@@ -36,7 +36,10 @@ class Segmenter(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         height, width = x_BCHW.shape[2:]
-        padded_BCHW = F.pad(x_BCHW, (0, -width % STRIDES[-1], 0, -height % STRIDES[-1]))
+        right, below = -width % STRIDES[-1], -height % STRIDES[-1]
+        if (height + below, width + right) == (STRIDES[-1], STRIDES[-1]):
+            right += STRIDES[-1]  # else the coarsest map is one pixel, which a norm of FPN's cannot be computed of
+        padded_BCHW = F.pad(x_BCHW, (0, right, 0, below))
         maps = self.backbone(padded_BCHW)
         fine_BDHW = self.decoder([padded_BCHW, padded_BCHW, *maps])  # the decoders pass over the first two
         logits = [self.classifier(fine_BDHW)]

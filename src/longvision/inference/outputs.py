@@ -174,10 +174,11 @@ class ObjectFiles(Outputs):
     def remarks(self) -> list[str]:
         if not self.full:
             return []
+        # only what finds as many as it has queries drops none
+        more = "raise --detections" if self.least_score else "train with more --model.queries"
         return [
             f"{self.most} of {self.most} objects, the most that this model finds in an image, were found in "
-            f"{listing(self.full)}: where there may be more, raise --detections "
-            "(of a DETR, train with more --model.queries)"
+            f"{listing(self.full)}: where there may be more, {more}"
         ]
 
     def finish(self, folder: Path) -> None:

@@ -50,7 +50,8 @@ class CocoAveragePrecision(MeanAveragePrecision):
         """AP from 0 to 1: "box_ap", "box_ap50", "box_ap75", "class_box_ap" (K,), and with masks "mask_ap" and so on.
 
         A class of which no image has an object has no AP: it is NaN in "class_box_ap" and left out of the means,
-        which are NaN if that goes for every class. A class that is there but never found has an AP of 0.
+        which are NaN if that goes for every class. A class that is there but never found has an AP of 0. Of a single
+        class, torchmetrics makes a scalar of "class_box_ap".
         """
         measured, metrics = super().compute(), {}
         for kind, prefix in self.kinds.items():

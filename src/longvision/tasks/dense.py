@@ -24,7 +24,8 @@ EXAMPLES = 8  # images in predictions.png
 class DenseTask(Task):
     """A subclass updates `val_metrics` and `test_metrics`, and draws one image's `panel`.
 
-    These compute scalars, which are logged, and tensors of a value a class, of which `class_metric_names` selects some.
+    These compute scalars, which are logged, and "class_…", tensors of a value a class, of which `class_metric_names`
+    selects some.
     """
 
     create: ClassVar[Any]  # of `longvision.heads`: backbone, classes, channels, size and `head` -> the model
@@ -64,8 +65,10 @@ class DenseTask(Task):
     def _finish(self, split: str, metrics: Any) -> None:
         found = metrics.compute()  # on every device: it gathers
         names = self.class_metric_names
-        self.by_class = {words: found[name].tolist() for name, words in names.items() if name in found}
-        scalars = {f"{split}/{name}": value.float() for name, value in found.items() if value.ndim == 0}
+        # torchmetrics makes a scalar of a tensor of one element, as a single class has
+        self.by_class = {words: found[name].reshape(-1).tolist() for name, words in names.items() if name in found}
+        by_class = [name for name in found if name.startswith("class_")]
+        scalars = {f"{split}/{name}": value.float() for name, value in found.items() if name not in by_class}
         self.log_dict(scalars, sync_dist=True)  # the same on every device; else Lightning warns that it may not be
         metrics.reset()
 

@@ -43,10 +43,10 @@ class Segmentation(DenseTask):
         return {**super().describe(), "inference": asdict(self.config.inference)}
 
     def on_fit_start(self) -> None:
-        if self.config.head == "upernet" and self.trainer.datamodule.batch_size < 2:  # type: ignore[attr-defined]
-            raise UserError(
-                "--data.batch_size 1: UPerNet's batch norms need 2 images at least, --model.head fpn does not"
-            )
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if self.config.head == "upernet" and (data.batch_size < 2 or len(data.order()) < 2):
+            what = "--data.batch_size 1" if data.batch_size < 2 else "a single training image a device"
+            raise UserError(f"{what}: UPerNet's batch norms need 2 images at least, --model.head fpn does not")
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         images_BCHW, masks_BHW = (torch.stack(part) for part in batch)
