@@ -138,3 +138,48 @@ def test_training_and_evaluation_tell_that_there_are_more_objects(task, option):
     module.full, module.evaluated = 2, 8
     (line,) = module.remarks()
     assert "2 of 8 images 3 of 3 objects" in line and f"--model.{option}" in line
+
+
+# -- defaults that are taken as they are: docs/defaults.md says them ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "where, expected",
+    [
+        ("timm.data.Mixup", {"prob": 1.0, "switch_prob": 0.5, "mode": "batch", "correct_lam": True}),
+        (
+            "timm.data.random_erasing.RandomErasing",
+            {"min_area": 0.02, "max_area": 1 / 3, "min_aspect": 0.3, "min_count": 1, "max_count": None},
+        ),
+        ("timm.data.auto_augment.AugmentOp", {"prob": 0.5}),
+        ("torchvision.transforms.v2.RandomResizedCrop", {"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3)}),
+        ("torchvision.transforms.v2.RandomAffine", {"fill": 0}),
+        ("torchvision.models.detection.rpn.RegionProposalNetwork", {"score_thresh": 0.0}),
+        ("torchmetrics.classification.MulticlassConfusionMatrix", {"ignore_index": None, "normalize": None}),
+        ("torchmetrics.classification.MulticlassAccuracy", {"top_k": 1, "ignore_index": None}),
+        (
+            "lightning.Trainer",
+            {"num_sanity_val_steps": None, "gradient_clip_val": None, "deterministic": None, "benchmark": None},
+        ),
+        ("torch.nn.functional.cross_entropy", {"label_smoothing": 0.0, "reduction": "mean"}),
+    ],
+    ids=lambda value: value.rpartition(".")[2] if isinstance(value, str) else "",
+)
+def test_the_installed_libraries_have_the_defaults_that_are_stated(where, expected):
+    from inspect import signature
+
+    from longvision.registry import load
+
+    given = signature(load(where)).parameters
+    assert {name: given[name].default for name in expected} == expected
+
+
+def test_heads_have_the_thresholds_that_are_stated(weights):
+    from longvision.inference import Predictor
+
+    model = Predictor(weights / "detection.safetensors").model
+    heads, rpn = model.roi_heads, model.rpn
+    assert (heads.score_thresh, heads.nms_thresh, heads.detections_per_img) == (0.05, 0.5, 100)
+    assert (rpn.nms_thresh, rpn.min_size, rpn.score_thresh) == (0.7, 1e-3, 0.0)
+    matcher = rpn.proposal_matcher
+    assert (matcher.high_threshold, matcher.low_threshold, matcher.allow_low_quality_matches) == (0.7, 0.3, True)
