@@ -1,6 +1,7 @@
 """More than 8 bits, signed numbers, floats, many channels: on one scale for the whole set, and varied as they are."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from longvision.data.augment import Augment, DenseAugment, DetectionAugment
 from longvision.data.config import FolderData, MaskFolderData
 from longvision.data.io.deep import DeepImage
 from longvision.data.io.images import read_image
+from longvision.data.io.ranges import look_at, mean_and_std
 from longvision.data.sources.objects import as_target
 from longvision.data.transforms.detection import DetectionTransforms
 from longvision.data.transforms.input_spec import InputSpec
@@ -140,6 +142,22 @@ def test_five_channels_of_floats_are_measured_and_varied(tmp_path):
     assert images.shape == (4, 5, 16, 16) and images.dtype == torch.float32
     shown, seen, _ = data.sample("val", 0)
     assert shown.mode == "RGB" and seen.shape == (5, 16, 16) and abs(float(seen.mean())) < 0.5
+
+
+def test_the_mean_is_of_all_columns():
+    values = np.full((4096, 16, 5), 100, np.uint8)
+    values[:, (0, -1)] = 0  # black borders: 14 of 16 columns are bright
+    looks = look_at([tiff(values, planarconfig="contig", rowsperstrip=4096)], 5)
+    mean, std = mean_and_std(looks, None)
+    assert np.allclose(mean, 14 / 16 * 100 / 255, atol=0.01)
+    assert np.allclose(std, (14 * 2) ** 0.5 / 16 * 100 / 255, atol=0.01)
+
+
+@pytest.mark.parametrize("channels", [2, 5])
+def test_rand_augment_is_refused_of_other_channels(tmp_path, channels):
+    augment = Augment(rand_augment="rand-m9-mstd0.5-inc1")
+    with pytest.raises(UserError, match=rf"rand_augment.*takes {channels}.*rand_augment null"):
+        replace(folder(tmp_path, many(np.uint8, channels), channels, planarconfig="contig"), augment=augment).build()
 
 
 def test_deep_images_with_masks_keep_their_levels(tmp_path):

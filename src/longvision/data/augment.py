@@ -58,6 +58,11 @@ class Augment:
             )
 
     def transforms(self, spec: "InputSpec", source: "Source[int]") -> "Transforms[int]":
+        if self.rand_augment and spec.channels not in (1, 3):
+            raise UserError(
+                f"rand_augment works on images of 8 bits in 1 or 3 channels, the model takes {spec.channels}: switch "
+                "it off (--data.augment.rand_augment null)"
+            )
         from longvision.data.transforms.classification import ClassificationTransforms
 
         return ClassificationTransforms(self, spec, len(source.classes))

@@ -18,7 +18,7 @@ from longvision.data.problems import listing
 from longvision.errors import UserError
 
 MOST_IMAGES = 1000  # of a set that are looked at, spread evenly
-MOST_PIXELS = 4096  # of an image, spread evenly, for shares of all values; the lowest and the highest are of all pixels
+MOST_PIXELS = 4096  # of an image, drawn by chance, for shares of all values; the ends are of all pixels
 OUTLIERS = 0.001  # the share of values that may not use up
 SWALLOWED = 0.75  # this share of the range
 
@@ -145,9 +145,14 @@ def _look(file: str | bytes, channels: int) -> Look | None:
     counted = values[finite] if finite.any() else np.zeros(1)
     low, high = float(counted.min()), float(counted.max())
     flat = values.reshape(-1, values.shape[2])
-    some = flat[:: max(1, len(flat) // MOST_PIXELS)]
+    some = flat if len(flat) <= MOST_PIXELS else flat[_draw(len(flat))]
     some = some[np.isfinite(some).all(1)]
     return Look(name, pages, profile, True, str(values.dtype), low, high, int((~finite).sum()), some)
+
+
+def _draw(count: int) -> np.ndarray:
+    """Numbers of pixels: by chance, since steps of one length may meet the same columns in every row."""
+    return np.random.default_rng(0).integers(count, size=MOST_PIXELS)
 
 
 def _header(content: bytes) -> tuple[bool, bool, bool]:
