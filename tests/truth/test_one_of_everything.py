@@ -79,15 +79,13 @@ CASES = {  # size of the images (width, height), training images, further words,
     "1x1 pixel": ((1, 1), 2, "--data.batch_size 2", False),
     "an object of one pixel with a mask": ((40, 36), 2, "--data.batch_size 2", True),
 }
-QUICK = {"one of everything"}
+QUICK = [("one of everything", head) for head in ("fpn", "upernet", "rcnn")]
 
 
 @pytest.mark.parametrize(
     "case, head",
     [
-        pytest.param(
-            case, head, id=f"{head}: {case}", marks=[] if case in QUICK and head != "cascade" else [pytest.mark.slow]
-        )
+        pytest.param(case, head, id=f"{head}: {case}", marks=[] if (case, head) in QUICK else [pytest.mark.slow])
         for case in CASES
         for head in HEADS
         if (case != "1x1 pixel" or HEADS[head][1] != "masks")  # a mask of one class is refused, see below
