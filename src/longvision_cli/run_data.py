@@ -24,13 +24,14 @@ UNKNOWN = "{} was written by an earlier version, which did not note its data: {}
 
 def resumed_source(run: "Run", source: Any, allow_changes: bool) -> tuple[Any, Fingerprint]:
     """The source with the run's own splits, and what it is now. Raises UserError where it has changed."""
-    before = run.fingerprint()
-    if before is None:
+    known = run.fingerprints()
+    if not known:
         source.notes.append(UNKNOWN.format(run.path, "whether it has changed since is not known"))
         return source, Fingerprint.of(source)
-    source = as_trained(source, before)
+    *earlier, before = known
+    source = as_trained(source, before, earlier)
     now = Fingerprint.of(source)
-    found = changes(before, now, source.name)
+    found = changes(before, now, source.name, earlier)
     if found.forbidden:
         lines = "; ".join([*found.forbidden, *found.allowed])
         raise UserError(

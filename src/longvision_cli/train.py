@@ -39,6 +39,7 @@ def run(arguments: list[str]) -> int:
         fingerprint = Fingerprint.of(source)
     from lightning import seed_everything
 
+    from longvision.engine.callbacks.data_file import DataFile
     from longvision.engine.run import Run
     from longvision.engine.trainer import make_trainer, train
 
@@ -58,8 +59,10 @@ def run(arguments: list[str]) -> int:
     try:
         configuration.trainer.precision = trainer.precision  # the default depends on the machine
         configuration.save(run_folder.new_config())
-        if fingerprint != run_folder.fingerprint():
+        if resumed is None:
             fingerprint.write(run_folder.new_data_file())
+        elif fingerprint != run_folder.fingerprint():
+            trainer.callbacks.append(DataFile(run_folder.new_data_file(), fingerprint))  # type: ignore[attr-defined]
         _announce(task, data, run_folder, checkpoint is not None)
         outcome = train(trainer, task, data, run_folder, checkpoint)
     except KeyboardInterrupt:

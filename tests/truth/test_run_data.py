@@ -54,6 +54,12 @@ def add_class(folder, name):
         draw(folder / split / name / "0.png", f"{split}{name}")
 
 
+def replace(path, content):
+    """Other bytes, and as many, or one byte more."""
+    old = path.read_bytes()
+    path.write_bytes(old[:-20] + bytes(20) if content == "hash" else old + b"x")
+
+
 NOTHING = ([], [])
 CHANGES = [
     pytest.param(lambda root: None, *NOTHING, id="nothing"),
@@ -75,6 +81,18 @@ CHANGES = [
     pytest.param(
         lambda root: shutil.copy(root / "val/cat/0.png", root / "train/dog/copy.png"),
         ["validation before, training now"], ["added"], id="copy-of-a-held-out-image-trains",
+    ),
+    pytest.param(
+        lambda root: replace(root / "val/cat/0.png", "hash"), ["another content, validation (val/cat/0.png)"], [],
+        id="held-out-image-replaced-by-one-of-its-size",
+    ),
+    pytest.param(
+        lambda root: replace(root / "val/cat/0.png", "size"), ["another content, validation"], [],
+        id="held-out-image-replaced",
+    ),
+    pytest.param(
+        lambda root: replace(root / "train/cat/0.png", "size"), [], ["another content, training (train/cat/0.png)"],
+        id="training-image-replaced",
     ),
     pytest.param(
         lambda root: (draw(root / "train/cat/7.png", "seven"), (root / "train/cat/7.png").unlink()), *NOTHING,
@@ -106,6 +124,46 @@ def test_a_file_that_was_moved(folder, place, kind, words):
     before = Fingerprint.of(source_of(folder))
     shutil.move(folder / "train/cat/unique.png", folder / place)
     assert words in "; ".join(getattr(changes(before, Fingerprint.of(source_of(folder)), str(folder)), kind))
+
+
+@pytest.mark.parametrize(
+    "old, new, words",
+    [
+        ("train/cat/unique.png", "val/cat/unique.png", "training before, validation now"),
+        ("val/cat/unique.png", "train/cat/other.png", "validation before, training now"),
+    ],
+    ids=["trained", "held-out"],
+)
+def test_two_steps_hide_no_leak(folder, old, new, words):
+    """Gone when the run went on once, back in another split when it goes on again: each step alone is allowed."""
+    draw(folder / old, "u")
+    first = Fingerprint.of(source_of(folder))
+    (folder / old).rename(folder.parent / "kept.png")
+    second = Fingerprint.of(source_of(folder))
+    (folder.parent / "kept.png").rename(folder / new)
+    now = Fingerprint.of(source_of(folder))
+    assert not changes(first, second, str(folder)).forbidden and not changes(second, now, str(folder)).forbidden
+    assert words in "; ".join(changes(second, now, str(folder), [first]).forbidden)
+
+
+def test_what_was_held_out_and_comes_back_is_held_out(alone):
+    first = Fingerprint.of(source_of(alone))
+    name = first.images["val"][0].name
+    kept = (alone / name).rename(alone.parent / "kept.png")
+    second = Fingerprint.of(as_trained(source_of(alone), first))
+    assert name not in [image.name for image in second.images["val"]]
+    kept.rename(alone / name)
+    source = as_trained(source_of(alone), second, [first])
+    assert name in names(source, "val") and name not in names(source, "train")
+    assert not changes(second, Fingerprint.of(source), str(alone), [first]).forbidden
+
+
+def test_a_held_out_image_in_the_place_of_a_training_image(folder):
+    replace(folder / "val/dog/1.png", "size")
+    before = Fingerprint.of(source_of(folder))
+    shutil.copy(folder / "val/dog/1.png", folder / "train/cat/0.png")
+    found = changes(before, Fingerprint.of(source_of(folder)), str(folder))
+    assert "validation before, training now (train/cat/0.png)" in "; ".join(found.forbidden)
 
 
 def test_a_set_in_another_place_is_the_same(folder, tmp_path):

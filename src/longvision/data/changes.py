@@ -20,16 +20,24 @@ class Changes:
 
     Args:
         forbidden: with what a run cannot go on: classes that have moved, images that trained and now do not, or the
-            other way round.
-        allowed: what has a meaning when it is wanted: images added, gone, or labelled otherwise.
+            other way round, and held-out images with another content.
+        allowed: what has a meaning when it is wanted: images added, gone, or labelled otherwise, and training images
+            with another content.
     """
 
     forbidden: list[str] = field(default_factory=list)
     allowed: list[str] = field(default_factory=list)
 
 
-def changes(before: Fingerprint, now: Fingerprint, root: str) -> Changes:
-    """`root` is the set's folder, in which images that are new are looked into."""
+def changes(before: Fingerprint, now: Fingerprint, root: str, earlier: Iterable[Fingerprint] = ()) -> Changes:
+    """What is not as it was.
+
+    Args:
+        before: the set as the run saw it last.
+        now: the set that is there.
+        root: its folder, in which images that are new are looked into.
+        earlier: as the run saw it before that: what has ever trained is never held out, nor the other way round.
+    """
     found = Changes(_class_changes(before, now))
     if not found.forbidden and before.ids != now.ids:
         pairs = [f"{name}: {old}, now {new}" for name, old, new in zip(now.classes, before.ids, now.ids) if old != new]
@@ -39,13 +47,17 @@ def changes(before: Fingerprint, now: Fingerprint, root: str) -> Changes:
     old, new = _placed(before), _placed(now)
     gone = {name: old[name] for name in old if name not in new}
     added = {name: new[name] for name in new if name not in old}
-    same = [(name, old[name], new[name]) for name in new if name in old]
-    moved = [(name, a[0], b[0]) for name, a, b in same if a[0] != b[0]]
-    moved += _moved_files(gone, added, old, root)
-    for (a, b), names in _grouped(((a, b), name) for name, a, b in moved).items():
+    same = [(name, old[name], new[name]) for name in new if name in old and old[name][0] == new[name][0]]
+    others = {name: b for name, a, b in same if a[1].mark and b[1].mark and a[1].mark != b[1].mark}
+    ever = [old, *map(_placed, earlier)]
+    moved = [*_moved_names(new, ever), *_moved_files(added | others, new, ever, root)]
+    for (a, b), names in _grouped(((a, b), name) for name, a, b in dict.fromkeys(moved)).items():
         found.forbidden.append(f"{_count(names)}: {SAID[a]} before, {SAID[b]} now ({listing(names)})")
-    relabelled = [f"{name}: {a[1].label}, now {b[1].label}" for name, a, b in same if a[1].label != b[1].label]
-    relabelled += _moved_classes(gone, added)
+    for split, names in _grouped((split, name) for name, (split, _) in others.items()).items():
+        lines = found.allowed if split == "train" else found.forbidden
+        lines.append(f"{_count(names)} with another content, {SAID[split]} ({listing(names)})")
+    kept = [(name, old[name][1].label, new[name][1].label) for name in new if name in old]
+    relabelled = [f"{name}: {a}, now {b}" for name, a, b in kept if a != b] + _moved_classes(gone, added)
     if relabelled:
         found.allowed.append(f"{_count(relabelled)} have other labels ({listing(relabelled)})")
     for words, images in (("added", added), ("gone", gone)):
@@ -66,13 +78,26 @@ def _class_changes(before: Fingerprint, now: Fingerprint) -> list[str]:
     return [*lines, *([f"classes have other numbers ({listing(moved)})"] * bool(moved))]
 
 
-def _moved_files(gone: Placed, added: Placed, old: Placed, root: str) -> list[tuple[str, Split, Split]]:
-    """Files under another name or in another folder, that train now and were held out, or the other way round."""
+def _moved_names(new: Placed, ever: Iterable[Placed]) -> list[tuple[str, Split, Split]]:
+    """Images that are in another split than they ever were."""
+    return [
+        (name, images[name][0], split)
+        for images in ever
+        for name, (split, _) in new.items()
+        if name in images and images[name][0] != split
+    ]
+
+
+def _moved_files(fresh: Placed, new: Placed, ever: Iterable[Placed], root: str) -> list[tuple[str, Split, Split]]:
+    """Of what is `fresh`, files under another name or in another folder, that train now and were held out, or the other
+    way round."""
     moved: list[tuple[str, Split, Split]] = []
-    held_out = {image.mark: split for split, image in old.values() if split != "train" and image.mark}
-    trained = {_sized(image) for split, image in gone.values() if split == "train" and image.mark}
-    for name, (split, image) in added.items():
-        if split == "train" and held_out:
+    known = [(name, split, image) for images in ever for name, (split, image) in images.items() if image.mark]
+    held_out = {image.mark: split for _, split, image in known if split != "train"}
+    sizes = {_size(image) for _, split, image in known if split != "train"}
+    trained = {_sized(image) for name, split, image in known if split == "train" and name not in new}
+    for name, (split, image) in fresh.items():
+        if split == "train" and _size(image) in sizes:
             mark = image.mark if ":" in image.mark else mark_of(f"{root}/{name}")
             if mark in held_out:
                 moved.append((name, held_out[mark], split))
@@ -93,7 +118,11 @@ def _moved_classes(gone: Placed, added: Placed) -> list[str]:
 
 
 def _sized(image: Image) -> tuple[str, str]:
-    return PurePosixPath(image.name).name, image.mark.split(":")[0]
+    return PurePosixPath(image.name).name, _size(image)
+
+
+def _size(image: Image) -> str:
+    return image.mark.split(":")[0]
 
 
 def _placed(fingerprint: Fingerprint) -> Placed:

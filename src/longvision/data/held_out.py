@@ -1,5 +1,6 @@
 """A set with the splits that a run knows: what was held out stays held out, whatever was added since."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from longvision.data.fingerprint import Fingerprint
@@ -11,16 +12,18 @@ from longvision.errors import UserError
 from longvision.types import Split
 
 
-def as_trained(source: Source[Any], run: Fingerprint) -> Source[Any]:
+def as_trained(source: Source[Any], run: Fingerprint, earlier: Iterable[Fingerprint] = ()) -> Source[Any]:
     """For a run that goes on. Where validation images were drawn from the training images they are the same ones, and
-    the training images come in the same order, those that are new at the end; else the source as it is."""
+    the training images come in the same order, those that are new at the end; else the source as it is. What was held
+    out `earlier` and is there again is held out again."""
     if not (run.drawn and source.draws_validation):
         return source
     now = Fingerprint.of(source)
     if all(_names(now, split) == _names(run, split) for split in ("train", "val")):
         return source
     places = _places(now)
-    val = [places.pop(name) for name in _names(run, "val") if name in places]
+    held = dict.fromkeys(name for known in (run, *earlier) for name in _names(known, "val"))
+    val = [places.pop(name) for name in held if name in places]
     test = [places.pop(name) for name in _names(now, "test")]
     train = [places.pop(name) for name in _names(run, "train") if name in places]
     return RegroupedSource(source, {"train": [*train, *places.values()], "val": val, "test": test})

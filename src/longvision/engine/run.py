@@ -95,6 +95,10 @@ class Run:
         files = self.data_files()
         return Fingerprint.read(files[-1]) if files else None
 
+    def fingerprints(self) -> list[Fingerprint]:
+        """Its data each time that it was trained on other data, the last one last."""
+        return [Fingerprint.read(file) for file in self.data_files()]
+
     def trained_weights(self) -> Path:
         """model.safetensors. Raises UserError for a run that is not finished."""
         if not self.weights.is_file():
