@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 if TYPE_CHECKING:
@@ -23,11 +24,25 @@ class CocoIds:
 
     Args:
         categories: the id of each class.
-        images: an image's folder and its name in the JSON file, as in "val2017/7.jpg" -> its id.
+        images: an image's folder and its name in the JSON file, as in "val2017/7.jpg" -> its id. Each JSON file numbers
+            its own: two images may have one id. Empty where they are not known.
     """
 
     categories: list[int | str]
-    images: dict[str, int]
+    images: dict[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def by_name(self) -> dict[str, list[str]]:
+        """The keys of `images` by the name in the JSON file, which several folders may have."""
+        found: dict[str, list[str]] = {}
+        for key in self.images:
+            found.setdefault(key.split("/", 1)[-1], []).append(key)
+        return found
+
+    @cached_property
+    def next_image(self) -> int:
+        """The first id that is free, and all behind it are."""
+        return max(self.images.values(), default=0) + 1
 
 
 class _PerObject:

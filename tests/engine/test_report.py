@@ -9,6 +9,7 @@ from safetensors import safe_open
 
 pytest.importorskip("lightning")
 from longvision.data.config import DigitsData
+from longvision.data.sources.base import Source
 from longvision.engine import report
 from longvision.engine import trainer as training
 from longvision.engine.report import Outcome, read_checkpoint
@@ -16,7 +17,7 @@ from longvision.engine.run import Run
 from longvision.errors import UserError
 from longvision.tasks.classification import Classification
 from longvision.tasks.config import ClassificationConfig
-from longvision.types import DataInfo
+from longvision.types import CocoIds, DataInfo
 
 QUICK = {
     "accelerator": "cpu", "max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1, "limit_test_batches": 1,
@@ -139,3 +140,13 @@ def test_the_timm_program_of_a_card_is_python(run):
     timm = type("timm", (), {"create_model": lambda name, **words: called.update(words) or task.model})
     eval(program, {"timm": timm, "dict": dict})
     assert {name: called[name] for name in args} == args
+
+
+def test_weights_hold_no_names_of_images(run, monkeypatch):
+    """With a large set's the header is too large to be written, and where weights go, training images are not named."""
+    ids = CocoIds(list(range(10)), {"train/private.png": 5})
+    monkeypatch.setattr(Source, "coco_ids", ids)
+    train(run)
+    assert metadata(run)["coco_ids"] == {"categories": list(range(10))}
+    assert b"private" not in run.weights.read_bytes() and "private" not in run.card.read_text()
+    assert json.loads((run.path / "coco-ids.json").read_text()) == ids.images

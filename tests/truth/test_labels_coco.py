@@ -7,10 +7,13 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("faster_coco_eval")
+from longvision.data.image_ids import write_image_ids
 from longvision.data.sources.coco import CocoSource
 from longvision.errors import UserError
 from longvision.inference.coco import CocoResults
-from longvision.inference.description import Description
+from longvision.inference.description import Description, with_image_ids
+from longvision.inference.outputs import ObjectFiles
+from longvision.inference.results import ObjectResult
 from longvision.types import CocoIds, Detections
 
 HEIGHT, WIDTH = 40, 60
@@ -165,7 +168,9 @@ def test_ids_of_a_set(tmp_path):
 
 
 IDS = CocoIds([0, 7], {"train/1.png": 501, "val/1.png": 1, "val/deep/2.png": 9, "train/3.png": 30})
+PHOTO = Image.new("RGB", (9, 8))
 FOUND = Detections(np.array([[1, 2, 3, 5]], np.float32), np.array([0.5], np.float32), np.array([1]))
+NOTHING = FOUND.select(np.array([], int))
 
 
 @pytest.mark.parametrize(
@@ -187,7 +192,7 @@ def test_ids_that_come_back(path, number, name):
     assert said["categories"] == [{"id": 0, "name": "dog"}, {"id": 7, "name": "cat"}]
     assert said["images"] == [{"id": number, "file_name": name, "width": 9, "height": 8}]
     assert [(one["image_id"], one["category_id"]) for one in said["annotations"]] == [(number, 7)]
-    assert bool(made.notes()) == (number == 502)
+    assert bool(made.notes()) == (number == 502 or path == "elsewhere/3.png")
 
 
 def test_an_id_is_given_once():
@@ -196,6 +201,42 @@ def test_an_id_is_given_once():
         made.add("val/1.png", (8, 9), FOUND)
     assert [one["id"] for one in made.as_dict()["images"]] == [1, 502]
     assert "from 502 to 502" in made.notes()[0]
+
+
+def test_an_id_that_two_files_give_is_given_once():
+    """Each JSON file numbers its own images."""
+    made = CocoResults(["dog"], CocoIds([1], {"train/a.jpg": 1, "val/b.jpg": 1, "val/c.jpg": 2}))
+    for path in ("train/a.jpg", "val/b.jpg", "val/c.jpg"):
+        made.add(path, (8, 9), NOTHING)
+    said = made.as_dict()["images"]
+    assert [(one["id"], one["file_name"]) for one in said] == [(1, "a.jpg"), (3, "val/b.jpg"), (2, "c.jpg")]
+    (note,) = made.notes()
+    assert "1 image " in note and "val/b.jpg" in note and "from 3 to 3" in note
+
+
+def test_images_known_by_the_name_alone_are_told():
+    """A stranger's 000001.jpg is not the training image of that name."""
+    ids = CocoIds([1], {f"train/{n}.jpg": n for n in range(1, 13)})
+    made = CocoResults(["dog"], ids)
+    for n in range(1, 13):
+        made.add(f"holiday/{n}.jpg", (8, 9), NOTHING)
+    (note,) = made.notes()
+    assert "12 images" in note and "holiday/1.jpg, holiday/2.jpg" in note and "holiday/12.jpg" not in note
+
+
+def test_names_are_indexed_once(monkeypatch):
+    """Not for each image: a set may have millions."""
+    ids = CocoIds([1], {f"train/{n}.jpg": n for n in range(1, 9)})
+    results = [ObjectResult(f"train/{n}.jpg", PHOTO, ["dog"], [(0, 0, 0)], NOTHING, ids) for n in range(1, 9)]
+    indexed = []
+    find = CocoIds.by_name.func
+    monkeypatch.setattr(CocoIds.by_name, "func", lambda self: indexed.append(1) or find(self))
+    assert [result.to_dict()["images"][0]["id"] for result in results] == list(range(1, 9))
+    strangers = [ObjectResult(f"new/{n}.jpg", PHOTO, ["dog"], [(0, 0, 0)], NOTHING, ids) for n in range(1, 9)]
+    for result in strangers:
+        with pytest.warns(UserWarning, match="by the name alone"):
+            result.to_dict()
+    assert len(indexed) == 1
 
 
 def test_a_set_of_another_kind_numbers_from_1():
@@ -207,8 +248,40 @@ def test_a_set_of_another_kind_numbers_from_1():
 
 def test_ids_in_a_description():
     metadata = {"architecture": "vim", "classes": ["a"], "preprocess": {"size": [8, 8], "channels": 3}}
-    ids = {"categories": [7], "images": {"val/1.png": 3}}
+    ids = {"categories": [7], "images": {"val/1.png": 3}}  # as earlier versions wrote it
     assert Description.from_metadata(metadata | {"coco_ids": ids}, "m").coco_ids == CocoIds([7], {"val/1.png": 3})
+    ids = {"categories": [7]}
+    assert Description.from_metadata(metadata | {"coco_ids": ids}, "m").coco_ids == CocoIds([7])
     assert Description.from_metadata(metadata, "m").coco_ids is None
     with pytest.raises(UserError, match="coco_ids"):
-        Description.from_metadata(metadata | {"coco_ids": {"categories": [7]}}, "m")
+        Description.from_metadata(metadata | {"coco_ids": {"images": {}}}, "m")
+
+
+@pytest.fixture
+def described():
+    metadata = {"architecture": "vim", "classes": ["a"], "preprocess": {"size": [8, 8], "channels": 3}}
+    return Description.from_metadata(metadata | {"coco_ids": {"categories": [7]}}, "m")
+
+
+def test_a_runs_folder_has_the_ids_of_images(tmp_path, described):
+    ids = {"train/1.png": 501, "val/gr\udcf6\udcdfe.png": 2}
+    write_image_ids(tmp_path, {})
+    write_image_ids(tmp_path, ids)
+    assert with_image_ids(described, tmp_path).coco_ids == CocoIds([7], ids)
+    assert with_image_ids(described, tmp_path / "model.safetensors").coco_ids == CocoIds([7])
+
+
+def test_a_run_without_ids_of_images_numbers_them_and_says_so(tmp_path, described):
+    found = ObjectFiles(["a"], None)
+    ids = with_image_ids(described, tmp_path).coco_ids
+    found.add(ObjectResult("train/1.png", PHOTO, ["a"], [(0, 0, 0)], NOTHING, ids))
+    said = found.as_json()
+    assert (said["images"][0]["id"], said["categories"][0]["id"]) == (1, 7)
+    assert "coco-ids.json" in " ".join(found.remarks())
+
+
+@pytest.mark.parametrize("content", [b"[1]", b'{"a": "b"}', b"{", b"\xff"])
+def test_damaged_ids_of_images(tmp_path, described, content):
+    (tmp_path / "coco-ids.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"coco-ids\.json"):
+        with_image_ids(described, tmp_path)

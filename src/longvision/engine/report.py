@@ -12,6 +12,7 @@ import torch
 from lightning import Trainer
 from torch import Tensor
 
+from longvision.data.image_ids import write_image_ids
 from longvision.engine.callbacks.history import read_history
 from longvision.engine.callbacks.progress import percent
 from longvision.engine.card import model_card
@@ -106,6 +107,8 @@ def write_report(trainer: Trainer, task: Task, data: Any, run: Run) -> Outcome:
 def save_model(task: Task, data: Any, run: Run) -> None:
     """The weights and their card, before they are evaluated: what fails then does not take them along."""
     save_weights(task.model, run.weights, description(task, data))
+    if data.source.coco_ids:
+        write_image_ids(run.path, data.source.coco_ids.images)
     write_card(task, data, run)
 
 
@@ -139,7 +142,7 @@ def description(task: Task, data: Any) -> dict[str, Any]:
         "classes": info.classes,
         "preprocess": dataclasses.asdict(data.input),
         **({"palette": info.palette} if info.palette else {}),
-        **({"coco_ids": dataclasses.asdict(ids)} if ids else {}),
+        **({"coco_ids": {"categories": ids.categories}} if ids else {}),
         **task.describe(),
     }
 

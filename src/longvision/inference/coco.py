@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from longvision.data.image_ids import FILE
+from longvision.data.leftovers import counted
+from longvision.data.problems import listing
 from longvision.types import CocoIds, Detections, Target
 
 
@@ -16,8 +19,8 @@ class CocoResults:
         categories: the classes' names.
         ids: what a COCO set calls them and its images. Without, label 0 becomes category 1.
 
-    An image that the set lists, by its name and folder or by a name that only one folder has, gets its id and its name
-    there; others are numbered behind the last id.
+    An image that the set lists, by its folder and name or by a name that it has once, gets its id and its name there;
+    others, and those whose id an image before has, are numbered behind the last id. `notes` tells what is not certain.
     """
 
     def __init__(self, categories: Sequence[str], ids: CocoIds | None = None) -> None:
@@ -25,21 +28,21 @@ class CocoResults:
         self.categories = [
             {"id": number, "name": name} for number, name in zip(self.category_ids, categories, strict=True)
         ]
-        self.known = _KnownImages(ids.images if ids else {})
+        self.known = _KnownImages(ids) if ids else None
         self.images: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
 
     def add(self, file_name: str, size: tuple[int, int], found: Detections | Target) -> None:
         """An image of `size`, (height, width), and what was found in it, whatever the score."""
         height, width = size
-        number, name = self.known.id_and_name(file_name)
+        number, name = self.known.id_and_name(file_name) if self.known else (len(self.images) + 1, file_name)
         self.images.append({"id": number, "file_name": name, "width": width, "height": height})
         for annotation in _annotations(found, self.category_ids):
             self.annotations.append({"id": len(self.annotations) + 1, "image_id": number} | annotation)
 
     def notes(self) -> list[str]:
         """What is to be told of the images' ids, where a set has some."""
-        return self.known.notes()
+        return self.known.notes() if self.known else []
 
     def as_dict(self) -> dict[str, list[dict[str, Any]]]:
         """Images, categories and annotations, these numbered from 1."""
@@ -47,38 +50,50 @@ class CocoResults:
 
 
 class _KnownImages:
-    """Ids of images by folder and name; each is given once."""
+    """Ids of images by folder and name. Each is given once, also where several images have it."""
 
-    def __init__(self, ids: dict[str, int]) -> None:
-        self.ids, self.next = ids, max(ids.values(), default=0) + 1
-        self.by_name: dict[str, list[str]] = {}
-        for key in ids:
-            self.by_name.setdefault(key.split("/", 1)[-1], []).append(key)
-        self.given: set[str] = set()
-        self.unknown: list[int] = []
+    def __init__(self, ids: CocoIds) -> None:
+        self.ids, self.next = ids, ids.next_image
+        self.given: set[int] = set()
+        self.by_name_alone: list[str] = []
+        self.unknown: list[str] = []
+        self.taken: list[str] = []
 
     def id_and_name(self, path: str) -> tuple[int, str]:
-        key = self._key(PurePath(path).parts)
-        if key is not None and key not in self.given:
-            self.given.add(key)
-            return self.ids[key], key.split("/", 1)[-1]
-        self.unknown.append(self.next)
+        key, by_name_alone = self._key(PurePath(path).parts)
+        if key is not None and self.ids.images[key] not in self.given:
+            self.given.add(self.ids.images[key])
+            self.by_name_alone += [path] * by_name_alone
+            return self.ids.images[key], key.split("/", 1)[-1]
+        (self.unknown if key is None else self.taken).append(path)
         self.next += 1
-        return self.unknown[-1], path
+        return self.next - 1, path
 
-    def _key(self, parts: tuple[str, ...]) -> str | None:
-        """The longest end of a path that is a folder and a name, else the longest that is one image's name alone."""
+    def _key(self, parts: tuple[str, ...]) -> tuple[str | None, bool]:
+        """The longest end of a path that is a folder and a name, else the longest that is one image's name alone; ->
+        the image, if there is one, and whether it is known by its name alone."""
         ends = ["/".join(parts[start:]) for start in range(len(parts))]
-        if found := next((end for end in ends if end in self.ids), None):
-            return found
-        names = next((self.by_name[end] for end in ends if end in self.by_name), [])
-        return names[0] if len({self.ids[name] for name in names}) == 1 else None
+        if found := next((end for end in ends if end in self.ids.images), None):
+            return found, False
+        names = next((self.ids.by_name[end] for end in ends if end in self.ids.by_name), [])
+        return (names[0], True) if len({self.ids.images[name] for name in names}) == 1 else (None, False)
 
     def notes(self) -> list[str]:
-        if not self.ids or not self.unknown:
-            return []
-        return [f"{len(self.unknown)} images are not called as any of the training data's: their ids go from "
-                f"{self.unknown[0]} to {self.unknown[-1]}"]  # fmt: skip
+        if not self.ids.images:
+            return [
+                f"images are numbered from 1: the ids of the training data's are not known (a run's folder has them in "
+                f"{FILE}, its weights alone do not)"
+            ]
+        said = {
+            "given an id of the training data's by the name alone, in another folder": self.by_name_alone,
+            "called as none of the training data's": self.unknown,
+            "with an id that an image before has": self.taken,
+        }
+        lines = [f"{counted(len(names), 'image')} {words} ({listing(names)})" for words, names in said.items() if names]
+        first = self.ids.next_image
+        if self.next > first:
+            lines[-1] += f": ids that are new go from {first} to {self.next - 1}"
+        return lines
 
 
 def _annotations(found: Detections | Target, category_ids: Sequence[int | str]) -> Iterator[dict[str, Any]]:

@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
+from longvision.data.image_ids import are_image_ids, read_image_ids
 from longvision.data.transforms.input_spec import InputSpec
 from longvision.errors import MissingFileError, UserError
 from longvision.files import read_metadata
@@ -26,7 +27,7 @@ class Description:
         head: further arguments of the task's head.
         palette: a colour for each class, of tasks that draw.
         inference: windows and test-time augmentation, of a segmentation.
-        coco_ids: what the data calls its categories and images, where it was COCO's.
+        coco_ids: what the data calls its categories, and its images where a run's folder says it, if it was COCO's.
         source: the file this was read from, for messages.
     """
 
@@ -94,6 +95,17 @@ def read_description(weights: str | os.PathLike[str]) -> Description:
     return Description.from_metadata(read_metadata(weights), weights)
 
 
+def with_image_ids(description: Description, source: str | os.PathLike[str]) -> Description:
+    """With the ids that a run's folder holds of its training data's images; as it is for a weights file.
+
+    Raises UserError for a damaged file of ids.
+    """
+    ids = description.coco_ids
+    if ids is None or ids.images or not Path(source).is_dir():
+        return description
+    return replace(description, coco_ids=replace(ids, images=read_image_ids(Path(source))))
+
+
 def _input(values: dict[str, Any]) -> InputSpec:
     return InputSpec.from_dict(values)
 
@@ -107,10 +119,10 @@ def _is_colour(value: Any) -> bool:
 
 
 def _are_ids(value: Any) -> bool:
-    if not isinstance(value, dict) or set(value) != {"categories", "images"}:
+    """An earlier version wrote the images' ids beside them."""
+    if not isinstance(value, dict) or not {"categories"} <= set(value) <= {"categories", "images"}:
         return False
-    categories, images = value["categories"], value["images"]
-    return isinstance(categories, list) and isinstance(images, dict) and all(type(n) is int for n in images.values())
+    return isinstance(value["categories"], list) and are_image_ids(value.get("images", {}))
 
 
 _A_DICT: tuple[Callable[[Any], bool], str] = (lambda value: isinstance(value, dict), "an object of names and values")
@@ -122,7 +134,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {  # beside those of `re
         "a list of colours, (red, green, blue) each",
     ),
     "args": _A_DICT,
-    "coco_ids": (_are_ids, "ids of categories and images"),
+    "coco_ids": (_are_ids, "ids of categories"),
     "head": _A_DICT,
     "inference": _A_DICT,
 }

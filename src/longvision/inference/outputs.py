@@ -173,17 +173,17 @@ class ObjectFiles(Outputs):
 
     def remarks(self) -> list[str]:
         if not self.full:
-            return []
+            return self.found.notes()
         # only what finds as many as it has queries drops none
         more = "raise --detections" if self.least_score else "train with more --model.queries"
         return [
+            *self.found.notes(),
             f"{self.most} of {self.most} objects, the most that this model finds in an image, were found in "
-            f"{listing(self.full)}: where there may be more, {more}"
+            f"{listing(self.full)}: where there may be more, {more}",
         ]
 
     def finish(self, folder: Path) -> None:
         write_new(folder, "objects", {".json": self.found.as_dict()})
-        self.notes += self.found.notes()
 
     def as_json(self) -> Any:
         return self.found.as_dict()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from longvision.errors import ImageTooLarge, UserError, is_out_of_memory
 from longvision.inference.config import InferenceConfig
-from longvision.inference.description import Description, find_weights
+from longvision.inference.description import Description, find_weights, with_image_ids
 from longvision.inference.device import find_device
 from longvision.inference.inputs import ImageSource, to_image
 from longvision.inference.results import Result
@@ -29,7 +29,8 @@ class Predictor:
     their values mean.
 
     Args:
-        source: a run's folder, its model.safetensors, or a model, which is put into evaluation mode.
+        source: a run's folder, its model.safetensors, or a model, which is put into evaluation mode. The folder alone
+            knows the ids that a COCO set gave its images.
         device: "cpu", "cuda", "cuda:1", "mps" or a torch.device; by default the first GPU where there is one, else the
             CPU. A model that is given stays where it is.
         batch: images, or windows of one image, that the model sees at once; by default what suits the task. Images are
@@ -64,7 +65,7 @@ class Predictor:
             self.device = find_device(device)
             path = find_weights(source)
             weights, metadata = read_weights(path)
-            self.description = Description.from_metadata(metadata, path)
+            self.description = with_image_ids(Description.from_metadata(metadata, path), source)
             self._task = _task_predictor(self.description, inference)
             if detections is not None:
                 self._task.take_up_to(detections)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,9 +153,11 @@ class ObjectResult(Result):
         return [counted or f"nothing above {threshold:.2f}"]
 
     def to_dict(self) -> dict[str, Any]:
-        """COCO's format."""
+        """COCO's format. Warns where the image's id is not certain."""
         found = CocoResults(self.classes, self.ids)
         found.add(self.name, (self.input.height, self.input.width), self.detections)
+        for note in found.notes():
+            warnings.warn(note, stacklevel=2)
         return found.as_dict()
 
 
