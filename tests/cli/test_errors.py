@@ -61,7 +61,7 @@ def check_one_line(answer, *expected):
         ("--data.size 18", ["18x18", "patches of 4", "16x16"]),
         ("--data.size 0", ["size", "0"]),
         ("--data.size x", ["data.size", "'x'", "a whole number"]),
-        ("--data.channels 2", ["data.channels", "'2'", "1, 3"]),
+        ("--data.channels 2", ["data.channels 2", "1 channel", "3"]),
         ("--data.batch_size 0", ["batch_size", "0"]),
         ("--data.augment.flip 3", ["flip", "3", "from 0 to 1"]),
         ("--data.augment.rand_augment foo", ["rand_augment", "'foo'"]),

@@ -139,6 +139,12 @@ def relative(file: str, folder: str) -> str:
     return os.path.relpath(file, folder).replace(os.sep, "/")
 
 
+def check_grey_or_colour(channels: int, name: str) -> None:
+    """Of a set that is drawn, not read. Raises UserError for other channels than 1 and 3."""
+    if channels not in (1, 3):
+        raise UserError(f"data.channels {channels}: the images of {name} have 1 channel (grey) or 3 (colour)")
+
+
 def hold_out(labels: np.ndarray, seed: int, every: int = 10) -> tuple[np.ndarray, np.ndarray]:
     """Class numbers (N,) -> the sorted rows that train and the sorted rows, one in `every`, that validate.
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from longvision.data.io.deep import AnyImage
 from longvision.data.io.images import Channels, as_channels
-from longvision.data.sources.base import ImageSet, Listed, Source, hold_out
+from longvision.data.sources.base import ImageSet, Listed, Source, check_grey_or_colour, hold_out
 from longvision.types import Split
 
 CLASSES = [str(digit) for digit in range(10)]
@@ -24,6 +24,7 @@ class DigitsSource(Source[int]):
     has_test = True
 
     def __init__(self, channels: Channels = 1) -> None:
+        check_grey_or_colour(channels, self.name)
         self.channels = channels
 
     def split(self, split: Split) -> ImageSet[int]:

@@ -8,7 +8,7 @@ import numpy as np
 from longvision.data.io.colours import spread_colours
 from longvision.data.io.deep import AnyImage
 from longvision.data.io.images import Channels, as_channels
-from longvision.data.sources.base import ImageSet, Listed, Source
+from longvision.data.sources.base import ImageSet, Listed, Source, check_grey_or_colour
 from longvision.data.sources.digits import CLASSES
 from longvision.data.sources.objects import as_target
 from longvision.data.sources.scattered import COUNTS, ScatteredDigits, Scene, check_scenes
@@ -30,6 +30,7 @@ class ScatteredSource(Source[Label]):
         self, size: Size = (256, 256), channels: Channels = 1, count: int = COUNTS["train"], seed: int = 0
     ) -> None:
         check_scenes(count, size, seed)
+        check_grey_or_colour(channels, self.name)
         self.size, self.channels, self.seed = size, channels, seed
         self.counts = {**COUNTS, "train": count}
         self.classes: list[str] = ["background"] * self.has_background + CLASSES
