@@ -285,3 +285,16 @@ def test_damaged_ids_of_images(tmp_path, described, content):
     (tmp_path / "coco-ids.json").write_bytes(content)
     with pytest.raises(UserError, match=r"coco-ids\.json"):
         with_image_ids(described, tmp_path)
+        Description.from_metadata(metadata | {"coco_ids": {"categories": [7]}}, "m")
+
+
+def test_boxes_as_shares_of_the_image_are_refused(tmp_path):
+    """As YOLO has them: each became half a pixel in the corner."""
+    source = made(tmp_path, labels(thing(bbox=[0.1, 0.1, 0.5, 0.9])))
+    with pytest.raises(UserError, match="pixels") as caught:
+        source.check("train")
+    assert "beyond 1" in str(caught.value)
+
+
+def test_a_box_of_one_pixel_in_the_corner_is_none(tmp_path):
+    made(tmp_path, labels(thing(bbox=[0, 0, 1, 1]))).check("train")

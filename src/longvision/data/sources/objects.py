@@ -64,6 +64,16 @@ class ImageRecord:
         return True
 
 
+def refuse_shares(records: Iterable[ImageRecord], where: str) -> None:
+    """Raises UserError for boxes that are shares of their images' sizes, as YOLO has them."""
+    values = {value for record in records for box in record.boxes for value in box}
+    if values and max(values) <= 1 and any(value % 1 for value in values):
+        raise UserError(
+            f"no box in {where} reaches beyond {max(values):g}: they seem to be shares of the image's size, 0 to 1; "
+            "write them in pixels"
+        )
+
+
 class SerializedList(Sequence[ImageRecord]):
     """Records as bytes in one array: what worker processes read they need not copy, as they do Python's objects."""
 
@@ -103,6 +113,7 @@ class ObjectSource(Source[Target]):
         if split == "train":
             self.most_objects = max((len(one.crowd) - sum(one.crowd) for one in records), default=0)
         where = str(self.labels_of(split))
+        refuse_shares(records, where)
         turned, broken = check_files(records, where)
         if turned:
             self.notes.append(turned_unseen_note(where, turned))
