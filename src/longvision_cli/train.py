@@ -106,7 +106,13 @@ def parse(arguments: list[str]) -> tuple[Configuration, "tuple[Run, bool] | None
     if words.options.config or any(name.startswith("model.") for name, _ in words.dotted):
         raise UserError("--resume goes on with the run's own model: leave -c and --model.… away, or start a new run")
     run = Run.open(words.options.resume)
-    return configure(run.configs()[-1:], words, of_run=True), (run, allow)
+    before = configure(run.configs()[-1:], replace(words, dotted=[]), of_run=True)
+    configuration = configure(run.configs()[-1:], words, of_run=True)
+    for name in ("size", "channels"):
+        was, given = getattr(before.data, name), getattr(configuration.data, name)
+        if was != given:
+            raise UserError(f"--data.{name} {given}: the run was begun with {was}; leave it away, or start a new run")
+    return configuration, (run, allow)
 
 
 def _what_is_left(run_folder: "Run") -> str:

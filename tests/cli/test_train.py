@@ -457,6 +457,13 @@ def test_the_card_s_program_works_for_a_model_of_timm(train, monkeypatch):
     assert all(torch.equal(own[name], weights[name]) for name in weights)
 
 
+@pytest.mark.parametrize(("option", "value", "before"), [("size", 32, "16"), ("channels", 3, "1")])
+def test_resume_refuses_another_input(longvision, stopped_run, option, value, before):
+    answer = longvision("train", "--resume", stopped_run, f"--data.{option}", value)
+    assert answer.code == 2 and "Traceback" not in answer.err
+    assert f"--data.{option} {value}" in answer.err and before in answer.err
+
+
 def test_resume_refuses_another_model(longvision, stopped_run):
     answer = longvision("train", "--resume", stopped_run, "--model.lr", 9)
     assert answer.code == 2 and "--resume goes on with the run's own model" in answer.err
