@@ -73,7 +73,8 @@ def _decode(data: Any, splits: Iterable[Split], sample: int | None) -> int:
         rows = range(len(images)) if sample is None else data.examples(split, sample)
         bar = partial(tqdm, total=len(rows), desc=split, unit="image", leave=False, disable=None, delay=2)
         reasons = unreadable_images(images, rows, bar)
-        bad, total, where = len(reasons) + images.left_out, len(rows) + images.left_out, f"{data.name} ({split})"
+        left_out = getattr(images, "left_out", 0)  # a set of one's own may not count them
+        bad, total, where = len(reasons) + left_out, len(rows) + left_out, f"{data.name} ({split})"
         if is_too_many(bad, total):
             refused.append(str(too_many_unreadable(reasons, bad, total, where)))
         elif reasons:

@@ -111,3 +111,18 @@ def test_check_data_tells_it(tmp_path, monkeypatch, capsys):
     assert main(["check-data", "-c", "folder", "--data.path", "set", "--data.workers", "0"]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "split" in line]
     assert line.startswith("note: 1 image") and "train/cat/0.png" in line and "val/cat/9.png" in line
+
+
+def test_large_files_are_read_whole_only_where_parts_are_equal(tmp_path, monkeypatch):
+    """One differs at the end, one between the parts."""
+    from longvision.data import duplicates as module
+
+    plant(tmp_path, *CLEAN)
+    read, digest = [], module._digest
+    monkeypatch.setattr(module, "_digest", lambda file: read.append(file) or digest(file))
+    content = (tmp_path / "train/cat/0.png").read_bytes() + bytes(200_000)
+    inside = content[:50_000] + b"x" + content[50_001:]
+    for name, held in (("train/cat/a", content), ("val/cat/b", content[:-1] + b"x"), ("val/cat/c", inside)):
+        (tmp_path / f"{name}.png").write_bytes(held)
+    assert duplicates(FolderSource(tmp_path)) == []
+    assert [file[len(str(tmp_path)) :] for file in read] == ["/train/cat/a.png", "/val/cat/c.png"]

@@ -243,3 +243,27 @@ def test_sets_that_make_their_images():
     )
     assert changes(few, more, "").forbidden == [] and "4 images added" in changes(few, more, "").allowed[0]
     assert few.digest("val") != other.digest("val")
+
+
+def test_a_mask_that_is_a_link_to_nothing(tmp_path):
+    from longvision.data.sources.mask_folder import MaskFolderSource
+
+    (tmp_path / "classes.txt").write_text("a\nb")
+    for number in range(4):
+        draw(tmp_path / f"set/images/{number}.png", f"{number}")
+    (tmp_path / "set/masks").mkdir()
+    for number in range(4):
+        (tmp_path / f"set/masks/{number}.png").symlink_to("nowhere.png")
+    source = MaskFolderSource(tmp_path / "set", classes_file=str(tmp_path / "classes.txt"))
+    labels = [image.label for image in Fingerprint.of(source).images["train"]]
+    assert labels[0].endswith(".png, 0 bytes")
+
+
+def test_images_that_cannot_be_read_count_in_other_splits_too(alone):
+    for number in range(280):
+        shutil.copy(alone / "cat/0.png", alone / f"cat/c{number}.png")
+    (alone / "cat/0.png").write_bytes(b"x")
+    first = source_of(alone)
+    before = Fingerprint.of(first)
+    again = as_trained(source_of(alone, seed=5), before)
+    assert [again.split(split).left_out for split in ("train", "val")] == [1, 0]

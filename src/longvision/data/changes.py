@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TypeVar
 
-from longvision.data.fingerprint import SPLITS, Fingerprint, Image, mark_of
+from longvision.data.fingerprint import SPLITS, Fingerprint, Image
+from longvision.data.io.marks import mark_of
 from longvision.data.problems import listing
 from longvision.data.splits import SAID
 from longvision.types import Split

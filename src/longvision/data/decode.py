@@ -1,15 +1,12 @@
 """Reads images and labels only to see whether they can be."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from longvision.data.io.threads import READERS
+from longvision.data.io.threads import each_in_threads
 from longvision.data.sources.base import ImageSet
 from longvision.errors import MissingFileError, UnreadableImage
-
-AT_ONCE = 1000  # a million that wait in line take a gigabyte
 
 
 def unreadable_images(
@@ -25,13 +22,7 @@ def unreadable_images(
     Raises:
         UserError: images that do not fit their labels.
     """
-    return [reason for reason in progress(_reasons(images, rows)) if reason is not None]
-
-
-def _reasons(images: ImageSet[Any], rows: Sequence[int]) -> Iterator[str | None]:
-    with ThreadPoolExecutor(READERS) as readers:
-        for first in range(0, len(rows), AT_ONCE):
-            yield from readers.map(partial(_reason, images), rows[first : first + AT_ONCE])
+    return [reason for reason in progress(each_in_threads(partial(_reason, images), rows)) if reason is not None]
 
 
 def _reason(images: ImageSet[Any], row: int) -> str | None:

@@ -1,12 +1,12 @@
 """Images that are the same file, by content: in two splits, or under two classes."""
 
 import hashlib
-import os
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from longvision.data.io.marks import mark_of, size_of
 from longvision.data.io.threads import in_threads
 from longvision.data.problems import listing
 from longvision.data.sources.base import Source
@@ -30,7 +30,7 @@ class _Place:
 def duplicates(source: Source[Any]) -> list[str]:
     """A line on images that are in two splits, and one on those that one split has under two classes.
 
-    Files are compared by size first, and read where it is equal; one that cannot be read equals none.
+    Files are compared by size, then by parts, and read whole where both are equal; one that cannot be read equals none.
     """
     same = _same_content(_places(source))
     across = [_named(places) for places in same if len({place.split for place in places}) > 1]
@@ -58,24 +58,17 @@ def _places(source: Source[Any]) -> list[_Place]:
 
 def _same_content(places: Iterable[_Place]) -> list[list[_Place]]:
     """Groups of two and more."""
-    groups = defaultdict(list)
-    for place in places:
-        groups[_size(place.file) if place.file else place.key].append(place)
-    unsure = [place for places in groups.values() if len(places) > 1 for place in places]
-    files = sorted({place.file for place in unsure if place.file})
-    digests = dict(zip(files, in_threads(_digest, files), strict=True))
-    same = defaultdict(list)
-    for place in unsure:
-        if digest := digests[place.file] if place.file else place.key:
-            same[digest].append(place)
-    return [places for places in same.values() if len(places) > 1]
-
-
-def _size(file: str) -> int | None:
-    try:
-        return os.path.getsize(file)
-    except OSError:
-        return None
+    unsure = list(places)
+    for look in (size_of, mark_of, _digest):  # each costs more than the one before
+        files = sorted({place.file for place in unsure if place.file})
+        found = dict(zip(files, in_threads(look, files), strict=True))
+        groups = defaultdict(list)
+        for place in unsure:
+            if key := found[place.file] if place.file else place.key:
+                groups[key].append(place)
+        same = [places for places in groups.values() if len(places) > 1]
+        unsure = [place for places in same for place in places]
+    return same
 
 
 def _digest(file: str) -> str | None:

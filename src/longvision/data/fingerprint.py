@@ -6,24 +6,23 @@ says what has changed. Loads no torch.
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from longvision.data.io.marks import mark_of, size_of
 from longvision.data.io.threads import in_threads
 from longvision.data.sources.base import Source
 from longvision.errors import UserError
 from longvision.files import written_beside
 from longvision.types import Split
 
-BLOCK = 16384  # bytes that are read at the beginning, in the middle and at the end of a file
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Image:
     """One image of a set.
 
@@ -112,31 +111,10 @@ class Fingerprint:
 def _images_of(source: Source[Any], split: Split, seen: Counter[str]) -> list[Image]:
     """In order; of several that are called the same, the second is NAME #2. `seen` counts them over the splits."""
     listed = source.listed_images(split)
-    marks = in_threads(mark_of if split != "train" else _size_of, [one.file for one in listed])
+    files = [one.file for one in listed]
+    marks = list(map(size_of, files)) if split == "train" else in_threads(mark_of, files)
     images = []
     for one, mark in zip(listed, marks, strict=True):
         seen[one.name] += 1
         images.append(Image(one.name if seen[one.name] == 1 else f"{one.name} #{seen[one.name]}", one.label, mark))
     return images
-
-
-def mark_of(file: str | None) -> str:
-    """The size, and a hash of parts of the content, as no large file is read whole: images of one mark are the same."""
-    if file is None or not (size := _size_of(file)):
-        return ""
-    words = hashlib.blake2b(digest_size=8)
-    try:
-        with open(file, "rb") as opened:
-            for place in sorted({0, max(0, int(size) // 2), max(0, int(size) - BLOCK)}):
-                opened.seek(place)
-                words.update(opened.read(BLOCK))
-    except OSError:  # it is told when it is read
-        return ""
-    return f"{size}:{words.hexdigest()}"
-
-
-def _size_of(file: str | None) -> str:
-    try:
-        return "" if file is None else str(os.path.getsize(file))
-    except OSError:
-        return ""

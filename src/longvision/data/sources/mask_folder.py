@@ -13,6 +13,7 @@ from longvision.data.io.colours import spread_colours
 from longvision.data.io.deep import AnyImage
 from longvision.data.io.headers import Header, read_header, turned_unseen_note, unturned_hint
 from longvision.data.io.images import Channels, read_image, why_unreadable
+from longvision.data.io.marks import size_of
 from longvision.data.io.mask_reader import MaskReader, Reading, Way
 from longvision.data.io.masks import is_in_colour
 from longvision.data.io.threads import in_threads
@@ -80,7 +81,7 @@ class MaskFolderSource(Source[np.ndarray]):
     def identified(self, split: Split, row: int, item: ImageAndMask) -> Listed:
         """The label is the mask's file with its size."""
         file, mask = item
-        label = f"{relative(mask, self.name)}, {os.path.getsize(mask)} bytes" if mask else ""
+        label = f"{relative(mask, self.name)}, {size_of(mask) or 0} bytes" if mask else ""
         return Listed(relative(file, self.name), label, file)
 
     def check(self, split: Split) -> None:

@@ -24,7 +24,10 @@ class RegroupedSource(Source[Label]):
 
     def split(self, split: Split) -> ImageSet[Label]:
         sets = {part: self.source.split(part) for part in self._parts(split)}
-        return ImageSet(self.groups[split], partial(_read, sets), partial(_file, sets))
+        images = ImageSet(self.groups[split], partial(_read, sets), partial(_file, sets))
+        parts = [sets[split]] if split in sets else sets.values()  # so that none counts in two splits
+        images.left_out = sum(getattr(part, "left_out", 0) for part in parts)
+        return images
 
     def listed_images(self, split: Split) -> list[Listed]:
         listed = {part: self.source.listed_images(part) for part in self._parts(split)}
