@@ -15,6 +15,7 @@ import tifffile
 from longvision.data.io.deep import DeepImage
 from longvision.data.io.headers import read_header
 from longvision.data.io.images import is_image, read_image
+from longvision.data.io.masks import BadMask, read_mask
 from longvision.errors import UnreadableImage
 from support.deep import FLOATS, I16, RAMP, RGB16, U12, U16, by_pillow, many, png16, tiff
 
@@ -122,3 +123,28 @@ def test_what_pillow_does_not_know_has_a_size(tmp_path):
     path = tmp_path / "bands.tif"
     path.write_bytes(tiff(many(np.float32), planarconfig="contig"))
     assert is_image(path) and read_header(path).size == (64, 48)
+
+
+DEEP_MASKS = {
+    "png-grey-and-alpha": png16(np.dstack([U12, np.full_like(U12, 65535)])),
+    "png-colours": png16(RGB16),
+    "png-colours-and-alpha": png16(np.dstack([RGB16, np.full_like(U12, 65535)])),
+    "tiff-colours": tiff(RGB16, photometric="rgb"),
+    "tiff-colours-big-endian": tiff(RGB16, photometric="rgb", byteorder=">"),
+}
+
+
+@pytest.mark.parametrize("name", DEEP_MASKS)
+def test_masks_of_which_pillow_keeps_the_upper_bytes_are_refused(tmp_path, name):
+    path = tmp_path / "mask"
+    path.write_bytes(DEEP_MASKS[name])
+    with pytest.raises(BadMask, match="mask has several channels of 16 bits"):
+        read_mask(path)
+
+
+@pytest.mark.parametrize("content", [by_pillow(U12, "PNG"), tiff(U12), tiff(U12, byteorder=">")],
+                         ids=["png", "tiff", "big-endian"])  # fmt: skip
+def test_grey_masks_of_16_bits_keep_their_numbers(tmp_path, content):
+    path = tmp_path / "mask"
+    path.write_bytes(content)
+    assert np.array_equal(read_mask(path).values, U12)

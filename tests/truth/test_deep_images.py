@@ -39,7 +39,7 @@ from support.deep import FLOATS, I16, RAMP, U12, U16, many, tiff
     ],
     ids=lambda value: f"{value.dtype}" if isinstance(value, np.ndarray) else str(value),
 )
-@pytest.mark.filterwarnings("ignore:images of uint16")
+@pytest.mark.filterwarnings("ignore:images of")
 def test_scaling(values, range, ends):
     scaled = DeepImage(values[:, :, None]).scaled(InputSpec((8, 8), range=range).range).values_HWC
     assert scaled.dtype == np.float32 and np.allclose((scaled.min(), scaled.max()), ends, atol=1e-6)
@@ -60,6 +60,45 @@ def test_floats_that_nobody_explained_are_refused():
 def test_a_run_that_saw_8_bits_tells_how_it_reads_more():
     with pytest.warns(UserWarning, match=r"uint16 values are read from 0 to 65535"):
         InputSpec((8, 8), 1).evaluated(read_image(tiff(U12), 1, "a.tif"))
+
+
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ((RAMP * 200).astype(np.int32), r"holds int32 from 0 to 200.*data\.range"),
+        ((RAMP * 200).astype(np.uint32), "holds uint32 from 0 to 200"),
+        (I16, "holds int16 from -1000 to 3000"),
+    ],
+    ids=lambda value: str(value.dtype) if isinstance(value, np.ndarray) else "",
+)
+def test_integers_that_nobody_explained_are_refused(values, words):
+    with pytest.raises(UnreadableImage, match=words):
+        InputSpec((8, 8), 1).evaluated(read_image(tiff(values), 1, "a.tif"))
+
+
+@pytest.mark.parametrize(
+    "values, range, words",
+    [
+        (U16, (0, 1), "uint16 values lie mostly beyond 0 to 1,"),
+        (U16, (0, 4095), "uint16 values lie mostly beyond 0 to 4095"),
+        (I16, (5000, 6000), "int16 values lie mostly beyond 5000 to 6000"),
+        ((RAMP * 0.9).astype(np.float32), (0, 4095), "floats from 0 to 1 are read on 0 to 4095"),
+    ],
+    ids=["uint16-in-0-to-1", "16-bits-in-12", "all-below", "floats-in-12-bits"],
+)
+def test_images_of_another_depth_than_the_runs_are_told(values, range, words):
+    with pytest.warns(UserWarning, match=words):
+        InputSpec((8, 8), 1, range=range).evaluated(DeepImage(values[:, :, None]))
+
+
+@pytest.mark.parametrize(
+    "values, range",
+    [(U12, (0, 4095)), (I16, (1500, 3000)), (FLOATS, (-50, 400)), (U12, (0, 65535)), (RAMP, (0, 1))],
+    ids=["12-bits", "a-window-above-the-air", "floats", "12-in-16-bits", "0-to-1"],
+)
+def test_images_that_fit_the_range_are_not_told(values, range, recwarn):
+    InputSpec((8, 8), 1, range=range).evaluated(DeepImage(values[:, :, None]))
+    assert not [warning for warning in recwarn if "black to white" in str(warning.message)]
 
 
 @pytest.mark.parametrize("range", [(1, 1), (2, 1), (0, float("nan")), (0,), "auto", 5, (0, 1, 2)], ids=str)

@@ -10,6 +10,8 @@ from longvision.errors import UnreadableImage
 
 Range = tuple[float, float] | Literal["dtype", "image"]  # of an image's values: what becomes 0, and what becomes 1
 
+MISFIT = 0.5  # this share of an image above white
+NO_CONTENT = 0.99  # or that beyond either end is told
 LUMA = (0.299, 0.587, 0.114)
 
 
@@ -87,9 +89,10 @@ class DeepImage:
         """float32 from 0 to 1; what lies beyond the range, or is no number, becomes the nearer end, or 0.
 
         Args:
-            range: what becomes 0 and 1; "image": this image's own lowest and highest value; "dtype": what its type
-                holds, 0 and 1 for floats. None as "dtype", which is told, but UnreadableImage for floats beyond 0 and
-                1, whose meaning nobody said. Bytes are always on 0 to 255.
+            range: what becomes 0 and 1, where values that do not fit it are told; "image": this image's own lowest and
+                highest value; "dtype": what its type holds, 0 and 1 for floats. None as "dtype", which is told for
+                uint16, but UnreadableImage for other integers and for floats beyond 0 and 1, whose meaning nobody said.
+                Bytes are always on 0 to 255.
         """
         values = self.values_HWC
         low, high = self._ends(range)
@@ -103,15 +106,17 @@ class DeepImage:
         if dtype == np.uint8:
             return 0.0, 255.0
         if isinstance(range, tuple):
+            self._tell_misfit(*range)
             return range
-        if range == "image" or (range is None and np.issubdtype(dtype, np.floating)):
+        if range == "image" or (range is None and dtype != np.uint16):
             finite = self.values_HWC[np.isfinite(self.values_HWC)]
             low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
             if range == "image":
                 return low, high if high > low else low + 1
-            if low < 0 or high > 1:
+            if np.issubdtype(dtype, np.integer) or low < 0 or high > 1:
+                kind = dtype if np.issubdtype(dtype, np.integer) else "floats"
                 raise UnreadableImage(
-                    f"{self.name} holds floats from {low:.5g} to {high:.5g}: data.range says what is black and white"
+                    f"{self.name} holds {kind} from {low:.5g} to {high:.5g}: data.range says what is black and white"
                 )
         if np.issubdtype(dtype, np.integer):
             low, high = float(np.iinfo(dtype).min), float(np.iinfo(dtype).max)
@@ -123,6 +128,24 @@ class DeepImage:
                 )
             return low, high
         return 0.0, 1.0
+
+    def _tell_misfit(self, low: float, high: float) -> None:
+        """Once: values that tell of another depth than that of training. Few of those lie above their white; below
+        black may lie all the air of a tomogram."""
+        values = self.values_HWC
+        above, beyond = (values > high).mean(), ((values > high) | (values < low)).mean()
+        if above > MISFIT or beyond > NO_CONTENT:
+            warnings.warn(
+                f"images of {values.dtype} values lie mostly beyond {low:.7g} to {high:.7g}, black to white there: "
+                "all of that becomes black or white; give images of the depth of those of training",
+                stacklevel=2,
+            )
+        if np.issubdtype(values.dtype, np.floating) and high > 4 and values.min() >= 0 and 0 < values.max() <= 1:
+            warnings.warn(
+                f"images of floats from 0 to 1 are read on {low:.7g} to {high:.7g}, black to white in training: "
+                "they are almost black: give values as the training images have them",
+                stacklevel=2,
+            )
 
     def shown(self) -> Image.Image:
         """To look at, of values from 0 to 1: "RGB" of the first three channels, or "L" where there are fewer."""

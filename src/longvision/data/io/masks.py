@@ -7,8 +7,10 @@ import numpy as np
 from PIL import Image
 
 from longvision.data.io.decoding import DECODE_ERRORS
+from longvision.data.io.deep_files import is_deep_png, is_deep_tiff
 from longvision.data.io.images import decoded
 from longvision.data.io.limits import without_pillows_limit
+from longvision.data.io.tiff import MAGIC
 from longvision.errors import MissingFileError, UnreadableImage, UserError
 
 NUMBERED = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N")
@@ -52,6 +54,11 @@ def read_mask(path: str | Path) -> MaskFile:
         raise UnreadableMask(str(error).replace("as an image", "as a mask")) from error
     except MissingFileError as error:
         raise BadMask(f"{path} does not exist") from error
+    if image.mode not in NUMBERED and _has_16_bits(image, path):
+        raise BadMask(
+            f"{path} has several channels of 16 bits, of which it is not certain what says the class: save it as grey "
+            "values, or as colours of 8 bits"
+        )
     lossy = _is_lossy(image, path)
     if image.mode in NUMBERED:
         values = np.asarray(image)
@@ -69,6 +76,15 @@ def read_mask(path: str | Path) -> MaskFile:
             _check_alpha(codes_of(colours[:, :, :3]), colours[:, :, 3], path)
         return MaskFile(colours[:, :, :3], None, lossy)
     raise BadMask(f"{path} is an image of mode {image.mode}: expected grey values, palette indices or RGB colours")
+
+
+def _has_16_bits(image: Image.Image, path: str | Path) -> bool:
+    """Of several channels, of which Pillow keeps the upper bytes: those of class numbers are all 0."""
+    if image.mode not in ("LA", "RGB", "RGBA", "RGBX"):
+        return False
+    with open(path, "rb") as file:
+        start = file.read(26)
+        return is_deep_png(start) or (start[:4] in MAGIC and is_deep_tiff(start + file.read()))
 
 
 def _is_lossy(image: Image.Image, path: str | Path) -> bool:
