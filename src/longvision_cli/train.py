@@ -89,7 +89,9 @@ def parse(arguments: list[str]) -> tuple[Configuration, "tuple[Run, bool] | None
     add_options(parser)
     parser.add_argument("--resume", metavar="RUN", help="go on from the last checkpoint of this run's folder")
     parser.add_argument(
-        "--allow-changed-data", action="store_true", help="with --resume: also where images were added, or are gone"
+        "--allow-changed-data",
+        action="store_true",
+        help="with --resume: also where images were added, are gone, or are labelled otherwise",
     )
     words = take_apart(parser, arguments)
     from longvision.engine.run import Run, check_root
