@@ -408,9 +408,9 @@ def test_nothing_is_asked_of_the_network(monkeypatch: pytest.MonkeyPatch):
     ("options", "words"),
     [
         ({"width": 36}, "width 36 does not divide into 8 heads"),
-        ({"queries": 0}, "queries 0: expected at least 1"),
-        ({"classes": 0}, "classes 0: expected at least 1"),
-        ({"layers": 0}, "layers 0: expected at least 1"),
+        ({"queries": 0}, "queries 0: .*at least 1"),
+        ({"classes": 0}, "classes 0: .*at least 1"),
+        ({"layers": 0}, "layers 0: .*at least 1"),
         ({"dropout": 1.0}, "dropout 1.0: expected from 0 to below 1"),
         ({"name": "vim_tiny_patch16_242"}, "did you mean vim_tiny_patch16_224"),
     ],

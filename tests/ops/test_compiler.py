@@ -100,7 +100,7 @@ from longvision.ops.kernels.cpp import library
 results = []
 for name, value in zip(sys.argv[2::2], sys.argv[3::2]):
     os.environ[name] = value
-    library._load.cache_clear()
+    library.kernels.cache_clear()
     library._say_once.cache_clear()
     print(f"{name}={value}", file=sys.stderr)
     results.append(step())
@@ -256,7 +256,7 @@ from longvision.ops.kernels.cpp import library
 torch.set_num_threads(2)
 results = [step()]
 library._torch_fork = lambda: None
-library._load.cache_clear()  # the same library is told anew who starts threads
+library.kernels.cache_clear()  # the same library is told anew who starts threads
 results += [step(), step()]
 torch.save(results, sys.argv[1])
 """

@@ -148,3 +148,22 @@ def test_grey_masks_of_16_bits_keep_their_numbers(tmp_path, content):
     path = tmp_path / "mask"
     path.write_bytes(content)
     assert np.array_equal(read_mask(path).values, U12)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32])
+def test_white_is_zero_at_every_depth(tmp_path, dtype):
+    """Pillow turns 8 bits about, tifffile nothing."""
+    tifffile = pytest.importorskip("tifffile")
+    stored = np.array([[0, 1], [100, 200]], dtype)
+    tifffile.imwrite(tmp_path / "a.tif", np.tile(stored, (4, 4)), photometric="miniswhite")
+    values = np.asarray(read_image(tmp_path / "a.tif", 1))
+    highest = np.iinfo(dtype).max
+    assert values.reshape(8, 8)[0, :2].tolist() == [highest, highest - 1]
+
+
+@pytest.mark.parametrize(("dtype", "words"), [(np.complex64, "complex"), (np.float32, "white")])
+def test_what_is_no_brightness_is_refused(tmp_path, dtype, words):
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((8, 8), dtype), photometric="miniswhite")
+    with pytest.raises(UnreadableImage, match=words):
+        read_image(tmp_path / "a.tif", 1)

@@ -107,7 +107,7 @@ def _list(folder: str, found: Listing, visited: set[tuple[int, int]], folders: d
             continue
         if _is_folder(entry):
             (links if entry.is_symlink() else folders).append(entry.path)
-        elif os.path.isfile(entry.path) or not os.path.exists(entry.path):
+        elif _is_file(entry) or not os.path.exists(entry.path):
             found.files.append(entry.path)
         else:  # reading it could wait for ever
             found.problems.append(f"{entry.path} is a pipe, a socket or a device")
@@ -125,6 +125,13 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link that leads to itself
+        return False
+
+
+def _is_file(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
         return False
 
 

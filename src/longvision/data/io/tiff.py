@@ -19,6 +19,7 @@ from longvision.types import Size
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it has to say of damaged files, our errors say
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 LZW, DEFLATE = 5, (8, 32946)
+WHITE_IS_ZERO = 0  # the photometric interpretation of scanned documents
 ORIENTATION, EXTRA_SAMPLES, NO_DATA = 274, 338, 42113
 
 
@@ -39,6 +40,7 @@ def read_tiff(content: bytes, channels: int, name: str) -> tuple[np.ndarray, boo
             raise UnreadableImage(
                 f"{name} has {page.samplesperpixel} channels, expected {channels}: data.channels says how many are read"
             )
+        _check_kind(page, name)
         rows = _rows_as_pages(page, channels)
         if rows:  # an array (H, W, C) that its program took for H pages
             return _without_gaps(np.stack([_values(file.pages[row]) for row in range(rows)]), page), False, 1
@@ -47,6 +49,16 @@ def read_tiff(content: bytes, channels: int, name: str) -> tuple[np.ndarray, boo
         tags = {tag: page.tags[tag].value for tag in (ORIENTATION, EXTRA_SAMPLES) if tag in page.tags}
         has_alpha = bool(np.ravel(tags.get(EXTRA_SAMPLES, 0))[-1] in (1, 2)) and page.samplesperpixel in (2, 4)
         return _without_gaps(values_HWC, page), has_alpha, int(tags.get(ORIENTATION, 1))
+
+
+def _check_kind(page: Any, name: str) -> None:
+    """Raises UnreadableImage for values that are no brightness, or whose white is not certain."""
+    if page.dtype is not None and page.dtype.kind == "c":
+        raise UnreadableImage(
+            f"{name} has complex values: write their magnitude, or real and imaginary part as channels"
+        )
+    if page.photometric == WHITE_IS_ZERO and (page.dtype is None or page.dtype.kind != "u"):
+        raise UnreadableImage(f"{name} says that its lowest value is white, of {page.dtype} values: turn them about")
 
 
 def tiff_size(path: str | Path) -> tuple[Size, int] | None:
@@ -109,6 +121,14 @@ def _without_gaps(values: np.ndarray, page: Any) -> np.ndarray:
 
 
 def _values(page: Any) -> np.ndarray:
+    """As brightness: where the lowest value is white, turned about."""
+    stored = _stored(page)
+    if page.photometric != WHITE_IS_ZERO:
+        return stored
+    return np.subtract((1 << page.bitspersample) - 1, stored, dtype=stored.dtype)
+
+
+def _stored(page: Any) -> np.ndarray:
     if (page.compression == LZW or (page.compression in DEFLATE and page.predictor == 3)) and page.bitspersample >= 8:
         return _decoded_here(page)  # tifffile would ask for another package
     try:

@@ -157,8 +157,9 @@ def hold_out(labels: np.ndarray, seed: int, every: int = 10) -> tuple[np.ndarray
     quota = np.minimum(np.maximum(quota, 1), np.maximum(count - 1, 0))
     random = np.random.default_rng(seed)
     held = np.zeros(len(labels), dtype=bool)
-    for number, share in enumerate(quota):
-        held[random.permutation(np.flatnonzero(labels == number))[:share]] = True
+    rows_of = np.split(np.argsort(labels, kind="stable"), np.cumsum(count)[:-1])
+    for rows, share in zip(rows_of, quota):
+        held[random.permutation(rows)[:share]] = True
     if not held.any():
         raise UserError("every class has a single image: add images, or a folder of validation images")
     return np.flatnonzero(~held), np.flatnonzero(held)

@@ -48,9 +48,10 @@ def class_folders(folder: Path) -> dict[str, str]:
 def check_nested(folder: Path, files: Iterable[str]) -> list[str]:
     """The line, or none, for images in folders inside a class folder. Raises UserError where these are splits."""
     nested: dict[str, int] = defaultdict(int)
+    own = os.fspath(folder)
     for file in files:
-        if inside := os.path.relpath(os.path.dirname(file), folder).strip("."):
-            nested[inside] += 1
+        if (deep := os.path.dirname(file)) != own:
+            nested[os.path.relpath(deep, own)] += 1
     if (split := split_inside(nested)) is not None:
         raise UserError(
             f"{folder / split} is called as a split and lies inside the class folder {folder.name}, so that its images "

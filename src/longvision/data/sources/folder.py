@@ -66,11 +66,12 @@ class FolderSource(Source[int]):
                 "add training images for them, or remove their folders"
             )
         files: Labelled = []
+        numbers = {text: number for number, text in enumerate(self.classes)}
         for text, name in names.items():
             found = list_files(folder / name)
             self.notes += cannot_be_listed(found.problems)
             self.notes += check_nested(folder / name, found.files)
-            files += [(path, self.classes.index(text)) for path in found.files]
+            files += [(path, numbers[text]) for path in found.files]
         if not files:
             raise UserError(f"{folder} has no images in class folders: add some, or remove {folder.name}/")
         return files

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree.ElementTree import Element
@@ -142,7 +142,7 @@ def read_list(file: Path, folder: Path, notes: list[str]) -> list[str]:
         raise UserError(f"{file} is empty: {remedy}")
     xml = {path.stem for path in folder.iterdir() if path.suffix == ".xml"}
     names = [_listed(line, xml, file) for line in lines]
-    if twice := sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []:
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
         notes.append(f"{file} lists {len(twice)} images more than once ({listing(twice)}): each is used once")
     return list(dict.fromkeys(names))
 
