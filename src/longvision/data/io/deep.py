@@ -123,8 +123,8 @@ class DeepImage:
             if range is None:  # once: Python leaves out what it has said
                 warnings.warn(
                     f"images of {dtype} values are read from {low:.0f} to {high:.0f}, as no training image seen had "
-                    "more than 8 bits: data.range says it otherwise",
-                    stacklevel=4,
+                    "more than 8 bits: data.range of a training says it otherwise",
+                    stacklevel=2,
                 )
             return low, high
         return 0.0, 1.0
