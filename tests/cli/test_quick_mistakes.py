@@ -35,7 +35,7 @@ MISTAKES = {
     "train --model.name vim_tinny_patch16_224": "vim_tiny_patch16_224",
     "train --model.pretrained nofile.pth": "nofile.pth",
     "train --model.asking.flip true": "--model.inference.flip",
-    "train --data.channels 2": "1, 3",
+    "train --data.channels 2": "1 channel",
     "train --data.batch_size 0": "batch_size 0",
     "train --data.augment.flip 3": "flip",
     "train --trainer.max_epoch 3": "--trainer.max_epochs",
