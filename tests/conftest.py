@@ -19,6 +19,8 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+import longvision  # noqa: E402,F401 before the commands, which load without models, whatever test comes first
+
 torch.set_num_threads(1)
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared"
