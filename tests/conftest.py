@@ -19,7 +19,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-import longvision  # noqa: E402,F401 before the commands, which load without models, whatever test comes first
+import longvision  # noqa: F401 before the commands, which load without models, whatever test comes first
 
 torch.set_num_threads(1)
 
