@@ -182,3 +182,10 @@ def test_a_tiff_that_its_loader_leaves_as_it_is_is_turned(monkeypatch, tmp_path,
     monkeypatch.setattr(TiffImagePlugin.TiffImageFile, "load_end", load_end)
     assert np.array_equal(read_image(tmp_path / "a.tif", 1), UPRIGHT)
     assert read_header(tmp_path / "a.tif").size == UPRIGHT.shape
+
+
+def test_an_image_of_the_callers_keeps_its_file_name(tmp_path):
+    Image.new("RGB", (4, 6)).save(tmp_path / "a.tif")
+    with Image.open(tmp_path / "a.tif") as image:
+        read_image(image)
+        assert image.filename == str(tmp_path / "a.tif") or image.filename == tmp_path / "a.tif"

@@ -50,10 +50,12 @@ def decoded(source: str | Path | bytes | Image.Image, name: str | None = None) -
     with without_pillows_limit(), decoding(name):
         image = source if isinstance(source, Image.Image) else Image.open(io.BytesIO(source))
         check_pixels(name, *image.size)
-        if getattr(image, "filename", ""):
+        if name_of_file := getattr(image, "filename", ""):
             # else Pillow maps a TIFF file into memory as if it had the size to which it will be turned
             image.filename = ""  # type: ignore[attr-defined]
         image.load()
+        if name_of_file:  # the image may be the caller's
+            image.filename = name_of_file  # type: ignore[attr-defined]
         if image.format == "PPM" and image.mode == "I":  # Pillow scales the file's own range to 16 bits
             return upright(Image.fromarray(np.asarray(image).astype(np.uint16)))
         return _in_rgb(upright(image)) if image.mode == "LAB" else upright(image)
