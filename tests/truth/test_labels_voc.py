@@ -227,6 +227,27 @@ def test_labels_that_lie_beside_the_images_are_none(tmp_path):
     assert read(tmp_path)[0].split("train").items[0].file.endswith("a.jpg")
 
 
+def test_a_test_list_without_labels_is_told(tmp_path):
+    """As VOC2012 comes: the test split was not there, and nobody said so."""
+    made(tmp_path)
+    (tmp_path / "ImageSets/Main/test.txt").write_text("b\nc\n")
+    source = VocSource(tmp_path)
+    (note,) = source.notes
+    assert not source.has_test and "2 images" in note and "test.txt" in note
+
+
+def test_labels_that_no_list_names_are_told(tmp_path):
+    source, images = read(made(tmp_path, names=["a", "b", "c"], line="b"))
+    (note,) = source.notes
+    assert len(images) == 1 and "2 XML files" in note and "(a, c)" in note and "train, val" in note
+
+
+def test_each_split_tells_its_own(tmp_path):
+    source, _ = read(made(tmp_path, SIZE + thing(more="<difficult>None</difficult>")))
+    source.check("val")
+    assert ["(train)" in note for note in source.notes] == [True, False]
+
+
 def test_a_line_that_may_mean_two(tmp_path):
     with pytest.raises(UserError, match=r"the line 'a 1' may mean a or a 1"):
         read(made(tmp_path, names=["a", "a 1"], line="a 1\n"))

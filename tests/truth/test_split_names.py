@@ -106,6 +106,16 @@ READ = {
         (["cat", "dog"], 18, 2, None),
         ["5 files", "more/deep"],
     ),
+    "folders of the same names inside the classes of train": (
+        ["train/cat/2019/5", "train/dog/2019/5", "train/dog/5"],
+        (["cat", "dog"], 13, 2, None),
+        ["cat", "2019"],
+    ),
+    "folders of images inside class folders": (
+        ["cat/images/10", "dog/images/10"],
+        (["cat", "dog"], 18, 2, None),
+        ["images"],
+    ),
     "files of no image type": (
         ["cat/10", "cat/0.xml", "cat/0.TXT", "dog/10"],
         (["cat", "dog"], 18, 2, None),
@@ -163,6 +173,11 @@ REFUSED = {
     "splits a folder deeper": (["set/train/a/3", "set/val/a/3"], "or give .*set"),
     "train without classes": (["train/3", "test/3"], "no class folders in train"),
     "trainval beside val": (["trainval/a/3", "trainval/b/3", "val/a/1"], "trainval and val"),
+    "tr, va, te": (["tr/cat/3", "tr/dog/3", "va/cat/1", "va/dog/1", "te/cat/1", "te/dog/1"], "te, tr, va.*cat, dog"),
+    "learn and predict": (["learn/cat/3", "learn/dog/3", "predict/cat/3"], "learn, predict.*cat.*train, val and test"),
+    "folds": (["fold0/a/3", "fold0/b/3", "fold1/a/3", "fold1/b/3"], "fold0, fold1"),
+    "parts of which one is a class's": (["a/cat/3", "b/cat/3", "c/3"], "a, b.*cat"),
+    "a folder deeper": (["a/set/cat/3", "b/set/cat/3"], "a, b.*set"),
     "two parts of train": (["train_1/a/3", "train_1/b/3", "train_2/a/3"], "train_1 and train_2"),
 }
 

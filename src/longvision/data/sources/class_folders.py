@@ -3,13 +3,13 @@
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePath
 
 from longvision.data.io.listing import folders_in
 from longvision.data.leftovers import counted
 from longvision.data.problems import listing
-from longvision.data.splits import split_inside
+from longvision.data.splits import read_name, split_inside
 from longvision.errors import UserError
 from longvision.text import as_text
 
@@ -45,8 +45,9 @@ def class_folders(folder: Path) -> dict[str, str]:
     return {text: names[0] for text, names in sorted(same.items())}
 
 
-def check_nested(folder: Path, files: Iterable[str]) -> list[str]:
-    """The line, or none, for images in folders inside a class folder. Raises UserError where these are splits."""
+def check_nested(folder: Path, files: Iterable[str], notes: list[str]) -> list[str]:
+    """-> the folders inside a class folder that hold images, which `notes` tells. Raises UserError where these are
+    splits."""
     nested: dict[str, int] = defaultdict(int)
     own = os.fspath(folder)
     for file in files:
@@ -57,10 +58,28 @@ def check_nested(folder: Path, files: Iterable[str]) -> list[str]:
             f"{folder / split} is called as a split and lies inside the class folder {folder.name}, so that its images "
             f"would count as {folder.name}: expected DIR/train/CLASS, DIR/val/CLASS, DIR/test/CLASS; move or rename it"
         )
-    if not nested:
-        return []
-    count = counted(sum(nested.values()), "file")
-    return [f"{count} in folders inside {folder} ({listing(sorted(nested))}): of the class {folder.name}"]
+    if nested:
+        count = counted(sum(nested.values()), "file")
+        notes.append(f"{count} in folders inside {folder} ({listing(sorted(nested))}): of the class {folder.name}")
+    return sorted(nested)
+
+
+def refuse_splits(root: Path, nested: Mapping[str, Sequence[str]]) -> None:
+    """`nested` are the folders inside each folder of `root`. Raises UserError where two have folders of the same name:
+    those are the classes, rather than the outer ones, which are splits by other names (tr and te) or parts of a set."""
+    outer: dict[str, list[str]] = defaultdict(list)
+    for name, folders in nested.items():
+        for first in sorted({PurePath(folder).parts[0] for folder in folders}):
+            if not read_name(first).kinds:  # cat/images, dog/images
+                outer[first].append(name)
+    same = {first: names for first, names in outer.items() if len(names) > 1}
+    if same:
+        names = sorted({name for several in same.values() for name in several})
+        raise UserError(
+            f"{root} has the folders {listing(names)}, which hold the same folders ({listing(list(same))}): splits of "
+            f"one set, or classes? Call splits train, val and test, and join parts of one; if they are classes, put "
+            f"all class folders into {root / 'train'}"
+        )
 
 
 def _look_alike(names: Iterable[str], folder: Path) -> list[str]:

@@ -14,7 +14,7 @@ from longvision.data.io.threads import in_threads
 from longvision.data.leftovers import cannot_be_listed, no_images
 from longvision.data.problems import refuse_many
 from longvision.data.sources.base import ImageSet, Source, Trained, hold_out, unknown_classes
-from longvision.data.sources.class_folders import check_nested, class_folders, train_classes
+from longvision.data.sources.class_folders import check_nested, class_folders, refuse_splits, train_classes
 from longvision.data.sources.folder_layout import find_any_layout, find_layout
 from longvision.errors import UserError
 from longvision.types import Split
@@ -34,6 +34,7 @@ class FolderSource(Source[int]):
         self.trained = trained
         layout = find_layout(Path(root)) if trained is None else find_any_layout(Path(root), trained.classes)
         self.folders = layout.splits
+        self.doubtful = layout.doubtful
         self.notes += layout.notes
         self.classes = trained.classes if trained else train_classes(self.folders["train"], self.notes)
         self.listed = {split: self._list(split) for split in self.folders}
@@ -66,12 +67,15 @@ class FolderSource(Source[int]):
                 "add training images for them, or remove their folders"
             )
         files: Labelled = []
+        nested: dict[str, list[str]] = {}
         numbers = {text: number for number, text in enumerate(self.classes)}
         for text, name in names.items():
             found = list_files(folder / name)
             self.notes += cannot_be_listed(found.problems)
-            self.notes += check_nested(folder / name, found.files)
+            nested[name] = check_nested(folder / name, found.files, self.notes)
             files += [(path, numbers[text]) for path in found.files]
+        if self.doubtful:
+            refuse_splits(folder, nested)
         if not files:
             raise UserError(f"{folder} has no images in class folders: add some, or remove {folder.name}/")
         return files

@@ -16,10 +16,12 @@ from longvision.types import Split
 
 @dataclass(frozen=True)
 class Layout:
-    """The folder of each split, whose folders are the classes, and what must be told."""
+    """The folder of each split, whose folders are the classes, and what must be told; `doubtful` where no name says
+    that they are classes, and no splits."""
 
     splits: dict[Split, Path]
     notes: list[str] = field(default_factory=list)
+    doubtful: bool = False
 
 
 def find_layout(root: Path) -> Layout:
@@ -91,7 +93,7 @@ def _classes_alone(root: Path, names: Sequence[str], said: Sequence[str]) -> Lay
     notes = [f"{root}: {listing(like_splits)} taken as a class, no split, as it holds images itself"] * bool(
         like_splits
     )
-    return Layout({"train": root}, [*notes, *unused(root, files_in(root))])
+    return Layout({"train": root}, [*notes, *unused(root, files_in(root))], doubtful=not trains)
 
 
 def _test_without_labels(root: Path, left: Sequence[str], splits: dict[Split, Path]) -> list[str]:

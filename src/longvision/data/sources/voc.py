@@ -9,6 +9,7 @@ from pathlib import Path
 from longvision.data.io.colours import spread_colours
 from longvision.data.io.headers import upright_size
 from longvision.data.io.listing import ending, files_in
+from longvision.data.leftovers import counted
 from longvision.data.problems import listing, refuse, refuse_many, require_folder
 from longvision.data.sources.base import Trained, unknown_classes
 from longvision.data.sources.objects import Box, ImageRecord, ObjectSource, is_outside
@@ -42,6 +43,7 @@ class VocSource(ObjectSource):
         else:
             self.entries["train"] = self._entries("train")
             self.classes = sorted({name for entry in self.entries["train"] for name, _, _ in entry.objects})
+            self.notes += self._unlisted()
         if not self.classes:
             raise UserError(f"{self._list('train')} lists no image with objects: expected some to learn from")
         self.palette = spread_colours(len(self.classes))
@@ -50,11 +52,22 @@ class VocSource(ObjectSource):
         folder = self.root / "ImageSets" / "Main"
         return find_lists(folder, self.notes) if folder.is_dir() else {}
 
+    def _unlisted(self) -> list[str]:
+        """The line, or none, for labels that no list of a split uses."""
+        listed = {name for split in self.lists for name in read_list(self._list(split), self.folder, [])}
+        names = [stem for stem in self._xml_files() if stem not in listed]
+        lists = ", ".join(self.lists.values())
+        what = f"{counted(len(names), 'XML file')} in {self.folder}"
+        return [f"{what} that the lists {lists} do not name ({listing(names)}): not used"] if names else []
+
+    def _xml_files(self) -> list[str]:
+        return [Path(name).stem for name in files_in(self.folder) if ending(name) == ".xml"]
+
     def labels_of(self, split: Split) -> Path:
         return self.folder
 
     def records(self, split: Split) -> list[ImageRecord]:
-        files_and_entries = self._sized(self.entries.pop(split, []) or self._entries(split))
+        files_and_entries = self._sized(self.entries.pop(split, []) or self._entries(split), split)
         entries = [entry for _, entry in files_and_entries]
         self._check(entries)
         records, flat = [], []
@@ -68,11 +81,11 @@ class VocSource(ObjectSource):
         refuse_many(flat, total, f"of the {total} boxes in {self.folder} ({split}) have no area")
         return records
 
-    def _sized(self, entries: list[Entry]) -> list[tuple[str, Entry]]:
+    def _sized(self, entries: list[Entry], split: Split) -> list[tuple[str, Entry]]:
         """Each with its image's file, and with the image's size where the XML file does not say it."""
         remarks: Remarks = defaultdict(list)
         files = [image_of(entry, self.images, self.root / "JPEGImages", remarks) for entry in entries]
-        self._tell(remarks)
+        self._tell(remarks, split)
         found = [entry.size or upright_size(file) for file, entry in zip(files, entries, strict=True)]
         unknown = [file for file, size in zip(files, found, strict=True) if size is None]
         missing = [file for file in unknown if not os.path.exists(file)]
@@ -103,7 +116,7 @@ class VocSource(ObjectSource):
 
     def _entries(self, split: Split) -> list[Entry]:
         if self.trained and not self.lists:  # all that there are
-            names = [Path(name).stem for name in files_in(self.folder) if ending(name) == ".xml"]
+            names = self._xml_files()
         else:
             names = read_list(self._list(split), self.folder, self.notes)
         missing = [name for name in names if not (self.folder / f"{name}.xml").is_file()]
@@ -111,20 +124,24 @@ class VocSource(ObjectSource):
         refuse(missing, problem, "add them, or shorten the list")
         remarks: Remarks = defaultdict(list)
         entries = [read_entry(self.folder / f"{name}.xml", remarks) for name in names]
-        self._tell(remarks)
+        self._tell(remarks, split)
         return entries
 
-    def _tell(self, remarks: Remarks) -> None:
-        self.notes += [f"{self.name}: {len(found)} {what} ({listing(found)})" for what, found in remarks.items()]
+    def _tell(self, remarks: Remarks, split: Split) -> None:
+        where = f"{self.name} ({split})"
+        self.notes += [f"{where}: {len(found)} {what} ({listing(found)})" for what, found in remarks.items()]
 
     def _list(self, split: Split) -> Path:
         return self.root / "ImageSets" / "Main" / f"{self.lists.get(split, split)}.txt"
 
     def _has_test(self) -> bool:
-        """VOC publishes the test images' names, but of most years not their labels."""
+        """VOC publishes the test images' names, but of most years not their labels, which is told."""
         file = self._list("test")
         names = read_list(file, self.folder, []) if file.is_file() else []
-        return any((self.folder / f"{name}.xml").is_file() for name in names)
+        labelled = any((self.folder / f"{name}.xml").is_file() for name in names)
+        if names and not labelled:
+            self.notes.append(f"none of the {counted(len(names), 'image')} of {file} has an XML file: it is not used")
+        return labelled
 
 
 def from_one(box: Box) -> Box:
