@@ -126,6 +126,18 @@ def test_masks_of_0_and_255_are_read_as_the_run_read_its_own(tmp_path):
     assert np.unique(mask_HW).tolist() == [1]
 
 
+@pytest.mark.parametrize("values", [(0, 255), (255, 255)])
+def test_black_and_white_under_numbered_classes_is_asked_about(tmp_path, values):
+    """White was left out of the measurement without a word."""
+    for name, value in zip("ab", values, strict=True):
+        save(tmp_path / f"images/{name}.png")
+        save(tmp_path / f"masks/{name}.png", value, "L")
+    with pytest.raises(UserError, match=r"0 and 255 alone.*0 to 2.*data\.ignore 255"):
+        chosen(MaskFolderData(str(tmp_path)))
+    _, masks = chosen(MaskFolderData(str(tmp_path), ignore=255))
+    assert [np.unique(mask).tolist() for mask in masks] == [[value] for value in values]
+
+
 def test_a_value_that_no_class_of_the_run_has(tmp_path):
     save(tmp_path / "images/a.png")
     save(tmp_path / "masks/a.png", 7, "L")

@@ -211,6 +211,7 @@ def transparent(mode):
         pytest.param([transparent("RGBA")], None, ["transparency"], id="a mask in the transparency"),
         pytest.param([transparent("LA")], None, ["transparency"], id="a mask in the transparency of grey"),
         pytest.param([transparent("RGBA")], GREYS, ["transparency"], id="a mask in the transparency under colours"),
+        pytest.param([rows(0, 1, dtype=np.float32)], None, [".tif", "floats", "whole numbers"], id="floats"),
         pytest.param([between()], TEXT, ["colours", '"ignore"'], id="colours between"),
         pytest.param(
             [with_palette(rows(0, 1, 2), [*list(COLOURS.values())[1:], (1, 2, 3)])],
@@ -228,9 +229,46 @@ def test_values_that_are_asked_about(tmp_path, masks, classes, words):
     if not words:
         assert read(folder(tmp_path, *masks, classes=classes))[1].max() == 5
         return
+    ending = "tif" if isinstance(masks[0], np.ndarray) and masks[0].dtype == np.float32 else "png"
     with pytest.raises(UserError) as caught:
-        read(folder(tmp_path, *masks, classes=classes))
+        read(folder(tmp_path, *masks, classes=classes, ending=ending))
     assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
+
+
+def test_what_does_not_count_is_told_with_its_share(tmp_path):
+    source = folder(tmp_path, rows(0, 255, 1, 1), rows(0, 1, 1, 1))
+    read(source)
+    notes = [note for note in source.notes if "255" in note]
+    assert len(notes) == 1 and "1 of 1 mask" in notes[0] and "25.0%" in notes[0]
+    told = MaskFolderSource(tmp_path, ignore=255)
+    read(told)
+    assert told.notes == []
+
+
+def save_pages(path, pages):
+    Image.fromarray(pages[0]).save(path, save_all=True, append_images=[Image.fromarray(page) for page in pages[1:]])
+
+
+@pytest.mark.parametrize("ending", ["tif", "gif", "png"])
+def test_masks_of_several_pages_are_refused(tmp_path, ending):
+    """The first was taken without a word."""
+    folder(tmp_path, rows(0, 1), rows(0, 1))
+    for name in ("0", "1"):
+        (tmp_path / f"masks/{name}.png").unlink()
+        save_pages(tmp_path / f"masks/{name}.{ending}", [rows(0, 1), rows(1, 0), rows(1, 1)])
+    with pytest.raises(UserError, match=rf"\.{ending} has 3 pages"):
+        read(MaskFolderSource(tmp_path))
+
+
+def test_the_smaller_copies_of_a_geotiff_are_no_pages(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    folder(tmp_path, rows(0, 1), rows(0, 1))
+    for name in ("0", "1"):
+        (tmp_path / f"masks/{name}.png").unlink()
+        with tifffile.TiffWriter(tmp_path / f"masks/{name}.tif") as file:
+            file.write(rows(0, 1))
+            file.write(rows(0, 1)[::2, ::2], subfiletype=1)
+    assert np.array_equal(read(MaskFolderSource(tmp_path))[0], rows(0, 1))
 
 
 @pytest.mark.parametrize("ending", ["jpg", "webp"])

@@ -52,7 +52,7 @@ READ = {
 @pytest.mark.parametrize(("files", "counts", "told"), READ.values(), ids=READ)
 def test_what_is_found(tmp_path, files, counts, told):
     notes = []
-    pairs = find_pairs(plant(tmp_path, *files), 0, notes)
+    pairs, _ = find_pairs(plant(tmp_path, *files), 0, notes)
     assert tuple(len(pairs[split]) if split in pairs else None for split in ("train", "val", "test")) == counts
     assert all(mask for found in pairs.values() for _, mask in found)
     text = "\n".join(notes)

@@ -18,6 +18,8 @@ NUMBERED = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N")
 LOSSY = (b"\xff\xd8\xff",)
 LOSSY_INSIDE = (b"WEBPVP8 ", b"ftypavif", b"ftypheic", b"ftypmif1")
 
+KIND_OF_PAGE, SMALLER, TRANSPARENCY = 254, 1, 4  # a tag of TIFF, and bits of its value
+
 
 class BadMask(UserError):
     """A mask that cannot be read, or with values that no class has."""
@@ -53,7 +55,11 @@ def read_mask(path: str | Path) -> MaskFile:
     except UnreadableImage as error:
         raise UnreadableMask(str(error).replace("as an image", "as a mask")) from error
     except MissingFileError as error:
-        raise BadMask(f"{path} does not exist") from error
+        raise UnreadableMask(f"{path} does not exist") from error
+    if (pages := _pages(path)) > 1:
+        raise BadMask(
+            f"{path} has {pages} pages, of which it is not certain what they say: save the one that shows the classes"
+        )
     if image.mode not in NUMBERED and _has_16_bits(image, path):
         raise BadMask(
             f"{path} has several channels of 16 bits, of which it is not certain what says the class: save it as grey "
@@ -75,7 +81,21 @@ def read_mask(path: str | Path) -> MaskFile:
         if image.mode == "RGBA":
             _check_alpha(codes_of(colours[:, :, :3]), colours[:, :, 3], path)
         return MaskFile(colours[:, :, :3], None, lossy)
-    raise BadMask(f"{path} is an image of mode {image.mode}: expected grey values, palette indices or RGB colours")
+    what = "holds floats" if image.mode == "F" else f"is an image of mode {image.mode}"
+    raise BadMask(f"{path} {what}: save it as whole numbers, palette indices or RGB colours")
+
+
+def _pages(path: str | Path) -> int:
+    """Of a file that can be decoded, without the smaller copies and the transparency that GeoTIFF keeps as pages."""
+    with without_pillows_limit(), Image.open(path) as image:
+        count = getattr(image, "n_frames", 1)
+        if image.format != "TIFF" or count == 1:
+            return count
+        kinds = []
+        for page in range(count):
+            image.seek(page)
+            kinds.append(image.tag_v2.get(KIND_OF_PAGE, 0))  # type: ignore[attr-defined]
+    return sum(not kind & (SMALLER | TRANSPARENCY) for kind in kinds)
 
 
 def _has_16_bits(image: Image.Image, path: str | Path) -> bool:

@@ -1,6 +1,7 @@
 """Images with a class for each pixel, in files: which they are, and whether the masks fit them."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
@@ -16,12 +17,12 @@ from longvision.data.io.images import Channels, read_image, why_unreadable
 from longvision.data.io.marks import size_of
 from longvision.data.io.mask_reader import MaskReader, Reading, Way
 from longvision.data.io.masks import is_in_colour
-from longvision.data.io.threads import in_threads
+from longvision.data.io.threads import each_in_threads, in_threads
+from longvision.data.leftovers import counted
 from longvision.data.problems import is_too_many, listing, skipped_note, too_many_unreadable
 from longvision.data.sources.base import ImageSet, Listed, Source, Trained, relative
-from longvision.data.sources.mask_places import find_places
-from longvision.data.sources.mask_values import mixed_meanings, unnamed_classes
-from longvision.data.sources.pairs import ImageAndMask, find_pairs, is_chase
+from longvision.data.sources.mask_values import mixed_meanings, refuse_white_alone, unnamed_classes
+from longvision.data.sources.pairs import ImageAndMask, find_pairs
 from longvision.errors import UnreadableImage, UserError
 from longvision.types import IGNORE, Size, Split
 
@@ -48,10 +49,9 @@ class MaskFolderSource(Source[np.ndarray]):
         trained: Trained | None = None,
     ) -> None:
         self.root, self.name, self.channels = Path(root), str(root), channels
-        self.pairs = find_pairs(self.root, None if trained else seed, self.notes, classes_file)
+        self.pairs, self.draws_validation = find_pairs(self.root, None if trained else seed, self.notes, classes_file)
         self.has_test = "test" in self.pairs
         self.splits, self.trained = list(self.pairs), trained
-        self.draws_validation = not trained and not is_chase(self.root) and "val" not in find_places(self.root, [])
         ignored = () if ignore is None else (_grey_value(ignore),)
         masks = [mask for pairs in self.pairs.values() for _, mask in pairs if mask]
         if trained and classes_file is None:
@@ -70,7 +70,7 @@ class MaskFolderSource(Source[np.ndarray]):
             named.binary,
             named.values,
             named.numbered,
-            named.coloured and any(map(is_in_colour, masks)),
+            named.coloured and any(each_in_threads(is_in_colour, masks)),
         )
         self._ways: dict[Way, str] = {}  # by which masks were read -> one of them
         self._values: dict[str, frozenset[int]] = {}  # of the masks that were read
@@ -104,6 +104,7 @@ class MaskFolderSource(Source[np.ndarray]):
             self.notes.append(turned_unseen_note(f"{self.root} ({split})", turned))
         read = {str(pair[1]): one for pair, one in zip(pairs, found, strict=True) if isinstance(one, Checked)}
         self._check_meaning(read)
+        self._tell_what_does_not_count(split, list(read.values()))
         shown: set[int] = set().union(*(one.classes for one in read.values()))
         if split == "train" and len(shown) < 2 and not self.trained:
             only = ", ".join(self.classes[number] for number in shown) or "pixels to ignore"
@@ -123,12 +124,27 @@ class MaskFolderSource(Source[np.ndarray]):
                 f"{self._ways['colours']} shows the classes by their colours, {self._ways['numbers']} by numbers: "
                 "write all masks the same way, or give a classes_file without colours"
             )
-        told = IGNORE in self.reader.ignore or IGNORE in self.reader.values
-        if not self.reader.binary and not told:
+        if not self._knows_255():
             mixed_meanings(self._values)
+            if self.trained:
+                refuse_white_alone(self._values, self.classes)
         if "numbers" in self._ways and self.reader.in_colour:
             note = f"{self.name}: the colours in the masks are not those of the classes_file, so their numbers count"
             self.notes += [note] * (note not in self.notes)
+
+    def _knows_255(self) -> bool:
+        """Whether somebody has said what it means."""
+        return self.reader.binary or IGNORE in self.reader.ignore or IGNORE in self.reader.values
+
+    def _tell_what_does_not_count(self, split: Split, read: Sequence["Checked"]) -> None:
+        marked = sum(IGNORE in one.values for one in read)
+        if not marked or self._knows_255():
+            return
+        share = sum(one.ignored for one in read) / sum(one.pixels for one in read)
+        self.notes.append(
+            f"{self.root} ({split}): {IGNORE} is in {marked} of {counted(len(read), 'mask')} and does not count, "
+            f"{share:.1%} of the pixels; where it is a class, give a classes_file with its number"
+        )
 
     def _problem_or_reading(self, pair: ImageAndMask, turned: list[str]) -> "str | UnreadableImage | Checked":
         """What is wrong with an image, or how its mask was read; `turned` gets an image of which only one is turned."""
@@ -143,17 +159,20 @@ class MaskFolderSource(Source[np.ndarray]):
             return str(error)
         if header.turned_unseen and pair[1] and read_header(pair[1]) == Header(header.size):
             turned.append(os.path.basename(pair[0]))
-        shown = np.flatnonzero(np.bincount(found.numbers_HW.ravel(), minlength=256)[:IGNORE])
-        return Checked(frozenset(shown.tolist()), found.way, found.values)
+        count = np.bincount(found.numbers_HW.ravel(), minlength=256)
+        shown = np.flatnonzero(count[:IGNORE])
+        return Checked(frozenset(shown.tolist()), found.way, found.values, int(count[IGNORE]), int(count.sum()))
 
 
 @dataclass(frozen=True)
 class Checked:
-    """The classes in a mask; how it was read, and its values (`Reading`)."""
+    """The classes in a mask; how it was read, and its values (`Reading`); how many pixels do not count, and all."""
 
     classes: frozenset[int]
     way: Way
     values: frozenset[int]
+    ignored: int
+    pixels: int
 
 
 def _read(pair: ImageAndMask, reader: MaskReader, channels: Channels) -> tuple[AnyImage, np.ndarray]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from longvision.data.io.class_files import ClassFile
 from longvision.data.io.colours import spread_colours
-from longvision.data.io.masks import BadMask, as_grey, read_mask
+from longvision.data.io.masks import UnreadableMask, as_grey, read_mask
 from longvision.data.io.threads import in_threads
 from longvision.data.problems import NAMED
 from longvision.data.sources.pairs import is_chase
@@ -65,12 +65,10 @@ def _numbered(count: int, binary: bool = False) -> ClassFile:
 
 
 def _look(mask: str) -> Seen | None:
-    """None for what is no mask: `check` tells of it."""
+    """None for what cannot be read: `check` tells of it."""
     try:
         file = read_mask(mask)
-    except BadMask as error:
-        if "transparency" in str(error):
-            raise
+    except UnreadableMask:
         return None
     grey = file.values.max(-1) if file.lossy and file.values.ndim == 3 else as_grey(file.values, mask)
     present = np.unique(grey).tolist()
@@ -128,6 +126,18 @@ def mixed_meanings(values: Mapping[str, frozenset[int]]) -> None:
         raise UserError(
             f"{alone[0]} holds {_some(values[alone[0]])}, {numbers[0]} {_some(values[numbers[0]])}: give data.ignore "
             f"{IGNORE} where it marks pixels that do not count, or {BINARY}"
+        )
+
+
+def refuse_white_alone(values: Mapping[str, frozenset[int]], classes: Sequence[str]) -> None:
+    """Values of masks that a model of numbered classes is to be measured on. Raises UserError where they are 0 and 255
+    alone, two classes for those who draw black and white."""
+    white = [mask for mask, found in values.items() if IGNORE in found]
+    if white and set().union(*values.values()) <= {0, IGNORE}:
+        raise UserError(
+            f"the masks hold 0 and {IGNORE} alone ({white[0]}), and the {len(classes)} classes of the model have the "
+            f"numbers 0 to {len(classes) - 1}: write the model's numbers, or give data.ignore {IGNORE} where {IGNORE} "
+            "marks pixels that do not count"
         )
 
 

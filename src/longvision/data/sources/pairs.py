@@ -27,21 +27,23 @@ ImageAndMask = tuple[str, str | None]
 
 def find_pairs(
     root: Path, seed: int | None, notes: list[str], classes_file: str | None = None
-) -> dict[Split, list[ImageAndMask]]:
-    """The images of each split, each with its mask, in the order of their names; `notes` gets what is not used.
-    Where none validate, a tenth of those that train is drawn with the seed; without one, none is, and none need train.
+) -> tuple[dict[Split, list[ImageAndMask]], bool]:
+    """The images of each split, each with its mask, in the order of their names, and whether those that validate are a
+    tenth of those that train, drawn with the seed. Without a seed none is drawn, and none need train. `notes` gets what
+    is not used.
     """
     require_folder(root, f"give a folder of images and masks ({LAYOUTS})")
     if is_chase(root):
-        return _chase_pairs(root)
+        return _chase_pairs(root), False
     places = find_places(root, notes, seed is not None, classes_file)
     pairs = {split: match_masks(*folders, notes) for split, folders in places.items()}
-    if "val" not in pairs and seed is not None:
+    draws = "val" not in pairs and seed is not None
+    if draws:
         if len(pairs["train"]) < 2:
             raise UserError(f"{root} has a single image: add images, or some that validate")
-        train, val = hold_out(np.zeros(len(pairs["train"]), np.int64), seed)
+        train, val = hold_out(np.zeros(len(pairs["train"]), np.int64), seed or 0)
         pairs["train"], pairs["val"] = ([pairs["train"][row] for row in rows] for rows in (train, val))
-    return pairs
+    return pairs, draws
 
 
 def match_masks(images: Path, masks: Path, notes: list[str]) -> list[ImageAndMask]:
