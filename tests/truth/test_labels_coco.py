@@ -15,10 +15,10 @@ from longvision.inference.description import Description, with_image_ids
 from longvision.inference.outputs import ObjectFiles
 from longvision.inference.results import ObjectResult
 from longvision.types import CocoIds, Detections
+from support.outlines import outline
 
 HEIGHT, WIDTH = 40, 60
 row = pytest.param
-SQUARE = [[10, 10, 20, 10, 20, 20, 10, 20]]
 
 
 def image(number, **changes):
@@ -27,7 +27,8 @@ def image(number, **changes):
 
 def thing(number=1, picture=1, category=7, **changes):
     found = {"id": number, "image_id": picture, "category_id": category, "bbox": [10, 10, 10, 10]}
-    found |= {"segmentation": SQUARE} | changes
+    found |= changes
+    found.setdefault("segmentation", outline(found["bbox"]))
     return {key: value for key, value in found.items() if value != "absent"}
 
 
@@ -114,6 +115,8 @@ def test_annotations_need_no_ids(tmp_path, number):
         row(labels(thing(segmentation=[[1, 2, float("nan"), 4, 5, 6]])), ["can be drawn"], id="NaN in a polygon"),
         row(labels(thing(segmentation=[[1, 2, 1e300, 4, 5, 6]])), ["can be drawn"], id="a huge corner"),
         row(labels(thing(segmentation=[1, 2, 3, 4, 5, 6])), ["can be drawn"], id="a polygon without its list"),
+        row(labels(thing(segmentation=[[30, 30, 40, 30, 40, 39]])), ["outside their boxes", "30 30 40 39"],
+            id="a polygon outside its box"),
         row(labels(thing(segmentation="text")), ["can be drawn"], id="text for a polygon"),
         row(NAMELESS, ["number 0 of its categories has no name"], id="supercategory alone"),
         row(labels(categories=((7, " "), (0, "a"))), ["categories", "have no name"], id="an empty name"),
@@ -293,6 +296,22 @@ def test_boxes_as_shares_of_the_image_are_refused(tmp_path):
     with pytest.raises(UserError, match="pixels") as caught:
         source.check("train")
     assert "beyond 1" in str(caught.value)
+
+
+@pytest.mark.parametrize("box", [[10, 10, 10, 10], [0, 0, 59, 39]])
+def test_polygons_as_shares_of_the_image_are_refused(tmp_path, box):
+    shares = [[0.2, 0.2, 0.4, 0.2, 0.4, 0.6]]
+    source = made(tmp_path, labels(thing(bbox=box, segmentation=shares)))
+    with pytest.raises(UserError, match=r"outside their boxes|polygons .* shares") as caught:
+        source.check("train")
+    assert "pixels" in str(caught.value)
+
+
+def test_a_polygon_of_another_size_than_its_box_is_told(tmp_path):
+    source = made(tmp_path, labels(thing(bbox=[10, 10, 30, 20], segmentation=outline([10, 10, 10, 10])), thing(2)))
+    source.check("train")
+    (note,) = source.notes
+    assert "1 annotation" in note and "annotation 1 of image 1" in note
 
 
 def test_a_box_of_one_pixel_in_the_corner_is_none(tmp_path):

@@ -14,6 +14,7 @@ from longvision.data.io.object_masks import ObjectMasks
 from longvision.data.sources.coco import CocoSource
 from longvision.data.sources.coco_files import load_json
 from longvision.errors import UserError
+from support.outlines import outline
 
 HEIGHT, WIDTH = 40, 60
 SQUARE = [[10, 10, 20, 10, 20, 20, 10, 20]]
@@ -24,8 +25,8 @@ def image(number, **changes):
 
 
 def thing(number, picture=1, category=7, bbox=(10, 10, 10, 10), **changes):
-    found = {"id": number, "image_id": picture, "category_id": category, "bbox": list(bbox), "segmentation": SQUARE}
-    return found | changes
+    found = {"id": number, "image_id": picture, "category_id": category, "bbox": list(bbox)}
+    return found | {"segmentation": outline(bbox)} | changes
 
 
 def content(annotations, images=(1, 2), categories=((7, "cat"), (3, "dog"))):

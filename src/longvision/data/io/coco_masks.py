@@ -57,6 +57,12 @@ def is_empty(shape: Any) -> bool:
     return isinstance(shape["counts"], list) and not sum(shape["counts"][1::2])
 
 
+def extent(polygons: list[list[float]]) -> tuple[float, float, float, float]:
+    """x1, y1, x2, y2 of polygons of which one at least has a corner."""
+    xs, ys = ([polygon[at::2] for polygon in polygons if polygon] for at in (0, 1))
+    return min(map(min, xs)), min(map(min, ys)), max(map(max, xs)), max(map(max, ys))
+
+
 def is_numbers(values: Any, count: int | None = None) -> bool:
     if not isinstance(values, list) or len(values) != (count or len(values)):
         return False

@@ -6,15 +6,17 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from longvision.data.io.coco_masks import is_drawable, is_empty, mask_tools
+from longvision.data.io.coco_masks import extent, is_drawable, is_empty, mask_tools
 from longvision.data.io.colours import spread_colours
-from longvision.data.leftovers import unlisted
+from longvision.data.leftovers import counted, unlisted
 from longvision.data.problems import listing, refuse, refuse_many
 from longvision.data.sources.base import Trained, unknown_classes
 from longvision.data.sources.coco_files import Json, check_ids, find_images, load_json, plain_name, words_of
 from longvision.data.sources.coco_layout import LabelsAndImages, find_files
-from longvision.data.sources.objects import Box, ImageRecord, ObjectSource, is_outside
+from longvision.data.sources.objects import OVERHANG, Box, ImageRecord, ObjectSource, has_area, is_outside, overlap
 from longvision.types import CocoIds, Split
+
+ALIKE = 0.5  # intersection over union of a polygon's extent and its box
 
 
 class CocoSource(ObjectSource):
@@ -142,25 +144,44 @@ class CocoSource(ObjectSource):
     def _check_shapes(self, content: Json, file: Path) -> None:
         """Each box lies in its image, and each segmentation, where they are used, can be drawn on it."""
         sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
-        outside, undrawn = [], []
+        outside, undrawn, elsewhere, unlike = [], [], [], []
         for one in content["annotations"]:
             size = sizes[one["image_id"]]
             if is_outside(xyxy(one["bbox"]), *size):
                 outside.append(f"{words_of(one)}: {one['bbox']} in {size[0]}x{size[1]}")
             if self.has_masks and not is_drawable(one.get("segmentation"), *size):
                 undrawn.append(words_of(one))
+            elif self.has_masks and _is_outlined(one):
+                shape = one["segmentation"]
+                same = overlap(extent(shape), xyxy(one["bbox"]))
+                if same < ALIKE:
+                    words = " ".join(f"{value:g}" for value in extent(shape))
+                    (elsewhere if same < -OVERHANG else unlike).append(f"{words_of(one)}: {words} and {one['bbox']}")
         refuse(outside, f"boxes in {file} lie outside their images", "correct them: x, y, width, height in pixels")
         refuse(
             undrawn,
             f"annotations in {file} have no segmentation that can be drawn",
             "expected polygons, or run lengths of their image's size",
         )
+        remedy = "correct them: x, y, x, y, … in pixels of the image"
+        refuse(elsewhere, f"polygons in {file} lie outside their boxes", remedy)
+        if unlike:
+            self.notes.append(
+                f"{counted(len(unlike), 'annotation')} of {file} with a polygon of another size or place than its box "
+                f"({listing(unlike)})"
+            )
 
 
 def xyxy(bbox: list[float]) -> Box:
     """COCO's x, y, width, height -> x1, y1, x2, y2."""
     x, y, width, height = bbox
     return x, y, x + width, y + height
+
+
+def _is_outlined(annotation: Json) -> bool:
+    """Whether there are a polygon and a box to compare."""
+    shape = annotation["segmentation"]
+    return isinstance(shape, list) and not is_empty(shape) and has_area(xyxy(annotation["bbox"]))
 
 
 def _has_masks(annotations: list[Json], file: Path) -> bool:

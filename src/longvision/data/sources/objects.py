@@ -65,13 +65,32 @@ class ImageRecord:
 
 
 def refuse_shares(records: Iterable[ImageRecord], where: str) -> None:
-    """Raises UserError for boxes that are shares of their images' sizes, as YOLO has them."""
-    values = {value for record in records for box in record.boxes for value in box}
-    if values and max(values) <= 1 and any(value % 1 for value in values):
-        raise UserError(
-            f"no box in {where} reaches beyond {max(values):g}: they seem to be shares of the image's size, 0 to 1; "
-            "write them in pixels"
-        )
+    """Raises UserError for boxes or polygons that are shares of their images' sizes, as YOLO has them."""
+    boxes = (value for record in records for box in record.boxes for value in box)
+    polygons = (
+        value
+        for record in records
+        for shape in record.shapes or ()
+        if isinstance(shape, list)
+        for polygon in shape
+        for value in polygon
+    )
+    for what, values in (("boxes", boxes), ("polygons", polygons)):
+        if _are_shares(values):
+            raise UserError(
+                f"the {what} in {where} do not reach beyond 1: they seem to be shares of the image's size, 0 to 1; "
+                "write them in pixels"
+            )
+
+
+def _are_shares(values: Iterable[float]) -> bool:
+    """Whether there are fractions, and nothing beyond 1."""
+    fractions = False
+    for value in values:
+        if value > 1:
+            return False
+        fractions = fractions or value % 1 != 0
+    return fractions
 
 
 class SerializedList(Sequence[ImageRecord]):
@@ -172,6 +191,16 @@ def is_outside(box: Box, height: int, width: int) -> bool:
     """Also where a coordinate is not a number."""
     x1, y1, x2, y2 = box
     return not float(np.max([-x1, -y1, x2 - width, y2 - height])) <= OVERHANG
+
+
+def overlap(one: Box, other: Box) -> float:
+    """Intersection over union; of boxes that do not touch less than 0."""
+    (x1, y1, x2, y2), (u1, v1, u2, v2) = one, other
+    width, height = min(x2, u2) - max(x1, u1), min(y2, v2) - max(y1, v1)
+    if min(width, height) < 0:
+        return min(width, height)
+    both = width * height
+    return both / max((x2 - x1) * (y2 - y1) + (u2 - u1) * (v2 - v1) - both, 1e-9)
 
 
 def cut_to(box: Box, height: int, width: int) -> Box:
