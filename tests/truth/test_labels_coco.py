@@ -150,7 +150,7 @@ def test_file_names_with_folders(tmp_path, names, files, told):
     images = [image(number, file_name=name) for number, name in enumerate(names, 1)]
     source = made(tmp_path, labels(images=images), files=files)
     assert len(read(source)) == 2
-    assert bool(source.notes) == told
+    assert any("are found" in note for note in source.notes) == told
     assert [entry.file.endswith(name) for entry, name in zip(source.split("train").items, files)] == [True, True]
 
 
@@ -310,8 +310,35 @@ def test_polygons_as_shares_of_the_image_are_refused(tmp_path, box):
 def test_a_polygon_of_another_size_than_its_box_is_told(tmp_path):
     source = made(tmp_path, labels(thing(bbox=[10, 10, 30, 20], segmentation=outline([10, 10, 10, 10])), thing(2)))
     source.check("train")
-    (note,) = source.notes
+    note = source.notes[0]
     assert "1 annotation" in note and "annotation 1 of image 1" in note
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "found"),
+    [
+        ("a.JPG", ["a.jpg", "2.png"], "a.jpg"),
+        ("A.jpg", ["a.JPG", "2.png"], "a.JPG"),
+        ("a.JPG", ["a.jpg", "A.jpg", "2.png"], None),
+        ("a.JPG", ["a.jpg", "a.JPG", "2.png"], "a.JPG"),
+    ],
+)
+def test_file_names_in_other_capitals(tmp_path, name, files, found):
+    source = made(tmp_path, labels(images=[image(1, file_name=name), image(2)]), labels(images=[image(2)]), files)
+    if found is None:
+        with pytest.raises(UserError, match=rf"do not exist.*{name}"):
+            source.check("train")
+        return
+    source.check("train")
+    assert source.split("train").items[0].file.endswith(f"/{found}")
+    assert any(name in note and "capitals" in note for note in source.notes) == (found != name)
+
+
+def test_categories_without_objects_and_names_that_look_alike_are_told(tmp_path):
+    source = made(tmp_path, labels(categories=((7, "cat"), (0, "dog"), (8, "Dog"))))
+    source.check("train")
+    notes = "\n".join(source.notes)
+    assert "no object of 2 categories (dog, Dog)" in notes and "'dog' and 'Dog'" in notes
 
 
 def test_a_box_of_one_pixel_in_the_corner_is_none(tmp_path):

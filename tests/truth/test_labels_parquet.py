@@ -204,3 +204,14 @@ def test_a_column_twice_is_refused(tmp_path):
     table = shard([0, 1], CATS)
     with pytest.raises(UserError, match="several columns label"):
         source(tmp_path, train=table.append_column("label", pa.array([1, 0])))
+
+
+def test_class_names_that_look_alike_are_told(tmp_path):
+    notes = source(tmp_path, train=shard(["cat", "Cat ", "dog", "cat", "Cat ", "dog"])).notes
+    assert any("'Cat '" in note and "'cat'" in note for note in notes)
+
+
+def test_a_single_file_without_a_split_is_read(tmp_path):
+    found = source(tmp_path, data=shard(["cat", "dog"] * 10))
+    assert (len(found.split("train")), len(found.split("val")), found.has_test) == (18, 2, False)
+    assert found.draws_validation and "no split" in found.notes[0]

@@ -227,6 +227,11 @@ def test_labels_that_lie_beside_the_images_are_none(tmp_path):
     assert read(tmp_path)[0].split("train").items[0].file.endswith("a.jpg")
 
 
+def test_class_names_that_look_alike_are_told(tmp_path):
+    source, _ = read(made(tmp_path, SIZE + thing() + thing("<name>Cat</name>")))
+    assert source.classes == ["Cat", "cat"] and any("'Cat' and 'cat'" in note for note in source.notes)
+
+
 def test_a_test_list_without_labels_is_told(tmp_path):
     """As VOC2012 comes: the test split was not there, and nobody said so."""
     made(tmp_path)

@@ -34,6 +34,12 @@ PARQUET = {
         {"train": ["mnist-train.parquet"], "test": ["mnist-test.parquet"]},
         [],
     ),
+    "a single file without a split": (["data.parquet", "a.csv"], {"train": ["data.parquet"]}, ["no split", "a.csv"]),
+    "shards without a split": (
+        ["data/all-00000-of-00002.parquet", "data/all-00001-of-00002.parquet"],
+        {"train": ["data/all-00000-of-00002.parquet", "data/all-00001-of-00002.parquet"]},
+        ["a tenth"],
+    ),
     "what is not used": (
         ["train.parquet", "train-extra.parquet", "other.parquet", "raw/a.png"],
         {"train": ["train.parquet"]},
@@ -53,6 +59,11 @@ def test_parquet(tmp_path, files, expected, told):
 def test_two_spellings_of_one_split_in_parquet(tmp_path):
     with pytest.raises(UserError, match="train and training"):
         parquet_files(plant(tmp_path, "train.parquet", "training.parquet"), [])
+
+
+def test_several_parquet_files_without_a_split(tmp_path):
+    with pytest.raises(UserError, match=r"no train\*\.parquet"):
+        parquet_files(plant(tmp_path, "part_a.parquet", "part_b.parquet"), [])
 
 
 # files -> "JSON: folder of images" of each split

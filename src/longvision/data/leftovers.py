@@ -12,7 +12,10 @@ OF_EVERY_SET = re.compile(r"(?i)(readme|licen[cs]e|copying|citation|changelog)\b
 
 
 def counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
+    plural = (
+        f"{what}es" if what.endswith("s") else f"{what.removesuffix('y')}ies" if what.endswith("ry") else f"{what}s"
+    )
+    return f"{count} {what if count == 1 else plural}"
 
 
 def unused(where: Path, files: Sequence[str] = (), folders: Iterable[str] = ()) -> list[str]:

@@ -1,6 +1,8 @@
 """What every set offers, wherever its images come from, and how a set without validation images gets some."""
 
 import os
+import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -132,6 +134,15 @@ def unknown_classes(where: object, unknown: Iterable[str], classes: Sequence[str
     """For what is to be evaluated with a model that does not know them."""
     names, known = listing(sorted(unknown)), listing(classes)
     return UserError(f"{where} has the classes {names}, which the model was not trained on ({known}): {remedy}")
+
+
+def look_alike(names: Iterable[str], where: object) -> list[str]:
+    """The line, or none, for class names that are the same but for capitals, blanks and wide letters."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        alike["".join(unicodedata.normalize("NFKC", name).casefold().split())].append(name)
+    found = [" and ".join(map(repr, several)) for several in alike.values() if len(several) > 1]
+    return [f"{where} has classes that differ by capitals or blanks alone ({listing(found)})"] if found else []
 
 
 def relative(file: str, folder: str) -> str:

@@ -1,7 +1,6 @@
 """The classes of a folder source: their names as text, and what may lie in their folders."""
 
 import os
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
@@ -9,6 +8,7 @@ from pathlib import Path, PurePath
 from longvision.data.io.listing import folders_in
 from longvision.data.leftovers import counted
 from longvision.data.problems import listing
+from longvision.data.sources.base import look_alike
 from longvision.data.splits import read_name, split_inside
 from longvision.errors import UserError
 from longvision.text import as_text
@@ -27,7 +27,7 @@ def train_classes(folder: Path, notes: list[str]) -> list[str]:
             f"{folder} has only the class {next(iter(names))}: two classes are needed, "
             f"each a folder of its own images{hint}"
         )
-    notes += _look_alike(names, folder)
+    notes += look_alike(names, folder)
     return sorted(names)
 
 
@@ -80,12 +80,3 @@ def refuse_splits(root: Path, nested: Mapping[str, Sequence[str]]) -> None:
             f"one set, or classes? Call splits train, val and test, and join parts of one; if they are classes, put "
             f"all class folders into {root / 'train'}"
         )
-
-
-def _look_alike(names: Iterable[str], folder: Path) -> list[str]:
-    """Capitals, blanks and wide letters apart."""
-    alike: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        alike["".join(unicodedata.normalize("NFKC", name).casefold().split())].append(name)
-    found = [" and ".join(map(repr, several)) for several in alike.values() if len(several) > 1]
-    return [f"{folder} has classes that differ by capitals or blanks alone ({listing(found)})"] if found else []

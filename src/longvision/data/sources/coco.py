@@ -10,8 +10,16 @@ from longvision.data.io.coco_masks import extent, is_drawable, is_empty, mask_to
 from longvision.data.io.colours import spread_colours
 from longvision.data.leftovers import counted, unlisted
 from longvision.data.problems import listing, refuse, refuse_many
-from longvision.data.sources.base import Trained, unknown_classes
-from longvision.data.sources.coco_files import Json, check_ids, find_images, load_json, plain_name, words_of
+from longvision.data.sources.base import Trained, look_alike, unknown_classes
+from longvision.data.sources.coco_files import (
+    Json,
+    check_ids,
+    find_images,
+    in_other_capitals,
+    load_json,
+    plain_name,
+    words_of,
+)
 from longvision.data.sources.coco_layout import LabelsAndImages, find_files
 from longvision.data.sources.objects import OVERHANG, Box, ImageRecord, ObjectSource, has_area, is_outside, overlap
 from longvision.types import CocoIds, Split
@@ -62,6 +70,13 @@ class CocoSource(ObjectSource):
         self.coco_ids = CocoIds(list(self.numbers), self._image_ids)
         self.has_masks = _has_masks(training["annotations"], self.files["train"][0])
         self._parsed["train"] = training
+        self.notes += look_alike(self.classes, self.files["train"][0])
+
+    def _without_objects(self, content: Json, file: Path) -> list[str]:
+        """The line, or none, for classes that cannot be learned."""
+        used = {one["category_id"] for one in content["annotations"]}
+        names = [name for category, name in self.names.items() if category not in used]
+        return [f"{file} has no object of {counted(len(names), 'category')} ({listing(names)})"] if names else []
 
     def _take_classes(self, content: Json, file: Path) -> None:
         """Those of the model, by their names, whatever ids this file has for them."""
@@ -91,10 +106,16 @@ class CocoSource(ObjectSource):
         if self.trained:
             self._take_classes(content, file)
         self._check_categories(content, file)
+        if split == "train" and not self.trained:
+            self.notes += self._without_objects(content, file)
         self._check_shapes(content, file)
         files, way = find_images(content["images"], folder)
         if way:
             self.notes.append(f"the images of {file} are found {way} ({files[0]})")
+        files, others = in_other_capitals(files, folder)
+        if others:
+            what = f"{counted(len(others), 'file name')} of {file} ({listing(others)})"
+            self.notes.append(f"{what} with other capitals than the image has, which is used")
         self._keep_ids(content["images"], folder)
         records: dict[int, ImageRecord] = {}
         for name, image in zip(files, content["images"], strict=True):

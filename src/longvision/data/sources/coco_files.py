@@ -1,13 +1,15 @@
 """COCO's JSON files: where they and their images lie, and whether their entries are what they must be."""
 
 import json
+import os
 import posixpath
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from longvision.data.io.coco_masks import is_numbers
+from longvision.data.io.listing import list_files
 from longvision.data.io.text import read_text
 from longvision.data.problems import refuse
 from longvision.errors import MissingFileError, UserError
@@ -114,6 +116,23 @@ def find_images(images: list[Json], folder: Path) -> tuple[list[str], str]:
         twice = [file for file, times in Counter(files).items() if times > 1]
         refuse(twice, "files are the images of several names", "put the images into the folders that their names say")
     return files, first[0]
+
+
+def in_other_capitals(files: list[str], folder: Path) -> tuple[list[str], list[str]]:
+    """Each file as it is spelled below the folder, where only capitals are others and one file alone is meant; and
+    names of those that are. Systems that know no capitals hide the difference."""
+    there = {os.path.normpath(file) for file in list_files(folder).files}
+    missing = {file for file in files if os.path.normpath(file) not in there and not _is_file(Path(file))}
+    if not missing:
+        return files, []
+    spelled: dict[str, list[str]] = defaultdict(list)
+    for file in there - set(map(os.path.normpath, files)):
+        spelled[file.casefold()].append(file)
+    found = {file: spelled[os.path.normpath(file).casefold()] for file in missing}
+    meant = {file: several[0] for file, several in found.items() if len(several) == 1}
+    if len(set(meant.values())) < len(meant):  # two names of one file
+        return files, []
+    return [meant.get(file, file) for file in files], sorted(os.path.basename(file) for file in meant)
 
 
 def _is_file(path: Path) -> bool:

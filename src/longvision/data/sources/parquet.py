@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 
 from longvision.data.io.deep import AnyImage
 from longvision.data.io.images import Channels, read_image
+from longvision.data.leftovers import counted
 from longvision.data.problems import is_too_many, listing
-from longvision.data.sources.base import ImageSet, Listed, Source, Trained, hold_out
+from longvision.data.sources.base import ImageSet, Listed, Source, Trained, hold_out, look_alike
 from longvision.data.sources.parquet_labels import (
     ShardLabels,
     by_name,
@@ -86,6 +87,7 @@ class ParquetSource(Source[int]):
         shards = {split: [self._read_labels(file) for file in files] for split, files in self.files.items()}
         if trained is None:
             self.classes = find_classes(shards["train"])
+            self.notes += look_alike(self.classes, self._where("train"))
             self.notes += check_names([shard for found in shards.values() for shard in found], self.classes)
         else:
             self.classes = trained.classes
@@ -142,7 +144,7 @@ class ParquetSource(Source[int]):
     def _missing_classes(self) -> list[str]:
         present = set(self.labels["train"].tolist())
         missing = [name for number, name in enumerate(self.classes) if number not in present]
-        return [f"no training image is of {len(missing)} classes: {listing(missing)}"] if missing else []
+        return [f"no training image is of {counted(len(missing), 'class')}: {listing(missing)}"] if missing else []
 
     def _check_columns(self, file: Path, schema: pa.Schema) -> None:
         if missing := [name for name in (self.image_column, self.label_column) if name not in schema.names]:

@@ -29,6 +29,13 @@ def find_files(root: Path, notes: list[str]) -> dict[Split, list[Path]]:
             used = {path for paths in files.values() for path in paths}
             notes += [*chosen.notes, *_not_used(root, folder, used)]
             return files
+        if len(groups) == 1 and not _split_of(*groups):
+            (paths,) = groups.values()
+            notes.append(
+                f"{folder} has {paths[0].name}, which is called as no split: a tenth of it validates, the rest trains"
+            )
+            notes += _not_used(root, folder, set(paths))
+            return {"train": sorted(paths)}
     elsewhere = sorted({str(Path(file).parent) for file in list_files(root).files if ending(file) == ".parquet"})
     hint = f"; there are Parquet files in {listing(elsewhere)}" if elsewhere else ""
     raise MissingFileError(f"no train*.parquet in {root} or in {root / 'data'}: give the folder that holds it{hint}")

@@ -11,7 +11,7 @@ from longvision.data.io.headers import upright_size
 from longvision.data.io.listing import ending, files_in
 from longvision.data.leftovers import counted
 from longvision.data.problems import listing, refuse, refuse_many, require_folder
-from longvision.data.sources.base import Trained, unknown_classes
+from longvision.data.sources.base import Trained, look_alike, unknown_classes
 from longvision.data.sources.objects import Box, ImageRecord, ObjectSource, is_outside
 from longvision.data.sources.voc_files import Entry, Remarks, find_lists, image_of, list_images, read_entry, read_list
 from longvision.errors import UserError
@@ -43,7 +43,7 @@ class VocSource(ObjectSource):
         else:
             self.entries["train"] = self._entries("train")
             self.classes = sorted({name for entry in self.entries["train"] for name, _, _ in entry.objects})
-            self.notes += self._unlisted()
+            self.notes += [*look_alike(self.classes, self._list("train")), *self._unlisted()]
         if not self.classes:
             raise UserError(f"{self._list('train')} lists no image with objects: expected some to learn from")
         self.palette = spread_colours(len(self.classes))
