@@ -54,6 +54,38 @@ def _exists(path: Path) -> ExistingFileError:
     return ExistingFileError(f"{path} exists already and is not overwritten: give another name")
 
 
+def check_new_folder(given: str, option: str) -> None:
+    """Raises ExistingFileError for a folder that results cannot go to: where a file is, or where something is in it."""
+    for place in (Path(given), *Path(given).parents):
+        if place.exists() and not place.is_dir():
+            raise ExistingFileError(f"{option} {given}: {place} is a file, not a folder: give another {option}")
+    if Path(given).is_dir() and any(Path(given).iterdir()):
+        raise ExistingFileError(f"{option} {given} is not empty, and nothing is overwritten: give another {option}")
+
+
+def check_run(folder: Path) -> None:
+    """Raises UserError for what is no run's folder."""
+    if not folder.exists():
+        raise MissingFileError(f"run folder {folder} does not exist: `longvision train` makes one and prints its name")
+    if not (folder / "config.yaml").is_file():
+        raise UserError(
+            f"{folder} is not a run folder, it has no config.yaml: give one that `longvision train` made and printed"
+        )
+
+
+def find_weights(source: str | os.PathLike[str]) -> Path:
+    """A run's folder, or a weights file -> the weights file. Raises UserError where there is none."""
+    path = Path(source)
+    weights = path / "model.safetensors" if path.is_dir() else path
+    if not weights.is_file():
+        check_run(path)
+        raise UserError(
+            f"{path} has no model.safetensors, its training is not finished: "
+            f"go on with longvision train --resume {path}"
+        )
+    return weights
+
+
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What was written beside the tensors of a safetensors file, without reading those; {} for a file of others.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from longvision.errors import UserError
-from longvision_cli.names import did_you_mean
+from longvision.names import did_you_mean
 
 
 class ArgumentParser(argparse.ArgumentParser):

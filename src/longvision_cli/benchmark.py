@@ -9,8 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longvision.benchmark.folder import check_folder, make_folder, write_csv
+from longvision.benchmark.folder import make_folder, write_csv
 from longvision.benchmark.plan import ModelsPlan, OpsPlan
+from longvision.files import check_new_folder
 from longvision_cli.benchmark_options import HELP, parse
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ def run(arguments: list[str]) -> int:
         print(HELP)
         return 0
     plan, out = parse(arguments)
-    check_folder(out)
+    if out is not None:
+        check_new_folder(out, "--out")
     return _models(plan, out) if isinstance(plan, ModelsPlan) else _ops(plan, out)
 
 

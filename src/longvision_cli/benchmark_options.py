@@ -6,8 +6,8 @@ import math
 from longvision.benchmark.plan import DEVICES, DTYPES, HEADS, MODES, OPS_DTYPES, ModelsPlan, OpsPlan
 from longvision.benchmark.sizes import is_count, parse_sizes
 from longvision.errors import UserError
+from longvision.names import did_you_mean
 from longvision_cli.arguments import ArgumentParser
-from longvision_cli.names import did_you_mean
 
 PARTS = ("models", "ops")
 MODELS = "vim_tiny_patch16_224,deit_tiny_patch16_224,deit_tiny_patch16_224+materialised"

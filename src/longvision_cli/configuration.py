@@ -13,10 +13,10 @@ from typing import Any
 import yaml
 
 from longvision.errors import UserError, user_paths
+from longvision.names import did_you_mean
 from longvision.registry import TASKS, load
 from longvision.types import DataInfo
 from longvision_cli.arguments import ArgumentParser, Words
-from longvision_cli.names import did_you_mean
 from longvision_cli.recipes import find_recipe
 from longvision_cli.trainer_options import TrainerOptions
 from longvision_cli.values import Key, build, in_words, keys_of, plain

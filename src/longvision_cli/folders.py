@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from longvision.errors import ExistingFileError
+from longvision.files import check_new_folder
 
 
 def free_folder(given: str | None, pattern: str, option: str) -> Path:
@@ -13,10 +13,5 @@ def free_folder(given: str | None, pattern: str, option: str) -> Path:
         while Path(pattern.format(number)).exists():
             number += 1
         return Path(pattern.format(number))
-    path = Path(given)
-    for place in path.parents:
-        if place.exists() and not place.is_dir():
-            raise ExistingFileError(f"{option} {given}: {place} is a file, not a folder: give another {option}")
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ExistingFileError(f"{given} exists already and is not overwritten: give another {option}")
-    return path
+    check_new_folder(given, option)
+    return Path(given)

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from longvision.errors import UserError
+from longvision.names import did_you_mean
 from longvision.text import one_line
 from longvision.version import __version__
-from longvision_cli.names import did_you_mean
 
 USAGE_ERROR, INTERRUPTED = 2, 130
 

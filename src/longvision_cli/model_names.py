@@ -9,8 +9,8 @@ from typing import Any
 
 from longvision.errors import UserError
 from longvision.grid import grid_size
+from longvision.names import did_you_mean
 from longvision.types import Size
-from longvision_cli.names import did_you_mean
 
 
 def model_names() -> list[str]:

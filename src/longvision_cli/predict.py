@@ -28,7 +28,8 @@ TASK_OPTIONS = {
 def run(arguments: list[str]) -> int:
     options = _parse(arguments)
     from longvision.data.io.images import find_images
-    from longvision.inference.description import find_weights, read_description
+    from longvision.files import find_weights
+    from longvision.inference.description import read_description
     from longvision.inference.device import check_device
     from longvision.registry import load, task_entry
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from longvision.errors import MissingFileError, UserError, user_paths
+from longvision.names import did_you_mean
 from longvision_cli.arguments import ArgumentParser
-from longvision_cli.names import did_you_mean
 
 FOLDER = Path(__file__).parent.parent / "longvision" / "recipes"
 

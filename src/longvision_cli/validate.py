@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from longvision.data.sources.base import Source
 from longvision.errors import UserError
+from longvision.files import find_weights
 from longvision.inference.description import read_description
 from longvision.text import printable
 from longvision_cli.arguments import ArgumentParser, Words, take_apart
@@ -47,7 +48,7 @@ def run(arguments: list[str]) -> int:
 
     data = configuration.data.build(source)
     task = configuration.build_task(data.info, weights_follow=True)
-    restore_weights(task.model, folder.trained_weights())
+    restore_weights(task.model, find_weights(folder.path))
     outcome = evaluate(make_trainer(vars(configuration.trainer)), task, data, split)
     if not outcome.metrics:
         raise UserError(str(outcome))
@@ -63,7 +64,7 @@ def run(arguments: list[str]) -> int:
 
 def _source(folder: "Run", configuration: Configuration, words: Words) -> tuple[Source[Any], Evaluated, str]:
     """-> the images, the split as which they are evaluated, and the words for what they are of the set."""
-    about, split = read_description(folder.trained_weights()), words.options.split
+    about, split = read_description(find_weights(folder.path)), words.options.split
     if "data.path" not in dict(words.dotted) or is_own_data(folder, configuration.data.path):
         source = configuration.data.source()
         _check_classes(words.options.run, about.classes, source)

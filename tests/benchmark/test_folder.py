@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from longvision.benchmark.folder import check_folder, make_folder, write_csv
+from longvision.benchmark.folder import make_folder, write_csv
 from longvision.errors import ExistingFileError, UserError
+from longvision.files import check_new_folder
 
 
 def test_rows_are_written_as_a_whole(tmp_path):
@@ -27,7 +28,7 @@ def test_a_new_folder_each_time(tmp_path, monkeypatch):
     (tmp_path / "own/one/file").write_text("x")
     for out in ("own/one", "own/one/file", "own/one/file/new"):
         with pytest.raises(ExistingFileError, match=f"--out {out}"):
-            check_folder(out)
+            check_new_folder(out, "--out")
 
 
 def test_a_folder_that_may_not_be_made(tmp_path, monkeypatch):

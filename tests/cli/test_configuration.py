@@ -9,9 +9,9 @@ import yaml
 
 pytest.importorskip("jsonargparse")
 from longvision.errors import UserError
+from longvision.names import did_you_mean
 from longvision_cli.arguments import ArgumentParser, take_apart
 from longvision_cli.configuration import RENAMED, configure
-from longvision_cli.names import did_you_mean
 from longvision_cli.values import Key, build, in_words, keys_of, plain
 
 OLD = Path(__file__).parent / "old_runs"

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from longvision.errors import MissingFileError, UserError
+from longvision.files import find_weights
 from longvision.inference.config import InferenceConfig
-from longvision.inference.description import find_weights, read_description
+from longvision.inference.description import read_description
 
 METADATA = {
     "architecture": "vim_nano_patch4_32",

@@ -1,5 +1,7 @@
 """Models by name: what a user can mend is said in a sentence, what fails otherwise keeps its own error."""
 
+import re
+
 import pytest
 import timm
 import torch
@@ -12,7 +14,6 @@ from longvision.models.backbone import (
     create_backbone,
     create_features,
     create_sized,
-    nearest_models,
 )
 
 NANO = "vim_nano_patch4_32"
@@ -83,13 +84,14 @@ def test_our_names():
         ("resnet19", "resnet18"),
     ],
 )
-def test_nearest_models(typed, first):
-    found = nearest_models(typed)
+def test_the_nearest_models_are_named(typed, first):
+    with pytest.raises(UserError, match=rf"{typed}.*did you mean") as error:
+        create_backbone(typed, 2, 3, (32, 32))
+    found = re.findall(r"\w+", str(error.value).split("did you mean")[1])[::2]
     assert 1 <= len(found) <= 3
     assert first in (found[:1] if "vim" in typed else found)
 
 
 def test_nothing_is_near():
-    assert nearest_models("qqqqqqqqqqqq") == []
-    with pytest.raises(UserError, match="qqqqqqqqqqqq"):
+    with pytest.raises(UserError, match=r"qqqqqqqqqqqq.*longvision models"):
         create_backbone("qqqqqqqqqqqq", 2, 3, (32, 32))

@@ -7,26 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from longvision.errors import ExistingFileError, UserError
-from longvision.files import written_beside
-
-
-def check_folder(out: str | None) -> None:
-    """Raises UserError for a folder that results cannot go to."""
-    if out is None:
-        return
-    path = Path(out)
-    for place in (path, *path.parents):
-        if place.exists() and not place.is_dir():
-            raise ExistingFileError(f"--out {out}: {place} is a file, not a folder: give a new folder elsewhere")
-    if path.is_dir() and any(path.iterdir()):
-        raise ExistingFileError(f"--out {out} is not empty, and nothing in it is overwritten: give a new folder")
+from longvision.errors import UserError
+from longvision.files import check_new_folder, written_beside
 
 
 def make_folder(out: str | None) -> Path:
     """The one named, or a new one here by the time; a second one of the same second gets a number."""
     if out is not None:
-        check_folder(out)
+        check_new_folder(out, "--out")
         try:
             Path(out).mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -5,7 +5,8 @@ import shutil
 from pathlib import Path
 
 from longvision.data.fingerprint import Fingerprint
-from longvision.errors import MissingFileError, UserError
+from longvision.errors import UserError
+from longvision.files import check_run
 
 
 def check_root(root: str | Path) -> None:
@@ -50,16 +51,8 @@ class Run:
     @classmethod
     def open(cls, path: str | Path) -> "Run":
         """An existing one. Raises UserError for what is none."""
-        run = cls(Path(path))
-        if not run.path.exists():
-            raise MissingFileError(
-                f"run folder {path} does not exist: `longvision train` makes one and prints its name"
-            )
-        if not run.configs():
-            raise UserError(
-                f"{path} is not a run folder, it has no config.yaml: give one that `longvision train` printed"
-            )
-        return run
+        check_run(Path(path))
+        return cls(Path(path))
 
     def discard_if_unused(self) -> bool:
         """Take a new run's folder away again, when it failed before there was anything to keep; -> whether it was."""
@@ -98,15 +91,6 @@ class Run:
     def fingerprints(self) -> list[Fingerprint]:
         """Its data each time that it was trained on other data, the last one last."""
         return [Fingerprint.read(file) for file in self.data_files()]
-
-    def trained_weights(self) -> Path:
-        """model.safetensors. Raises UserError for a run that is not finished."""
-        if not self.weights.is_file():
-            raise UserError(
-                f"{self.path} has no model.safetensors, its training is not finished: "
-                f"go on with longvision train --resume {self.path}"
-            )
-        return self.weights
 
     def resume_from(self) -> Path:
         """The checkpoint to go on from. Raises UserError for a run that is finished or never began."""

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from longvision.data.image_ids import are_image_ids, read_image_ids
 from longvision.data.transforms.input_spec import InputSpec
-from longvision.errors import MissingFileError, UserError
+from longvision.errors import UserError
 from longvision.files import read_metadata
 from longvision.inference.config import InferenceConfig
 from longvision.types import CocoIds, Colour
@@ -69,25 +69,6 @@ class Description:
             except (TypeError, ValueError) as error:
                 raise UserError(f"{source}: its description has {key} that cannot be: {error}") from error
         return cls(**values, source=str(source))
-
-
-def find_weights(source: str | os.PathLike[str]) -> Path:
-    """A run's folder, or a weights file -> the weights file. Raises UserError where there is none."""
-    path = Path(source)
-    weights = path / "model.safetensors" if path.is_dir() else path
-    if weights.is_file():
-        return weights
-    if not path.exists():
-        raise MissingFileError(f"run folder {path} does not exist: `longvision train` makes one and prints its name")
-    if (path / "config.yaml").is_file():
-        raise UserError(
-            f"{path} has no model.safetensors, its training is not finished: "
-            f"go on with longvision train --resume {path}"
-        )
-    raise UserError(
-        f"{path} is not a run folder, it has no config.yaml: give one that `longvision train` made and printed, "
-        "or the model.safetensors of one"
-    )
 
 
 def read_description(weights: str | os.PathLike[str]) -> Description:

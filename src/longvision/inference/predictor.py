@@ -9,8 +9,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from longvision.errors import ImageTooLarge, UserError, is_out_of_memory
+from longvision.files import find_weights
 from longvision.inference.config import InferenceConfig
-from longvision.inference.description import Description, find_weights, with_image_ids
+from longvision.inference.description import Description, with_image_ids
 from longvision.inference.device import find_device
 from longvision.inference.inputs import ImageSource, to_image
 from longvision.inference.results import Result

@@ -1,6 +1,5 @@
 """A timm model by name, as a classifier or for its maps, with errors that a person can act on."""
 
-import difflib
 import os
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import nn
 from longvision.errors import MissingFileError, UserError
 from longvision.files import read_metadata
 from longvision.models.pyramid import STRIDES, SUFFIX, FeaturePyramid, has_pyramid, is_ours, register_pyramid
+from longvision.names import did_you_mean
 
 
 def create_backbone(
@@ -111,9 +111,9 @@ def check_exists(name: str) -> None:
     if stem.endswith(SUFFIX) and has_pyramid(stem.removesuffix(SUFFIX)):
         register_pyramid(name.replace(SUFFIX, "", 1))
     if not timm.is_model(name):
-        near = nearest_models(name)
-        hint = f"did you mean {' or '.join(near)}?" if near else "`longvision models` lists those there are"
-        raise UserError(f"unknown model {name!r}: {hint}")
+        known = sorted(timm.list_models(), key=lambda known: not is_ours(known))  # ours first
+        near = did_you_mean(stem, known, cutoff=0.7, otherwise="`longvision models '*'` lists those there are")
+        raise UserError(f"unknown model {name!r}: {near}")
 
 
 def _source(path: str) -> dict[str, Any]:
@@ -153,16 +153,3 @@ def _create(name: str, size: tuple[int, int] | None, options: dict[str, Any]) ->
         if "loading state_dict" in str(error):
             raise UserError(f"model {name}: {' '.join(str(error).split())}") from error
         raise
-
-
-def nearest_models(name: str) -> list[str]:
-    """Registered names near a mistyped one, three at most, ours first; what is missing at its end weighs nothing."""
-    names = timm.list_models()
-    ours = {known for known in names if is_ours(known) and not known.endswith(SUFFIX)}
-
-    def likeness(known: str) -> float:
-        start = difflib.SequenceMatcher(None, name, known[: len(name) + 1]).ratio()
-        return start + 0.1 * (known in ours) + 0.1 * difflib.SequenceMatcher(None, name, known).ratio()
-
-    ranked = sorted(names, key=likeness, reverse=True)
-    return [known for known in ranked[:3] if likeness(known) > 0.75]
