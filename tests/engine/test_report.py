@@ -31,6 +31,12 @@ def run(tmp_path):
     return run
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Drawing takes longer than so short a run."""
+    monkeypatch.setattr(report, "draw_artifacts", lambda *_: None)
+
+
 def train(run, **options):
     data = DigitsData(size=16, workers=0, batch_size=8).build()
     config = ClassificationConfig(name="vim_nano_patch4_32", args={"depth": 1, "embed_dim": 16, "pad": True})
@@ -77,6 +83,7 @@ def test_weights_card_and_metrics_survive_drawings_that_fail(run, monkeypatch):
     assert metadata(run)["metrics"] and "test accuracy" in run.card.read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_weights_survive_a_card_that_fails(run, monkeypatch):
     monkeypatch.setattr(report, "model_card", failing(RuntimeError("card")))
     with pytest.raises(RuntimeError, match="card"):
@@ -92,6 +99,7 @@ def test_without_an_evaluation_the_model_is_saved_all_the_same(run, options):
     assert (run.path / "curves.png").is_file() and (run.path / "predictions.png").is_file()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_ctrl_c_while_it_evaluates_is_an_interruption(run, monkeypatch):
     """Lightning would end the process."""
     monkeypatch.setattr(Classification, "test_step", failing(KeyboardInterrupt()))
@@ -104,6 +112,7 @@ def test_ctrl_c_while_it_evaluates_is_an_interruption(run, monkeypatch):
     assert metadata(run)["task"] == "classification" and run.card.is_file()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_where_nothing_validated_the_last_weights_are_taken_and_tested(run, recwarn):
     assert train(run, limit_val_batches=0).metrics["accuracy"] >= 0
     assert not [warning for warning in recwarn if "monitor" in str(warning.message)]  # nobody asked for a best epoch
@@ -142,6 +151,7 @@ def test_the_timm_program_of_a_card_is_python(run):
     assert {name: called[name] for name in args} == args
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_weights_hold_no_names_of_images(run, monkeypatch):
     """With a large set's the header is too large to be written, and where weights go, training images are not named."""
     ids = CocoIds(list(range(10)), {"train/private.png": 5})

@@ -1,8 +1,6 @@
 """DETR: the set loss against transformers', what is trained and what is frozen, weights that stay as they were read."""
 
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from torchvision.ops import box_convert
 from longvision.heads.detr import Detr, create_detr, masked_batch
 from longvision.heads.set_loss import match_queries, set_losses
 from longvision.types import Target
+from support.forked import Forked
 
 pytest.importorskip("transformers")
 pytest.importorskip("scipy")
@@ -133,16 +132,11 @@ dist.destroy_process_group()
 """
 
 
-@pytest.mark.slow  # each process imports PyTorch
 def test_two_ranks_train_as_one_process_with_all_images(tmp_path: Path):
     logits, boxes, labels, wanted = predictions(batch=6)  # 3 objects on one rank, 12 on the other
     torch.save((logits, boxes, labels, wanted), tmp_path / "scene.pt")
-    ranks = [subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(tmp_path)]) for rank in range(2)]
-    try:
-        assert [process.wait(600) for process in ranks] == [0, 0]
-    finally:
-        for process in ranks:
-            process.kill()
+    ranks = [Forked(tmp_path, RANK, rank, tmp_path) for rank in range(2)]
+    assert [rank.wait().returncode for rank in ranks] == [0, 0]
 
     logits.requires_grad_(), boxes.requires_grad_()
     losses = set_losses(logits, boxes, labels, wanted)

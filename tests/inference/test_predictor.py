@@ -1,7 +1,5 @@
 """A model read back from its file says what the same model says that was never written, of images in any form."""
 
-import subprocess
-import sys
 import types
 
 import numpy as np
@@ -14,6 +12,7 @@ from longvision.errors import ImageTooLarge, UnreadableImage, UserError
 from longvision.inference import InferenceConfig, Predictor
 from longvision.inference.description import read_description
 from longvision.inference.windows import probabilities
+from support.forked import Forked
 from support.trained import CLASSES, PALETTE, write_model
 
 NEEDS = {"segmentation": "segmentation_models_pytorch", "detr": "transformers"}
@@ -321,7 +320,7 @@ def test_its_file_is_opened_once(written, monkeypatch):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_it_loads_nothing_that_only_training_needs(written, task):
+def test_it_loads_nothing_that_only_training_needs(written, tmp_path, task):
     _, path = written(task)
     code = f"""
 import sys
@@ -335,5 +334,5 @@ print([name for name in heavy if name in sys.modules])
 result.image()
 print([name for name in heavy if name in sys.modules])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
+    done = Forked(tmp_path, code).wait()
     assert done.stdout.splitlines() == ["[]", "[]"], done.stderr or done.stdout

@@ -1,29 +1,18 @@
 """What the tests of the ops share."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-TESTS = Path(__file__).parents[1]
+from support.forked import Done, Forked
 
 
 @pytest.fixture
-def python() -> Callable[..., subprocess.CompletedProcess]:
+def python(tmp_path: Path) -> Callable[..., Done]:
     """Runs code in a process of its own, with these environment variables beside this process's."""
-
-    def run(code: str, *arguments: object, **environment: object) -> subprocess.CompletedProcess:
-        paths = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
-        variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-        variables |= {name: str(value) for name, value in environment.items()}
-        command = [sys.executable, "-c", code, *map(str, arguments)]
-        return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=600)
-
-    return run
+    return lambda code, *arguments, **environment: Forked(tmp_path, code, *arguments, **environment).wait()
 
 
 @pytest.fixture
