@@ -12,18 +12,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-
-# A kernel is compiled or interpreted as this says when it is defined, in the first import of its module: so it is said
-# before any.
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
-
-import longvision  # noqa: F401 before the commands, which load without models, whatever test comes first
-
-torch.set_num_threads(1)
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_collection() -> None:
+    """Before any test module. Not at the top: xdist's first process collects nothing, and need not wait for PyTorch."""
+    import torch
+
+    # A kernel is compiled or interpreted as this says when it is defined, in the first import of its module.
+    if not torch.cuda.is_available():
+        os.environ.setdefault("TRITON_INTERPRET", "1")
+    import longvision  # noqa: F401 before the commands, which load without models, whatever test comes first
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture
@@ -37,12 +39,16 @@ def shared() -> Path:
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
+    import torch
+
     torch.manual_seed(0)
 
 
 @pytest.fixture(scope="module")
 def poison() -> Iterator[None]:
     """`torch.empty` and its kin hand out NaN (or the largest integer), so that a value never written is seen."""
+    import torch
+
     asked = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
