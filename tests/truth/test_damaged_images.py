@@ -31,7 +31,7 @@ def _small_and_quiet(monkeypatch):
         yield
 
 
-@pytest.mark.parametrize("chunk", range(CHUNKS))
+@pytest.mark.parametrize("chunk", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, CHUNKS))])
 def test_a_result_or_one_sentence(chunk):
     cheap = {name: content for name, content in SEEDS.items() if name.upper() not in COSTLY}
     read = 0

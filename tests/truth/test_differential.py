@@ -165,9 +165,10 @@ def occurs(part: np.ndarray, whole: np.ndarray) -> bool:
     """Whether an image is a part of another, pixel for pixel."""
     height, width = part.shape[:2]
     rows, columns = (whole.shape[axis] - part.shape[axis] + 1 for axis in (0, 1))
-    places = np.ones((rows, columns), bool)
-    step = max(1, min(height, width) // 16)
-    for y in range(0, height, step):  # a few pixels tell most places, all pixels the rest
+    y, x = height // 2, width // 2
+    ys, xs = np.nonzero((whole[y : y + rows, x : x + columns] == part[y, x]).all(-1))
+    for y in range(0, height, max(1, height // 16)):  # a few pixels tell most places, all pixels the rest
         x = y % width
-        places &= (whole[y : y + rows, x : x + columns] == part[y, x]).all(-1)
-    return any((whole[y : y + height, x : x + width] == part).all() for y, x in np.argwhere(places))
+        same = (whole[ys + y, xs + x] == part[y, x]).all(-1)
+        ys, xs = ys[same], xs[same]
+    return any((whole[y : y + height, x : x + width] == part).all() for y, x in zip(ys, xs))

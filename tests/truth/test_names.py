@@ -44,6 +44,7 @@ def name(request):
     return request.param
 
 
+@pytest.mark.slow
 def test_charts(tmp_path):
     classes = list(map(as_text, NAMES.values()))
     title = " on ".join(NAMES.values())
