@@ -134,6 +134,7 @@ def test_a_segmenter_s_output_is_of_every_pixel(with_head):
     assert output.shape == (2, 150, 52, 52) and output.is_inference()
 
 
+@pytest.mark.slow
 def test_a_detector_finds_as_many_objects_with_masks_as_it_may(with_head):
     """With the usual threshold random weights find none, and masks would not be measured."""
     (found,) = outputs_of(with_head("cascade", size=64))
@@ -163,6 +164,7 @@ def test_forms_reach_the_backbone_under_a_head(with_head, head):
     assert switches == [True]
 
 
+@pytest.mark.slow
 def test_checkpointing_saves_less_of_a_backbone_under_a_head(with_head):
     def saved(checkpoint):
         step = with_head("cascade", model="deit_tiny_patch16_224", mode="train", checkpoint=checkpoint)

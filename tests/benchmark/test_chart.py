@@ -9,6 +9,7 @@ from longvision.benchmark.table import models_table
 from support.benchmark_rows import ROWS, row
 
 
+@pytest.mark.slow
 def test_the_chart_is_drawn(tmp_path):
     draw_models(ROWS, tmp_path / "models.png")
     with Image.open(tmp_path / "models.png") as image:

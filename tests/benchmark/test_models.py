@@ -121,6 +121,7 @@ def test_a_row(imagined):
     )
 
 
+@pytest.mark.slow
 def test_what_can_be_checkpointed_is_and_its_row_says_so(imagined):
     names, one = [VIM, "sequencer2d_s"], lambda case: Round(seconds=[1.0], spent=1.0)
     benchmark, launched, _ = imagined(one, names, [32], mode="train", checkpoint=True)
@@ -141,6 +142,7 @@ def test_a_head_is_on_every_model_and_in_every_row(imagined, head):
     assert can_checkpoint(VIM, head)
 
 
+@pytest.mark.slow
 def test_a_backbone_of_windows_runs_under_a_head_at_a_smaller_size():
     name = "swinv2_cr_tiny_224"
     assert fitting_size(name, 230, "fpn")[0] == 224

@@ -84,6 +84,7 @@ def test_models_against_each_other(longvision, here):
     assert answer.err.count("round 1 of 1: ") == 4
 
 
+@pytest.mark.slow
 def test_models_under_a_head(longvision, here):
     words = ["--models", "vim_nano_patch4_32", "--sizes", "32", "--budget", 1e-9, "--head", "cascade"]
     answer = longvision("benchmark", "models", *words, "--mode", "train", "--checkpoint", "--out", "own")

@@ -27,7 +27,11 @@ NARROW = {
 }
 
 
-@pytest.fixture(scope="module", params=NARROW)
+# Detection's run costs most: segmentation and DETR show as much of the commands quickly.
+RECIPES = ["segment_digits", "detr_digits", pytest.param("detect_digits", marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module", params=RECIPES)
 def run(request, longvision, tmp_path_factory):
     """A run of two steps of each recipe. Not to be written to."""
     words = ["-c", request.param, *TINY, *NARROW[request.param], "--runs", tmp_path_factory.mktemp("runs")]
@@ -205,9 +209,9 @@ def test_weights_of_another_task_are_refused(run, longvision):
         assert answer.code == 2 and words[0].split("=")[0] in answer.err
 
 
-@pytest.mark.parametrize("recipe", ["digits", "most_digits", *NARROW])
+@pytest.mark.parametrize("recipe", ["digits", "most_digits", *RECIPES])
 def test_check_data(longvision, recipe):
-    words = [] if recipe == "digits" else ["--data.pictures", 8]
+    words = [] if recipe == "digits" else ["--data.pictures", 8, "--sample", 8]
     answer = longvision("check-data", "-c", recipe, "--data.size", 64, "--data.workers", 0, *words)
     assert answer.code == 0, answer.err
     assert "no mistake found" in answer.out

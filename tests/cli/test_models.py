@@ -33,6 +33,7 @@ def test_the_cost_is_the_paper_s(listed):
         assert 0 < float(share) < 50
 
 
+@pytest.mark.slow
 def test_the_cost_grows_with_the_tokens(longvision):
     small, large = (rows(longvision("models", "vim_tiny_patch16_224", "--size", n)) for n in (448, 896))
     ratio = float(large["vim_tiny_patch16_224"][2]) / float(small["vim_tiny_patch16_224"][2])

@@ -179,6 +179,7 @@ def test_same_seed_same_metrics_in_a_folder_of_its_own(train, digits_run):
     assert without_times(again.run) == without_times(digits_run)
 
 
+@pytest.mark.slow
 def test_another_seed_other_metrics(train, digits_run):
     assert without_times(train("--seed", 1).run) != without_times(digits_run)
 
@@ -244,7 +245,7 @@ def test_parquet(train, tmp_path):
     assert answer.out.splitlines()[-2].startswith("test accuracy ")
 
 
-@pytest.mark.parametrize("name", ["resnet10t", "deit_tiny_patch16_224"])
+@pytest.mark.parametrize("name", ["resnet10t", pytest.param("deit_tiny_patch16_224", marks=pytest.mark.slow)])
 def test_models_of_timm(longvision, own_images, name):
     words = "--trainer.max_epochs 1 --trainer.limit_train_batches 1 --data.workers 0 --data.size 32 --data.batch_size 4"
     answer = longvision("train", "-c", "folder", "--data.path", own_images, "--model.name", name, *words.split())
@@ -315,6 +316,7 @@ def test_interrupted_and_resumed(train, longvision, stop):
     assert longvision("train", "--resume", folder).code == 2
 
 
+@pytest.mark.slow
 def test_resumed_with_another_length(train, longvision, stopped_run):
     answer = longvision("train", "--resume", stopped_run, "--trainer.max_epochs", 3)
     assert answer.code == 0, answer.err
@@ -324,6 +326,7 @@ def test_resumed_with_another_length(train, longvision, stopped_run):
     assert second["model"] == first["model"]
 
 
+@pytest.mark.slow
 def test_resumed_on_a_set_that_has_changed(train, longvision, stop, own_images):
     """Nothing is trained before it is refused; a run of earlier versions, which noted nothing, says so."""
     words = ["-c", "folder", "--data.path", own_images, "--data.batch_size", 4]
@@ -355,6 +358,7 @@ def test_resumed_on_a_set_that_has_changed(train, longvision, stop, own_images):
     assert "earlier version" in longvision("validate", folder).out
 
 
+@pytest.mark.slow
 def test_interrupted_twice(longvision, stopped_run, stop):
     answer = stop(7, lambda: longvision("train", "--resume", stopped_run))
     assert answer.code == 130 and f"--resume {stopped_run}" in answer.err
@@ -362,6 +366,7 @@ def test_interrupted_twice(longvision, stopped_run, stop):
     assert [(row["epoch"], row["step"]) for row in rows(stopped_run)] == [("1", "4"), ("2", "8")]
 
 
+@pytest.mark.slow
 def test_interrupted_between_epochs_the_result_is_that_of_a_run_without_a_break(train, longvision, stop):
     """With nothing random but the start: no dropout, one batch of all images in order."""
     words = ["--trainer.overfit_batches", 1, "--data.augment.rotate", 0, "--data.augment.shift", 0]
@@ -376,6 +381,7 @@ def test_interrupted_between_epochs_the_result_is_that_of_a_run_without_a_break(
     assert [float(row[3]) for row in two] == pytest.approx([float(row[3]) for row in one], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_interrupted_while_it_validates(train, longvision, stop):
     answer = stop(2, lambda: train(), "on_validation_start")
     assert answer.code == 130
@@ -445,6 +451,7 @@ def test_real_data(longvision, shared, recipe, name, data, some):
     assert str(image)[-20:] in predicted.out
 
 
+@pytest.mark.slow
 def test_the_card_s_program_works_for_a_model_of_timm(train, monkeypatch):
     """timm drops a head that it believes to be for 1000 classes: the card says how many there are."""
     done = train("--model.name", "deit_tiny_patch16_224", "--model.args", json.dumps({"depth": 1, "patch_size": 8}))
@@ -464,6 +471,7 @@ def test_resume_refuses_another_input(longvision, stopped_run, option, value, be
     assert f"--data.{option} {value}" in answer.err and before in answer.err
 
 
+@pytest.mark.slow
 def test_resume_refuses_another_model(longvision, stopped_run):
     answer = longvision("train", "--resume", stopped_run, "--model.lr", 9)
     assert answer.code == 2 and "--resume goes on with the run's own model" in answer.err

@@ -44,6 +44,7 @@ def test_packed_images_too():
     torch.testing.assert_close(model(packed), fused, rtol=1e-11, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_export_of_torch_s_operators_alone():
     model, image = small(depth=1, img_size=(8, 4)).eval(), torch.randn(2, 3, 8, 4)
     model.set_fused(False)

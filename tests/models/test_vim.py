@@ -142,7 +142,7 @@ def from_file(name, path, **options):
     ("vim_tiny_patch16_stride8_224", 2, (224, 224), 8, {}),
     ("vim_small_patch16_stride8_224", 2, (32, 40), 8, {}),
     ("vim_base_patch16_224", 1, (32, 64), 16, {}),
-    ("vim_tiny_patch16_224", 24, (224, 224), 16, {}),
+    pytest.param("vim_tiny_patch16_224", 24, (224, 224), 16, {}, marks=pytest.mark.slow),
 ])  # fmt: skip
 @torch.no_grad()
 def test_equals_the_second_vim(tmp_path, name, depth, size, stride, options):
@@ -437,9 +437,11 @@ def test_one_image_does_not_see_another():
 # Compilers and precisions
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"direction": "ssm", "depth": 1}, {"direction": "layer", "cls_token": "double"}], ids=str
-)
+@pytest.mark.parametrize("options", [
+    {"direction": "ssm", "depth": 1},
+    pytest.param({}, marks=pytest.mark.slow),
+    pytest.param({"direction": "layer", "cls_token": "double"}, marks=pytest.mark.slow),
+], ids=str)  # fmt: skip
 def test_compile(options):
     model, image = small(**options), torch.randn(2, 3, 32, 32)
     model(image).square().sum().backward()
