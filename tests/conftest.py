@@ -18,14 +18,7 @@ BESIDE = Path(__file__).resolve().parents[2] / "shared"
 
 def pytest_collection() -> None:
     """Before any test module. Not at the top: xdist's first process collects nothing, and need not wait for PyTorch."""
-    import torch
-
-    # A kernel is compiled or interpreted as this says when it is defined, in the first import of its module.
-    if not torch.cuda.is_available():
-        os.environ.setdefault("TRITON_INTERPRET", "1")
-    import longvision  # noqa: F401 before the commands, which load without models, whatever test comes first
-
-    torch.set_num_threads(1)
+    import support.start  # noqa: F401
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ def check_new_folder(given: str, option: str) -> None:
         if place.exists() and not place.is_dir():
             raise ExistingFileError(f"{option} {given}: {place} is a file, not a folder: give another {option}")
     if Path(given).is_dir() and any(Path(given).iterdir()):
-        raise ExistingFileError(f"{option} {given} is not empty, and nothing is overwritten: give another {option}")
+        raise ExistingFileError(f"{option} {given} exists already and is not overwritten: give another {option}")
 
 
 def check_run(folder: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+import support.start  # noqa: F401 before our own
 from longvision.benchmark.case import Case
 from longvision.benchmark.plan import ModelsPlan
 

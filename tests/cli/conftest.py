@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import support.start  # noqa: F401 before Lightning and the commands
+
 pytest.importorskip("lightning")
 pytest.importorskip("jsonargparse")
 from longvision_cli.main import main

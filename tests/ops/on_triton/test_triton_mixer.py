@@ -106,7 +106,7 @@ def test_half_precision(check, dtype, ways):
     ("dtype", "ways"), [(torch.float32, BOTH_WAYS), (torch.bfloat16, (True,)), (torch.float16, BOTH_WAYS)], ids=str
 )
 def test_block(check, dtype, ways):
-    check(make_block(2, 5, 7, ways, dtype=dtype, states=2))
+    check(make_block(2, 5, ways=ways, dtype=dtype))
 
 
 def test_packed_block_with_an_eps(check):
