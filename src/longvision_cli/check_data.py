@@ -65,7 +65,7 @@ def _decode(data: Any, splits: Iterable[Split], sample: int | None) -> int:
     more than training skips."""
     from tqdm import tqdm
 
-    from longvision.data.decode import unreadable_images
+    from longvision.data.unreadable import unreadable_images
 
     told, refused, count = [], [], 0
     for split in splits:

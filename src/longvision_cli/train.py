@@ -46,14 +46,13 @@ def run(arguments: list[str]) -> int:
     seed_everything(configuration.seed, workers=True, verbose=False)
     data = configuration.data.build(source)
     task = configuration.build_task(data.info, weights_follow=resumed is not None)
-    data.setup("fit")
-    configuration.data = replace(configuration.data, **data.measured)  # the run reads other images alike
-
     data.fingerprint = fingerprint
     trainer = make_trainer(vars(configuration.trainer))
-    if not trainer.is_global_zero:  # the first process makes the folder, and speaks for all
+    if not trainer.is_global_zero:  # the first process makes the folder, looks at the images, and speaks for all
         train(trainer, task, data, resumed, checkpoint)
         return 0
+    data.setup("fit")
+    configuration.data = replace(configuration.data, **data.measured)  # the run reads other images alike
     with user_paths():
         run_folder = resumed or Run.create(configuration.runs, f"{configuration.source}-{task.config.name}")
     try:

@@ -22,6 +22,10 @@ def png16(values_HWC):
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
+def ppm(head, values_HWC):
+    return head + values_HWC.astype(">u2").tobytes()
+
+
 def by_pillow(values, kind):
     buffer = io.BytesIO()
     Image.fromarray(values).save(buffer, kind)

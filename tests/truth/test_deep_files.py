@@ -2,22 +2,25 @@
 
 import io
 import struct
+import tracemalloc
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 pytest.importorskip("tifffile")
 
 import tifffile
 
 from longvision.data.io.deep import DeepImage
+from longvision.data.io.depth import tell_lost_bits
 from longvision.data.io.headers import read_header
 from longvision.data.io.images import is_image, read_image
 from longvision.data.io.masks import BadMask, read_mask
 from longvision.errors import UnreadableImage
-from support.deep import FLOATS, I16, RAMP, RGB16, U12, U16, by_pillow, many, png16, tiff
+from support.deep import FLOATS, I16, RAMP, RGB16, U12, U16, by_pillow, many, png16, ppm, tiff
 
 FILES = {  # name: content, channels, values
     "png-12-bits-plantcv-1804": (by_pillow(U12, "PNG"), 1, U12),
@@ -25,6 +28,12 @@ FILES = {  # name: content, channels, values
     "pgm-16-bits": (by_pillow(U16, "PPM"), 1, U16),
     "pgm-of-1023": (b"P5 2 1 1023 " + struct.pack(">HH", 1023, 0), 1, np.array([[65535, 0]])),  # of 1023
     "png-16-bits-in-colour": (png16(RGB16), 3, RGB16),
+    "ppm-16-bits": (ppm(b"P6 48 64 65535 ", RGB16), 3, RGB16),
+    "ppm-of-1023-and-comments": (
+        b"P6\n# a\n2 1\n# b 4\n1023\n" + struct.pack(">6H", 1023, 0, 1, 512, 2, 3), 3,
+        np.array([[[65535, 0, 64], [32800, 128, 192]]]),
+    ),
+    "ppm-in-words": (b"P3 2 1 65535\n1 2 # 9\n 3\n4 5 65535", 3, np.array([[[1, 2, 3], [4, 5, 65535]]])),
     "png-16-bits-opaque": (png16(np.dstack([RGB16, np.full_like(U16, 65535)])), 3, RGB16),
     "tiff-12-in-16-bits": (tiff(U12), 1, U12),
     "tiff-big-endian": (tiff(U12, byteorder=">"), 1, U12),
@@ -129,6 +138,7 @@ DEEP_MASKS = {
     "png-grey-and-alpha": png16(np.dstack([U12, np.full_like(U12, 65535)])),
     "png-colours": png16(RGB16),
     "png-colours-and-alpha": png16(np.dstack([RGB16, np.full_like(U12, 65535)])),
+    "ppm-colours": ppm(b"P6 48 64 65535 ", RGB16),
     "tiff-colours": tiff(RGB16, photometric="rgb"),
     "tiff-colours-big-endian": tiff(RGB16, photometric="rgb", byteorder=">"),
 }
@@ -167,3 +177,92 @@ def test_what_is_no_brightness_is_refused(tmp_path, dtype, words):
     tifffile.imwrite(tmp_path / "a.tif", np.ones((8, 8), dtype), photometric="miniswhite")
     with pytest.raises(UnreadableImage, match=words):
         read_image(tmp_path / "a.tif", 1)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"P6 2 1 1023 " + struct.pack(">6H", 1, 2, 3, 4, 5, 1024), b"P3 1 1 1023 1 2 -3", b"P6 2 1 1023 12345678901"],
+    ids=["above-white", "below-black", "cut-off"],
+)
+def test_a_deep_ppm_that_is_not_as_it_says_is_refused(content):
+    with pytest.raises(UnreadableImage, match=r"^a\.ppm cannot be read"):
+        read_image(content, 3, "a.ppm")
+
+
+@pytest.mark.parametrize(
+    "kind, head, bits",
+    [
+        ("JPEG2000", b"\xff\x4f\xff\x51" + bytes(38) + b"\x0b\1\1", 12),
+        ("JPEG2000", b"\xff\x4f\xff\x51" + bytes(38) + b"\x07\1\1", 8),
+        ("JPEG2000", b"\xff\x4f\xff\x51", 8),
+        ("AVIF", b"ftypavif av1C\x81\x00\x40\x00", 10),
+        ("AVIF", b"ftypavif av1C\x81\x00\x60\x00", 12),
+        ("AVIF", b"ftypavif av1C\x81\x00\x0c\x00", 8),
+        ("SGI", b"\x01\xda\0\2", 16),
+        ("SGI", b"\x01\xda\0\1", 8),
+    ],
+    ids=str,
+)
+def test_bits_that_pillow_drops_are_told(kind, head, bits, recwarn):
+    """By what the header says: no encoder here writes such files."""
+    tell_lost_bits(head, SimpleNamespace(format=kind, mode="RGB"))
+    said = [str(one.message) for one in recwarn]
+    assert len(said) == (bits > 8) and (not said or f"{kind} images with {bits} bits" in said[0])
+
+
+@pytest.mark.parametrize("kind", ["JPEG2000", "AVIF", "SGI"])
+def test_eight_bits_of_such_a_format_are_read_without_a_word(kind, recwarn):
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 32), "red").save(buffer, kind)
+    assert read_image(buffer.getvalue()).size == (32, 32) and not len(recwarn)
+
+
+def tiff_of_12_bits(values):
+    """Two in three bytes, as microscopes write them."""
+    height, width = values.shape
+    bits = np.unpackbits(values.astype(">u2")[:, :, None].view(np.uint8), axis=2)[:, :, 4:]
+    rows = np.packbits(bits.reshape(height, -1), axis=1).tobytes()
+    tags = {256: width, 257: height, 258: 12, 259: 1, 262: 1, 273: 0, 277: 1, 278: height, 279: len(rows)}
+    tags[273] = 8 + 2 + 12 * len(tags) + 4
+    entries = b"".join(struct.pack("<HHII", tag, 4 if tag > 270 else 3, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + rows
+
+
+def test_twelve_bits_two_in_three_bytes():
+    assert np.array_equal(read_image(tiff_of_12_bits(U12), 1), U12)
+
+
+@pytest.mark.parametrize("compression", ["zlib", "lzma"])
+def test_a_small_file_never_unpacks_to_more_than_its_header_says(compression):
+    """16 MB of zeros where it says 16x16: no more of it is unpacked than is needed. LZMA itself takes 8 MB."""
+    content = tiff(np.zeros((4096, 2048), np.uint16), compression=compression, rowsperstrip=4096)
+    with tifffile.TiffFile(io.BytesIO(content)) as file:
+        sides = [file.pages[0].tags[tag].valueoffset for tag in (256, 257)]
+    small = bytearray(content)
+    for place in sides:
+        small[place : place + 2] = struct.pack("<H", 16)
+    tracemalloc.start()
+    read_image(bytes(small), 1)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 10_000_000
+
+
+def test_a_tile_larger_than_images_may_be_is_refused():
+    content = bytearray(tiff(U12, tile=(64, 64), compression="zlib"))
+    with tifffile.TiffFile(io.BytesIO(bytes(content))) as file:
+        sides = [file.pages[0].tags[tag].valueoffset for tag in (322, 323)]
+    for place in sides:
+        content[place : place + 2] = struct.pack("<H", 60000)
+    with pytest.raises(UnreadableImage, match="60000x60000"):
+        read_image(bytes(content), 1, "a.tif")
+
+
+@pytest.mark.parametrize("compression", ["zlib", "lzma"])
+def test_damaged_parts_are_refused(compression):
+    content = bytearray(tiff(U12, compression=compression))
+    content[-400:-300] = bytes(100)
+    with pytest.raises(UnreadableImage, match=r"^a\.tif cannot be read"):
+        read_image(bytes(content), 1, "a.tif")

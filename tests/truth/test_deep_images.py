@@ -16,7 +16,7 @@ from longvision.data.augment import Augment, DenseAugment, DetectionAugment
 from longvision.data.config import FolderData, MaskFolderData
 from longvision.data.io.deep import DeepImage
 from longvision.data.io.images import read_image
-from longvision.data.io.ranges import look_at, mean_and_std
+from longvision.data.io.ranges import look_at, mean_and_std, values_of
 from longvision.data.sources.objects import as_target
 from longvision.data.transforms.detection import DetectionTransforms
 from longvision.data.transforms.input_spec import InputSpec
@@ -165,7 +165,7 @@ def test_pages_and_other_depths_are_told(tmp_path):
     data.setup("fit")
     notes = "\n".join(data.source.notes)
     assert "1 of 10 files have several pages (stack.tif): the first is used" in notes
-    assert "the other 1 have 8 bits" in notes
+    assert "1 of 10 training images have 8 bits" in notes
 
 
 AUGMENT = Augment(crop_scale=(0.5, 1.0), rotate=10.0, shift=0.1, zoom=0.1)
@@ -187,7 +187,7 @@ def test_the_mean_is_of_all_columns():
     values = np.full((4096, 16, 5), 100, np.uint8)
     values[:, (0, -1)] = 0  # black borders: 14 of 16 columns are bright
     looks = look_at([tiff(values, planarconfig="contig", rowsperstrip=4096)], 5)
-    mean, std = mean_and_std(looks, None)
+    mean, std = mean_and_std(values_of(looks, 5), None)
     assert np.allclose(mean, 14 / 16 * 100 / 255, atol=0.01)
     assert np.allclose(std, (14 * 2) ** 0.5 / 16 * 100 / 255, atol=0.01)
 

@@ -16,7 +16,15 @@ from torch.utils.data import DataLoader
 from longvision.data.augment import AnyAugment
 from longvision.data.dataset import TransformedSet
 from longvision.data.fingerprint import Fingerprint
-from longvision.data.io.ranges import MOST_IMAGES, look_at, mean_and_std, notes_of, range_of
+from longvision.data.io.ranges import (
+    MOST_IMAGES,
+    look_at,
+    mean_and_std,
+    notes_of,
+    notes_of_values,
+    range_of,
+    values_of,
+)
 from longvision.data.loading import LoaderConfig
 from longvision.data.order import EpochLoader, EpochOrder, seed_all, seed_of_step
 from longvision.data.sources.base import ImageSet, Source
@@ -59,34 +67,53 @@ class DataModule(LightningDataModule):
         self._opened: dict[Split, ImageSet[Any]] = {}
         self._loaded: dict[Split, TransformedSet] = {}
         self.measured: dict[str, Any] = {}  # options of the data that `setup` found in the training images
+        self._looked = False  # at them
 
     def setup(self, stage: str | None = None) -> None:
         """Open what the stage needs, so that a mistake in the files shows before the first step."""
         everything: tuple[Split, ...] = ("train", "val", "test") if self.has_test else ("train", "val")
-        for split in NEEDED.get(stage or "", everything):
+        needed = NEEDED.get(stage or "", everything)
+        for split in needed:
             self.images(split)
-            if split == "train" and not self.measured:
-                self._look_at_training_images()
+        if "train" in needed:
+            self._look_once()
 
-    def _look_at_training_images(self) -> None:
-        """The range of their values, where they have more than 8 bits, and what else is to be said of their files."""
+    def _look_once(self) -> None:
+        """At the training images, in the first process, which tells the others."""
+        if not self._looked and (self.trainer is None or self.trainer.is_global_zero):
+            self._take_up(self._found_in_training_images())
+        if self.trainer is not None and self.trainer.world_size > 1:
+            self._take_up(self.trainer.strategy.broadcast(self.measured))
+
+    def _take_up(self, measured: dict[str, Any]) -> None:
+        self._looked, self.measured = True, measured
+        self.input = replace(self.input, **measured)
+        self.transforms = self.augment.transforms(self.input, self.source)
+
+    def _found_in_training_images(self) -> dict[str, Any]:
+        """The range of their values where they have more than 8 bits, and their mean where there is no usual one, if
+        it is not given; what is to be said of them goes into the source's notes. None is decoded in vain."""
         file_of = getattr(self.images("train"), "file_of", lambda row: None)  # a set of one's own may have none
         files = [file_of(row) for row in self.examples("train", MOST_IMAGES)]
         looks = look_at([file for file in files if file is not None], self.channels)
         if not looks:
-            return
-        found = range_of(looks) if self.input.range is None else self.input.range
-        self.measured = {"range": found}
-        if found is not None and getattr(self.augment, "rand_augment", None):
+            return {}
+        name, given = self.source.name, self.input.range
+        deep = [look for look in looks if look.facts.deep]
+        self.source.notes.extend(notes_of(looks, given, name))
+        if deep and getattr(self.augment, "rand_augment", None):
             raise UserError("rand_augment works on images of 8 bits: switch it off (--data.augment.rand_augment null)")
-        if not self.input.mean or not self.input.std:
-            mean, std = mean_and_std(looks, found)
-            self.measured |= {"mean": self.input.mean or mean, "std": self.input.std or std}
-            self.source.notes.append(f"{self.source.name}: measured mean {list(mean)} and std {list(std)}")
-
-        self.source.notes.extend(notes_of(looks, found, self.source.name))
-        self.input = replace(self.input, **self.measured)
-        self.transforms = self.augment.transforms(self.input, self.source)
+        measures_mean = not (self.input.mean and self.input.std)
+        values = values_of(looks if measures_mean else [] if given else deep, self.channels)
+        found: dict[str, Any] = {"range": given}
+        if given is None and (range := range_of(values)) is not None:
+            self.source.notes.extend(notes_of_values(values, range, name))
+            found["range"] = range
+        if measures_mean:
+            mean, std = mean_and_std(values, found["range"])
+            found |= {"mean": self.input.mean or mean, "std": self.input.std or std}
+            self.source.notes.append(f"{name}: measured mean {list(mean)} and std {list(std)}")
+        return found
 
     def images(self, split: Split) -> ImageSet[Any]:
         """The PIL images of one split with their labels, checked and opened once. Raises UserError for mistakes."""

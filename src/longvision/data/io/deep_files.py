@@ -1,23 +1,18 @@
-"""Files whose values Pillow cannot hold: colour PNG of 16 bits, and TIFF of anything but 8 bits in up to 4 channels."""
+"""Files whose values Pillow cannot hold: colour PNG and PPM of 16 bits, and TIFF of anything but 8 bits in up to 4
+channels."""
 
 import io
 
 import numpy as np
 from PIL import Image
 
-from longvision.data.io.decoding import DECODE_ERRORS, decoding
+from longvision.data.io.decode_errors import decoding
 from longvision.data.io.deep import DeepImage
+from longvision.data.io.depth import PNG, is_deep, place_and_white
 from longvision.data.io.limits import check_pixels, without_pillows_limit
-from longvision.data.io.orientation import orientation_of
+from longvision.data.io.orientation import orientation_of, upright_array
 from longvision.data.io.tiff import MAGIC, read_tiff
 from longvision.errors import UnreadableImage
-
-PNG = b"\x89PNG\r\n\x1a\n"
-BITS, SAMPLES, FORMAT = 258, 277, 339  # tags of TIFF
-TURNED = {
-    2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1], 5: lambda a: a.swapaxes(0, 1),
-    6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).swapaxes(0, 1), 8: lambda a: np.rot90(a),
-}  # fmt: skip
 
 
 def read_deep(content: bytes, channels: int, name: str) -> DeepImage | None:
@@ -25,34 +20,14 @@ def read_deep(content: bytes, channels: int, name: str) -> DeepImage | None:
 
     Raises UnreadableImage for a damaged one, and for a compression that needs the package imagecodecs.
     """
-    if is_deep_png(content):
-        return _read_png(content, name)
-    if content[:4] in MAGIC and (channels not in (1, 3) or is_deep_tiff(content)):
+    deep = is_deep(io.BytesIO(content))
+    if content[:4] in MAGIC and (deep or channels not in (1, 3)):
         with decoding(name):
             values_HWC, has_alpha, orientation = read_tiff(content, channels, name)
-        return DeepImage(np.ascontiguousarray(turned(values_HWC, orientation)), name, has_alpha)
+        return DeepImage(np.ascontiguousarray(upright_array(values_HWC, orientation)), name, has_alpha)
+    if deep:
+        return _read_png(content, name) if content[:8] == PNG else DeepImage(_read_ppm(content, name), name)
     return None
-
-
-def turned(values_HWC: np.ndarray, orientation: int) -> np.ndarray:
-    """Upright, as Pillow's images are turned."""
-    return TURNED[orientation](values_HWC) if orientation in TURNED else values_HWC
-
-
-def is_deep_png(content: bytes) -> bool:
-    """More than one channel of 16 bits: Pillow keeps the upper 8."""
-    return content[:8] == PNG and content[24:25] == b"\x10" and content[25:26] in (b"\2", b"\4", b"\6")
-
-
-def is_deep_tiff(content: bytes) -> bool:
-    """Also what Pillow does not know, or of which it would read the first channel alone."""
-    try:
-        with without_pillows_limit(), Image.open(io.BytesIO(content)) as image:
-            tags = getattr(image, "tag_v2", {})
-    except DECODE_ERRORS:
-        return True
-    bits, formats = np.ravel(tags.get(BITS, 1)), np.ravel(tags.get(FORMAT, 1))
-    return bool(bits.max() > 8 or (formats != 1).any() or tags.get(SAMPLES, 1) > 4)
 
 
 def _read_png(content: bytes, name: str) -> DeepImage:
@@ -67,4 +42,24 @@ def _read_png(content: bytes, name: str) -> DeepImage:
         values_HWC = values_CHW.permute(1, 2, 0).numpy()
     if values_HWC.dtype != np.uint16:
         raise UnreadableImage(f"{name} cannot be read as an image: torchvision gives {values_HWC.dtype}")
-    return DeepImage(np.ascontiguousarray(turned(values_HWC, orientation)), name, values_HWC.shape[2] in (2, 4))
+    upright_HWC = np.ascontiguousarray(upright_array(values_HWC, orientation))
+    return DeepImage(upright_HWC, name, values_HWC.shape[2] in (2, 4))
+
+
+def _read_ppm(content: bytes, name: str) -> np.ndarray:
+    """uint16 (H, W, 3), the file's white at 65535, as Pillow has it of grey ones."""
+    with decoding(name):
+        with without_pillows_limit(), Image.open(io.BytesIO(content)) as image:
+            width, height = image.size
+            offset, white = place_and_white(image)
+        check_pixels(name, width, height)
+        count = 3 * width * height
+        if content[:2] == b"P6":
+            values = np.frombuffer(content, ">u2", count, offset).astype(np.uint32)
+        else:
+            lines = content[offset:].splitlines()
+            words = b" ".join(line.partition(b"#")[0] for line in lines).split(maxsplit=count)[:count]
+            values = np.array(words).astype(np.uint32)
+        if values.max(initial=0) > white:
+            raise ValueError(f"it has the value {values.max()}, above the {white} that it says is white")
+        return ((values * 65535 + white // 2) // white).astype(np.uint16).reshape(height, width, 3)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from longvision.data.io.decoding import DECODE_ERRORS
+from longvision.data.io.decode_errors import DECODE_ERRORS
 from longvision.data.io.limits import without_pillows_limit
 from longvision.data.io.orientation import SIDEWAYS, orientation_of, stored_size
 from longvision.data.io.tiff import tiff_size

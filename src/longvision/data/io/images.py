@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from longvision.data.io.decoding import DECODE_ERRORS, decoding
+from longvision.data.io.decode_errors import DECODE_ERRORS, decoding
 from longvision.data.io.deep import AnyImage, DeepImage
 from longvision.data.io.deep_files import read_deep
+from longvision.data.io.depth import DEEP_MODES, tell_lost_bits
 from longvision.data.io.headers import read_header
 from longvision.data.io.limits import check_pixels, without_pillows_limit
 from longvision.data.io.listing import Listing, list_files
@@ -20,8 +21,6 @@ from longvision.data.problems import listing
 from longvision.errors import MissingFileError, UnreadableImage, UserError
 
 Channels = int  # 1 for grey, 3 for colour, or what a file has
-
-DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # of Pillow's images
 
 
 def read_image(source: str | Path | bytes | Image.Image, channels: Channels = 3, name: str | None = None) -> AnyImage:
@@ -50,6 +49,8 @@ def decoded(source: str | Path | bytes | Image.Image, name: str | None = None) -
     with without_pillows_limit(), decoding(name):
         image = source if isinstance(source, Image.Image) else Image.open(io.BytesIO(source))
         check_pixels(name, *image.size)
+        if isinstance(source, bytes):
+            tell_lost_bits(source, image)
         if name_of_file := getattr(image, "filename", ""):
             # else Pillow maps a TIFF file into memory as if it had the size to which it will be turned
             image.filename = ""  # type: ignore[attr-defined]

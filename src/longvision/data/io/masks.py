@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from longvision.data.io.decoding import DECODE_ERRORS
-from longvision.data.io.deep_files import is_deep_png, is_deep_tiff
+from longvision.data.io.decode_errors import DECODE_ERRORS
+from longvision.data.io.depth import is_deep
 from longvision.data.io.images import decoded
 from longvision.data.io.limits import without_pillows_limit
-from longvision.data.io.tiff import MAGIC
 from longvision.errors import MissingFileError, UnreadableImage, UserError
 
 NUMBERED = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N")
@@ -103,8 +102,7 @@ def _has_16_bits(image: Image.Image, path: str | Path) -> bool:
     if image.mode not in ("LA", "RGB", "RGBA", "RGBX"):
         return False
     with open(path, "rb") as file:
-        start = file.read(26)
-        return is_deep_png(start) or (start[:4] in MAGIC and is_deep_tiff(start + file.read()))
+        return is_deep(file)
 
 
 def _is_lossy(image: Image.Image, path: str | Path) -> bool:

@@ -5,22 +5,25 @@ import logging
 import re
 import struct
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
 
-from longvision.data.io.decoding import DECODE_ERRORS
+from longvision.data.io.decode_errors import DECODE_ERRORS
 from longvision.data.io.limits import check_pixels, without_pillows_limit
 from longvision.errors import UnreadableImage
 from longvision.types import Size
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it has to say of damaged files, our errors say
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-LZW, DEFLATE = 5, (8, 32946)
+LZW, DEFLATE, LZMA = 5, (8, 32946), 34925
+MOST_OF_LZMA = 2**28  # bytes that it may take for itself
 WHITE_IS_ZERO = 0  # the photometric interpretation of scanned documents
 ORIENTATION, EXTRA_SAMPLES, NO_DATA = 274, 338, 42113
+HIGHEST = (341, 281)  # the tags SMaxSampleValue and MaxSampleValue
 
 
 def read_tiff(content: bytes, channels: int, name: str) -> tuple[np.ndarray, bool, int]:
@@ -36,16 +39,17 @@ def read_tiff(content: bytes, channels: int, name: str) -> tuple[np.ndarray, boo
     with tifffile.TiffFile(io.BytesIO(content)) as file:
         page: Any = file.pages[0]
         check_pixels(name, page.imagewidth, page.imagelength)
+        if page.is_tiled:
+            check_pixels(name, page.tilewidth, page.tilelength)
         if page.samplesperpixel > 4 and page.samplesperpixel != channels:
             raise UnreadableImage(
-                f"{name} has {page.samplesperpixel} channels, expected {channels}: data.channels says how many are read"
+                f"{name} has {page.samplesperpixel} channels, expected {channels} (data.channels of a training)"
             )
         _check_kind(page, name)
         rows = _rows_as_pages(page, channels)
         if rows:  # an array (H, W, C) that its program took for H pages
             return _without_gaps(np.stack([_values(file.pages[row]) for row in range(rows)]), page), False, 1
-        pages = [page] if channels in (1, 3) or page.samplesperpixel > 1 else _channels_as_pages(file, channels)
-        values_HWC = np.concatenate([_shaped(_values(one), one) for one in pages], 2)
+        values_HWC = np.concatenate([_shaped(_values(one), one) for one in _channels_as_pages(file, channels)], 2)
         tags = {tag: page.tags[tag].value for tag in (ORIENTATION, EXTRA_SAMPLES) if tag in page.tags}
         has_alpha = bool(np.ravel(tags.get(EXTRA_SAMPLES, 0))[-1] in (1, 2)) and page.samplesperpixel in (2, 4)
         return _without_gaps(values_HWC, page), has_alpha, int(tags.get(ORIENTATION, 1))
@@ -77,6 +81,39 @@ def tiff_size(path: str | Path) -> tuple[Size, int] | None:
         return None
 
 
+@dataclass(frozen=True)
+class TiffFacts:
+    """What a TIFF says of itself.
+
+    Args:
+        deep: whether its values are anything but bytes.
+        bits: how many it says that integers use; 0 where it does not.
+        other_pages: whether there are pages that `read_tiff` leaves out.
+    """
+
+    deep: bool
+    bits: int
+    other_pages: bool
+
+
+def tiff_facts(file: IO[bytes], channels: int) -> TiffFacts:
+    """Raises ImportError without tifffile, and what a damaged file makes of it."""
+    import tifffile
+
+    with tifffile.TiffFile(file) as tiff:
+        page: Any = tiff.pages[0]
+        used = _rows_as_pages(page, channels) or len(_channels_as_pages(tiff, channels))
+        try:
+            others = tiff.pages[used] is not None
+        except IndexError:
+            others = False
+        kind = "" if page.dtype is None else page.dtype.kind
+        highest = [page.tags[tag].value for tag in HIGHEST if tag in page.tags]
+        bits = page.bitspersample if page.bitspersample % 8 else 0  # 12, of which two share a byte
+        bits = max((int(np.max(value)).bit_length() for value in highest), default=bits)
+        return TiffFacts(kind != "u" or page.bitspersample > 8, bits if kind == "u" else 0, others)
+
+
 def _rows_as_pages(page: Any, channels: int) -> int:
     """How many, where tifffile noted that the array it was given has `channels` at the end; else 0. Pages are never
     counted: in a damaged file their chain may have no end."""
@@ -87,7 +124,10 @@ def _rows_as_pages(page: Any, channels: int) -> int:
 
 
 def _channels_as_pages(file: Any, channels: int) -> list[Any]:
-    """The first `channels` pages, where there are as many and no more of the same size; else the first."""
+    """The first `channels` pages, where there are as many of one channel and no more of the same size; else the
+    first."""
+    if channels in (1, 3) or file.pages[0].samplesperpixel > 1:
+        return [file.pages[0]]
     pages: list[Any] = []
     for number in range(channels + 1):
         try:
@@ -129,8 +169,8 @@ def _values(page: Any) -> np.ndarray:
 
 
 def _stored(page: Any) -> np.ndarray:
-    if (page.compression == LZW or (page.compression in DEFLATE and page.predictor == 3)) and page.bitspersample >= 8:
-        return _decoded_here(page)  # tifffile would ask for another package
+    if page.compression in (LZW, LZMA, *DEFLATE):
+        return _decoded_here(page)  # tifffile would ask for another package, or unpack without end
     try:
         return page.asarray()
     except (KeyError, ValueError) as error:
@@ -143,6 +183,8 @@ def _stored(page: Any) -> np.ndarray:
 
 def _decoded_here(page: Any) -> np.ndarray:
     """(planes, H, W, samples), the first or last left out where it is 1."""
+    if page.bitspersample != 8 * np.dtype(page.dtype).itemsize:
+        raise ValueError(f"it has {page.bitspersample} bits a value and is compressed: save it with 8 or 16")
     planes, _, height, width, samples = page.shaped
     tall = page.tilelength if page.is_tiled else min(page.rowsperstrip, height)
     wide = page.tilewidth if page.is_tiled else width
@@ -163,7 +205,7 @@ def _part(page: Any, content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     """A strip or tile (rows, columns, samples)."""
     dtype = np.dtype(page.dtype).newbyteorder(page.parent.byteorder)
     length = int(np.prod(shape)) * dtype.itemsize
-    content = _from_lzw(content, length) if page.compression == LZW else zlib.decompress(content)
+    content = _unpacked(page.compression, content, length)
     rows, columns, samples = shape
     if page.predictor == 3:  # differences of bytes, the highest bytes of a row first
         steps = np.frombuffer(content, np.uint8, length).reshape(rows, dtype.itemsize * columns, samples)
@@ -171,6 +213,20 @@ def _part(page: Any, content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
         return bytes_.transpose(0, 2, 1).copy().view(dtype.newbyteorder(">")).reshape(shape)
     values = np.frombuffer(content, dtype, int(np.prod(shape))).reshape(shape)
     return np.add.accumulate(values, 1, dtype=page.dtype) if page.predictor == 2 else values
+
+
+def _unpacked(compression: int, content: bytes, length: int) -> bytes:
+    """At most one byte more than `length`, whatever a small file would become: so the sum at its end is checked."""
+    if compression == LZW:
+        return _from_lzw(content, length)
+    if compression in DEFLATE:
+        return zlib.decompressobj().decompress(content, length + 1)
+    import lzma
+
+    try:
+        return lzma.LZMADecompressor(memlimit=MOST_OF_LZMA).decompress(content, length + 1)
+    except lzma.LZMAError as error:
+        raise ValueError(str(error)) from error
 
 
 def _from_lzw(content: bytes, length: int) -> bytes:

@@ -11,6 +11,7 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torch.nn.functional import one_hot
 from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
 
 from longvision.data.augment import Augment
 from longvision.data.io.deep import AnyImage, DeepImage
@@ -46,7 +47,7 @@ class ClassificationTransforms(Transforms[int]):
 
 def train_transform(augment: Augment, spec: InputSpec) -> Callable[[AnyImage], Tensor]:
     """Image -> augmented, normalised float32 (C, H, W)."""
-    steps: list[Callable[..., Any]] = [spec.opened, _tensor_if_deep, *_geometry(augment, spec)]
+    steps: list[Callable[..., Any]] = [spec.opened, *_geometry(augment, spec)]
     if augment.rand_augment:
         steps.append(ColourRandAugment(augment.rand_augment, spec))
     steps.append(spec.normalised)
@@ -56,8 +57,20 @@ def train_transform(augment: Augment, spec: InputSpec) -> Callable[[AnyImage], T
     return v2.Compose(steps)
 
 
+class RandomResizedCrop(v2.RandomResizedCrop):
+    """torchvision's, of deep images too, which are cut before their values are computed."""
+
+    def forward(self, image: AnyImage) -> Image.Image | Tensor:
+        if isinstance(image, Image.Image):
+            return super().forward(image)
+        shape = torch.empty(1, image.height, image.width, device="meta")
+        top, left, height, width = self.get_params(shape, self.scale, self.ratio)
+        cut_CHW = as_tensor(image.crop((left, top, left + width, top + height)))
+        return F.resize(cut_CHW, self.size, self.interpolation, antialias=self.antialias)
+
+
 def _tensor_if_deep(image: AnyImage) -> Image.Image | Tensor:
-    """torchvision varies Pillow's images and tensors."""
+    """torchvision resizes Pillow's images and tensors."""
     return as_tensor(image) if isinstance(image, DeepImage) else image
 
 
@@ -108,10 +121,10 @@ def _geometry(augment: Augment, spec: InputSpec) -> list[Callable[..., Any]]:
     steps: list[Callable[..., Any]] = []
     size, interpolation = spec.size, v2.InterpolationMode(spec.interpolation)
     if augment.crop_scale is None:
-        steps.append(v2.Resize(size, interpolation, antialias=True))
+        steps += [_tensor_if_deep, v2.Resize(size, interpolation, antialias=True)]
     else:
         scale = augment.crop_scale
-        steps.append(v2.RandomResizedCrop(size, scale, interpolation=interpolation, antialias=True))
+        steps.append(RandomResizedCrop(size, scale, interpolation=interpolation, antialias=True))
     if augment.rotate or augment.shift or augment.zoom:
         steps.append(
             v2.RandomAffine(

@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from longvision.data.augment import DetectionAugment
-from longvision.data.io.deep import AnyImage
+from longvision.data.io.deep import AnyImage, DeepImage
 from longvision.data.io.object_masks import ObjectMasks
 from longvision.data.sources.base import ImageSet
 from longvision.data.transforms.base import Sample, Transforms
@@ -86,8 +86,7 @@ def training_sample(
 
 def jittered(image: AnyImage, target: Target, spec: InputSpec, augment: DetectionAugment) -> tuple[Tensor, Target]:
     """Large-scale jitter: uint8 (C, *size), and the objects in it with masks bool (N, *size)."""
-    view = opened(spec.opened(image), target.select(~target.iscrowd))
-    view = resized_at_random(view, spec.size, augment.scale)
+    view = resized_at_random(*opened(spec.opened(image), target.select(~target.iscrowd)), spec.size, augment.scale)
     if happens(augment.flip):
         view = moved(view, F.horizontal_flip)
     image_CHW, target = view
@@ -97,23 +96,26 @@ def jittered(image: AnyImage, target: Target, spec: InputSpec, augment: Detectio
     return padded_to_input(image_CHW, spec), tidied(target, spec.size)
 
 
-def opened(image: AnyImage, target: Target) -> View:
+def opened(image: AnyImage, target: Target) -> tuple[Tensor | DeepImage, Target]:
     """Masks become images, one channel an object, 0 or 255: resized as the image is, they stay on its pixels. Those
-    that are not drawn yet are drawn when they are resized, as a part of the image needs no more."""
+    that are not drawn yet are drawn when they are resized, and the values of a deep image computed, as a part of the
+    image needs no more."""
     boxes = tv_tensors.BoundingBoxes(target.boxes, format="XYXY", canvas_size=(image.height, image.width))
     masks_NHW = target.masks
     if masks_NHW is not None and not isinstance(masks_NHW, ObjectMasks):
         masks_NHW = masks_NHW.to(torch.uint8) * 255
-    return as_tensor(image), replace(target, boxes=boxes, masks=masks_NHW)
+    return image if isinstance(image, DeepImage) else as_tensor(image), replace(target, boxes=boxes, masks=masks_NHW)
 
 
-def resized_at_random(view: View, size: tuple[int, int], scale: tuple[float, float]) -> View:
+def resized_at_random(
+    image: Tensor | DeepImage, target: Target, size: tuple[int, int], scale: tuple[float, float]
+) -> View:
     """A random size; of an image that becomes too large for `size`, a random part.
 
     The part is cut before it is enlarged, whole pixels of the original: an image enlarged as a whole, and as many
     masks, would fill gigabytes.
     """
-    height, width = view[0].shape[-2:]
+    height, width = (image.height, image.width) if isinstance(image, DeepImage) else image.shape[-2:]
     factor = float(torch.empty(()).uniform_(*scale)) * min(size[0] / height, size[1] / width)
     tall, high = part_and_result(height, size[0], factor)
     broad, wide = part_and_result(width, size[1], factor)
@@ -122,9 +124,11 @@ def resized_at_random(view: View, size: tuple[int, int], scale: tuple[float, flo
     def cut(part: Any) -> Tensor:
         if isinstance(part, ObjectMasks):
             return part.resized_crop(top, left, tall, broad, [high, wide])
+        if isinstance(part, DeepImage):
+            return F.resize(as_tensor(part.crop((left, top, left + broad, top + tall))), [high, wide], antialias=True)
         return F.resized_crop(part, top, left, tall, broad, [high, wide], antialias=True)
 
-    return moved(view, cut)
+    return moved((image, target), cut)
 
 
 def part_and_result(side: int, most: int, factor: float) -> tuple[int, int]:
@@ -133,7 +137,7 @@ def part_and_result(side: int, most: int, factor: float) -> tuple[int, int]:
     return (kept, most) if kept < side else (side, min(most, max(1, round(side * factor))))
 
 
-def moved(view: View, move: Callable[[Tensor], Tensor]) -> View:
+def moved(view: tuple[Any, Target], move: Callable[[Any], Tensor]) -> View:
     """Image, boxes and masks, moved alike."""
     image_CHW, target = view
     masks_NHW = None if target.masks is None else move(target.masks)

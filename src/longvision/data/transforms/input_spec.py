@@ -118,6 +118,8 @@ class InputSpec:
     def evaluated(self, image: AnyImage) -> "Tensor":
         """An image as an evaluated model sees it: normalised float32 (C, H, W)."""
         image = self.opened(image)
+        if isinstance(image, DeepImage):
+            image.tell_misfit(self.range)
         if self.resize == "crop":
             image = self._without_far_ends(image)
         size = self.evaluated_size(image.height, image.width)
