@@ -26,9 +26,9 @@ def ppm(head, values_HWC):
     return head + values_HWC.astype(">u2").tobytes()
 
 
-def by_pillow(values, kind):
+def by_pillow(values, kind, **options):
     buffer = io.BytesIO()
-    Image.fromarray(values).save(buffer, kind)
+    Image.fromarray(values).save(buffer, kind, **options)
     return buffer.getvalue()
 
 

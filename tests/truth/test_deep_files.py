@@ -38,6 +38,9 @@ FILES = {  # name: content, channels, values
     "tiff-12-in-16-bits": (tiff(U12), 1, U12),
     "tiff-big-endian": (tiff(U12, byteorder=">"), 1, U12),
     "tiff-lzw-and-differences": (by_pillow(U12, "TIFF"), 1, U12),
+    "tiff-lzw-in-strips": (by_pillow(U12, "TIFF", compression="tiff_lzw", strip_size=96 * 10), 1, U12),
+    "tiff-deflate-in-strips": (tiff(U12, compression="zlib", rowsperstrip=10), 1, U12),
+    "tiff-lzma-in-tiles": (tiff(U12, compression="lzma", tile=(32, 32)), 1, U12),
     "tiff-signed": (tiff(I16), 1, I16),
     "tiff-uint32": (tiff((RAMP * 1e9).astype(np.uint32)), 1, (RAMP * 1e9).astype(np.uint32)),
     "tiff-float32": (tiff(FLOATS), 1, FLOATS),
@@ -236,7 +239,7 @@ def test_twelve_bits_two_in_three_bytes():
 
 @pytest.mark.parametrize("compression", ["zlib", "lzma"])
 def test_a_small_file_never_unpacks_to_more_than_its_header_says(compression):
-    """16 MB of zeros where it says 16x16: no more of it is unpacked than is needed. LZMA itself takes 8 MB."""
+    """16 MB of zeros where it says 16x16: no more of it is unpacked than that. LZMA itself takes 8 MB."""
     content = tiff(np.zeros((4096, 2048), np.uint16), compression=compression, rowsperstrip=4096)
     with tifffile.TiffFile(io.BytesIO(content)) as file:
         sides = [file.pages[0].tags[tag].valueoffset for tag in (256, 257)]
@@ -244,7 +247,8 @@ def test_a_small_file_never_unpacks_to_more_than_its_header_says(compression):
     for place in sides:
         small[place : place + 2] = struct.pack("<H", 16)
     tracemalloc.start()
-    read_image(bytes(small), 1)
+    with pytest.raises(UnreadableImage, match=r"a\.tif .*unpacks to more"):
+        read_image(bytes(small), 1, "a.tif")
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < 10_000_000

@@ -195,7 +195,12 @@ def _decoded_here(page: Any) -> np.ndarray:
         top, left = (place // across) * tall, (place % across) * wide
         rows = tall if page.is_tiled else min(tall, height - top)
         page.parent.filehandle.seek(offset)
-        part = _part(page, page.parent.filehandle.read(count), (rows, wide, samples))
+        row, packed = wide * samples * canvas.itemsize, page.parent.filehandle.read(count)
+        if page.compression == LZW:
+            content = _from_lzw(packed, rows * row)
+        else:  # some programs fill up the last strip
+            content = _unpacked(page.compression, packed, tall * row)
+        part = _part(page, content, (rows, wide, samples))
         canvas[plane, top : top + rows, left : left + wide] = part
     values = canvas[:, :height, :width]
     return values[0] if planes == 1 else values[..., 0]
@@ -205,7 +210,6 @@ def _part(page: Any, content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     """A strip or tile (rows, columns, samples)."""
     dtype = np.dtype(page.dtype).newbyteorder(page.parent.byteorder)
     length = int(np.prod(shape)) * dtype.itemsize
-    content = _unpacked(page.compression, content, length)
     rows, columns, samples = shape
     if page.predictor == 3:  # differences of bytes, the highest bytes of a row first
         steps = np.frombuffer(content, np.uint8, length).reshape(rows, dtype.itemsize * columns, samples)
@@ -215,18 +219,20 @@ def _part(page: Any, content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     return np.add.accumulate(values, 1, dtype=page.dtype) if page.predictor == 2 else values
 
 
-def _unpacked(compression: int, content: bytes, length: int) -> bytes:
-    """At most one byte more than `length`, whatever a small file would become: so the sum at its end is checked."""
-    if compression == LZW:
-        return _from_lzw(content, length)
+def _unpacked(compression: int, content: bytes, most: int) -> bytes:
+    """Whatever a small file would become, never more than `most` and a byte: what ends before has its sum checked."""
     if compression in DEFLATE:
-        return zlib.decompressobj().decompress(content, length + 1)
-    import lzma
+        unpacked = zlib.decompressobj().decompress(content, most + 1)
+    else:
+        import lzma
 
-    try:
-        return lzma.LZMADecompressor(memlimit=MOST_OF_LZMA).decompress(content, length + 1)
-    except lzma.LZMAError as error:
-        raise ValueError(str(error)) from error
+        try:
+            unpacked = lzma.LZMADecompressor(memlimit=MOST_OF_LZMA).decompress(content, most + 1)
+        except lzma.LZMAError as error:
+            raise ValueError(str(error)) from error
+    if len(unpacked) > most:
+        raise ValueError("it unpacks to more than the size that it states")
+    return unpacked
 
 
 def _from_lzw(content: bytes, length: int) -> bytes:
