@@ -27,6 +27,7 @@ TASK_OPTIONS = {
 
 def run(arguments: list[str]) -> int:
     options = _parse(arguments)
+    from longvision.data.io.depth import has_other_pages, pages_note
     from longvision.data.io.images import find_images
     from longvision.files import find_weights
     from longvision.inference.description import read_description
@@ -64,9 +65,14 @@ def run(arguments: list[str]) -> int:
     predictor = Predictor(options.run, options.device, options.batch, inference, detections=detections)
     limit_memory()  # else the system would end the command without a word
     failed: list[tuple[Path, Exception]] = []
+    paged: list[str] = []
     for result in predictor.stream(_with_progress(images), lambda path, error: failed.append((Path(str(path)), error))):
         with user_paths():
             output.add(result)
+        if has_other_pages(result.name, description.input.channels):
+            paged.append(Path(result.name).name)
+    if paged:
+        print(f"longvision predict: note: {one_line(pages_note(paged, len(images)))}", file=sys.stderr)
     aside = [path for path, error in failed if _is_no_image(path, error) and str(path) not in options.images]
     skipped = [(path, error) for path, error in failed if path not in aside]
     _tell_aside(aside)

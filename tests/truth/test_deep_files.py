@@ -20,7 +20,7 @@ from longvision.data.io.headers import read_header
 from longvision.data.io.images import is_image, read_image
 from longvision.data.io.masks import BadMask, read_mask
 from longvision.errors import UnreadableImage
-from support.deep import FLOATS, I16, RAMP, RGB16, U12, U16, by_pillow, many, png16, ppm, tiff
+from support.deep import FLOATS, I16, RAMP, RGB16, U12, U16, by_pillow, many, png16, ppm, tiff, tiff_of_12_bits
 
 FILES = {  # name: content, channels, values
     "png-12-bits-plantcv-1804": (by_pillow(U12, "PNG"), 1, U12),
@@ -220,17 +220,6 @@ def test_eight_bits_of_such_a_format_are_read_without_a_word(kind, recwarn):
     buffer = io.BytesIO()
     Image.new("RGB", (32, 32), "red").save(buffer, kind)
     assert read_image(buffer.getvalue()).size == (32, 32) and not len(recwarn)
-
-
-def tiff_of_12_bits(values):
-    """Two in three bytes, as microscopes write them."""
-    height, width = values.shape
-    bits = np.unpackbits(values.astype(">u2")[:, :, None].view(np.uint8), axis=2)[:, :, 4:]
-    rows = np.packbits(bits.reshape(height, -1), axis=1).tobytes()
-    tags = {256: width, 257: height, 258: 12, 259: 1, 262: 1, 273: 0, 277: 1, 278: height, 279: len(rows)}
-    tags[273] = 8 + 2 + 12 * len(tags) + 4
-    entries = b"".join(struct.pack("<HHII", tag, 4 if tag > 270 else 3, 1, value) for tag, value in tags.items())
-    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + rows
 
 
 def test_twelve_bits_two_in_three_bytes():

@@ -1,6 +1,8 @@
 """More than 8 bits, signed numbers, floats, many channels: on one scale for the whole set, and varied as they are."""
 
 import io
+import struct
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -14,14 +16,15 @@ from torchvision.transforms.v2 import functional as F
 
 from longvision.data.augment import Augment, DenseAugment, DetectionAugment
 from longvision.data.config import FolderData, MaskFolderData
+from longvision.data.io import deep
 from longvision.data.io.deep import DeepImage
 from longvision.data.io.images import read_image
-from longvision.data.io.ranges import look_at, mean_and_std, values_of
+from longvision.data.io.ranges import look_at, mean_and_std, notes_of, notes_of_values, range_of, values_of
 from longvision.data.sources.objects import as_target
 from longvision.data.transforms.detection import DetectionTransforms
-from longvision.data.transforms.input_spec import InputSpec
+from longvision.data.transforms.input_spec import InputSpec, as_tensor
 from longvision.errors import UnreadableImage, UserError
-from support.deep import FLOATS, I16, RAMP, U12, U16, many, tiff
+from support.deep import FLOATS, I16, RAMP, U12, U16, by_pillow, many, tiff, tiff_of_12_bits
 
 
 @pytest.mark.parametrize(
@@ -166,6 +169,104 @@ def test_pages_and_other_depths_are_told(tmp_path):
     notes = "\n".join(data.source.notes)
     assert "1 of 10 files have several pages (stack.tif): the first is used" in notes
     assert "1 of 10 training images have 8 bits" in notes
+
+
+@pytest.mark.parametrize(
+    "values, channels, told",
+    [
+        (np.stack([U12] * 5), 5, False),
+        (np.stack([U12] * 6), 5, True),
+        (np.stack([U12] * 5), 1, True),
+        (many(np.float32)[None].repeat(2, 0), 5, True),
+        (many(np.float32), 5, False),
+        ((np.stack([U12] * 2) >> 4).astype(np.uint8), 3, True),
+    ],
+    ids=["5-as-channels", "6-for-5", "5-for-grey", "2-of-5-channels", "5-channels", "2-of-bytes"],
+)
+def test_pages_that_are_not_read_are_told(values, channels, told):
+    """Where pages become the channels, all are read."""
+    photometric = "minisblack" if values.ndim == 3 and values.shape[-1] != 5 else None
+    content = tiff(values, photometric=photometric, planarconfig="contig" if values.shape[-1] == 5 else None)
+    (look,) = look_at([content], channels)
+    assert look.facts.other_pages == told and bool(notes_of([look], None, "it")) == told
+
+
+def png(values, significant):
+    """With a chunk sBIT."""
+    content = by_pillow(values, "PNG")
+    chunk = b"sBIT" + bytes([significant])
+    return content[:33] + struct.pack(">I", 1) + chunk + struct.pack(">I", zlib.crc32(chunk)) + content[33:]
+
+
+DARK = (RAMP * 900).astype(np.uint16)
+
+
+@pytest.mark.parametrize(
+    "content, white",
+    [
+        (png(DARK, 12), 4095),
+        (png(DARK << 4, 12), 65535),  # the upper bits, as PNG has it
+        (png(DARK, 16), 65535),
+        (by_pillow(DARK, "PNG"), 1023),
+        (tiff(DARK, extratags=[(341, "H", 1, 4095, True)]), 4095),
+        (tiff(DARK, extratags=[(281, "H", 1, 4095, True)]), 4095),
+        (tiff(DARK, extratags=[(341, "H", 1, 900, True)]), 1023),  # its own highest value
+        (tiff_of_12_bits(DARK), 4095),
+    ],
+    ids=["sbit", "sbit-upper", "sbit-16", "png", "smax", "max", "own-max", "12-bits"],
+)
+def test_bits_that_a_file_states_are_its_white(content, white):
+    values = values_of(look_at([content], 1), 1)
+    assert range_of(values) == (0, white)
+    assert len(values) == 1 and (str(white) in notes_of_values(values, (0, white), "it")[0])
+
+
+@pytest.mark.parametrize("kind", ["bytes", "deep-and-range-given"])
+def test_no_image_is_decoded_where_headers_suffice(kind, tmp_path, monkeypatch):
+    config = folder(tmp_path, (RAMP * 255).astype(np.uint8) if kind == "bytes" else U12)
+    monkeypatch.setattr("longvision.data.io.ranges.read_image", None)
+    data = (config if kind == "bytes" else replace(config, range=(0, 4095))).build()
+    data.setup("fit")
+    assert not data.source.notes and data.input.range == (None if kind == "bytes" else (0, 4095))
+
+
+def test_a_range_without_effect_is_told(tmp_path):
+    data = replace(folder(tmp_path, (RAMP * 255).astype(np.uint8)), range=(0, 4095)).build()
+    data.setup("fit")
+    (note,) = data.source.notes
+    assert "data.range has no effect" in note and "8 training images" in note
+
+
+@pytest.mark.parametrize("value", [0, 3.5])
+def test_images_that_show_one_value_suggest_no_range(value):
+    looks = look_at([tiff(np.full((8, 8), value, np.float32)), tiff(np.full((8, 8), value + 9, np.float32))][:1], 1)
+    values = values_of(looks * 3, 1)
+    assert "--data.range" not in " ".join(notes_of_values(values, range_of(values), "it"))
+
+
+def test_many_channels_are_measured_from_few_pixels():
+    values = many(np.float32, 224)
+    (one,) = values_of(look_at([tiff(values, planarconfig="contig")], 224), 224)
+    assert one.pixels.size <= 12_288 and len(one.pixels) > 50
+
+
+@pytest.mark.parametrize("resampling", [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS])
+@pytest.mark.parametrize("box", [(0, 0, 48, 64), (3.3, 10.7, 20.1, 33.9), (40, 2, 48, 12.5)], ids=str)
+def test_a_part_is_as_if_the_whole_had_been_computed(box, resampling):
+    image = DeepImage(many(np.int16, 2)).scaled((-100, 250))
+    whole = DeepImage(image.values_HWC)
+    for size in ((7, 9), (60, 50)):
+        expected = [Image.fromarray(whole.values_HWC[:, :, c]).resize(size, resampling, box) for c in (0, 1)]
+        assert np.allclose(image.resize(size, resampling, box).values_HWC, np.dstack(expected), atol=1e-5)
+
+
+def test_what_is_cut_away_is_not_computed(monkeypatch):
+    seen = []
+    monkeypatch.setattr(deep, "_from_0_to_1", lambda values, *ends: seen.append(values.size) or np.zeros(values.shape))
+    image = DeepImage(np.zeros((400, 400, 1), np.uint16)).scaled((0, 4095))
+    as_tensor(image.crop((10, 10, 20, 20)))
+    image.resize((10, 10), Image.Resampling.BILINEAR, (100, 100, 110, 110))
+    assert max(seen) < 500
 
 
 AUGMENT = Augment(crop_scale=(0.5, 1.0), rotate=10.0, shift=0.1, zoom=0.1)

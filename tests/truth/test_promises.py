@@ -195,6 +195,17 @@ def test_predict_ends_for_no_single_file(task, failure, weights, tmp_path, monke
     assert ("Traceback" in said.err) == (failure == "a model")
 
 
+def test_predict_tells_of_pages_that_it_does_not_read(weights, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    pages = [Image.new("RGB", (40, 40), colour) for colour in ("red", "green")]
+    pages[0].save("two.tif", save_all=True, append_images=pages[1:])
+    pages[0].save("one.tif")
+    model = str(weights / "classification.safetensors")
+    assert main(["predict", model, "one.tif", "two.tif", "--json", "--device", "cpu"]) == 0
+    (note,) = [line for line in capsys.readouterr().err.splitlines() if "pages" in line]
+    assert "1 of 2 files" in note and "two.tif" in note and "one.tif" not in note
+
+
 def _break_drawing(task, monkeypatch):
     module, name = DRAWS[task]
     draw = getattr(import_module(module), name)

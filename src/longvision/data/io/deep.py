@@ -84,7 +84,8 @@ class DeepImage:
     ) -> "DeepImage":
         resized_hwC = np.empty((size[1], size[0], self.channels), np.float32)
         for channel in range(self.channels):  # one after another: a large image of many is large enough as it is
-            resized_hwC[:, :, channel] = Image.fromarray(self._plane(channel)).resize(size, resampling, box)
+            plane = Image.fromarray(self._plane(channel)).resize(size, resampling, box)
+            resized_hwC[:, :, channel] = np.asarray(plane)
         return DeepImage(resized_hwC, self.name)
 
     def _plane(self, channel: int) -> np.ndarray:
@@ -196,7 +197,8 @@ def finite_ends(values: np.ndarray) -> tuple[float, float, int]:
 
 def _from_0_to_1(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """float32; in place, as images may be large."""
-    scaled = np.nan_to_num(values.astype(_float_of(values.dtype)), copy=False, nan=low, posinf=high, neginf=low)
+    scaled: np.ndarray = values.astype(_float_of(values.dtype))
+    np.nan_to_num(scaled, copy=False, nan=low, posinf=high, neginf=low)
     scaled -= low
     scaled /= high - low
     return scaled.clip(0, 1, out=scaled).astype(np.float32, copy=False)

@@ -1,7 +1,9 @@
 """What a file's header says of its values: how deep they are, and what Pillow would keep of them."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -10,6 +12,7 @@ from PIL import Image
 from longvision.data.io.decode_errors import DECODE_ERRORS
 from longvision.data.io.limits import without_pillows_limit
 from longvision.data.io.tiff import MAGIC, tiff_facts
+from longvision.data.problems import listing
 
 PNG, PPM = b"\x89PNG\r\n\x1a\n", (b"P3", b"P6")
 BITS, SAMPLES, FORMAT = 258, 277, 339  # tags of TIFF
@@ -32,6 +35,20 @@ class Facts:
     bits: int = 0
     other_pages: bool = False
     profile: bool = False
+
+
+def has_other_pages(path: str | Path, channels: int) -> bool:
+    """Whether a file that was read has pages that were not."""
+    try:
+        with open(path, "rb") as file:
+            facts = facts_of(file, channels)
+    except OSError:
+        return False
+    return facts is not None and facts.other_pages
+
+
+def pages_note(files: Sequence[str], total: int) -> str:
+    return f"{len(files)} of {total} files have several pages ({listing(files)}): the first is used"
 
 
 def facts_of(file: IO[bytes], channels: int) -> Facts | None:
@@ -116,5 +133,5 @@ def tell_lost_bits(content: bytes, image: Image.Image) -> None:
 
 def place_and_white(image: Image.Image) -> tuple[int, int]:
     """Where the values of an opened PPM begin, and the one that is white."""
-    _, _, offset, args = image.tile[0]
+    _, _, offset, args = image.tile[0]  # type: ignore[attr-defined]
     return offset, args[1] if isinstance(args, tuple) else 255

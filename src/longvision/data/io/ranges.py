@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from longvision.data.io.deep import DeepImage, Range, finite_ends
-from longvision.data.io.depth import Facts, facts_of
+from longvision.data.io.depth import Facts, facts_of, pages_note
 from longvision.data.io.images import read_image
 from longvision.data.io.threads import in_threads
 from longvision.data.problems import listing
@@ -83,7 +83,7 @@ def look_at(files: Sequence[File], channels: int) -> list[Look]:
                 facts = facts_of(opened, channels)
         except OSError:
             return None
-        return facts and Look(file, facts)
+        return None if facts is None else Look(file, facts)
 
     return [found for found in in_threads(look, files) if found is not None]
 
@@ -133,17 +133,13 @@ def notes_of(looks: Sequence[Look], given: Range | None, name: str) -> list[str]
     if deep and len(deep) < total:
         notes.append(f"{name}: {total - len(deep)} of {total} training images have 8 bits and are read from 0 to 255")
     if pages := [look.name for look in looks if look.facts.other_pages]:
-        notes.append(pages_note(name, pages, total))
+        notes.append(f"{name}: {pages_note(pages, total)}")
     if profiles := [look.name for look in looks if look.facts.profile]:
         notes.append(
             f"{name}: {len(profiles)} of {total} images have a colour profile other than sRGB ({listing(profiles)}): "
             "their values are taken as they are stored"
         )
     return notes
-
-
-def pages_note(name: str, files: Sequence[str], total: int) -> str:
-    return f"{name}: {len(files)} of {total} files have several pages ({listing(files)}): the first is used"
 
 
 def notes_of_values(values: Sequence[Values], range: Range, name: str) -> list[str]:
