@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -16,27 +17,7 @@ package = types.ModuleType("longvision")
 package.__path__ = [{str(Path(longvision.__file__).parent)!r}]
 sys.modules["longvision"] = package
 """
-REPORT = """
-print([name for name in ("torch", "timm", "lightning", "torchvision", "sklearn", "matplotlib") if name in sys.modules])
-"""
-
-
-def loaded_by(statements: str) -> str:
-    script = BARE + statements + REPORT
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-@pytest.mark.parametrize(
-    "statements",
-    [
-        "from longvision.data import read_image, find_images, InputSpec, Augment",
-        "import longvision.data.config, longvision.data.sources.parquet",
-    ],
-)
-def test_options_and_images_need_no_torch(statements):
-    assert loaded_by(statements) == "[]"
+NAMES = ("torch", "timm", "lightning", "torchvision", "sklearn", "matplotlib")
 
 
 def save(path, size=(8, 6)):
@@ -84,7 +65,9 @@ def voc(root):
 
 
 def parquet(root):
-    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     pq.write_table(pa.table({"image": [b"0"] * 4, "label": [0, 1] * 2}), root / "train.parquet")
     return f"ParquetData({str(root)!r})"
 
@@ -92,13 +75,27 @@ def parquet(root):
 EMBEDDED = ("DigitsData()", "MostDigitsData()", "ScatteredSegmentationData()", "ScatteredDetectionData()")
 
 
-@pytest.mark.parametrize("make", [folder, masks, coco, voc, parquet, *EMBEDDED])
-def test_listing_a_set_needs_no_torch(tmp_path, make):
-    """So that a mistake in a path or an option is told at once."""
-    made = make if isinstance(make, str) else make(tmp_path)
+def listing(made):
+    """Of a source, its classes, and what is checked before a run starts."""
     check = "" if "Parquet" in made or made in EMBEDDED else "source.check('train')\n"
-    statements = f"from longvision.data.config import *\nsource = {made}.source()\nassert len(source.classes)\n{check}"
-    assert loaded_by(statements) == "[]"
+    return f"from longvision.data.config import *\nsource = {made}.source()\nassert len(source.classes)\n{check}"
+
+
+def test_options_images_and_the_listing_of_a_set_need_no_torch(tmp_path):
+    """So that a mistake in a path or an option is told at once. All in one process: whatever loads a library shows."""
+    statements = {
+        "images": "from longvision.data import read_image, find_images, InputSpec, Augment\n",
+        "options": "import longvision.data.config, longvision.data.sources.parquet\n",
+        **{made: listing(made) for made in EMBEDDED},
+    }
+    for make in (folder, masks, coco, voc, *([parquet] if find_spec("pyarrow") else [])):
+        (tmp_path / make.__name__).mkdir()
+        statements[make.__name__] = listing(make(tmp_path / make.__name__))
+    report = f"print([name for name in {NAMES} if name in sys.modules])\n"
+    script = BARE + "".join(statement + report for statement in statements.values())
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert dict(zip(statements, done.stdout.splitlines(), strict=True)) == dict.fromkeys(statements, "[]")
 
 
 def test_every_public_name_is_there():

@@ -67,6 +67,7 @@ def test_more_than_two_chunks_and_blocks_of_tokens(check, blocks):
     check(make(1, 34, 3, dtype=torch.float32, states=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokens", [16, 17])
 def test_a_block_of_tokens_more_or_less(check, blocks, tokens):
     blocks(16)
@@ -215,7 +216,10 @@ def test_autocast_lowers_the_matmuls_alone(device):
 
 
 @pytest.mark.parametrize("maker, options", [
-    (make, {"save_for_backward": False}), (make_block, {"cu_seqlens": [0, 1, 2], "dtype": torch.bfloat16}),
+    (make, {"save_for_backward": False}),
+    pytest.param(
+        make_block, {"cu_seqlens": [0, 1, 2], "dtype": torch.bfloat16, "ways": (True,)}, marks=pytest.mark.slow
+    ),
 ], ids=lambda value: getattr(value, "__name__", str(value)))  # fmt: skip
 def test_opcheck(device, maker, options):
     save_for_backward = (options := dict(options)).pop("save_for_backward", True)
@@ -229,6 +233,7 @@ def test_opcheck(device, maker, options):
         torch.library.opcheck(torch.ops.longvision.mixer_backward, (torch.ones_like(y), saved, *arguments[:-1]))
 
 
+@pytest.mark.slow
 def test_a_compiled_training_step_equals_eager(device):
     """Packed; of a plain batch tests/ops/test_mixer.py compiles the same node."""
     block, x = VimBlock(4, state=1).to(device), torch.randn(1, 3, 4, device=device)
@@ -250,6 +255,7 @@ def test_an_exported_block_is_one_node(device):
     assert torch.equal(program.module()(x), block(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_model(monkeypatch, device, checkpointing):
     """Forward and backward, against the equations."""

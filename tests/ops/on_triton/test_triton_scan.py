@@ -51,6 +51,7 @@ def test_output_and_gradients(device, chunk, tokens, reverse):
     check(device, make(1, tokens, 5, 3 if tokens in (1, 7) else 1, torch.float32), reverse=reverse)
 
 
+@pytest.mark.slow
 @each_way
 def test_more_than_two_chunks(device, chunk, reverse):
     chunk(8)
@@ -98,6 +99,7 @@ def test_each_tensor_in_its_own_precision(device):
     check(device, tensors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels, span", [(32, 1), (64, 4), (64, 8), (128, 2)])
 def test_every_launch_gives_the_truth(device, chunk, channels, span):
     chunk(8)
@@ -138,6 +140,7 @@ def groups(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 @each_way
 def test_groups_of_the_chunks_that_are_saved(device, chunk, groups, reverse):
     chunk(8)
@@ -157,6 +160,7 @@ def test_any_number_of_groups_gives_the_truth(device, chunk, groups, programs, e
     assert set(groups) == {expected}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("absent", "softplus"), [(("delta_bias",), True), (("D", "z"), False)], ids=str)
 def test_groups_without_the_optional_arguments(device, chunk, absent, softplus):
     chunk(4)
@@ -194,6 +198,7 @@ def test_there_are_never_two_groups():
 # Extremes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("raw", "rate", "programs"), [
     (-30.0, -64.0, MANY_GROUPS), (30.0, -64.0, ONE_GROUP), (-30.0, -1e-3, ONE_GROUP), (30.0, -1e-3, MANY_GROUPS),
 ])  # fmt: skip
@@ -277,6 +282,7 @@ def test_strided_inputs_and_gradients(device, reverse):
     assert_identical(moved({"y": y.detach(), **{name: leaf.grad for name, leaf in leaves.items()}}, "cpu"), truth)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x", "delta", "z"])
 def test_channels_that_are_not_innermost(device, name):
     tensors, grad = make(2, 3, 4, 1, torch.float32), torch.randn(2, 3, 4)
