@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 import longvision
 
 SOURCE = Path(longvision.__file__).parent
@@ -96,6 +98,7 @@ def test_ops_import_torch_only():
     assert with_triton == {kernels}  # or this reads nothing
 
 
+@pytest.mark.slow
 def test_import_is_lean():
     """Nothing that only training needs, and none of our own rooms above the models."""
     code = f"""

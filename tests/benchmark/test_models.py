@@ -105,7 +105,6 @@ def test_what_is_interrupted_keeps_what_it_has(plan, monkeypatch):
 
 def test_a_model_runs_at_the_nearest_smaller_size_it_takes():
     assert fitting_size(VIM, 66) == (64, fitting_size(VIM, 64)[1])
-    assert fitting_size("maxvit_tiny_rw_224", 250)[0] == 224
     assert fitting_size("test_resnet", 225)[0] == 225
     assert fitting_size(VIM, 3) == (3, None)  # its process says why
 
@@ -129,7 +128,7 @@ def test_what_can_be_checkpointed_is_and_its_row_says_so(imagined):
     assert [case.checkpoint for case, *_ in launched[:2]] == [True, False]
 
 
-@pytest.mark.parametrize("head", ["fpn", "cascade"])
+@pytest.mark.parametrize("head", ["fpn", pytest.param("cascade", marks=pytest.mark.slow)])
 def test_a_head_is_on_every_model_and_in_every_row(imagined, head):
     if head == "fpn":
         pytest.importorskip("segmentation_models_pytorch")
@@ -143,7 +142,8 @@ def test_a_head_is_on_every_model_and_in_every_row(imagined, head):
 
 
 @pytest.mark.slow
-def test_a_backbone_of_windows_runs_under_a_head_at_a_smaller_size():
+def test_a_model_of_windows_runs_at_a_smaller_size_and_under_a_head_too():
+    assert fitting_size("maxvit_tiny_rw_224", 250)[0] == 224
     name = "swinv2_cr_tiny_224"
     assert fitting_size(name, 230, "fpn")[0] == 224
     assert fitting_size(name, 224, "fpn") == (224, None)

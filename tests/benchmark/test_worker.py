@@ -26,6 +26,7 @@ def test_a_round_is_measured_in_a_process_of_its_own(case):
     assert (done.attention, done.threads) == ("sdpa", 1)
 
 
+@pytest.mark.slow
 @linux
 def test_out_of_memory_is_an_answer_and_costs_this_process_nothing(case):
     # 2305 tokens: a matrix of attention for three heads takes 64 MB, its softmax another.

@@ -142,6 +142,7 @@ def test_a_fork_while_another_thread_takes(store):
     assert os.waitpid(child, 0)[1] == 0
 
 
+@pytest.mark.slow
 @on_linux
 def test_threads(store):
     """What one thread's tensors leave serves another's, and nobody's numbers change under them."""

@@ -77,7 +77,7 @@ def test_confusion_colours_the_share_of_the_row_and_writes_the_images(tmp_path, 
     assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "dog"]
 
 
-@pytest.mark.parametrize("classes", [2, 21, 41, 1000])
+@pytest.mark.parametrize("classes", [2, 21, 41, pytest.param(1000, marks=pytest.mark.slow)])
 def test_confusion_of_many_classes(tmp_path, classes):
     draw_confusion(np.eye(classes, dtype=int), [f"class {n}" for n in range(classes)], tmp_path / "c.png", "title")
     assert 400 <= min(pixels(tmp_path / "c.png").shape[:2]) <= 2000
