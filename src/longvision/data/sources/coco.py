@@ -165,7 +165,9 @@ class CocoSource(ObjectSource):
     def _check_shapes(self, content: Json, file: Path) -> None:
         """Each box lies in its image, and each segmentation, where they are used, can be drawn on it."""
         sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
-        outside, undrawn, elsewhere, unlike = [], [], [], []
+        outside, undrawn = [], []
+        elsewhere: list[str] = []
+        unlike: list[str] = []
         for one in content["annotations"]:
             size = sizes[one["image_id"]]
             if is_outside(xyxy(one["bbox"]), *size):
