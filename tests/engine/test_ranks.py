@@ -63,18 +63,35 @@ with open(f"{sys.argv[1]}-{trainer.global_rank}.json", "w") as file:
     json.dump(said, file)
 """
 
+RESUMED = """
+import json, sys, warnings
+from pathlib import Path
+from support.counted import fit
+
+warnings.simplefilter("ignore")
+folder, devices = Path(sys.argv[1]), {"devices": 2, "strategy": "ddp"}
+folder.mkdir(exist_ok=True)
+whole = fit(folder / "whole", **devices)
+first = fit(folder / "broken", stop=("training_step", 1, 1), **devices)
+second = fit(folder / "broken", **devices)
+said = {"seen": [task.seen for task in (whole, first, second)]}
+said["weights"] = [[x.tolist() for x in task.model.state_dict().values()] for task in (whole, second)]
+with open(f"{folder}-{whole.trainer.global_rank}.json", "w") as file:
+    json.dump(said, file)
+"""
+
 
 @pytest.fixture
 def start(tmp_path):
-    """Run the program under a launcher -> what each rank said, and the folder of their runs."""
+    """Run a program under a launcher -> what each rank said, and the folder of their runs."""
     program, runs = tmp_path / "program.py", tmp_path / "runs"
-    program.write_text(PROGRAM)
     launched = ("SLURM", "RANK", "LOCAL_", "GROUP_", "NODE_RANK", "WORLD_SIZE", "MASTER_", "TORCHELASTIC")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(launched)}
-    source = str(Path(longvision.__file__).parents[1])
-    environment = {**clean, "PYTHONPATH": source, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    paths = os.pathsep.join(str(Path(file).parents[1]) for file in (longvision.__file__, __file__))
+    environment = {**clean, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
-    def started(*launcher):
+    def started(*launcher, text=PROGRAM):
+        program.write_text(text)
         command = [sys.executable, *launcher, str(program), str(runs)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
@@ -115,7 +132,21 @@ def test_lightning_starts_the_second_process(start):
 
 def test_torchrun_starts_both(start):
     """It tells neither process the other's folder."""
-    check_one_run(*start("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(_free_port())))
+    check_one_run(*start(*_torchrun()))
+
+
+def test_a_run_that_was_interrupted_inside_an_epoch_goes_on(start):
+    """Each process with its own images, as if there had been no break."""
+    said, _ = start(*_torchrun(), text=RESUMED)
+    for one in said:
+        whole, first, second = one["seen"]
+        assert len(whole) == 16 and first + second == whole
+        assert one["weights"][0] == one["weights"][1] == said[0]["weights"][0]
+    assert not set(said[0]["seen"][0][:8]) & set(said[1]["seen"][0][:8])
+
+
+def _torchrun() -> list[str]:
+    return ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(_free_port())]
 
 
 def _free_port() -> int:

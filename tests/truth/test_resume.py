@@ -129,12 +129,23 @@ def test_of_another_set_the_epoch_begins_again(tmp_path):
     assert len(second.seen) == len(set(second.seen)) == 24
 
 
+@pytest.mark.filterwarnings("default")
 def test_a_run_of_an_earlier_version_goes_on(tmp_path):
-    """Its checkpoint does not say where in its data it was: what Lightning's counters say."""
+    """Its checkpoint does not say where in its data it was: what Lightning's counters say, which is told."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Position, "on_save_checkpoint", lambda *_: None)
         fit(tmp_path, stop=("on_train_batch_end", 1, 2))
-    assert len(fit(tmp_path).seen) == 2 * 4
+    with pytest.warns(UserWarning, match="images come again, and others not at all"):
+        assert len(fit(tmp_path).seen) == 2 * 4
+
+
+@pytest.mark.filterwarnings("default")
+def test_within_an_epoch_that_lightning_orders_it_begins_again(tmp_path, whole):
+    options = {"overfit_batches": 3, "augment": replace(VARIED, flip=0.0)}
+    fit(tmp_path, stop=("on_train_batch_end", 1, 1), **options)
+    with pytest.warns(UserWarning, match=r"epoch 2 begins again.*overfit_batches"):
+        again = fit(tmp_path, **options)
+    assert again.seen == list(range(12))
 
 
 def test_every_epoch_has_an_order_of_its_own(whole):

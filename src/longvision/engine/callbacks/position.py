@@ -6,6 +6,7 @@ are not in it, nor is half a validation: both come again. Lightning's own counte
 
 import signal
 import threading
+import warnings
 from dataclasses import asdict, dataclass, replace
 from types import FrameType
 from typing import Any, Self
@@ -105,8 +106,14 @@ class Position(Callback):
             place = Place(**checkpoint[KEY])
         else:
             place = Place.of_earlier_versions(loops, data, trainer.world_size)
-        if place.set != data.training_set:
-            place = Place(place.seed, data.training_set, place.epoch)  # in another order: the epoch begins again
+            if place.inside and not place.complete:
+                _tell(trainer, "an earlier version wrote the checkpoint, and had another order: in the rest of this "
+                      "epoch images come again, and others not at all")  # fmt: skip
+        if place.set != data.training_set:  # in another order
+            place = self._begin_again(trainer, place, "its images are others")
+        elif trainer.overfit_batches and place.images and not place.complete:  # type: ignore[attr-defined]
+            # Lightning has an order of its own
+            place = self._begin_again(trainer, place, "of --trainer.overfit_batches")
         self.resumed, self.before = place, loops[BATCHES]["total"]["ready"] - loops[BATCHES]["current"]["ready"]
         data.seed, data.start = place.seed, (place.epoch, place.images)
         loops[EPOCHS] = _both(_counts(place.epoch + place.inside, place.epoch))
@@ -114,6 +121,12 @@ class Position(Callback):
         # A validation that has begun and not ended is what Lightning catches up on; here from its first batch.
         missing = place.inside and (place.complete or not place.validated)
         loops[VALIDATION] = {"total": _counts(int(missing), 0), "current": _counts(0), "is_last_batch": False}
+
+    def _begin_again(self, trainer: Trainer, place: Place, reason: str) -> Place:
+        if place.inside:
+            _tell(trainer, f"epoch {place.epoch + 1} begins again: {reason}")
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        return Place(place.seed, data.training_set, place.epoch)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         alone = threading.current_thread() is threading.main_thread()  # signals reach no other one
@@ -161,6 +174,11 @@ class Position(Callback):
         if not self.in_step:
             raise KeyboardInterrupt
         self.asked_to_stop = True
+
+
+def _tell(trainer: Trainer, words: str) -> None:
+    if trainer.is_global_zero:
+        warnings.warn(words, stacklevel=3)
 
 
 def _counts(begun: int, ended: int | None = None) -> dict[str, int]:
