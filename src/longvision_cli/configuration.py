@@ -5,6 +5,7 @@ a mistyped one is told at once, before torch is loaded.
 """
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from longvision.errors import UserError, user_paths
+from longvision.errors import MissingFileError, UserError, user_paths
 from longvision.names import did_you_mean
 from longvision.registry import TASKS, load
 from longvision.types import DataInfo
@@ -123,6 +124,21 @@ def _refuse_another(own: dict[str, Any], given: dict[str, str]) -> None:
                 f"--{name} {given[name]}: the {name} of this run is {value}, and it keeps it: leave --{name} out, or "
                 "start a new run"
             )
+
+
+def absolute_paths(data: Any) -> dict[str, str]:
+    """Of the options of data, those that name a file or folder, wherever a command is called from."""
+    values = {name: getattr(data, name, None) for name in ("path", "classes_file")}
+    return {name: os.path.abspath(value) for name, value in values.items() if value and os.path.exists(value)}
+
+
+def check_path(configuration: Configuration, words: Words, run: Path) -> None:
+    """Raises MissingFileError where a run's data is not where it was and no option says where it is."""
+    path = getattr(configuration.data, "path", None)
+    if path is None or os.path.exists(path) or "data.path" in dict(words.dotted):
+        return
+    where = "" if os.path.isabs(path) else f" in {os.getcwd()}, and is relative to the folder that training began in"
+    raise MissingFileError(f"{path}, the data of {run}, does not exist{where}: give --data.path, where it is now")
 
 
 def options_of(task: str, source: str) -> dict[str, type]:

@@ -54,6 +54,8 @@ def run(arguments: list[str]) -> int:
     detections = given.pop("detections", None)
     if detections is not None and detections < 1:
         raise UserError(f"--detections {detections}: expected at least 1")
+    if options.json and options.out is not None:
+        raise UserError("--json writes no file: leave --out away, or --json")
     folder = None if options.json else free_folder(options.out, "predictions-{}", "--out")
     output = writer(description.classes, folder, **given)
     quiet()

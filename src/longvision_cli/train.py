@@ -1,28 +1,29 @@
 """`longvision train`: from a recipe and dotted overrides to a run's folder."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longvision.data.fingerprint import Fingerprint
 from longvision.errors import MissingFileError, UserError, user_paths
 from longvision.text import printable
-from longvision_cli.arguments import ArgumentParser, take_apart
-from longvision_cli.configuration import Configuration, add_options, configure, read_recipes
+from longvision_cli.arguments import ArgumentParser, Words, take_apart
+from longvision_cli.configuration import Configuration, absolute_paths, add_options, check_path, configure, read_recipes
 from longvision_cli.model_names import check_model, check_size
 from longvision_cli.notes import print_notes, tell
 from longvision_cli.quiet import quiet
-from longvision_cli.run_data import resumed_source
+from longvision_cli.values import plain
 
 if TYPE_CHECKING:
     from longvision.engine.run import Run
 
 DEFAULT_RECIPE = "digits"
+KEPT = tuple(f"data.{name}" for name in ("size", "channels", "range", "mean", "std", "seed"))  # when a run goes on
 
 
 def run(arguments: list[str]) -> int:
     configuration, resuming = parse(arguments)
-    resumed, allow_changed_data = resuming or (None, False)
+    resumed = resuming.run if resuming else None
     checkpoint = resumed.resume_from() if resumed else None
     check_model(configuration.model.name)
     if configuration.task == "classification":  # other tasks pad images to whole cells of a pyramid
@@ -32,19 +33,22 @@ def run(arguments: list[str]) -> int:
         raise MissingFileError(f"{pretrained} is not a file: expected a checkpoint (.safetensors, .pth)")
     quiet()  # before the data is opened, which may warn
     source = configuration.data.source()
+    from longvision.engine.run_data import new_source, resumed_source
+
     # the last of what is told before torch is loaded
-    if resumed:
-        source, fingerprint = resumed_source(resumed, source, allow_changed_data)
+    if resuming:
+        source, fingerprint = resumed_source(resuming.run, source, resuming.allow_changed_data)
+        source.notes.extend(resuming.notes)
     else:
-        fingerprint = Fingerprint.of(source)
+        source, fingerprint = new_source(source, pretrained)
     from lightning import seed_everything
 
-    from longvision.engine.callbacks.data_file import DataFile
+    from longvision.engine.callbacks.once_trained import OnceTrained
     from longvision.engine.run import Run
     from longvision.engine.trainer import make_trainer, train
 
     seed_everything(configuration.seed, workers=True, verbose=False)
-    data = configuration.data.build(source)
+    data = configuration.data.build(source, fingerprint.values)
     task = configuration.build_task(data.info, weights_follow=resumed is not None)
     data.fingerprint = fingerprint
     trainer = make_trainer(vars(configuration.trainer))
@@ -52,16 +56,18 @@ def run(arguments: list[str]) -> int:
         train(trainer, task, data, resumed, checkpoint)
         return 0
     data.setup("fit")
-    configuration.data = replace(configuration.data, **data.measured)  # the run reads other images alike
+    # the run reads other images alike, and is used from other folders
+    measured = {name: value for name, value in data.measured.items() if name != "seen"}
+    configuration.data = replace(configuration.data, **measured, **absolute_paths(configuration.data))
     with user_paths():
         run_folder = resumed or Run.create(configuration.runs, f"{configuration.source}-{task.config.name}")
     try:
         configuration.trainer.precision = trainer.precision  # the default depends on the machine
-        configuration.save(run_folder.new_config())
+        save = partial(_save, configuration, run_folder)
         if resumed is None:
-            fingerprint.write(run_folder.new_data_file())
-        elif fingerprint != run_folder.fingerprint():
-            trainer.callbacks.append(DataFile(run_folder.new_data_file(), fingerprint))  # type: ignore[attr-defined]
+            save()
+        else:
+            trainer.callbacks.append(OnceTrained(save))  # type: ignore[attr-defined]
         _announce(task, data, run_folder, checkpoint is not None)
         outcome = train(trainer, task, data, run_folder, checkpoint)
     except KeyboardInterrupt:
@@ -75,9 +81,21 @@ def run(arguments: list[str]) -> int:
     return 1 if outcome.failed else 0
 
 
-def parse(arguments: list[str]) -> tuple[Configuration, "tuple[Run, bool] | None"]:
-    """-> what to train, and the run that goes on, if one does, with whether its data may have changed. Raises
-    UserError, before torch is loaded."""
+def _save(configuration: Configuration, run_folder: "Run") -> None:
+    configuration.save(run_folder.new_config())
+
+
+@dataclass(frozen=True)
+class Resuming:
+    """A run that goes on, whether its data may have changed, and what is to be told of its options."""
+
+    run: "Run"
+    allow_changed_data: bool
+    notes: list[str]
+
+
+def parse(arguments: list[str]) -> tuple[Configuration, Resuming | None]:
+    """-> what to train, and the run that goes on, if one does. Raises UserError, before torch is loaded."""
     parser = ArgumentParser(
         prog="longvision train",
         usage="longvision train [-c RECIPE] [--resume RUN] [--model.… VALUE] [--data.… VALUE] [--trainer.… VALUE]",
@@ -106,14 +124,27 @@ def parse(arguments: list[str]) -> tuple[Configuration, "tuple[Run, bool] | None
         raise UserError("--resume goes on with the run's own --seed: leave it away, or start a new run")
     if words.options.config or any(name.startswith("model.") for name, _ in words.dotted):
         raise UserError("--resume goes on with the run's own model: leave -c and --model.… away, or start a new run")
+    if words.options.runs is not None:
+        raise UserError("--resume goes on in the run's own folder: leave --runs away, or start a new run")
     run = Run.open(words.options.resume)
     before = configure(run.configs()[-1:], replace(words, dotted=[]), of_run=True)
     configuration = configure(run.configs()[-1:], words, of_run=True)
-    for name in ("size", "channels"):
-        was, given = getattr(before.data, name), getattr(configuration.data, name)
-        if was != given:
-            raise UserError(f"--data.{name} {given}: the run was begun with {was}; leave it away, or start a new run")
-    return configuration, (run, allow)
+    check_path(configuration, words, run.path)
+    return configuration, Resuming(run, allow, _other_options(before, configuration, words))
+
+
+def _other_options(before: Configuration, now: Configuration, words: Words) -> list[str]:
+    """Lines on what is not as it was. Raises UserError where the run would not be the same model of the same images."""
+    lines = []
+    for name in dict.fromkeys(name for name, _ in words.dotted):
+        section, _, option = name.partition(".")
+        was, given = (plain(getattr(getattr(one, section), option.split(".")[0])) for one in (before, now))
+        if was == given:
+            continue
+        if name in KEPT:
+            raise UserError(f"--{name} {given}: the run was begun with {was}; leave it away, or start a new run")
+        lines.append(f"goes on with --{name} {given}, it was {was}")
+    return lines
 
 
 def _what_is_left(run_folder: "Run") -> str:

@@ -1,20 +1,18 @@
 """`longvision validate`: what a run's model reaches on its data, or on the same kind of data elsewhere."""
 
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from longvision.data.sources.base import Source
+from longvision.data.sources.base import Source, Trained
 from longvision.errors import UserError
 from longvision.files import find_weights
-from longvision.inference.description import read_description
+from longvision.inference.description import Description, read_description
 from longvision.text import printable
+from longvision.types import Split
 from longvision_cli.arguments import ArgumentParser, Words, take_apart
-from longvision_cli.configuration import Configuration, configure
+from longvision_cli.configuration import Configuration, check_path, configure
 from longvision_cli.notes import print_notes, tell
 from longvision_cli.quiet import quiet
-from longvision_cli.run_data import as_trained_on, choose_split, evaluated_source, is_own_data
-
-Evaluated = Literal["val", "test"]
 
 if TYPE_CHECKING:
     from longvision.engine.run import Run
@@ -38,15 +36,18 @@ def run(arguments: list[str]) -> int:
     configuration = configure(folder.configs()[-1:], words, of_run=True)
     if configuration.task != "classification" and "data.size" in dict(words.dotted):
         raise UserError("--data.size: a dense run keeps the size that it was trained at; images may have any size")
+    check_path(configuration, words, folder.path)
+    _without_limits_of_training(configuration, words)
+    about = read_description(find_weights(folder.path))
     quiet()  # before the data is opened, which may warn
-    source, split, where = _source(folder, configuration, words)
+    source, split, where = _source(folder, about, configuration, words)
 
     from longvision.engine.callbacks.progress import percent
     from longvision.engine.report import evaluate
     from longvision.engine.trainer import make_trainer
     from longvision.models.weights.files import restore_weights
 
-    data = configuration.data.build(source)
+    data = configuration.data.build(source, about.input.seen)
     task = configuration.build_task(data.info, weights_follow=True)
     restore_weights(task.model, find_weights(folder.path))
     outcome = evaluate(make_trainer(vars(configuration.trainer)), task, data, split)
@@ -62,18 +63,33 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _source(folder: "Run", configuration: Configuration, words: Words) -> tuple[Source[Any], Evaluated, str]:
+def _without_limits_of_training(configuration: Configuration, words: Words) -> None:
+    """Where training evaluated nothing, or a few batches again and again, everything is evaluated."""
+    trainer, given = configuration.trainer, dict(words.dotted)
+    for name in ("limit_val_batches", "limit_test_batches"):
+        if getattr(trainer, name) == 0 and f"trainer.{name}" not in given:
+            setattr(trainer, name, None)
+    if "trainer.overfit_batches" not in given:
+        trainer.overfit_batches = 0.0
+
+
+def _source(
+    folder: "Run", about: Description, configuration: Configuration, words: Words
+) -> tuple[Source[Any], Split, str]:
     """-> the images, the split as which they are evaluated, and the words for what they are of the set."""
-    about, split = read_description(find_weights(folder.path)), words.options.split
+    from longvision.engine.run_data import evaluated_source, is_own_data, source_elsewhere
+
+    asked = words.options.split
     if "data.path" not in dict(words.dotted) or is_own_data(folder, configuration.data.path):
         source = configuration.data.source()
         _check_classes(words.options.run, about.classes, source)
-        held: Evaluated = split or "val"
-        return evaluated_source(folder, source, held), held, f"the {held} split of "
-    source = configuration.data.evaluation_source(as_trained_on(folder, about))
+        split: Split = asked or "val"
+        return evaluated_source(folder, source, split), split, f"the {split} split of "
+    known = folder.fingerprint()
+    trained = Trained(about.classes, bool(about.head.get("masks")), known is not None and known.binary)
+    source = configuration.data.evaluation_source(trained)
     _check_classes(words.options.run, about.classes, source)
-    source, split = choose_split(source, split)
-    return source, "test" if split == "test" else "val", f"the {split} split of " if split else ""
+    return source_elsewhere(folder, source, asked)
 
 
 def _check_classes(run: str, classes: list[str], source: Source[Any]) -> None:

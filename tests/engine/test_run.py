@@ -1,6 +1,7 @@
 """Run folders."""
 
 import datetime
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import pytest
 
 from longvision.engine import run as runs
 from longvision.engine.run import Run
+from longvision.errors import UserError
 from longvision.files import find_weights
 
 
@@ -66,7 +68,7 @@ def test_what_can_be_opened_resumed_and_predicted_with(tmp_path):
     with pytest.raises(ValueError, match="has no checkpoint yet"):
         run.resume_from()
     run.checkpoints.mkdir()
-    run.last.touch()
+    checkpoint(run.last)
     assert run.resume_from() == run.last
     with pytest.raises(ValueError, match="not finished"):
         find_weights(run.path)
@@ -74,3 +76,46 @@ def test_what_can_be_opened_resumed_and_predicted_with(tmp_path):
     assert find_weights(run.path) == run.weights
     with pytest.raises(ValueError, match="is finished"):
         run.resume_from()
+
+
+def checkpoint(path):
+    """As torch saves one."""
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data/0", bytes(range(256)) * 40)
+    return path
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[5000] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [cut, flip, lambda path: path.write_bytes(b"")], ids=["cut", "a-bit", "empty"])
+def test_a_damaged_checkpoint_is_told_with_what_else_there_is(tmp_path, damage):
+    run = Run.create(tmp_path, "x")
+    run.new_config().write_text("x")
+    run.checkpoints.mkdir()
+    damage(checkpoint(run.last))
+    with pytest.raises(UserError, match=r"last\.ckpt is cut short or damaged.*-c .*config\.yaml"):
+        run.resume_from()
+    checkpoint(run.best)
+    with pytest.raises(UserError, match=r"copy .*best\.ckpt"):
+        run.resume_from()
+    damage(run.best)
+    with pytest.raises(UserError, match="no other one"):
+        run.resume_from()
+
+
+def test_whose_weights_a_file_holds(tmp_path):
+    run = Run.create(tmp_path / "runs", "x")
+    assert Run.of_weights(run.weights) is None
+    run.new_config().write_text("x")
+    run.metrics.write_text("epoch")
+    (tmp_path / "link").symlink_to(run.weights)
+    assert [Run.of_weights(file).path for file in (run.weights, tmp_path / "link")] == [run.path] * 2
+    assert Run.of_weights(tmp_path / "model.safetensors") is None

@@ -8,8 +8,8 @@ from PIL import Image
 
 from longvision.data.config import CocoData, FolderData, MaskFolderData, ParquetData, VocData
 from longvision.data.sources.base import Trained
+from longvision.engine.run_data import choose_split
 from longvision.errors import UserError
-from longvision_cli.run_data import choose_split
 
 CLASSES = ["zebra", "cat", "dog"]  # not in alphabetical order
 

@@ -10,7 +10,9 @@ from PIL import Image
 from longvision.data.changes import changes
 from longvision.data.config import DigitsData, FolderData, ScatteredDetectionData
 from longvision.data.fingerprint import Fingerprint
-from longvision.data.held_out import as_trained, held_out
+from longvision.data.held_out import as_trained, held_out, unseen_by_run, unseen_by_weights
+from longvision.data.sources.base import Trained
+from longvision.engine.run_data import choose_split
 from longvision.errors import UserError
 
 
@@ -95,6 +97,27 @@ CHANGES = [
         id="training-image-replaced",
     ),
     pytest.param(
+        lambda root: replace(root / "train/cat/0.png", "hash"), [], ["another content, training (train/cat/0.png)"],
+        id="training-image-replaced-by-one-of-its-size",
+    ),
+    pytest.param(
+        lambda root: shutil.move(root / "train/cat/0.png", root / "val/cat/9.png"),
+        ["1 image: training before, validation now (val/cat/9.png)"], ["added", "gone, training"],
+        id="a-training-image-validates-now",
+    ),
+    pytest.param(
+        lambda root: shutil.copy(root / "train/cat/0.png", root / "val/dog/copy.png"),
+        ["training before, validation now"], ["added"], id="copy-of-a-training-image-validates",
+    ),
+    pytest.param(
+        lambda root: shutil.move(root / "train/cat/0.png", root / "train/dog/9.png"), [],
+        ["train/dog/9.png: cat, now dog"], id="an-image-of-another-class-now",
+    ),
+    pytest.param(
+        lambda root: [file.rename(file.with_name("n" + file.name)) for file in sorted(root.glob("val/*/*"))],
+        ["none of the 8 validation images is left"], ["added", "gone"], id="no-held-out-image-is-left",
+    ),
+    pytest.param(
         lambda root: (draw(root / "train/cat/7.png", "seven"), (root / "train/cat/7.png").unlink()), *NOTHING,
         id="added-and-taken-away",
     ),
@@ -105,25 +128,10 @@ CHANGES = [
 def test_what_has_changed(folder, change, forbidden, allowed):
     before = Fingerprint.of(source_of(folder))
     change(folder)
-    found = changes(before, Fingerprint.of(source_of(folder)), str(folder))
+    found = changes(before, Fingerprint.of(source_of(folder)))
     for lines, expected in ((found.forbidden, forbidden), (found.allowed, allowed)):
         assert bool(lines) == bool(expected), lines
         assert [words for words in expected if words not in "; ".join(lines)] == [], lines
-
-
-@pytest.mark.parametrize(
-    "place, kind, words",
-    [
-        ("val/cat/unique.png", "forbidden", "training before, validation now"),
-        ("train/dog/unique.png", "allowed", "train/dog/unique.png: cat, now dog"),
-    ],
-    ids=["a-training-image-validates-now", "an-image-of-another-class-now"],
-)
-def test_a_file_that_was_moved(folder, place, kind, words):
-    draw(folder / "train/cat/unique.png", "u")
-    before = Fingerprint.of(source_of(folder))
-    shutil.move(folder / "train/cat/unique.png", folder / place)
-    assert words in "; ".join(getattr(changes(before, Fingerprint.of(source_of(folder)), str(folder)), kind))
 
 
 @pytest.mark.parametrize(
@@ -142,27 +150,34 @@ def test_two_steps_hide_no_leak(folder, old, new, words):
     second = Fingerprint.of(source_of(folder))
     (folder.parent / "kept.png").rename(folder / new)
     now = Fingerprint.of(source_of(folder))
-    assert not changes(first, second, str(folder)).forbidden and not changes(second, now, str(folder)).forbidden
-    assert words in "; ".join(changes(second, now, str(folder), [first]).forbidden)
+    assert not changes(first, second).forbidden and not changes(second, now).forbidden
+    assert words in "; ".join(changes(second, now, [first]).forbidden)
 
 
 def test_what_was_held_out_and_comes_back_is_held_out(alone):
     first = Fingerprint.of(source_of(alone))
     name = first.images["val"][0].name
     kept = (alone / name).rename(alone.parent / "kept.png")
-    second = Fingerprint.of(as_trained(source_of(alone), first))
+    second = as_trained(source_of(alone), first)[1]
     assert name not in [image.name for image in second.images["val"]]
     kept.rename(alone / name)
-    source = as_trained(source_of(alone), second, [first])
+    source, now = as_trained(source_of(alone), second, [first])
     assert name in names(source, "val") and name not in names(source, "train")
-    assert not changes(second, Fingerprint.of(source), str(alone), [first]).forbidden
+    assert not changes(second, now, [first]).forbidden and now == Fingerprint.of(source)
+
+
+def test_held_out_images_that_were_drawn_and_are_all_gone(alone):
+    before = Fingerprint.of(source_of(alone))
+    for image in before.images["val"]:
+        (alone / image.name).unlink()
+    assert "none of the 4 validation" in "; ".join(changes(before, as_trained(source_of(alone), before)[1]).forbidden)
 
 
 def test_a_held_out_image_in_the_place_of_a_training_image(folder):
     replace(folder / "val/dog/1.png", "size")
     before = Fingerprint.of(source_of(folder))
     shutil.copy(folder / "val/dog/1.png", folder / "train/cat/0.png")
-    found = changes(before, Fingerprint.of(source_of(folder)), str(folder))
+    found = changes(before, Fingerprint.of(source_of(folder)))
     assert "validation before, training now (train/cat/0.png)" in "; ".join(found.forbidden)
 
 
@@ -197,17 +212,89 @@ def test_what_was_drawn_stays_held_out(alone, seed, more):
     before = Fingerprint.of(first)
     for number in range(more):
         draw(alone / "cat" / f"more{number}.png", f"more{number}")
-    source = as_trained(source_of(alone, seed), before)
+    source, now = as_trained(source_of(alone, seed), before)
     assert names(source, "val") == names(first, "val")
     train = names(source, "train")
     assert train[:36] == names(first, "train")  # in the same order, for a run that goes on inside an epoch
     assert len(train) == 36 + more and not set(train) & set(names(source, "val"))
-    found = changes(before, Fingerprint.of(source), str(alone))
-    assert not found.forbidden and bool(found.allowed) == bool(more)
+    found = changes(before, now)
+    assert not found.forbidden and bool(found.allowed) == bool(more) and now == Fingerprint.of(source)
     evaluated = held_out(source_of(alone, seed), before, "val")
     assert names(evaluated, "val") == names(first, "val")
     image, label = evaluated.split("val")[0]
     assert np.array_equal(image, first.split("val")[0][0]) and label == first.split("val")[0][1]
+
+
+def more_cats(root, count=30):
+    for number in range(count):
+        draw(root / "cat" / f"more{number}.png", f"more{number}")
+
+
+def without_the_held_out(root, run):
+    for image in run.images["val"]:
+        (root / image.name).unlink()
+
+
+@pytest.mark.parametrize(
+    "seed, change, kept, told",
+    [
+        (0, None, 4, "4 of the 4 validation images are those that RUN held out"),
+        (5, None, 4, "4 of the 4"),
+        (5, lambda root, run: more_cats(root), 4, "the others are drawn from images that it did not have"),
+        (5, lambda root, run: root.rename(root.parent / "moved"), 4, "4 of the 4"),
+        (5, lambda root, run: (root / "cat").rename(root / "katze"), 4, "4 of the 4"),
+        (5, without_the_held_out, 0, "trained the weights of RUN"),
+        (0, lambda root, run: [draw(file, f"other{file}") for file in root.glob("*/*")], 0, ""),
+    ],
+    ids=["same", "another-seed", "added", "moved", "other-names", "nothing-held-out-is-left", "another-set"],
+)
+def test_what_weights_have_not_seen_stays_held_out(alone, seed, change, kept, told):
+    """A new run on the same set would draw others, which the weights know."""
+    run = Fingerprint.of(source_of(alone))
+    if change:
+        change(alone, run)
+    root = alone if alone.exists() else alone.parent / "moved"
+    source, now = unseen_by_weights(source_of(root, seed), [run], "RUN")
+    assert now == Fingerprint.of(source)
+    trained = run.keys("train") & now.keys("val")
+    assert len(run.keys("val") & now.keys("val")) == kept and bool(trained) == ("trained the weights" in told)
+    assert sum(map(len, now.images.values())) == sum(map(len, Fingerprint.of(source_of(root)).images.values()))
+    assert (told in "; ".join(source.notes)) and bool(source.notes) == bool(told)
+    assert kept == len(now.images["val"]) or "others" in told or not kept
+
+
+def test_weights_that_have_seen_the_validation_folder(folder):
+    run = Fingerprint.of(source_of(folder))
+    shutil.copy(folder / "train/cat/0.png", folder / "val/cat/new.png")
+    source, now = unseen_by_weights(source_of(folder), [run], "RUN")
+    assert len(now.images["val"]) == 9 and "1 of the 9 validation images trained the weights" in source.notes[0]
+
+
+@pytest.mark.parametrize(
+    "take, images, told",
+    [
+        pytest.param("*", 4, "is the set that the run was trained on: the 4 images", id="all"),
+        pytest.param("cat/1*", 11, "was trained on", id="a-part"),
+        pytest.param("held out", 4, "those that the run held out", id="held-out"),
+        pytest.param("trained", 36, "was trained on 36 of these 36", id="trained"),
+        pytest.param("", 1, "", id="others"),
+    ],
+)
+def test_a_set_elsewhere_that_the_run_knows(alone, tmp_path, take, images, told):
+    run = Fingerprint.of(source_of(alone))
+    split = {"held out": "val", "trained": "train"}.get(take)
+    files = [alone / image.name for image in run.images[split]] if split else alone.glob(take or "nothing")
+    for file in files:
+        files = file.rglob("*.png") if file.is_dir() else [file]
+        for each in files:
+            (tmp_path / "new" / each.parent.name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(each, tmp_path / "new" / each.parent.name / f"copy{each.name}")
+    if not take:
+        draw(tmp_path / "new/cat/new.png", "new")
+    source = FolderData(str(tmp_path / "new")).evaluation_source(Trained(["cat", "dog"]))
+    source, is_own = unseen_by_run(choose_split(source, None)[0], "val", [run])
+    assert len(source.split("val")) == images and is_own == (take == "*")
+    assert (told in "; ".join(source.notes)) and bool(source.notes) == bool(told)
 
 
 def test_images_added_to_the_validation_folder_are_told_and_not_used(folder):
@@ -241,7 +328,7 @@ def test_sets_that_make_their_images():
         Fingerprint.of(ScatteredDetectionData(pictures=count, seed=seed).source(), ["train", "val"])
         for count, seed in ((8, 0), (12, 0), (8, 1))
     )
-    assert changes(few, more, "").forbidden == [] and "4 images added" in changes(few, more, "").allowed[0]
+    assert changes(few, more).forbidden == [] and "4 images added" in changes(few, more).allowed[0]
     assert few.digest("val") != other.digest("val")
 
 
@@ -265,5 +352,5 @@ def test_images_that_cannot_be_read_count_in_other_splits_too(alone):
     (alone / "cat/0.png").write_bytes(b"x")
     first = source_of(alone)
     before = Fingerprint.of(first)
-    again = as_trained(source_of(alone, seed=5), before)
+    again, _ = as_trained(source_of(alone, seed=5), before)
     assert [again.split(split).left_out for split in ("train", "val")] == [1, 0]

@@ -2,11 +2,9 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import TypeVar
 
 from longvision.data.fingerprint import SPLITS, Fingerprint, Image
-from longvision.data.io.marks import mark_of
 from longvision.data.problems import listing
 from longvision.data.splits import SAID
 from longvision.types import Split
@@ -21,7 +19,8 @@ class Changes:
 
     Args:
         forbidden: with what a run cannot go on: classes that have moved, images that trained and now do not, or the
-            other way round, and held-out images with another content.
+            other way round, held-out images with another content, and no validation image left by which epochs were
+            compared.
         allowed: what has a meaning when it is wanted: images added, gone, or labelled otherwise, and training images
             with another content.
     """
@@ -30,13 +29,12 @@ class Changes:
     allowed: list[str] = field(default_factory=list)
 
 
-def changes(before: Fingerprint, now: Fingerprint, root: str, earlier: Iterable[Fingerprint] = ()) -> Changes:
+def changes(before: Fingerprint, now: Fingerprint, earlier: Iterable[Fingerprint] = ()) -> Changes:
     """What is not as it was.
 
     Args:
         before: the set as the run saw it last.
         now: the set that is there.
-        root: its folder, in which images that are new are looked into.
         earlier: as the run saw it before that: what has ever trained is never held out, nor the other way round.
     """
     found = Changes(_class_changes(before, now))
@@ -51,12 +49,15 @@ def changes(before: Fingerprint, now: Fingerprint, root: str, earlier: Iterable[
     same = [(name, old[name], new[name]) for name in new if name in old and old[name][0] == new[name][0]]
     others = {name: b for name, a, b in same if a[1].mark and b[1].mark and a[1].mark != b[1].mark}
     ever = [old, *map(_placed, earlier)]
-    moved = [*_moved_names(new, ever), *_moved_files(added | others, new, ever, root)]
+    moved = [*_moved_names(new, ever), *_moved_files(added | others, ever)]
     for (a, b), names in _grouped(((a, b), name) for name, a, b in dict.fromkeys(moved)).items():
         found.forbidden.append(f"{_count(names)}: {SAID[a]} before, {SAID[b]} now ({listing(names)})")
     for split, names in _grouped((split, name) for name, (split, _) in others.items()).items():
         lines = found.allowed if split == "train" else found.forbidden
         lines.append(f"{_count(names)} with another content, {SAID[split]} ({listing(names)})")
+    held = [image.name for image in before.images.get("val", [])]
+    if held and not any(name in new and new[name][0] == "val" for name in held):
+        found.forbidden.append(f"none of the {len(held)} validation images is left, by which epochs were compared")
     kept = [(name, old[name][1].label, new[name][1].label) for name in new if name in old]
     relabelled = [f"{name}: {a}, now {b}" for name, a, b in kept if a != b] + _moved_classes(gone, added)
     if relabelled:
@@ -89,41 +90,30 @@ def _moved_names(new: Placed, ever: Iterable[Placed]) -> list[tuple[str, Split, 
     ]
 
 
-def _moved_files(fresh: Placed, new: Placed, ever: Iterable[Placed], root: str) -> list[tuple[str, Split, Split]]:
-    """Of what is `fresh`, files under another name or in another folder, that train now and were held out, or the other
-    way round."""
-    moved: list[tuple[str, Split, Split]] = []
-    known = [(name, split, image) for images in ever for name, (split, image) in images.items() if image.mark]
-    held_out = {image.mark: split for _, split, image in known if split != "train"}
-    sizes = {_size(image) for _, split, image in known if split != "train"}
-    trained = {_sized(image) for name, split, image in known if split == "train" and name not in new}
-    for name, (split, image) in fresh.items():
-        if split == "train" and _size(image) in sizes:
-            mark = image.mark if ":" in image.mark else mark_of(f"{root}/{name}")
-            if mark in held_out:
-                moved.append((name, held_out[mark], split))
-        elif split != "train" and _sized(image) in trained:
-            moved.append((name, "train", split))
-    return moved
+def _moved_files(fresh: Placed, ever: Iterable[Placed]) -> list[tuple[str, Split, Split]]:
+    """Of what is `fresh`, files under another name or in another folder, or their copies, that train now and were held
+    out, or the other way round."""
+    was: dict[str, set[Split]] = {}
+    for split, image in (one for images in ever for one in images.values()):
+        if image.mark:
+            was.setdefault(image.mark, set()).add(split)
+    return [
+        (name, old, split)
+        for name, (split, image) in fresh.items()
+        if split not in was.get(image.mark, ())
+        for old in sorted(was.get(image.mark, ()))
+    ]
 
 
 def _moved_classes(gone: Placed, added: Placed) -> list[str]:
     """Files that lie in another class's folder of the same split."""
-    before = {(split, _sized(image)): image for split, image in gone.values() if image.mark}
+    before = {(split, image.mark): image for split, image in gone.values() if image.mark}
     lines = []
     for name, (split, image) in added.items():
-        other = before.get((split, _sized(image)))
+        other = before.get((split, image.mark))
         if other and other.label != image.label:
             lines.append(f"{name}: {other.label}, now {image.label}")
     return lines
-
-
-def _sized(image: Image) -> tuple[str, str]:
-    return PurePosixPath(image.name).name, _size(image)
-
-
-def _size(image: Image) -> str:
-    return image.mark.split(":")[0]
 
 
 def _placed(fingerprint: Fingerprint) -> Placed:

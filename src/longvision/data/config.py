@@ -3,11 +3,13 @@
 A new source is a dataclass like these, with its `Source`, and a line of the registry.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from longvision.data.augment import AnyAugment, Augment, DenseAugment, DetectionAugment
+from longvision.data.io.deep import Seen
 from longvision.data.io.images import Channels
 from longvision.data.loading import LoaderConfig
 from longvision.data.sources.base import Source, Trained
@@ -78,11 +80,12 @@ class DataConfig(LoaderConfig):
         takes = "trained" in signature(self.source).parameters
         return self.source(trained) if takes else self.source()  # type: ignore[call-arg]
 
-    def build(self, source: Source[Any] | None = None) -> "DataModule":
-        """The data module of these options; `source` is what `source()` gave, when it was called before."""
+    def build(self, source: Source[Any] | None = None, seen: Sequence[Seen] = ()) -> "DataModule":
+        """The data module of these options; `source` is what `source()` gave, when it was called before; `seen` is of
+        a model that is trained already, see `InputSpec`."""
         from longvision.data.datamodule import DataModule
 
-        return DataModule(source or self.source(), self.input(), self.augment, self)
+        return DataModule(source or self.source(), replace(self.input(), seen=tuple(seen)), self.augment, self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ import math
 import os
 import warnings
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from longvision.data.io.ranges import (
     notes_of,
     notes_of_values,
     range_of,
+    seen_in,
     values_of,
 )
 from longvision.data.loading import LoaderConfig
@@ -63,7 +65,6 @@ class DataModule(LightningDataModule):
         self.size, self.channels = input.size, input.channels
         self.seed = torch.initial_seed()
         self.start = (0, 0)  # the epoch that trains first, and how many of its images are not shown again
-        self.fingerprint: Fingerprint | None = None  # what a run notes of the set; checkpoints say it in short
         self._opened: dict[Split, ImageSet[Any]] = {}
         self._loaded: dict[Split, TransformedSet] = {}
         self.measured: dict[str, Any] = {}  # options of the data that `setup` found in the training images
@@ -106,6 +107,8 @@ class DataModule(LightningDataModule):
         measures_mean = not (self.input.mean and self.input.std)
         values = values_of(looks if measures_mean else [] if given else deep, self.channels)
         found: dict[str, Any] = {"range": given}
+        if values or not deep:
+            found["seen"] = seen_in(values, len(deep) < len(looks))
         if given is None and (range := range_of(values)) is not None:
             self.source.notes.extend(notes_of_values(values, range, name))
             found["range"] = range
@@ -139,10 +142,15 @@ class DataModule(LightningDataModule):
         image, label = self.images(split)[index]
         return self.input.shown(image), *self.transforms.evaluate(image, label)
 
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """What a run notes of the set; checkpoints say it in short."""
+        return Fingerprint.of(self.source)
+
     @property
     def training_set(self) -> str:
         """Which images train, in short: with another one, an epoch's order is another."""
-        return self.fingerprint.digest("train") if self.fingerprint else str(self.count)
+        return self.fingerprint.digest("train")
 
     @property
     def count(self) -> int:
@@ -151,7 +159,7 @@ class DataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """For checkpoints."""
-        return {"data": self.fingerprint.summary()} if self.fingerprint else {}
+        return {"data": self.fingerprint.summary}
 
     def order(self) -> EpochOrder:
         """In which the training images are shown, beginning at `start`, by this device."""

@@ -7,12 +7,13 @@ says what has changed. Loads no torch.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from longvision.data.io.marks import mark_of, size_of
+from longvision.data.io.marks import mark_of
 from longvision.data.io.threads import in_threads
 from longvision.data.sources.base import Source
 from longvision.errors import UserError
@@ -29,12 +30,17 @@ class Image:
     Args:
         name: its path within the set, or what else tells it from the others.
         label: in words or in short.
-        mark: of its content: the file's size and, of images that are held out, a hash.
+        mark: of its content, see `mark_of`; empty of what is in no file, whose name tells the content.
     """
 
     name: str
     label: str
     mark: str = ""
+
+    @property
+    def key(self) -> str:
+        """Tells the content, wherever it is."""
+        return self.mark or self.name
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ class Fingerprint:
         drawn: whether the validation images were drawn from the training images.
         binary: see `Source`.
         images: of each split, in order.
+        values: of the training images, see `InputSpec.seen`; no part of what is compared.
     """
 
     classes: list[str]
@@ -54,6 +61,7 @@ class Fingerprint:
     drawn: bool = False
     binary: bool = False
     images: dict[Split, list[Image]] = field(default_factory=dict)
+    values: Sequence[Any] = field(default=(), compare=False)
 
     @classmethod
     def of(cls, source: Source[Any], splits: Iterable[Split] | None = None) -> Self:
@@ -63,29 +71,31 @@ class Fingerprint:
         images = {split: _images_of(source, split, seen) for split in there}
         return cls(list(source.classes), list(source.ids), source.draws_validation, source.binary, images)
 
+    def keys(self, *splits: Split) -> set[str]:
+        """Of the images of some splits."""
+        return {image.key for split in splits for image in self.images.get(split, [])}
+
     def digest(self, split: Split) -> str:
         """Of names and labels, in order."""
-        words = hashlib.blake2b(digest_size=8)
-        for image in self.images.get(split, []):
-            words.update(f"{image.name}\0{image.label}\0".encode("utf-8", "surrogatepass"))
-        return words.hexdigest()
+        return self.summary["splits"][split]["digest"]
 
+    @cached_property
     def summary(self) -> dict[str, Any]:
-        """What a person reads first."""
-        counts = {split: Counter(image.label for image in images) for split, images in self.images.items()}
-        splits = {
-            split: {
-                "images": len(images),
-                "digest": self.digest(split),
-                **({"of": dict(counts[split])} if set(counts[split]) <= set(self.classes) else {}),
-            }
-            for split, images in self.images.items()
-        }
-        return {"classes": self.classes, "ids": self.ids, "drawn": self.drawn, "binary": self.binary, "splits": splits}
+        """What a person reads first, and a checkpoint keeps."""
+        about = {"classes": self.classes, "ids": self.ids, "drawn": self.drawn, "binary": self.binary}
+        splits = {split: self._split_summary(images) for split, images in self.images.items()}
+        return {**about, "values": self.values, "splits": splits}
+
+    def _split_summary(self, images: list[Image]) -> dict[str, Any]:
+        counts, words = Counter(image.label for image in images), hashlib.blake2b(digest_size=8)
+        for image in images:
+            words.update(f"{image.name}\0{image.label}\0".encode("utf-8", "surrogatepass"))
+        labels = {"of": dict(counts)} if set(counts) <= set(self.classes) else {}
+        return {"images": len(images), "digest": words.hexdigest(), **labels}
 
     def write(self, path: Path) -> None:
         """JSON, an image a line. Raises ExistingFileError."""
-        lines = [f'"summary": {json.dumps(self.summary(), indent=1, ensure_ascii=False)}']
+        lines = [f'"summary": {json.dumps(self.summary, indent=1, ensure_ascii=False)}']
         for split, images in self.images.items():
             rows = (json.dumps([one.name, one.label, one.mark], ensure_ascii=False) for one in images)
             lines.append(f'"{split}": [\n' + ",\n".join(rows) + "\n]")
@@ -100,7 +110,7 @@ class Fingerprint:
             content = json.loads(path.read_bytes().decode("utf-8", "surrogatepass"))
             images = {split: [Image(*row) for row in content[split]] for split in SPLITS if split in content}
             about = content["summary"]
-            return cls(about["classes"], about["ids"], about["drawn"], about["binary"], images)
+            return cls(about["classes"], about["ids"], about["drawn"], about["binary"], images, about["values"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{path} is not what a run writes of its data ({type(error).__name__}): restore it, or remove it to go "
@@ -112,9 +122,8 @@ def _images_of(source: Source[Any], split: Split, seen: Counter[str]) -> list[Im
     """In order; of several that are called the same, the second is NAME #2. `seen` counts them over the splits."""
     listed = source.listed_images(split)
     files = [one.file for one in listed]
-    marks = list(map(size_of, files)) if split == "train" else in_threads(mark_of, files)
     images = []
-    for one, mark in zip(listed, marks, strict=True):
+    for one, mark in zip(listed, in_threads(mark_of, files), strict=True):
         seen[one.name] += 1
         images.append(Image(one.name if seen[one.name] == 1 else f"{one.name} #{seen[one.name]}", one.label, mark))
     return images

@@ -2,6 +2,7 @@
 
 import datetime
 import shutil
+import zipfile
 from pathlib import Path
 
 from longvision.data.fingerprint import Fingerprint
@@ -54,6 +55,12 @@ class Run:
         check_run(Path(path))
         return cls(Path(path))
 
+    @classmethod
+    def of_weights(cls, weights: str | Path) -> "Run | None":
+        """The one in whose folder a file lies."""
+        run = cls(Path(weights).resolve().parent)
+        return run if run.configs() and (run.data_files() or run.metrics.exists()) else None
+
     def discard_if_unused(self) -> bool:
         """Take a new run's folder away again, when it failed before there was anything to keep; -> whether it was."""
         if self.metrics.exists() or self.checkpoints.exists():
@@ -93,7 +100,8 @@ class Run:
         return [Fingerprint.read(file) for file in self.data_files()]
 
     def resume_from(self) -> Path:
-        """The checkpoint to go on from. Raises UserError for a run that is finished or never began."""
+        """The checkpoint to go on from. Raises UserError for a run that is finished or never began, and for a damaged
+        one."""
         if self.weights.exists():
             raise UserError(
                 f"{self.path} is finished: to go on from its weights, start a new run with "
@@ -101,4 +109,21 @@ class Run:
             )
         if not self.last.exists():
             raise UserError(f"{self.path} has no checkpoint yet: start again with -c {self.configs()[-1]}")
+        if not _is_whole(self.last):
+            best = self.best.exists() and _is_whole(self.best)
+            remedy = f"the best epoch's is whole: to go on from it, copy {self.best} there" if best else (
+                f"there is no other one: start again with -c {self.configs()[-1]}"
+            )  # fmt: skip
+            raise UserError(f"{self.last} is cut short or damaged; {remedy}")
         return self.last
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Of a file that torch saved, a zip; what several devices wrote to a folder is not looked at."""
+    if checkpoint.is_dir():
+        return True
+    try:
+        with zipfile.ZipFile(checkpoint) as file:
+            return file.testzip() is None
+    except (zipfile.BadZipFile, EOFError, OSError):
+        return False

@@ -1,5 +1,6 @@
 """One training run from the first step to its report: Lightning's Trainer is the loop."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from longvision.engine.callbacks.checkpoints import LastCheckpoint, RunCheckpoint
 from longvision.engine.callbacks.history import EpochTable
+from longvision.engine.callbacks.once_trained import OnceTrained
 from longvision.engine.callbacks.position import Position
 from longvision.engine.callbacks.progress import RunProgress
 from longvision.engine.report import Outcome, write_report
 from longvision.engine.run import Run
+from longvision.engine.run_data import check_unchanged
 from longvision.errors import UserError
 from longvision.tasks.task import Task
 
@@ -52,22 +55,39 @@ def train(trainer: Trainer, task: Task, data: Any, run: Run | None, resume: Path
     Args:
         trainer: from `make_trainer`.
         task: the model with its loss.
-        data: its images.
+        data: its images. What they are is noted in the run's folder.
         run: an open run folder. Of several processes the first needs one (`trainer.is_global_zero`), and tells the
             others: so there is one, however they were started.
-        resume: a checkpoint to go on from.
+        resume: a checkpoint to go on from. The source of `data` is what `run_data.resumed_source` made of it.
 
     Raises:
         KeyboardInterrupt: stopped by hand; the state is in the run's last checkpoint.
         DivergedError: the loss is no longer a number.
-        UserError: the evaluation failed, see `write_report`.
+        UserError: the data is not what the run was trained on, or the evaluation failed, see `write_report`.
     """
     if run is None and trainer.is_global_zero:
         raise ValueError("the first process of a run needs a folder: Run.create makes one")
     write_into(trainer, run, task.monitor())
+    if run is not None:
+        _note_data(trainer, run, data, goes_on=resume is not None)
     fit_or_interrupt(trainer, task, data, resume)
     path: str = trainer.strategy.broadcast(str(run.path) if run else "")
     return write_report(trainer, task, data, Run(Path(path)))
+
+
+def _note_data(trainer: Trainer, run: Run, data: Any, goes_on: bool) -> None:
+    """Of a new run at once, of one that goes on when other data has trained it."""
+    before = run.fingerprint() if goes_on else None
+    if before is not None:
+        check_unchanged(run, data.fingerprint, data.name)
+    if not trainer.is_global_zero:
+        return
+    data.setup("fit")  # looks at the images
+    known = replace(data.fingerprint, values=data.input.seen)
+    if not goes_on:
+        known.write(run.new_data_file())
+    elif known != before:
+        trainer.callbacks.append(OnceTrained(lambda: known.write(run.new_data_file())))  # type: ignore[attr-defined]
 
 
 def write_into(trainer: Trainer, run: Run | None, monitor: str) -> None:

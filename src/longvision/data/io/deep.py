@@ -10,9 +10,12 @@ from PIL import Image
 from longvision.errors import UnreadableImage
 
 Range = tuple[float, float] | Literal["dtype", "image"]  # of an image's values: what becomes 0, and what becomes 1
+Seen = tuple[str, float, float]  # a type of values, the highest, and that which 99 of 100 images reach
 
 MISFIT = 0.5  # this share of an image above white
 NO_CONTENT = 0.99  # or that beyond either end is told
+FAINT = 0.25  # and an image whose highest value is below this share of that which 99 of 100 training images reach
+BITS_12 = 4095  # up to which 16 bits are almost black
 REACH = 3  # pixels on each side of one, of the widest filter, Lanczos
 LUMA = (0.299, 0.587, 0.114)
 
@@ -146,17 +149,24 @@ class DeepImage:
         if np.issubdtype(dtype, np.integer):
             low, high = float(np.iinfo(dtype).min), float(np.iinfo(dtype).max)
             if range is None:  # once: Python leaves out what it has said
+                faint = self._stored_HWC.max(initial=0) <= BITS_12
+                words = "; some use 12 bits or fewer, and are almost black" if faint else ""
                 warnings.warn(
                     f"images of {dtype} values are read from {low:.0f} to {high:.0f}, as no training image seen had "
-                    "more than 8 bits: data.range of a training says it otherwise",
+                    f"more than 8 bits{words}: data.range of a training says it otherwise",
                     stacklevel=2,
                 )
             return low, high
         return 0.0, 1.0
 
-    def tell_misfit(self, range: Range | None) -> None:
+    @property
+    def dtype(self) -> str:
+        """Of the values as the file has them."""
+        return str(self._stored_HWC.dtype)
+
+    def tell_misfit(self, range: Range | None, reached: float = 0.0) -> None:
         """Once: values that tell of another depth than that of training. Few of those lie above their white; below
-        black may lie all the air of a tomogram."""
+        black may lie all the air of a tomogram. `reached`: the highest value that almost every training image has."""
         values = self._stored_HWC
         if not isinstance(range, tuple) or values.dtype == np.uint8:
             return
@@ -172,6 +182,12 @@ class DeepImage:
             warnings.warn(
                 f"images of floats from 0 to 1 are read on {low:.7g} to {high:.7g}, black to white in training: "
                 "they are almost black: give values as the training images have them",
+                stacklevel=2,
+            )
+        elif values.max(initial=low) - low < FAINT * (reached - low):
+            warnings.warn(
+                f"images of {values.dtype} values are far darker than those of training, almost all of which reach "
+                f"{reached:.7g}, on {low:.7g} to {high:.7g}: give images of the depth of those of training",
                 stacklevel=2,
             )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from longvision.data.io.deep import DeepImage, Range, finite_ends
+from longvision.data.io.deep import DeepImage, Range, Seen, finite_ends
 from longvision.data.io.depth import Facts, facts_of, pages_note
 from longvision.data.io.images import read_image
 from longvision.data.io.threads import in_threads
@@ -21,6 +21,7 @@ MOST_VALUES = 12_288  # of an image, of pixels drawn by chance, for shares of al
 LARGE = 50_000_000  # bytes of a file; of such, one is read at a time
 OUTLIERS = 0.001  # the share of values that may not use up
 SWALLOWED = 0.75  # this share of the range
+DARKEST = 0.01  # the share of images that may be darker than what is noted as their brightness
 
 File = str | bytes  # a path, or the encoded bytes themselves
 _one_large = threading.Lock()
@@ -106,6 +107,17 @@ def range_of(values: Sequence[Values]) -> Range | None:
     if low >= 0 and high <= 1:
         return 0.0, 1.0
     return low, high if high > low else low + 1
+
+
+def seen_in(values: Sequence[Values], has_bytes: bool) -> tuple[Seen, ...]:
+    """The types of the values, each with how bright its images are."""
+    highest: dict[str, list[float]] = {"uint8": [255.0]} if has_bytes else {}
+    for one in values:
+        if one.dtype != np.uint8:
+            highest.setdefault(str(one.dtype), []).append(one.high)
+    return tuple(
+        (dtype, max(ends), float(np.quantile(ends, DARKEST, method="lower"))) for dtype, ends in sorted(highest.items())
+    )
 
 
 def mean_and_std(values: Sequence[Values], range: Range | None) -> tuple[tuple[float, ...], tuple[float, ...]]:

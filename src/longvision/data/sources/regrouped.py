@@ -1,6 +1,6 @@
 """The images of a source in other splits than it would make of them: in those that a run knows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ Place = tuple[Split, int]  # where an image is in the source
 class RegroupedSource(Source[Label]):
     """`groups` says for each split which images of the source it has. A split without images is not there."""
 
-    def __init__(self, source: Source[Label], groups: dict[Split, Sequence[Place]]) -> None:
+    def __init__(self, source: Source[Label], groups: Mapping[Split, Sequence[Place]]) -> None:
         self.source, self.groups = source, groups
         self.name, self.classes, self.ids, self.palette = source.name, source.classes, source.ids, source.palette
         self.has_masks, self.binary, self.coco_ids = source.has_masks, source.binary, source.coco_ids

@@ -4,13 +4,14 @@ Loads no torch: a wrong size is told before it.
 """
 
 import math
+import warnings
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import numpy as np
 from PIL import Image
 
-from longvision.data.io.deep import AnyImage, DeepImage, Range
+from longvision.data.io.deep import AnyImage, DeepImage, Range, Seen
 from longvision.data.io.images import Channels, as_channels
 from longvision.data.io.limits import without_pillows_limit
 from longvision.errors import UserError
@@ -41,6 +42,8 @@ class InputSpec:
         interpolation: "bicubic", "bilinear", "nearest", "lanczos", "box" or "hamming"; when empty, bicubic for "crop"
             and bilinear for the others.
         range: what becomes 0 and 1 of images of more than 8 bits, see `DeepImage.scaled`.
+        seen: of training images, each type of values with the highest one, and the highest one that 99 in 100 images
+            reach; 255 of 8 bits. Images of another type, or far darker ones, are told. Empty where it is not known.
 
     Raises:
         UserError: values that no model can use.
@@ -54,6 +57,7 @@ class InputSpec:
     crop: float = 0.875
     interpolation: str = ""
     range: Range | None = None
+    seen: tuple[Seen, ...] = ()
 
     def __post_init__(self) -> None:
         if type(self.channels) is not int or self.channels < 1:
@@ -77,6 +81,7 @@ class InputSpec:
         if self.interpolation not in INTERPOLATIONS:
             raise UserError(f"interpolation {self.interpolation!r}: expected one of {', '.join(INTERPOLATIONS)}")
         self._set("range", _checked_range(self.range))
+        self._set("seen", tuple((str(dtype), float(high), float(reached)) for dtype, high, reached in self.seen))
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -118,14 +123,27 @@ class InputSpec:
     def evaluated(self, image: AnyImage) -> "Tensor":
         """An image as an evaluated model sees it: normalised float32 (C, H, W)."""
         image = self.opened(image)
-        if isinstance(image, DeepImage):
-            image.tell_misfit(self.range)
+        self._tell_misfit(image)
         if self.resize == "crop":
             image = self._without_far_ends(image)
         size = self.evaluated_size(image.height, image.width)
         if size != (image.height, image.width):
             image = image.resize(size[::-1], Image.Resampling[self.interpolation.upper()])
         return self.normalised(_centre(image, *self.size) if self.resize == "crop" else image)
+
+    def _tell_misfit(self, image: AnyImage) -> None:
+        """Values of another type than those of training, or of another depth."""
+        dtype = image.dtype if isinstance(image, DeepImage) else "uint8"
+        reached = {known: reached for known, _, reached in self.seen}
+        if reached and dtype not in reached and (dtype == "uint8" or self.range):  # else `scaled` told
+            read = "0 to 255" if dtype == "uint8" else f"data.range {self.range}"
+            warnings.warn(
+                f"images of {dtype} values are read by {read}, those of training had {', '.join(reached)}: see whether "
+                "they are as bright",
+                stacklevel=2,
+            )
+        if isinstance(image, DeepImage):
+            image.tell_misfit(self.range, reached.get(dtype, 0.0))
 
     def _without_far_ends(self, image: AnyImage) -> AnyImage:
         """Cut a strip to 8 times the input's proportions: whole, 1 x 20,000 pixels grow into gigabytes."""
