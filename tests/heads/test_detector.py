@@ -236,7 +236,7 @@ def test_backbones_by_name(name: str, norm: bool):
 
 @pytest.mark.slow
 def test_learns_images_by_heart():
-    """Bright squares and dark bars: after 120 steps on three images both are found, and their masks."""
+    """Bright squares and dark bars: after 80 steps on three images both are found, and their masks."""
     pytest.importorskip("faster_coco_eval")
     from longvision.metrics.average_precision import CocoAveragePrecision
 
@@ -251,8 +251,8 @@ def test_learns_images_by_heart():
         truth.append(target(list(boxes), names))
     model = detector()
     optimiser = torch.optim.AdamW(model.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=120)
-    for _ in range(120):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=80)
+    for _ in range(80):
         loss = sum(model(pictures, truth).values())
         optimiser.zero_grad()
         loss.backward()
