@@ -40,6 +40,7 @@ def test_no_images(device):
     assert selective_scan(*tensors, backend="triton").shape == (0, 4, 8)
 
 
+@pytest.mark.slow
 def test_a_residual_that_lies_the_other_way_round(device, monkeypatch):
     """As a patch embedding without a class token gives it: the op's output is contiguous all the same."""
     monkeypatch.setenv("LONGVISION_SCAN_BACKEND", "triton")

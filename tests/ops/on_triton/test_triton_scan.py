@@ -238,7 +238,9 @@ def test_not_a_number_stays_in_its_row(device, chunk, programs, reverse):
     assert_identical(*({name: of[name][1] for name in PER_TOKEN_AND_Y} for of in (one, other)))
 
 
-@pytest.mark.parametrize(("programs", "reverse"), [(ONE_GROUP, True), (MANY_GROUPS, False)])
+@pytest.mark.parametrize(
+    ("programs", "reverse"), [(ONE_GROUP, True), pytest.param(MANY_GROUPS, False, marks=pytest.mark.slow)]
+)
 def test_not_a_number_stays_in_its_packed_sequence(device, chunk, programs, reverse):
     """The one in the middle of three."""
     chunk(4)
@@ -336,7 +338,7 @@ def op_arguments(tensors, device, boundaries=None, reverse=False, save_for_backw
 
 @pytest.mark.parametrize("options", [
     {"reverse": True, "absent": ("D", "z", "delta_bias")},
-    {"boundaries": [0, 2, 3], "dtype": torch.bfloat16},
+    pytest.param({"boundaries": [0, 2, 3], "dtype": torch.bfloat16}, marks=pytest.mark.slow),
 ], ids=str)  # fmt: skip
 def test_opcheck(device, options):
     tensors = make(1, 3, 3, 1, options.get("dtype", torch.float32)) | dict.fromkeys(options.get("absent", ()))
