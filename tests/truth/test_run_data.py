@@ -5,45 +5,23 @@ import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from longvision.data.changes import changes
-from longvision.data.config import DigitsData, FolderData, ScatteredDetectionData
+from longvision.data.config import DigitsData, ScatteredDetectionData
 from longvision.data.fingerprint import Fingerprint
-from longvision.data.held_out import as_trained, held_out, unseen_by_run, unseen_by_weights
-from longvision.data.sources.base import Trained
-from longvision.engine.run_data import choose_split
+from longvision.data.held_out import as_trained, held_out
 from longvision.errors import UserError
+from support.class_folders import draw, in_splits, source_of, without_splits
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """train and val of cat and dog, four images each, every one another."""
-    for split in ("train", "val"):
-        for name in ("cat", "dog"):
-            for number in range(4):
-                draw(tmp_path / "set" / split / name / f"{number}.png", f"{split}{name}{number}")
-    return tmp_path / "set"
+    return in_splits(tmp_path / "set")
 
 
 @pytest.fixture
 def alone(tmp_path):
-    """cat and dog without splits: a tenth of each validates."""
-    for name in ("cat", "dog"):
-        for number in range(20):
-            draw(tmp_path / "set" / name / f"{number}.png", f"{name}{number}")
-    return tmp_path / "set"
-
-
-def draw(path, seed):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    random = np.random.default_rng(list(seed.encode()))
-    Image.fromarray(random.integers(0, 256, (9, 8, 3), dtype=np.uint8)).save(path)
-    return path
-
-
-def source_of(root, seed=0):
-    return FolderData(str(root), seed=seed).source()
+    return without_splits(tmp_path / "set")
 
 
 def rename(folder, old, new):
@@ -223,78 +201,6 @@ def test_what_was_drawn_stays_held_out(alone, seed, more):
     assert names(evaluated, "val") == names(first, "val")
     image, label = evaluated.split("val")[0]
     assert np.array_equal(image, first.split("val")[0][0]) and label == first.split("val")[0][1]
-
-
-def more_cats(root, count=30):
-    for number in range(count):
-        draw(root / "cat" / f"more{number}.png", f"more{number}")
-
-
-def without_the_held_out(root, run):
-    for image in run.images["val"]:
-        (root / image.name).unlink()
-
-
-@pytest.mark.parametrize(
-    "seed, change, kept, told",
-    [
-        (0, None, 4, "4 of the 4 validation images are those that RUN held out"),
-        (5, None, 4, "4 of the 4"),
-        (5, lambda root, run: more_cats(root), 4, "the others are drawn from images that it did not have"),
-        (5, lambda root, run: root.rename(root.parent / "moved"), 4, "4 of the 4"),
-        (5, lambda root, run: (root / "cat").rename(root / "katze"), 4, "4 of the 4"),
-        (5, without_the_held_out, 0, "trained the weights of RUN"),
-        (0, lambda root, run: [draw(file, f"other{file}") for file in root.glob("*/*")], 0, ""),
-    ],
-    ids=["same", "another-seed", "added", "moved", "other-names", "nothing-held-out-is-left", "another-set"],
-)
-def test_what_weights_have_not_seen_stays_held_out(alone, seed, change, kept, told):
-    """A new run on the same set would draw others, which the weights know."""
-    run = Fingerprint.of(source_of(alone))
-    if change:
-        change(alone, run)
-    root = alone if alone.exists() else alone.parent / "moved"
-    source, now = unseen_by_weights(source_of(root, seed), [run], "RUN")
-    assert now == Fingerprint.of(source)
-    trained = run.keys("train") & now.keys("val")
-    assert len(run.keys("val") & now.keys("val")) == kept and bool(trained) == ("trained the weights" in told)
-    assert sum(map(len, now.images.values())) == sum(map(len, Fingerprint.of(source_of(root)).images.values()))
-    assert (told in "; ".join(source.notes)) and bool(source.notes) == bool(told)
-    assert kept == len(now.images["val"]) or "others" in told or not kept
-
-
-def test_weights_that_have_seen_the_validation_folder(folder):
-    run = Fingerprint.of(source_of(folder))
-    shutil.copy(folder / "train/cat/0.png", folder / "val/cat/new.png")
-    source, now = unseen_by_weights(source_of(folder), [run], "RUN")
-    assert len(now.images["val"]) == 9 and "1 of the 9 validation images trained the weights" in source.notes[0]
-
-
-@pytest.mark.parametrize(
-    "take, images, told",
-    [
-        pytest.param("*", 4, "is the set that the run was trained on: the 4 images", id="all"),
-        pytest.param("cat/1*", 11, "was trained on", id="a-part"),
-        pytest.param("held out", 4, "those that the run held out", id="held-out"),
-        pytest.param("trained", 36, "was trained on 36 of these 36", id="trained"),
-        pytest.param("", 1, "", id="others"),
-    ],
-)
-def test_a_set_elsewhere_that_the_run_knows(alone, tmp_path, take, images, told):
-    run = Fingerprint.of(source_of(alone))
-    split = {"held out": "val", "trained": "train"}.get(take)
-    files = [alone / image.name for image in run.images[split]] if split else alone.glob(take or "nothing")
-    for file in files:
-        files = file.rglob("*.png") if file.is_dir() else [file]
-        for each in files:
-            (tmp_path / "new" / each.parent.name).mkdir(parents=True, exist_ok=True)
-            shutil.copy(each, tmp_path / "new" / each.parent.name / f"copy{each.name}")
-    if not take:
-        draw(tmp_path / "new/cat/new.png", "new")
-    source = FolderData(str(tmp_path / "new")).evaluation_source(Trained(["cat", "dog"]))
-    source, is_own = unseen_by_run(choose_split(source, None)[0], "val", [run])
-    assert len(source.split("val")) == images and is_own == (take == "*")
-    assert (told in "; ".join(source.notes)) and bool(source.notes) == bool(told)
 
 
 def test_images_added_to_the_validation_folder_are_told_and_not_used(folder):
