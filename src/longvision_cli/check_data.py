@@ -5,13 +5,14 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from longvision.data.problems import is_too_many, too_many_unreadable, unreadable
+from longvision.data.problems import NAMED, is_too_many, listing, too_many_unreadable, unreadable
 from longvision.errors import MissingFileError, UnreadableImage, UserError, user_paths
 from longvision.text import printable
 from longvision.types import Split
 from longvision_cli.arguments import ArgumentParser, take_apart
 from longvision_cli.configuration import add_options, read_recipes
 from longvision_cli.folders import free_folder
+from longvision_cli.model_names import check_size_of
 from longvision_cli.notes import print_notes, tell
 from longvision_cli.quiet import quiet
 
@@ -36,13 +37,14 @@ def run(arguments: list[str]) -> int:
         raise UserError(f"--sample {words.options.sample}: expected at least 1 image of each split")
     configuration = read_recipes(words, "digits")
     folder = free_folder(words.options.out, "data-{}", "--out")
+    check_size_of(configuration)
     source = configuration.data.source()
     quiet()
     data = configuration.data.build(source)
     data.setup()
     splits: tuple[Split, ...] = ("train", "val", "test") if data.has_test else ("train", "val")
     counts = ", ".join(f"{len(data.images(split))} {split}" for split in splits)
-    classes = ", ".join(map(printable, data.classes[:12])) + (", …" if len(data.classes) > 12 else "")
+    classes = listing([printable(name) for name in data.classes])
     print(f"{printable(data.name)}: {counts} images, {len(data.classes)} classes: {classes}")
     from longvision.data.duplicates import duplicates
 
@@ -75,10 +77,11 @@ def _decode(data: Any, splits: Iterable[Split], sample: int | None) -> int:
         reasons = unreadable_images(images, rows, bar)
         left_out = getattr(images, "left_out", 0)  # a set of one's own may not count them
         bad, total, where = len(reasons) + left_out, len(rows) + left_out, f"{data.name} ({split})"
-        if is_too_many(bad, total):
-            refused.append(str(too_many_unreadable(reasons, bad, total, where)))
+        named = [*reasons[:NAMED], *[f"{left_out} named before"] * bool(left_out)]
+        if reasons and is_too_many(bad, total):  # the source has judged those before, over all that it drew splits from
+            refused.append(str(too_many_unreadable(named, bad, total, where)))
         elif reasons:
-            told.append(f"{unreadable(reasons, bad, total, where)}: training skips them")
+            told.append(f"{unreadable(named, bad, total, where)}: training skips them")
         count += len(rows) - len(reasons)
     if refused:
         raise UserError("; ".join(refused))

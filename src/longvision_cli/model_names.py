@@ -27,6 +27,12 @@ def check_model(name: str) -> None:
         raise UserError(f"unknown model {name!r}: {near}")
 
 
+def check_size_of(configuration: Any) -> None:
+    """Raises as `check_size`. Tasks other than classification pad images to whole cells of a pyramid."""
+    if configuration.task == "classification":
+        check_size(configuration.model.name, configuration.model.args or {}, configuration.data.input().size)
+
+
 def check_size(name: str, args: dict[str, Any], size: Size) -> None:
     """Raises UserError for an image size that does not divide into a Vim's patches; other models are not known here."""
     sides = re.fullmatch(r"vim_[a-z]+_patch(\d+)(?:_stride(\d+))?_\d+", name.partition(".")[0])
@@ -37,7 +43,7 @@ def check_size(name: str, args: dict[str, Any], size: Size) -> None:
     for key, value in {"patch_size": patch, "stride": stride}.items():
         if type(value) is not int or value < 1:
             raise UserError(f"--model.args.{key} {value!r}: expected a whole number, at least 1")
-    grid_size(*size, patch, stride)
+    grid_size(*size, patch, stride, to_pad="--model.args.pad true")
 
 
 def _sources() -> Iterator[str]:

@@ -9,7 +9,7 @@ from longvision.errors import MissingFileError, UserError, user_paths
 from longvision.text import printable
 from longvision_cli.arguments import ArgumentParser, Words, take_apart
 from longvision_cli.configuration import Configuration, absolute_paths, add_options, check_path, configure, read_recipes
-from longvision_cli.model_names import check_model, check_size
+from longvision_cli.model_names import check_model, check_size_of
 from longvision_cli.notes import print_notes, tell
 from longvision_cli.quiet import quiet
 from longvision_cli.values import plain
@@ -26,8 +26,7 @@ def run(arguments: list[str]) -> int:
     resumed = resuming.run if resuming else None
     checkpoint = resumed.resume_from() if resumed else None
     check_model(configuration.model.name)
-    if configuration.task == "classification":  # other tasks pad images to whole cells of a pyramid
-        check_size(configuration.model.name, configuration.model.args or {}, configuration.data.input().size)
+    check_size_of(configuration)
     pretrained = configuration.model.pretrained
     if resumed is None and isinstance(pretrained, str) and not Path(pretrained).is_file():
         raise MissingFileError(f"{pretrained} is not a file: expected a checkpoint (.safetensors, .pth)")

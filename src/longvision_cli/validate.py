@@ -3,6 +3,7 @@
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
+from longvision.data.problems import listing
 from longvision.data.sources.base import Source, Trained
 from longvision.errors import UserError
 from longvision.files import find_weights
@@ -95,8 +96,8 @@ def _source(
 def _check_classes(run: str, classes: list[str], source: Source[Any]) -> None:
     if classes != source.classes:
         raise UserError(
-            f"{run} was trained on the classes {', '.join(classes[:5])}… ({len(classes)}), the data has "
-            f"{', '.join(source.classes[:5])}… ({len(source.classes)}): {_first_difference(classes, source.classes)}; "
+            f"{run} was trained on the {len(classes)} classes {listing(classes)}, the data has "
+            f"{len(source.classes)}, {listing(source.classes)}: {_first_difference(classes, source.classes)}; "
             "give data with the same class names"
         )
 

@@ -2,7 +2,7 @@ import warnings
 
 import pytest
 
-from longvision.data.problems import listing, refuse, refuse_many
+from longvision.data.problems import counted, listing, once_each, refuse, refuse_many
 from longvision.errors import UserError
 
 NAMES = [str(number) for number in range(12)]
@@ -13,9 +13,22 @@ def test_ten_are_named():
     assert listing(NAMES, "; ") == "0; 1; 2; 3; 4; 5; 6; 7; 8; 9; …"
 
 
+def test_what_is_said_of_several_files_is_said_once():
+    said = ["/a/x y.png has the value 7", "/a/b.png has the value 7", "/a/c.png is text"]
+    assert once_each(said) == ["/a/x y.png has the value 7 (so b.png)", "/a/c.png is text"]
+
+
+@pytest.mark.parametrize(
+    ("count", "noun", "words"),
+    [(1, "image", "1 image"), (2, "image", "2 images"), (2, "class", "2 classes"), (2, "category", "2 categories")],
+)
+def test_plurals(count, noun, words):
+    assert counted(count, noun) == words
+
+
 def test_what_was_found_is_refused():
     refuse([], "boxes are wrong", "correct them")
-    with pytest.raises(UserError, match=r"^12 boxes are wrong \(0, 1, .*9, …\): correct them$"):
+    with pytest.raises(UserError, match=r"^boxes are wrong \(0, 1, .*9, … 12 in all\): correct them$"):
         refuse(NAMES, "boxes are wrong", "correct them")
 
 

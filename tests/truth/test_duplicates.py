@@ -126,3 +126,11 @@ def test_large_files_are_read_whole_only_where_parts_are_equal(tmp_path, monkeyp
         (tmp_path / f"{name}.png").write_bytes(held)
     assert duplicates(FolderSource(tmp_path)) == []
     assert [file[len(str(tmp_path)) :] for file in read] == ["/train/cat/a.png", "/val/cat/c.png"]
+
+
+def test_a_file_that_is_there_hundreds_of_times_makes_a_short_line(tmp_path):
+    plant(tmp_path, *CLEAN)
+    for number in range(300):
+        shutil.copy(tmp_path / "train/cat/0.png", tmp_path / f"val/cat/copy{number}.png")
+    (line,) = duplicates(FolderSource(tmp_path))
+    assert "1 image of the same bytes" in line and len(line) < 1000

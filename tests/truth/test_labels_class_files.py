@@ -217,5 +217,22 @@ def test_bytes_that_are_no_text(tmp_path, content):
         read_classes(tmp_path / "a.txt")
 
 
+def test_a_large_file_of_labels_is_read_by_its_categories(tmp_path):
+    """YAML took hours for it."""
+    things = [{"id": number, "bbox": [1, 2, 3, 4], "category_id": 1} for number in range(3_000)]
+    found = read(tmp_path, {"annotations": things, "categories": PANOPTIC}, "c.json")
+    assert (found.classes, found.values) == (["road", "tree"], (1, 7))
+    with pytest.raises(UserError, match="more than a list of classes"):
+        read(tmp_path, ["x" * 200] * 1_000, "c.json")
+
+
+def test_a_file_beyond_any_list_of_classes_is_not_read(tmp_path):
+    path = tmp_path / "classes.txt"
+    with open(path, "wb") as file:
+        file.truncate(450 << 20)
+    with pytest.raises(UserError, match=r"classes\.txt has 450 MB"):
+        read_classes(path)
+
+
 def test_a_file_that_is_read_plainly_says_nothing_more(tmp_path):
     assert read(tmp_path, "road\ntree") == ClassFile(["road", "tree"], read(tmp_path, "road\ntree").palette)

@@ -97,7 +97,7 @@ def test_annotations_need_no_ids(tmp_path, number):
         row(labels(thing(picture="1")), ["belong to images", "annotation 1 of image 1"], id="image_id as text"),
         row(labels(thing(picture=9)), ["belong to images", "annotation 1 of image 9"], id="image_id unknown"),
         row(labels(thing(category=5)), ["categories that it does not list", "category 5"], id="category unknown"),
-        row(labels(thing(category="7")), ["does not list", "category 7"], id="category_id as text"),
+        row(labels(thing(category="7")), ["does not list", "category '7'", "as the ids"], id="category_id as text"),
         row(labels(thing([])), ["number 0 of its annotations has id []"], id="a list for an id"),
         row(labels(thing(iscrowd="0")), ["number 0 of its annotations", 'iscrowd "0"'], id="iscrowd as text"),
         row(labels(thing(iscrowd=2)), ["iscrowd 2: expected 0 or 1"], id="iscrowd 2"),
@@ -117,11 +117,14 @@ def test_annotations_need_no_ids(tmp_path, number):
         row(labels(thing(segmentation=[1, 2, 3, 4, 5, 6])), ["can be drawn"], id="a polygon without its list"),
         row(labels(thing(segmentation=[[30, 30, 40, 30, 40, 39]])), ["outside their boxes", "30 30 40 39"],
             id="a polygon outside its box"),
+        row(labels(thing(segmentation=[[10, 10, 20, 20]])), ["cover nothing", "two corners", "annotation 1"],
+            id="a polygon of two corners"),
+        row(labels(images=[image(1, height=WIDTH, width=HEIGHT), image(2)]), ["1.png", "exchanged"], id="exchanged"),
         row(labels(thing(segmentation="text")), ["can be drawn"], id="text for a polygon"),
         row(NAMELESS, ["number 0 of its categories has no name"], id="supercategory alone"),
-        row(labels(categories=((7, " "), (0, "a"))), ["categories", "have no name"], id="an empty name"),
+        row(labels(categories=((7, " "), (0, "a"))), ["categories", "have no name (id 7)"], id="an empty name"),
         row(labels(categories=((7, "a "), (0, "a"))), ["share their names"], id="names that differ in a blank"),
-        row(labels(images=[image(1, width=WIDTH + 1), image(2)]), ["1.png is 40x60, not 40x61"], id="width"),
+        row(labels(images=[image(1, width=WIDTH + 1), image(2)]), ["1.png is 60 wide and 40 high, not 61"], id="width"),
         row("[" * 5000, ["is not JSON"], id="nested"),
         row('{"images": [1e999]}', ["number 0 of its images has no id"], id="a number that is too large"),
     ],
@@ -310,7 +313,7 @@ def test_polygons_as_shares_of_the_image_are_refused(tmp_path, box):
 def test_a_polygon_of_another_size_than_its_box_is_told(tmp_path):
     source = made(tmp_path, labels(thing(bbox=[10, 10, 30, 20], segmentation=outline([10, 10, 10, 10])), thing(2)))
     source.check("train")
-    assert any("1 annotation of" in note and "annotation 1 of image 1" in note for note in source.notes)
+    assert any("annotation of" in note and "annotation 1 of image 1" in note for note in source.notes)
 
 
 @pytest.mark.parametrize(

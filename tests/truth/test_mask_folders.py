@@ -34,6 +34,16 @@ READ = {
     "masks without an image": (["images/20", "masks/20", "masks/stray.png"], (18, 2, None), ["1 mask", "stray.png"]),
     "text beside masks (YOLO's)": (["images/20", "masks/20", "labels/0.txt"], (18, 2, None), ["labels (1 file)"]),
     "JSON among the masks": (["images/20", "masks/20", "masks/0.json"], (18, 2, None), ["1 file of no image type"]),
+    "img_dir/train with ann_dir/train (mmsegmentation)": (
+        ["img_dir/train/4", "ann_dir/train/4", "img_dir/val/2", "ann_dir/val/2"],
+        (4, 2, None),
+        [],
+    ),
+    "JPEGImages with SegmentationClass (VOC's) without lists": (
+        ["JPEGImages/20", "SegmentationClass/20", "SegmentationObject/3", "Annotations/0.xml"],
+        (18, 2, None),
+        ["SegmentationObject (3 images)", "Annotations (1 file)"],
+    ),
     "a folder beside": (["images/20", "masks/20", "previews/3", "all.zip"], (18, 2, None), ["previews (3 images)"]),
     "loose images beside split folders": (
         ["images/train/4", "masks/train/4", "images/val/2", "masks/val/2", "images/x.png", "images/other/3"],
@@ -60,12 +70,32 @@ def test_what_is_found(tmp_path, files, counts, told):
     assert bool(text) == bool(told), text
 
 
+def test_lists_of_voc(tmp_path):
+    """VOC2012 has 17,125 images and 2,913 masks: what trains and what validates is in its lists."""
+    plant(tmp_path, "JPEGImages/20", "SegmentationClass/12", "Annotations/0.xml")
+    lists = tmp_path / "ImageSets/Segmentation"
+    lists.mkdir(parents=True)
+    for name, rows in (("train", [0, 3, 5]), ("val", [1, 2]), ("trainval", [0, 1, 2, 3, 5]), ("test", [18, 19])):
+        (lists / f"{name}.txt").write_text("".join(f"{row}\n" for row in rows))
+    notes = []
+    pairs, drawn = find_pairs(tmp_path, 0, notes)
+    names = {split: [image.rpartition("/")[2] for image, _ in found] for split, found in pairs.items()}
+    assert names == {"train": ["0.png", "3.png", "5.png"], "val": ["1.png", "2.png"]} and not drawn
+    text = "\n".join(notes)
+    assert "2 images" in text and "test.txt" in text and "7 masks" in text and "ImageSets (" not in text
+    (lists / "val.txt").write_text("nowhere")
+    with pytest.raises(UserError, match=r"val\.txt.*nowhere"):
+        find_pairs(tmp_path, 0, [])
+
+
 REFUSED = {
     "train and Train": (["images/train/3", "images/Train/3", "masks/train/3"], "Train and images/train"),
     "two folders of masks": (["images/3", "masks/3", "annotations/3"], "annotations and masks"),
     "no training images": (["images/val/3", "masks/val/3"], "no training images"),
     "a split inside the images": (["images/set/test/3", "images/3", "masks/3"], "test is called as a split"),
     "images of one name": (["images/a.png", "images/a.jpg", "masks/a.png"], "one name"),
+    "JSON for masks (Supervisely)": (["img/3", "ann/0.png.json"], r"files of \.json"),
+    "none of the layouts": (["photos/3", "other/3"], "only other, photos"),
     "train without masks": (["train/3", "val/3"], "no folder of masks"),
 }
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from longvision.data.fingerprint import SPLITS, Fingerprint, Image
-from longvision.data.problems import listing
+from longvision.data.problems import counted, listing
 from longvision.data.splits import SAID
 from longvision.types import Split
 
@@ -51,20 +51,20 @@ def changes(before: Fingerprint, now: Fingerprint, earlier: Iterable[Fingerprint
     ever = [old, *map(_placed, earlier)]
     moved = [*_moved_names(new, ever), *_moved_files(added | others, ever)]
     for (a, b), names in _grouped(((a, b), name) for name, a, b in dict.fromkeys(moved)).items():
-        found.forbidden.append(f"{_count(names)}: {SAID[a]} before, {SAID[b]} now ({listing(names)})")
+        found.forbidden.append(f"{counted(len(names), 'image')}: {SAID[a]} before, {SAID[b]} now ({listing(names)})")
     for split, names in _grouped((split, name) for name, (split, _) in others.items()).items():
         lines = found.allowed if split == "train" else found.forbidden
-        lines.append(f"{_count(names)} with another content, {SAID[split]} ({listing(names)})")
+        lines.append(f"{counted(len(names), 'image')} with another content, {SAID[split]} ({listing(names)})")
     held = [image.name for image in before.images.get("val", [])]
     if held and not any(name in new and new[name][0] == "val" for name in held):
         found.forbidden.append(f"none of the {len(held)} validation images is left, by which epochs were compared")
     kept = [(name, old[name][1].label, new[name][1].label) for name in new if name in old]
     relabelled = [f"{name}: {a}, now {b}" for name, a, b in kept if a != b] + _moved_classes(gone, added)
     if relabelled:
-        found.allowed.append(f"{_count(relabelled)} have other labels ({listing(relabelled)})")
+        found.allowed.append(f"{counted(len(relabelled), 'image')} have other labels ({listing(relabelled)})")
     for words, images in (("added", added), ("gone", gone)):
         for split, names in _grouped((split, name) for name, (split, _) in images.items()).items():
-            found.allowed.append(f"{_count(names)} {words}, {SAID[split]} ({listing(names)})")
+            found.allowed.append(f"{counted(len(names), 'image')} {words}, {SAID[split]} ({listing(names)})")
     return found
 
 
@@ -125,7 +125,3 @@ def _grouped(pairs: Iterable[tuple[Key, str]]) -> dict[Key, list[str]]:
     for key, name in pairs:
         groups.setdefault(key, []).append(name)
     return groups
-
-
-def _count(names: list[str]) -> str:
-    return "1 image" if len(names) == 1 else f"{len(names)} images"

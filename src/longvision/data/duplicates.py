@@ -8,7 +8,7 @@ from typing import Any
 
 from longvision.data.io.marks import mark_of, size_of
 from longvision.data.io.threads import in_threads
-from longvision.data.problems import listing
+from longvision.data.problems import counted, listing
 from longvision.data.sources.base import Source
 from longvision.data.splits import SAID
 from longvision.types import Split
@@ -35,14 +35,15 @@ def duplicates(source: Source[Any]) -> list[str]:
     same = _same_content(_places(source))
     across = [_named(places) for places in same if len({place.split for place in places}) > 1]
     lines = [
-        f"{_images(len(across))} in more than one split, so that metrics of held-out images are too good: "
-        f"remove all but one of each ({listing(across, '; ')})"
+        f"{counted(len(across), 'image')} of the same bytes in more than one split, so that metrics of held-out "
+        f"images are too good: remove all but one of each ({listing(across, '; ')})"
     ] * bool(across)
     classes = set(source.classes)
     twice = [_named(places) for places in same if _has_two_classes(places, classes)]
     if twice:
         lines.append(
-            f"{_images(len(twice))} under two classes of one split ({listing(twice, '; ')}): keep the right one"
+            f"{counted(len(twice), 'image')} of the same bytes under two classes of one split "
+            f"({listing(twice, '; ')}): keep the right one"
         )
     return lines
 
@@ -91,8 +92,4 @@ def _has_two_classes(places: Iterable[_Place], classes: set[str]) -> bool:
 
 
 def _named(places: Iterable[_Place]) -> str:
-    return " = ".join(f"{place.name} ({SAID[place.split]})" for place in places)
-
-
-def _images(count: int) -> str:
-    return "1 image is" if count == 1 else f"{count} images are"
+    return listing([f"{place.name} ({SAID[place.split]})" for place in places], " = ")

@@ -6,16 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from longvision.data.io.listing import ARCHIVE_ENDINGS, count_images, ending, has_image_name, list_files
-from longvision.data.problems import listing
+from longvision.data.problems import counted, listing
 
 OF_EVERY_SET = re.compile(r"(?i)(readme|licen[cs]e|copying|citation|changelog)\b.*")
-
-
-def counted(count: int, what: str) -> str:
-    plural = (
-        f"{what}es" if what.endswith("s") else f"{what.removesuffix('y')}ies" if what.endswith("ry") else f"{what}s"
-    )
-    return f"{count} {what if count == 1 else plural}"
 
 
 def unused(where: Path, files: Sequence[str] = (), folders: Iterable[str] = ()) -> list[str]:

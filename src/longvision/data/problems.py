@@ -1,12 +1,15 @@
 """How a set tells what is wrong with it: how many, which, and what to do. A few of many are left out with a warning."""
 
 import os
+import re
 import warnings
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from longvision.errors import MissingFileError, UserError
 
+ABOUT_A_FILE = re.compile(r"(.+?)( (?:is|has|have|holds|cannot|does) .+)", re.DOTALL)
 TOLERATED = 0.01  # share of a set: beyond it, what is left is not the set that was meant
 NAMED = 10
 
@@ -16,23 +19,47 @@ def listing(found: Sequence[str], between: str = ", ") -> str:
     return between.join(found[:NAMED]) + (f"{between}…" if len(found) > NAMED else "")
 
 
+def once_each(sentences: Iterable[str]) -> list[str]:
+    """What is said of several files alike becomes one sentence, of the first, with the names of the others."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for sentence in sentences:
+        found = ABOUT_A_FILE.fullmatch(sentence)
+        groups[found[2] if found else sentence].append(found[1] if found else sentence)
+    return [
+        names[0]
+        + (said if said != names[0] else "")
+        + (f" (so {listing(list(map(os.path.basename, names[1:])))})" * (len(names) > 1))
+        for said, names in groups.items()
+    ]
+
+
+def counted(count: int, what: str) -> str:
+    """With the plural of the noun."""
+    plural = (
+        f"{what}es" if what.endswith("s") else f"{what.removesuffix('y')}ies" if what.endswith("ry") else f"{what}s"
+    )
+    return f"{count} {what if count == 1 else plural}"
+
+
 def refuse(found: Sequence[str], problem: str, remedy: str) -> None:
-    """Raises UserError when something was found: how many, what is wrong, which, and what to do about it."""
+    """Raises UserError when something was found: what is wrong, with which, and what to do about it."""
     if found:
-        raise UserError(f"{len(found)} {problem} ({listing(found)}): {remedy}")
+        count = f" {len(found)} in all" * (len(found) > NAMED)
+        raise UserError(f"{problem} ({listing(found)}{count}): {remedy}")
 
 
 def refuse_many(found: Sequence[str], total: int, problem: str) -> None:
     """Warns of things that are left out; raises UserError when they are more than 1 % of all."""
+    words = f"{len(found)} {problem} ({listing(found)})"
     if is_too_many(len(found), total):
-        refuse(found, problem, "correct or remove them, they are more than 1 %")
+        raise UserError(f"{words}: correct or remove them, they are more than 1 %")
     if found:
-        warnings.warn(f"{len(found)} {problem} ({listing(found)}): they are left out", stacklevel=3)
+        warnings.warn(f"{words}: they are left out", stacklevel=3)
 
 
 def unreadable(reasons: Sequence[str], count: int, total: int, where: str) -> str:
     """In words: `count` of all the images, of which `reasons` tell some."""
-    return f"{count} of {total} images in {where} cannot be read ({listing(reasons, '; ')})"
+    return f"{count} of {total} images in {where} cannot be read ({listing(once_each(reasons), '; ')})"
 
 
 def too_many_unreadable(reasons: Sequence[str], count: int, total: int, where: str) -> UserError:

@@ -26,10 +26,13 @@ WORDS: dict[Reading, str] = {
     "either": "eval evaluation evaluate evaluating holdout heldout",
 }
 SHORT: dict[str, Reading] = {"tr": "train", "ts": "test", "te": "test", "va": "val"}  # as in imagesTr, never alone
-IMAGES = frozenset("image images img imgs picture pictures pic pics photo photos frame frames input inputs rgb".split())  # noqa: SIM905
+IMAGES = frozenset(
+    "image images img imgs picture pictures pic pics photo photos frame frames input inputs rgb "  # noqa: SIM905
+    "jpegimages".split()
+)
 MASKS = frozenset(
-    "mask masks annot annots anno annotation annotations label labels gt groundtruth segmentation segmentations "  # noqa: SIM905
-    "target targets".split()
+    "mask masks ann anns annot annots anno annotation annotations label labels gt groundtruth segmentation "  # noqa: SIM905
+    "segmentations segmentationclass target targets".split()
 )
 SAY_NOTHING = frozenset("set sets data dataset datasets split splits file files folder dir part partition fold".split())  # noqa: SIM905
 
@@ -163,7 +166,7 @@ def _one(readings: list[Reading]) -> Reading | None:
 def _words(name: str) -> list[str]:
     """Letters alone, in lower case, without accents; cut at capitals too."""
     plain = _plain(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", unicodedata.normalize("NFKC", name)))
-    return re.findall(r"[^\W\d_]+", re.sub(r"(hold|held|ground)[\W_]*(out|truth)", r"\1\2", plain))
+    return re.findall(r"[^\W\d_]+", re.sub(r"(hold|held|ground|segmentation)[\W_]*(out|truth|class)", r"\1\2", plain))
 
 
 def _plain(text: str) -> str:

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from longvision.data.image_ids import FILE
-from longvision.data.leftovers import counted
-from longvision.data.problems import listing
+from longvision.data.problems import counted, listing
 from longvision.types import CocoIds, Detections, Target
 
 

@@ -79,7 +79,7 @@ def test_classes_of_that_very_name(tmp_path):
         ("a.txt", "-1 0 0 road\ntree", "line 1: the colour -1 0 0"),
         ("a.txt", "road\n\ntree\nroad", "line 4: the name road is line 1's too"),
         ("a.txt", "road 1 2 3\ntree 1 2 3", "line 2: the colour .1, 2, 3. is line 1's too"),
-        ("a.txt", "road", "has 1 classes: expected 2 to 255"),
+        ("a.txt", "road", "has 1 class: expected 2 to 255"),
         ("a.txt", "", "has 0 classes"),
         ("a.json", '{"classes": [\n{"name": "a"},\n{"heading": "b"}]}', "line 3: a class has heading"),
         ("a.json", '{"classes": [\n{"name": "a"},\n[1]]}', "line 3: expected the name of a class"),

@@ -87,12 +87,14 @@ def test_files_that_fit_pass(record):
 
 
 def test_missing_and_broken_files_and_other_sizes_are_told(record, tmp_path):
-    with pytest.raises(UserError, match=r"^1 images that x\.json lists do not exist \(.*b\.png\): add them"):
+    with pytest.raises(UserError, match=r"^images that x\.json lists do not exist \(.*b\.png\): add them"):
         check_files([record, ImageRecord(str(tmp_path / "b.png"), 1, 6, 8)], "x.json")
     (tmp_path / "c.png").write_text("no image")
     broken = str(tmp_path / "c.png")
     assert check_files([record, ImageRecord(broken, 1, 6, 8)], "x.json") == ([], [broken])
-    with pytest.raises(UserError, match=r"^1 images have another size than x\.json says \(a\.png is 6x8, not 8x6\)"):
+    with pytest.raises(
+        UserError, match=r"^images have another size than x\.json says \(a\.png is 8 wide and 6 high, not 6 wide"
+    ):
         check_files([ImageRecord(record.file, 0, 8, 6)], "x.json")
 
 
@@ -115,5 +117,5 @@ def test_images_are_read_in_colour_with_their_name(record):
 
 def test_an_image_exchanged_since_the_check_is_not_read_wrongly(record):
     Image.new("RGB", (9, 9)).save(record.file)
-    with pytest.raises(UserError, match="is 9x9, its labels 6x8"):
+    with pytest.raises(UserError, match="is 9 wide and 9 high, its labels are of 8 wide and 6 high"):
         read_objects(record)

@@ -88,7 +88,7 @@ def test_two_masks_for_an_image(tmp_path):
 def test_folders_that_hold_nothing_usable(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         find_pairs(tmp_path / "none", 0, [])
-    with pytest.raises(ValueError, match="has no images with masks: expected images/train with masks/train"):
+    with pytest.raises(ValueError, match="has no images with masks, no folders: expected images/train"):
         find_pairs(tmp_path, 0, [])
     touch(tmp_path / "file")
     with pytest.raises(ValueError, match="is a file"):

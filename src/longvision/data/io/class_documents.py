@@ -1,5 +1,6 @@
 """Class files in JSON or YAML, in the forms that annotation tools write. Other files of theirs are refused by name."""
 
+import json
 import re
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from longvision.data.io.class_entries import Entry, Mistake
 from longvision.data.io.colours import colour_of_int, read_colour
 from longvision.types import Colour
 
+SLOW = 1 << 17  # characters, which YAML reads in about a second
 KEYS = ("classes", "ignore", "binary")
 # a key that holds classes -> who writes it, and what may stand beside it and says nothing of masks
 LISTS: dict[str, tuple[str, set[str]]] = {
@@ -62,8 +64,9 @@ class Document:
 
 def read_document(text: str, is_json: bool) -> Document:
     """Nodes instead of values: they know their lines, and a class may be called on, null or 7. Raises Mistake."""
-    # JSON may be indented with tabs, which YAML forbids; inside its strings there can be none
-    text = text.expandtabs() if is_json else text
+    if is_json:
+        # it may be indented with tabs, which YAML forbids; inside its strings there can be none
+        text = (text if len(text) < SLOW else _without_images(text)).expandtabs()
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
@@ -89,6 +92,20 @@ def read_document(text: str, is_json: bool) -> Document:
             _check_count(fields.get("nc"), entries)
             return Document(entries, numbered=_is_numbered(fields[key]))
     return Document(_entries(root), numbered=_is_numbered(root))
+
+
+def _without_images(text: str) -> str:
+    """COCO's JSON without its lists of images and objects, which YAML would read for hours. Lines are other ones."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Mistake(f"is not JSON: {error}") from error
+    if isinstance(content, dict):
+        content = {key: value for key, value in content.items() if key not in ("images", "annotations", "videos")}
+    lean = json.dumps(content, ensure_ascii=False, indent=0)
+    if len(lean) > SLOW:
+        raise Mistake("holds more than a list of classes: give a file with the classes alone")
+    return lean
 
 
 def _fields(node: Node | None) -> dict[str, Node]:

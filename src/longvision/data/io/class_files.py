@@ -8,6 +8,7 @@ from longvision.data.io.class_entries import Entry, Mistake
 from longvision.data.io.class_tables import read_table
 from longvision.data.io.colours import spread_colours
 from longvision.data.io.text import read_text
+from longvision.data.problems import counted
 from longvision.errors import MissingFileError, UserError
 from longvision.types import IGNORE, Colour
 
@@ -15,6 +16,7 @@ FOLDER = Path(__file__).parents[2] / "recipes" / "classes"  # the files that com
 DOCUMENTS = (".json", ".yaml", ".yml")
 LABELME_IGNORE = "__ignore__"  # Labelme's class of number -1, the first line of its labels.txt
 VOID = (LABELME_IGNORE, "ignore", "ignored", "void", "unlabeled", "unlabelled", "unknown")  # names of value 255
+LARGEST = 10 << 20  # bytes
 HIGHEST = 65535  # value of a mask
 
 
@@ -58,6 +60,11 @@ def read_classes(file: str | Path) -> ClassFile:
     """
     path = find_classes(file)
     notes: list[str] = []
+    if (size := path.stat().st_size) > LARGEST:
+        raise UserError(
+            f"{path} has {size >> 20} MB, more than a list of classes has: give a file with the classes alone, such as "
+            "the categories of COCO's, at most 10 MB"
+        )
     text = read_text(path, notes)
     try:
         found = _class_file(_read(path, text, notes), notes)
@@ -90,7 +97,7 @@ def _read(path: Path, text: str, notes: list[str]) -> Document:
 def _class_file(found: Document, notes: list[str]) -> ClassFile:
     entries = _without_ignored(found.entries, notes)
     if not 2 <= len(entries) <= IGNORE:
-        raise Mistake(f"has {len(entries)} classes: expected 2 to {IGNORE}")
+        raise Mistake(f"has {counted(len(entries), 'class')}: expected 2 to {IGNORE}, one a line or in a list")
     if found.binary and len(entries) != 2:
         raise Mistake(f"has {len(entries)} classes: binary masks show 2")
     _refuse_doubles(entries)

@@ -25,7 +25,9 @@ def decoding(name: str) -> Iterator[None]:
     except UserError:
         raise
     except UnidentifiedImageError as error:
-        raise UnreadableImage(f"{name} is not an image in a format that Pillow knows") from error
+        raise UnreadableImage(
+            f"{name} is not an image in a format that Pillow knows: convert it to PNG or JPEG"
+        ) from error
     except DECODE_ERRORS as error:
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise UnreadableImage(f"{name} cannot be read as an image: {reason}") from error

@@ -7,11 +7,11 @@ from typing import Literal
 import numpy as np
 
 from longvision.data.io.masks import BadMask, MaskFile, as_grey, binary_numbers, codes_of, read_mask
+from longvision.data.problems import listing
 from longvision.errors import UserError
 from longvision.types import IGNORE, Colour
 
 DEEP = 1 << 16  # values of a mask with 16 bits
-NAMED = 5  # values that a message lists
 
 Way = Literal["colours", "numbers", None]  # by which a mask was read; None where both say the same
 
@@ -171,12 +171,12 @@ class MaskReader:
 def _some(values: tuple[int, ...]) -> str:
     if values == tuple(range(values[0], values[0] + len(values))):
         return f"{values[0]} to {values[-1]}"
-    return ", ".join(map(str, values[:NAMED])) + (", …" if len(values) > NAMED else "")
+    return listing([str(value) for value in values])
 
 
 def _found(values: np.ndarray) -> str:
     """Values (M,) or colours (M, 3) -> the first of them in words."""
     kinds = np.unique(values, axis=0).tolist()
     what = "colour" if values.ndim == 2 else "value"
-    words = ", ".join(f"({', '.join(map(str, kind))})" if values.ndim == 2 else str(kind) for kind in kinds[:NAMED])
-    return f"the {what}{'s' * (len(kinds) > 1)} {words}{', …' * (len(kinds) > NAMED)}"
+    words = [f"({', '.join(map(str, kind))})" if values.ndim == 2 else str(kind) for kind in kinds]
+    return f"the {what}{'s' * (len(kinds) > 1)} {listing(words)}"

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 
 from longvision.data.io.listing import folders_in
-from longvision.data.leftovers import counted
-from longvision.data.problems import listing
+from longvision.data.problems import counted, listing
 from longvision.data.sources.base import look_alike
 from longvision.data.splits import read_name, split_inside
 from longvision.errors import UserError

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from longvision.data.io.coco_masks import extent, is_drawable, is_empty, mask_tools
 from longvision.data.io.colours import spread_colours
-from longvision.data.leftovers import counted, unlisted
-from longvision.data.problems import listing, refuse, refuse_many
+from longvision.data.leftovers import unlisted
+from longvision.data.problems import counted, listing, refuse, refuse_many
 from longvision.data.sources.base import Trained, look_alike, unknown_classes
 from longvision.data.sources.coco_files import (
     Json,
@@ -21,7 +21,16 @@ from longvision.data.sources.coco_files import (
     words_of,
 )
 from longvision.data.sources.coco_layout import LabelsAndImages, find_files
-from longvision.data.sources.objects import OVERHANG, Box, ImageRecord, ObjectSource, has_area, is_outside, overlap
+from longvision.data.sources.objects import (
+    OVERHANG,
+    Box,
+    ImageRecord,
+    ObjectSource,
+    has_area,
+    is_outside,
+    overlap,
+    wide_and_high,
+)
 from longvision.types import CocoIds, Split
 
 ALIKE = 0.5  # intersection over union of a polygon's extent and its box
@@ -121,13 +130,18 @@ class CocoSource(ObjectSource):
         for name, image in zip(files, content["images"], strict=True):
             record = ImageRecord(name, image["id"], image["height"], image["width"])
             records[image["id"]] = replace(record, shapes=[]) if self.has_masks else record
-        flat = [
-            f"{words_of(one)}: {one['bbox']}"
-            for one in content["annotations"]
-            if not self._add(one, records[one["image_id"]])
-        ]
+        left = [one for one in content["annotations"] if not self._add(one, records[one["image_id"]])]
+        empty = [one for one in left if self.has_masks and is_empty(one["segmentation"])]
+        flat = [one for one in left if not (self.has_masks and is_empty(one["segmentation"]))]
         total = len(content["annotations"])
-        refuse_many(flat, total, f"of the {total} boxes in {file} have no area")
+        refuse_many(
+            [f"{words_of(one)}: {one['bbox']}" for one in flat], total, f"of the {total} boxes in {file} have no area"
+        )
+        refuse_many(
+            [words_of(one) for one in empty],
+            total,
+            f"of the {total} segmentations in {file} cover nothing, as a polygon of two corners",
+        )
         return records.values()
 
     def _keep_ids(self, images: list[Json], folder: Path) -> None:
@@ -152,11 +166,14 @@ class CocoSource(ObjectSource):
         """Each category used is one that the file lists, and the one of that id in the training file."""
         listed = _names(content)
         missing = [
-            f"annotation {one['id']}: category {one['category_id']}"
+            f"annotation {one['id']}: category {one['category_id']!r}"
             for one in content["annotations"]
             if one["category_id"] not in listed
         ]
-        refuse(missing, f"annotations in {file} have categories that it does not list", "add them to its categories")
+        kinds = {type(category) for category in listed}
+        of_another = any(type(one["category_id"]) not in kinds for one in content["annotations"])
+        remedy = "write category_id as the ids of the categories are" if of_another else "add them to its categories"
+        refuse(missing, f"annotations in {file} have categories that it does not list", remedy)
         used = _in_order({one["category_id"] for one in content["annotations"]})
         other = [f"{category} {listed[category]}" for category in used if listed[category] != self.names.get(category)]
         train = self.files["train"][0] if other else ""
@@ -165,13 +182,14 @@ class CocoSource(ObjectSource):
     def _check_shapes(self, content: Json, file: Path) -> None:
         """Each box lies in its image, and each segmentation, where they are used, can be drawn on it."""
         sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
-        outside, undrawn = [], []
+        outside: list[str] = []
+        undrawn: list[str] = []
         elsewhere: list[str] = []
         unlike: list[str] = []
         for one in content["annotations"]:
             size = sizes[one["image_id"]]
             if is_outside(xyxy(one["bbox"]), *size):
-                outside.append(f"{words_of(one)}: {one['bbox']} in {size[0]}x{size[1]}")
+                outside.append(f"{words_of(one)}: {one['bbox']} in an image {wide_and_high(*size)}")
             if self.has_masks and not is_drawable(one.get("segmentation"), *size):
                 undrawn.append(words_of(one))
             elif self.has_masks and _is_outlined(one):
@@ -233,7 +251,8 @@ def _check_names(content: Json, file: Path) -> None:
     twice = [str(number) for number, times in ids.items() if times > 1]
     refuse(twice, f"category ids in {file} occur more than once", "give each category its own")
     count = Counter(category["name"].strip() for category in content["categories"])
-    refuse([""] * count[""], f"categories in {file} have no name", "give each its own")
+    nameless = [f"id {category['id']}" for category in content["categories"] if not category["name"].strip()]
+    refuse(nameless, f"categories in {file} have no name", "give each its own")
     twice = [
         f"{category['id']} {category['name']}"
         for category in content["categories"]

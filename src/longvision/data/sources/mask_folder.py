@@ -18,8 +18,7 @@ from longvision.data.io.marks import size_of
 from longvision.data.io.mask_reader import MaskReader, Reading, Way
 from longvision.data.io.masks import is_in_colour
 from longvision.data.io.threads import each_in_threads, in_threads
-from longvision.data.leftovers import counted
-from longvision.data.problems import is_too_many, listing, skipped_note, too_many_unreadable
+from longvision.data.problems import counted, is_too_many, listing, once_each, skipped_note, too_many_unreadable
 from longvision.data.sources.base import ImageSet, Listed, Source, Trained, relative
 from longvision.data.sources.mask_values import mixed_meanings, refuse_white_alone, unnamed_classes
 from longvision.data.sources.pairs import ImageAndMask, find_pairs
@@ -96,7 +95,7 @@ class MaskFolderSource(Source[np.ndarray]):
         if len(problems) > len(unreadable):
             raise UserError(
                 f"{len(problems)} of {len(pairs)} images of {self.root} ({split}) cannot be used: "
-                f"{listing(problems, '; ')}"
+                f"{listing(once_each(problems), '; ')}"
             )
         if unreadable:
             self.notes.append(skipped_note(unreadable, len(pairs), f"{self.root} ({split})"))

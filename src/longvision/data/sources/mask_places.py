@@ -6,13 +6,14 @@ from pathlib import Path
 from longvision.data.io.listing import files_in, folders_in, has_image_name, list_files
 from longvision.data.leftovers import unused
 from longvision.data.problems import listing
+from longvision.data.sources.mask_lists import LISTS
 from longvision.data.splits import choose, read_name
 from longvision.errors import UserError
 from longvision.types import Split
 
 LAYOUTS = (
     "images/train with masks/train (or annotations/train), train/images with train/masks, train with trainannot, "
-    "images with masks, or CHASEDB1's Image_01L.jpg with Image_01L_1stHO.png"
+    "images with masks, JPEGImages with SegmentationClass, or CHASEDB1's Image_01L.jpg with Image_01L_1stHO.png"
 )
 Places = dict[Split, tuple[Path, Path]]  # folders of images and of masks
 
@@ -87,7 +88,8 @@ def _alone(root: Path, images: Sequence[str], masks: Sequence[str]) -> tuple[str
     image = _only(root, [path for path in images if not read_name(path).reading], "images")
     mask = _only(root, [path for path in masks if not read_name(path).reading], "masks")
     if image is None or mask is None:
-        raise UserError(f"{root} has no images with masks: expected {LAYOUTS}")
+        found = f"only {listing(there)}" if (there := folders_in(root)) else "no folders"
+        raise UserError(f"{root} has no images with masks, {found}: expected {LAYOUTS}")
     return image, mask
 
 
@@ -105,11 +107,13 @@ def _holds_images(folder: Path) -> bool:
 
 def _not_used(root: Path, used: Sequence[str], classes_file: str | None) -> list[str]:
     outer = {path.partition("/")[0] for path in used}
+    if (root / LISTS).is_dir():
+        outer.add(LISTS.parts[0])
     files = [
         name for name in files_in(root) if not classes_file or (root / name).absolute() != Path(classes_file).absolute()
     ]
     lines = unused(root, files, [name for name in folders_in(root) if name not in outer])
-    for name in sorted(outer - set(used)):
+    for name in sorted(outer - set(used) - {LISTS.parts[0]}):
         inner = [below for below in folders_in(root / name) if f"{name}/{below}" not in used]
         lines += unused(root / name, files_in(root / name), inner)
     return lines

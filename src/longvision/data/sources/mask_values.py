@@ -1,6 +1,6 @@
 """What the values of a set's masks can mean where no class file says it: numbers of classes, or a reason to ask."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from longvision.data.io.class_files import ClassFile
 from longvision.data.io.colours import spread_colours
 from longvision.data.io.masks import UnreadableMask, as_grey, read_mask
 from longvision.data.io.threads import in_threads
-from longvision.data.problems import NAMED
+from longvision.data.problems import counted, listing
 from longvision.data.sources.pairs import is_chase
 from longvision.errors import UserError
 from longvision.types import IGNORE, Colour
@@ -53,8 +53,11 @@ def unnamed_classes(masks: Sequence[str], ignored: tuple[int, ...], reduce_zero_
     first = int(reduce_zero_label)
     classes = sorted(values - {IGNORE} - ({0} if reduce_zero_label else set()))
     if not classes or classes[-1] == first == 0:
-        some = ", ".join(map(str, sorted(values)[:NAMED])) or "no value"
-        raise UserError(f"the masks of {root} hold {some}: give {NAMED_ONES}")
+        if not seen:
+            raise UserError(f"none of the {counted(len(masks), 'mask')} of {root} can be read: give masks as PNG")
+        raise UserError(
+            f"the masks of {root} hold {_some(values) or 'no value'} alone: two classes are needed; give {NAMED_ONES}"
+        )
     _refuse_gaps(classes, first, root)
     _refuse_counted_objects(seen, ignored, root)
     return _numbered(classes[-1] + 1 - first)
@@ -91,8 +94,8 @@ def _is_binary(seen: Sequence[Seen], ignored: tuple[int, ...]) -> bool:
 def _refuse_lossy(seen: Sequence[Seen]) -> None:
     if found := [one for one in seen if one.lossy]:
         raise UserError(
-            f"{len(found)} masks are compressed with loss ({found[0].file} has {len(found[0].values)} values), which "
-            f"changes values: give masks as PNG, or {BINARY}"
+            f"{counted(len(found), 'mask')} compressed with loss ({found[0].file} has {len(found[0].values)} values), "
+            f"which changes them: give masks as PNG, or {BINARY}"
         )
 
 
@@ -172,6 +175,5 @@ def _refuse_counted_objects(seen: Sequence[Seen], ignored: tuple[int, ...], root
         )
 
 
-def _some(values: Sequence[int] | frozenset[int]) -> str:
-    values = sorted(values)
-    return ", ".join(map(str, values[:NAMED])) + (", …" if len(values) > NAMED else "")
+def _some(values: Iterable[int]) -> str:
+    return listing([str(value) for value in sorted(values)])

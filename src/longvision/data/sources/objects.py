@@ -163,7 +163,8 @@ def read_objects(record: ImageRecord, channels: int = 3) -> tuple[AnyImage, Targ
     if image.size != (record.width, record.height):
         hint = unturned_hint(record.file, (record.height, record.width))
         raise UserError(
-            f"{record.file} is {image.height}x{image.width}, its labels {record.height}x{record.width}{hint}"
+            f"{record.file} is {wide_and_high(image.height, image.width)}, its labels are of "
+            f"{wide_and_high(record.height, record.width)}{hint}"
         )
     masks_NHW = None if record.shapes is None else ObjectMasks(record.shapes, (record.height, record.width))
     return image, as_target(record.number, record.boxes, record.labels, record.crowd, masks_NHW)
@@ -203,6 +204,10 @@ def overlap(one: Box, other: Box) -> float:
     return both / max((x2 - x1) * (y2 - y1) + (u2 - u1) * (v2 - v1) - both, 1e-9)
 
 
+def wide_and_high(height: int, width: int) -> str:
+    return f"{width} wide and {height} high"
+
+
 def cut_to(box: Box, height: int, width: int) -> Box:
     x1, y1, x2, y2 = box
     return max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
@@ -223,6 +228,7 @@ def check_files(records: Iterable[ImageRecord], where: str) -> tuple[list[str], 
     broken: list[str] = []
     other: list[str] = []
     turned: list[str] = []
+    swapped = 0
     for record, header in zip(records, in_threads(read_header, [record.file for record in records])):
         name, size = os.path.basename(record.file), (record.height, record.width)
         if header is None:
@@ -231,11 +237,14 @@ def check_files(records: Iterable[ImageRecord], where: str) -> tuple[list[str], 
             turn = (
                 f" (its size before its orientation tag {header.orientation} turns it)" if header.stored == size else ""
             )
-            other.append(f"{name} is {header.size[0]}x{header.size[1]}, not {record.height}x{record.width}{turn}")
+            swapped += header.size == size[::-1] and not turn
+            other.append(f"{name} is {wide_and_high(*header.size)}, not {wide_and_high(*size)}{turn}")
         elif header.turned_unseen:
             turned.append(name)
     refuse(missing, f"images that {where} lists do not exist", "add them, or give the folder that holds them")
     remedy = "give the images that were labelled, unscaled"
+    if other and swapped == len(other):
+        remedy = "width and height are exchanged: correct them in the labels"
     if any("orientation tag" in words for words in other):
         remedy += (
             "; where the tag turns them, turn their boxes too, or take the tag away if they are upright without it "

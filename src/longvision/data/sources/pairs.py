@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from longvision.data.io.listing import ending, has_image_name, list_files
-from longvision.data.leftovers import cannot_be_listed, counted, no_images
-from longvision.data.problems import listing, require_folder
+from longvision.data.leftovers import cannot_be_listed, no_images
+from longvision.data.problems import counted, listing, require_folder
 from longvision.data.sources.base import hold_out
+from longvision.data.sources.mask_lists import LISTS, by_lists
 from longvision.data.sources.mask_places import LAYOUTS, find_places
 from longvision.data.splits import read_name, split_inside
 from longvision.errors import UserError
@@ -37,6 +38,11 @@ def find_pairs(
         return _chase_pairs(root), False
     places = find_places(root, notes, seed is not None, classes_file)
     pairs = {split: match_masks(*folders, notes) for split, folders in places.items()}
+    if list(places) == ["train"] and (root / LISTS).is_dir():
+        folder = places["train"][0]
+        pairs = by_lists(root, {_key(pair[0], folder): pair for pair in pairs["train"]}, notes)
+        if seed is not None and "train" not in pairs:
+            raise UserError(f"{root / LISTS} has no list of training images: expected train.txt")
     draws = "val" not in pairs and seed is not None
     if draws:
         if len(pairs["train"]) < 2:
@@ -61,7 +67,12 @@ def match_masks(images: Path, masks: Path, notes: list[str]) -> list[ImageAndMas
             longer[_owner(key, named)].append(mask)
     found = {key: same.get(key) or longer.get(key) or [] for key in named}
     if not any(found.values()):
-        raise UserError(f"none of the {len(keys)} images in {images} has a mask in {masks}: expected equal names")
+        there = sorted({ending(file) or "no ending" for file in list_files(masks).files})
+        raise UserError(
+            f"none of the {len(keys)} images in {images} has a mask in {masks}, which has files of {listing(there)}: "
+            "expected masks as PNG of equal names; annotations in JSON or XML are the detection sources', or to be "
+            "exported as masks"
+        )
     for key, several in found.items():
         if len(several) > 1:
             raise UserError(f"{images / key} has the masks {listing(several)}: keep one")

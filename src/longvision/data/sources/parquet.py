@@ -11,8 +11,7 @@ import pyarrow.compute as pc
 
 from longvision.data.io.deep import AnyImage
 from longvision.data.io.images import Channels, read_image
-from longvision.data.leftovers import counted
-from longvision.data.problems import is_too_many, listing
+from longvision.data.problems import counted, is_too_many, listing
 from longvision.data.sources.base import ImageSet, Listed, Source, Trained, hold_out, look_alike
 from longvision.data.sources.parquet_labels import (
     ShardLabels,

@@ -9,10 +9,9 @@ from pathlib import Path
 from longvision.data.io.colours import spread_colours
 from longvision.data.io.headers import upright_size
 from longvision.data.io.listing import ending, files_in
-from longvision.data.leftovers import counted
-from longvision.data.problems import listing, refuse, refuse_many, require_folder
+from longvision.data.problems import counted, listing, refuse, refuse_many, require_folder
 from longvision.data.sources.base import Trained, look_alike, unknown_classes
-from longvision.data.sources.objects import Box, ImageRecord, ObjectSource, is_outside
+from longvision.data.sources.objects import Box, ImageRecord, ObjectSource, is_outside, wide_and_high
 from longvision.data.sources.voc_files import Entry, Remarks, find_lists, image_of, list_images, read_entry, read_list
 from longvision.errors import UserError
 from longvision.types import Size, Split
@@ -109,7 +108,7 @@ class VocSource(ObjectSource):
                 if name not in self.classes:
                     unknown.append(f"{entry.words(number)}: {name}")
                 if is_outside(from_one(box), height, width):
-                    outside.append(f"{entry.words(number)}: {_corners(box)} in {height}x{width}")
+                    outside.append(f"{entry.words(number)}: {_corners(box)} in an image {wide_and_high(height, width)}")
         where = f"in {self.folder}"
         refuse(unknown, f"objects {where} are of classes that no training image has", "correct or remove them")
         refuse(outside, f"boxes {where} lie outside their images", "correct them: xmin, ymin, xmax, ymax in pixels")
