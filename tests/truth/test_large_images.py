@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
+pytest.importorskip("torchmetrics")
+pytest.importorskip("faster_coco_eval")
 from longvision.data.augment import DetectionAugment
 from longvision.data.io.coco_masks import drawn, mask_tools
 from longvision.data.io.headers import read_header
@@ -19,6 +21,8 @@ from longvision.data.sources.objects import as_target
 from longvision.data.transforms.detection import DetectionTransforms, training_sample
 from longvision.data.transforms.input_spec import InputSpec
 from longvision.errors import UnreadableImage, UserError
+from longvision.metrics.average_precision import CocoAveragePrecision
+from longvision.types import Detections
 
 
 @pytest.fixture
@@ -141,5 +145,43 @@ def test_evaluation_gets_masks_of_the_original(tmp_path):
     masks = ObjectMasks(shapes, (60, 60))
     target = as_target(1, [[0, 0, 60, 60]] * len(shapes), [0] * len(shapes), None, masks)
     _, seen = DetectionTransforms(DetectionAugment(), InputSpec((32, 32))).evaluate(Image.new("RGB", (60, 60)), target)
-    assert torch.equal(seen.masks, masks.drawn())
-    assert torch.equal(target.select(torch.arange(len(shapes)) % 2 == 0).masks.drawn(), seen.masks[::2])
+    assert torch.equal(seen.masks.drawn(), masks.drawn())
+    assert torch.equal(target.select(torch.arange(len(shapes)) % 2 == 0).masks.drawn(), seen.masks.drawn()[::2])
+
+
+@pytest.mark.parametrize("found", ["all", "none", "others"])
+def test_masks_that_are_not_drawn_are_measured_as_if_they_were(found):
+    shapes = shapes_of(60, 1)
+    masks = ObjectMasks(shapes, (60, 60))
+    late = as_target(
+        1, [[0, 0, 60, 60]] * len(shapes), [0] * len(shapes), [False] * 9 + [True] * (len(shapes) - 9), masks
+    )
+    drawn_masks = masks.drawn()
+    guess = {"all": drawn_masks, "none": drawn_masks[:0], "others": drawn_masks.roll(3, 0).roll(5, 1)}[found]
+    boxes = torch.tensor([[0.0, 0, 60, 60]]).repeat(len(guess), 1)
+    detections = Detections(
+        boxes, torch.linspace(0.9, 0.1, len(guess)), torch.zeros(len(guess), dtype=torch.int64), guess
+    )
+    reached = []
+    for target in (late, replace(late, masks=drawn_masks)):
+        metric = CocoAveragePrecision(1, masks=True)
+        metric.update([detections, detections], [target, late])
+        reached.append({name: value.tolist() for name, value in metric.compute().items()})
+    assert str(reached[0]) == str(reached[1])  # NaN too
+
+
+def test_evaluation_draws_no_mask_of_150_on_12_megapixels():
+    """Target of one image from its labels into the metric: drawn it would be 1.8 GB."""
+    shapes = [[[x, 10, x + 20, 10, x + 20, 3000, x, 3000]] for x in range(150)]
+    target = as_target(1, [[0, 0, 9, 9]] * 150, [0] * 150, None, ObjectMasks(shapes, (3000, 4000)))
+    metric = CocoAveragePrecision(1, masks=True)
+    nothing = Detections(
+        torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 3000, 4000).bool()
+    )
+    tracemalloc.start()
+    transforms = DetectionTransforms(DetectionAugment(), InputSpec((8, 8), resize="fit"))
+    _, seen = transforms.evaluate(Image.new("L", (4000, 3000)), target)
+    metric.update([nothing], [seen.to("cpu")])
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 10_000_000

@@ -12,10 +12,12 @@ from PIL import Image
 pytest.importorskip("lightning")
 pytest.importorskip("segmentation_models_pytorch")
 from longvision.data.augment import Augment
+from longvision.data.config import DigitsData
 from longvision.data.dataset import TransformedSet
 from longvision.data.sources.base import ImageSet
 from longvision.data.transforms.classification import ClassificationTransforms
 from longvision.data.transforms.input_spec import InputSpec
+from longvision.engine.callbacks.unreadable import UnreadableImages
 from longvision.errors import UnreadableImage, UserError
 from longvision.inference import outputs
 from longvision.registry import TASKS, load
@@ -106,6 +108,28 @@ def test_a_batch_keeps_two_images_in_training_and_may_be_empty_in_evaluation():
             loaded = TransformedSet(broken, transforms, "here", training)
             assert len(loaded.collate([loaded[0], loaded[0]])[0]) == count
     assert len(TransformedSet(broken, transforms, "here", True).collate([None])[0]) == 1
+
+
+@pytest.mark.parametrize("other", [3, 7], ids=["the-same", "another"])
+def test_the_share_is_the_sets_however_many_devices_read_it(other):
+    """Each of two devices meets one bad image of 150, which is allowed; two are not."""
+    broken = ImageSet([row in (3, 7) for row in range(150)], lambda bad: _fail() if bad else (None, 0))
+    device, other_device = (TransformedSet(broken, SimpleNamespace(train=lambda *_: 1), "here", True) for _ in range(2))
+    with pytest.warns(UserWarning, match=r"1\. of 150"):
+        device[3], other_device[other]
+    data = DigitsData().build()
+    data._loaded["train"] = device
+    strategy = SimpleNamespace(root_device="cpu", reduce=lambda marks, reduce_op: marks + other_device.unreadable_N)
+    trainer = SimpleNamespace(datamodule=data, world_size=2, strategy=strategy)
+    data.trainer = trainer
+    end = UnreadableImages()
+    end.on_validation_epoch_end(trainer, None)  # was not loaded
+    if other == 7:
+        with pytest.raises(UserError, match=r"^2 of 150 images in here"):
+            end.on_train_epoch_end(trainer, None)
+    else:
+        end.on_train_epoch_end(trainer, None)
+        assert "1 of 150" in data.unreadable("train")[0]
 
 
 @pytest.mark.parametrize("task, batch", [("classification", ([], [])), ("detection", ([], []))])

@@ -137,6 +137,15 @@ class DataModule(LightningDataModule):
         found = self._loaded[split].unreadable if split in self._loaded else ""
         return [f"{found}: not counted"] if found else []
 
+    def count_unreadable_together(self, split: Split) -> None:
+        """Of several devices, each of which reads a share of a split. Raises UserError for more than 1 % of it."""
+        if self.trainer is None or self.trainer.world_size == 1 or split not in self._loaded:
+            return
+        strategy = self.trainer.strategy
+        self._loaded[split].count_together(
+            lambda marks_N: strategy.reduce(marks_N.to(strategy.root_device), reduce_op="sum")
+        )
+
     def sample(self, split: Split, index: int) -> tuple[Image.Image, Tensor, Any]:
         """One image as 8 bits, what an evaluated model sees of it (C, H, W), and its label."""
         image, label = self.images(split)[index]

@@ -1,9 +1,11 @@
 """What a DataLoader reads: a set's images and labels, transformed. A few that cannot be read are named and skipped."""
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from longvision.data.order import Draw, seed_all
@@ -58,6 +60,12 @@ class TransformedSet(Dataset[Sample | None]):
             if sample is not None:
                 return sample
 
+    def count_together(self, summed: Callable[[Tensor], Tensor]) -> None:
+        """With those that other devices met: `summed` adds int32 (N,) over all of them. Raises UserError, on every
+        device, where they are too many together."""
+        self.unreadable_N |= summed(self.unreadable_N.int()).cpu() > 0
+        self._check_count()
+
     @property
     def unreadable(self) -> str:
         """How many images cannot be read, as far as was seen, and which; nothing where all can be."""
@@ -72,11 +80,16 @@ class TransformedSet(Dataset[Sample | None]):
         if self.unreadable_N[index]:
             return
         self.unreadable_N[index] = True
+        count, total = self._check_count()
+        warnings.warn(f"{reason}; it is skipped, the {count}. of {total} in {self.where}", stacklevel=3)
+
+    def _check_count(self) -> tuple[int, int]:
+        """How many cannot be read, of how many. Raises UserError where they are too many."""
         rows = self.unreadable_N.nonzero().flatten().tolist()
         count, total = len(rows) + self.left_out, len(self) + self.left_out
         if is_too_many(count, total):
             raise too_many_unreadable([self._reason(row) for row in rows[:NAMED]], count, total, self.where)
-        warnings.warn(f"{reason}; it is skipped, the {count}. of {total} in {self.where}", stacklevel=3)
+        return count, total
 
     def _reason(self, index: int) -> str:
         """Read it once more: another process may have met it."""

@@ -15,6 +15,7 @@ from longvision.engine.callbacks.history import EpochTable
 from longvision.engine.callbacks.once_trained import OnceTrained
 from longvision.engine.callbacks.position import Position
 from longvision.engine.callbacks.progress import RunProgress
+from longvision.engine.callbacks.unreadable import UnreadableImages
 from longvision.engine.report import Outcome, write_report
 from longvision.engine.run import Run
 from longvision.engine.run_data import check_unchanged
@@ -35,7 +36,7 @@ def make_trainer(options: dict[str, Any]) -> Trainer:
     options = {
         **options,
         "precision": options.get("precision") or _precision(options.get("accelerator", "auto")),
-        "callbacks": [*(options.get("callbacks") or []), RunProgress()],
+        "callbacks": [*(options.get("callbacks") or []), RunProgress(), UnreadableImages()],
     }
     try:
         return Trainer(**options, logger=False, enable_checkpointing=False, enable_model_summary=False)

@@ -40,11 +40,16 @@ class CocoAveragePrecision(MeanAveragePrecision):
         self.number, self.kinds = classes, {"box": "bbox_", "mask": "segm_"} if masks else {"box": ""}
 
     def update(self, detections: list[Detections], targets: list[Target]) -> None:  # type: ignore[override]
-        """Of the same images, in the same pixels."""
+        """Of the same images, in the same pixels. Targets' masks that are not drawn yet never are: of 150 on 12
+        megapixels that would take 1.8 GB."""
         super().update(
             [_torchmetrics(one) | {"scores": one.scores} for one in detections],
             [_torchmetrics(one) | {"iscrowd": one.iscrowd.long()} for one in targets],  # gloo gathers no booleans
         )
+        if "segm_" in self.kinds.values():
+            for place, one in enumerate(targets, len(self.groundtruth_mask) - len(targets)):
+                if not isinstance(one.masks, Tensor):
+                    self.groundtruth_mask[place] = tuple(one.masks.run_lengths())  # type: ignore[union-attr]
 
     def compute(self) -> dict[str, Any]:
         """AP from 0 to 1: "box_ap", "box_ap50", "box_ap75", "class_box_ap" (K,), and with masks "mask_ap" and so on.
@@ -65,7 +70,11 @@ class CocoAveragePrecision(MeanAveragePrecision):
 
 
 def _torchmetrics(objects: Detections | Target) -> dict[str, Tensor]:
-    masks = {} if objects.masks is None else {"masks": objects.masks}
+    """Of masks that are not drawn, a pixel each, in whose place their run lengths come."""
+    masks = {}
+    if objects.masks is not None:
+        is_drawn = isinstance(objects.masks, Tensor)
+        masks["masks"] = objects.masks if is_drawn else torch.zeros(len(objects), 1, 1, dtype=torch.bool)
     return {"boxes": objects.boxes, "labels": objects.labels} | masks
 
 

@@ -10,14 +10,15 @@ TRIANGLE = 6  # numbers; a polygon of fewer covers nothing, and one of four woul
 
 def drawn(shape: Any, height: int, width: int) -> np.ndarray:
     """Polygons, run lengths in a list, or COCO's compressed run lengths -> (H, W) of 0 and 1."""
+    return mask_tools().decode(run_lengths(shape, height, width))
+
+
+def run_lengths(shape: Any, height: int, width: int) -> dict[str, Any]:
+    """The same -> COCO's compressed run lengths: of a large mask a few bytes."""
     tools = mask_tools()
     if isinstance(shape, list):
-        shape = tools.merge(
-            tools.frPyObjects([polygon for polygon in shape if len(polygon) >= TRIANGLE], height, width)
-        )
-    elif isinstance(shape["counts"], list):
-        shape = tools.frPyObjects(shape, height, width)
-    return tools.decode(shape)
+        return tools.merge(tools.frPyObjects([polygon for polygon in shape if len(polygon) >= TRIANGLE], height, width))
+    return tools.frPyObjects(shape, height, width) if isinstance(shape["counts"], list) else shape
 
 
 def mask_tools() -> Any:

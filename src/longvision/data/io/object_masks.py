@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from longvision.data.io.coco_masks import TRIANGLE, drawn, mask_tools
+from longvision.data.io.coco_masks import TRIANGLE, drawn, mask_tools, run_lengths
 from longvision.types import Size
 
 if TYPE_CHECKING:
@@ -45,6 +45,19 @@ class ObjectMasks:
         import torch
 
         return torch.from_numpy(np.asarray(self))
+
+    def run_lengths(self) -> list[tuple[tuple[int, int], bytes]]:
+        """Of each, size and COCO's compressed run lengths; none is drawn."""
+        found = [run_lengths(shape, *self.size)["counts"] for shape in self.shapes]
+        return [(self.size, counts.encode() if isinstance(counts, str) else counts) for counts in found]
+
+    def to(self, device: Any) -> "ObjectMasks":
+        """Itself: there is no tensor."""
+        return self
+
+    def pin_memory(self) -> "ObjectMasks":
+        """Itself."""
+        return self
 
     def resized_crop(self, top: int, left: int, height: int, width: int, size: list[int]) -> "Tensor":
         """As torchvision's of the drawn masks, 0 or 255: uint8 (N, *size), equal where it resizes bytes as bytes, else

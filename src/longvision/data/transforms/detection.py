@@ -59,8 +59,7 @@ class DetectionTransforms(Transforms[Target]):
         return training_sample(image, label, self.spec, self.augment, another)
 
     def evaluate(self, image: AnyImage, label: Target) -> Sample:
-        masks = label.masks.drawn() if isinstance(label.masks, ObjectMasks) else label.masks
-        return self.spec.evaluated(image), replace(label, size=(image.height, image.width), masks=masks)
+        return self.spec.evaluated(image), replace(label, size=(image.height, image.width))
 
 
 def training_sample(
