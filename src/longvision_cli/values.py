@@ -91,7 +91,7 @@ def in_words(kind: Any) -> str:
     """A type as a user reads it: "one of 1, 3", "a whole number or null"."""
     kinds = list(_kinds(kind))
     if any(get_origin(one) is Literal for one in kinds):
-        choices = [str(value) for one in kinds for value in get_args(one)]
+        choices = [str(value) for one in kinds if get_origin(one) is Literal for value in get_args(one)]
         others = [IN_WORDS[get_origin(one) or one] for one in kinds if get_origin(one) is not Literal]
         return f"one of {', '.join(dict.fromkeys([*choices, *others]))}"
     return " or ".join(dict.fromkeys(IN_WORDS[get_origin(one) or one] for one in kinds))

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 pytest.importorskip("jsonargparse")
+from longvision.data.config import FolderData
 from longvision.errors import UserError
 from longvision.names import did_you_mean
 from longvision_cli.arguments import ArgumentParser, take_apart
@@ -170,3 +171,14 @@ def test_a_table_left_empty_changes_nothing(tmp_path):
     got = configure([path], words)
     path.write_text("task: segmentation\nsource: scattered\n", encoding="utf-8")
     assert plain(got) == plain(configure([path], words))
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [("range", "dtype, image, a list in brackets, null"), ("size", "a whole number or a list in brackets")],
+)
+def test_what_an_option_takes_is_said_without_types(name, words):
+    key = next(key for key in keys_of(FolderData, "data") if key.name == f"data.{name}")
+    with pytest.raises(UserError, match=words) as refused:
+        key.read("set")
+    assert "<class" not in str(refused.value)

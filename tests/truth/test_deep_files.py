@@ -19,6 +19,7 @@ from longvision.data.io.depth import tell_lost_bits
 from longvision.data.io.headers import read_header
 from longvision.data.io.images import is_image, read_image
 from longvision.data.io.masks import BadMask, read_mask
+from longvision.data.io.ranges import look_at
 from longvision.errors import UnreadableImage
 from support.deep import FLOATS, I16, RAMP, RGB16, U12, U16, by_pillow, many, png16, ppm, tiff, tiff_of_12_bits
 
@@ -259,3 +260,12 @@ def test_damaged_parts_are_refused(compression):
     content[-400:-300] = bytes(100)
     with pytest.raises(UnreadableImage, match=r"^a\.tif cannot be read"):
         read_image(bytes(content), 1, "a.tif")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_healthy_big_endian_bigtiff_is_not_called_damaged(tmp_path, dtype, recwarn):
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff(np.zeros((16, 12, 3), dtype), bigtiff=True, byteorder=">", photometric="rgb"))
+    assert is_image(path) and read_header(path).size == (16, 12)
+    assert read_image(path).size == (12, 16) and not look_at([str(path)], 3)[0].facts.other_pages
+    assert not [one for one in recwarn if "Corrupt" in str(one.message)]

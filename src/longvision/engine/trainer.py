@@ -36,7 +36,8 @@ def make_trainer(options: dict[str, Any]) -> Trainer:
     options = {
         **options,
         "precision": options.get("precision") or _precision(options.get("accelerator", "auto")),
-        "callbacks": [*(options.get("callbacks") or []), RunProgress(), UnreadableImages()],
+        # the first gathers over devices, and must do it before one that makes the first process gather metrics
+        "callbacks": [UnreadableImages(), *(options.get("callbacks") or []), RunProgress()],
     }
     try:
         return Trainer(**options, logger=False, enable_checkpointing=False, enable_model_summary=False)

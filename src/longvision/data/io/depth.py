@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from longvision.data.io.decode_errors import DECODE_ERRORS
 from longvision.data.io.limits import without_pillows_limit
-from longvision.data.io.tiff import MAGIC, tiff_facts
+from longvision.data.io.tiff import ALIEN, MAGIC, tiff_facts
 from longvision.data.problems import listing
 
 PNG, PPM = b"\x89PNG\r\n\x1a\n", (b"P3", b"P6")
@@ -58,6 +58,8 @@ def facts_of(file: IO[bytes], channels: int) -> Facts | None:
     start = file.read(4)
     file.seek(0)
     try:
+        if start == ALIEN:
+            raise UnidentifiedImageError
         with without_pillows_limit(), Image.open(file) as image:
             profile = image.info.get("icc_profile") or b""
             other = bool(profile) and b"sRGB" not in profile
@@ -98,6 +100,8 @@ def is_deep(file: IO[bytes]) -> bool:
         return start[24:25] == b"\x10" and start[25:26] in (b"\2", b"\4", b"\6")
     if start[:4] not in MAGIC and start[:2] not in PPM:
         return False
+    if start[:4] == ALIEN:
+        return True
     try:
         with without_pillows_limit(), Image.open(file) as image:
             if start[:2] in PPM:

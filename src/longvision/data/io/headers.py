@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from longvision.data.io.decode_errors import DECODE_ERRORS
 from longvision.data.io.limits import without_pillows_limit
 from longvision.data.io.orientation import SIDEWAYS, orientation_of, stored_size
-from longvision.data.io.tiff import tiff_size
+from longvision.data.io.tiff import ALIEN, first_bytes, tiff_size
 from longvision.data.problems import listing
 from longvision.types import Size
 
@@ -40,6 +40,8 @@ class Header:
 def read_header(path: str | Path) -> Header | None:
     """None for what does not begin as an image."""
     try:
+        if first_bytes(path) == ALIEN:
+            raise UnidentifiedImageError
         with without_pillows_limit(), Image.open(path) as image:
             orientation = orientation_of(image)
             width, height = stored_size(image)

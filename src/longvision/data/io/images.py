@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from longvision.data.io.decode_errors import DECODE_ERRORS, decoding
+from longvision.data.io.decode_errors import decoding
 from longvision.data.io.deep import AnyImage, DeepImage
 from longvision.data.io.deep_files import read_deep
 from longvision.data.io.depth import DEEP_MODES, tell_lost_bits
@@ -64,11 +64,7 @@ def decoded(source: str | Path | bytes | Image.Image, name: str | None = None) -
 
 def is_image(path: str | Path) -> bool:
     """Whether the file begins as an image does; no pixel is decoded."""
-    try:
-        with without_pillows_limit(), Image.open(path):
-            return True
-    except DECODE_ERRORS:
-        return read_header(path) is not None
+    return read_header(path) is not None
 
 
 def why_unreadable(path: str | Path) -> UnreadableImage:

@@ -19,6 +19,7 @@ from longvision.types import Size
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it has to say of damaged files, our errors say
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+ALIEN = b"MM\0+"  # big-endian BigTIFF, which Pillow takes for a damaged file, and says so
 LZW, DEFLATE, LZMA = 5, (8, 32946), 34925
 MOST_OF_LZMA = 2**28  # bytes that it may take for itself
 WHITE_IS_ZERO = 0  # the photometric interpretation of scanned documents
@@ -65,12 +66,17 @@ def _check_kind(page: Any, name: str) -> None:
         raise UnreadableImage(f"{name} says that its lowest value is white, of {page.dtype} values: turn them about")
 
 
+def first_bytes(path: str | Path) -> bytes:
+    """Four."""
+    with open(path, "rb") as file:
+        return file.read(4)
+
+
 def tiff_size(path: str | Path) -> tuple[Size, int] | None:
     """Height and width as they are stored, and the orientation, of a TIFF; None for what is none."""
     try:
-        with open(path, "rb") as file:
-            if file.read(4) not in MAGIC:
-                return None
+        if first_bytes(path) not in MAGIC:
+            return None
         import tifffile
 
         with tifffile.TiffFile(path) as tiff:
