@@ -49,7 +49,7 @@ class CocoAveragePrecision(MeanAveragePrecision):
         if "segm_" in self.kinds.values():
             for place, one in enumerate(targets, len(self.groundtruth_mask) - len(targets)):
                 if not isinstance(one.masks, Tensor):
-                    self.groundtruth_mask[place] = tuple(one.masks.run_lengths())  # type: ignore[union-attr]
+                    self.groundtruth_mask[place] = tuple(one.masks.run_lengths())  # type: ignore[union-attr,call-overload]
 
     def compute(self) -> dict[str, Any]:
         """AP from 0 to 1: "box_ap", "box_ap50", "box_ap75", "class_box_ap" (K,), and with masks "mask_ap" and so on.
