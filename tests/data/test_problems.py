@@ -16,8 +16,8 @@ def test_ten_are_named():
 def test_what_is_said_of_several_files_is_said_once():
     said = ["/a/x y.png has the value 7", "/a/b.png has the value 7", "/a/c.png is text"]
     rows = [f"row {row} of /a/x.parquet is not an image" for row in (7, 9)]
-    assert once_each(rows) == ["row 7 of /a/x.parquet is not an image (so row 9 of /a/x.parquet)"]
-    assert once_each(said) == ["/a/x y.png has the value 7 (so /a/b.png)", "/a/c.png is text"]
+    assert once_each(rows) == ["row 7 of /a/x.parquet is not an image (also row 9 of /a/x.parquet)"]
+    assert once_each(said) == ["/a/x y.png has the value 7 (also /a/b.png)", "/a/c.png is text"]
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ def test_boxes_on_the_upright_image_fit(tmp_path):
 
 
 def test_boxes_drawn_before_the_turn_are_explained(tmp_path):
-    with pytest.raises(UserError, match=r"a\.jpg is 32x48, not 48x32 .*tag 6 turns it.*exiftool"):
+    with pytest.raises(UserError, match=r"a\.jpg is 48 wide and 32 high, not 32 wide.*tag 6 turns it.*exiftool"):
         coco(tmp_path, 6, 48, 32)
 
 

@@ -26,7 +26,7 @@ def once_each(sentences: Iterable[str]) -> list[str]:
         found = ABOUT_A_FILE.fullmatch(sentence)
         groups[found[2] if found else sentence].append(found[1] if found else sentence)
     return [
-        names[0] + (said if said != names[0] else "") + (f" (so {listing(names[1:])})" * (len(names) > 1))
+        names[0] + (said if said != names[0] else "") + (f" (also {listing(names[1:])})" * (len(names) > 1))
         for said, names in groups.items()
     ]
 

@@ -122,7 +122,7 @@ def test_values_that_may_be_there_are_named_those_that_do_not_count_too(tmp_path
 
 def test_values_beyond_the_classes_are_named(tmp_path):
     path = saved(tmp_path, grey(*range(12)))
-    with pytest.raises(BadMask, match=r"mask.png has the values 3, 4, 5, 6, 7, …: expected 0 to 2, or 255"):
+    with pytest.raises(BadMask, match=r"mask.png has the values 3, 4, 5, 6, 7, 8, 9, 10, 11: expected 0 to 2, or 255"):
         read(path)
 
 
