@@ -1,4 +1,5 @@
 import io
+import os
 import warnings
 from types import SimpleNamespace
 
@@ -58,6 +59,13 @@ def test_what_is_known_after_construction(folder):
     assert data.input.mean == (0.5, 0.5, 0.5)
     assert data.input.size == (24, 32)
     assert data.workers >= 1
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="known on Linux only")
+@pytest.mark.parametrize(("cores", "workers"), [({5}, 1), ({0, 3, 7}, 3), (set(range(64)), 4)], ids=str)
+def test_a_worker_for_each_core_that_the_process_may_use(folder, monkeypatch, cores, workers):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: cores)
+    assert FolderData(str(folder), size=24).build().workers == workers
 
 
 def test_batches(folder):

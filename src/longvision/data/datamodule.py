@@ -59,7 +59,7 @@ class DataModule(LightningDataModule):
         self.source, self.input, self.augment = source, input, augment
         self.transforms: Any = augment.transforms(input, source)
         self.batch_size = loader.batch_size
-        self.workers = min(MOST_WORKERS, os.cpu_count() or 1) if loader.workers is None else loader.workers
+        self.workers = min(MOST_WORKERS, _cores()) if loader.workers is None else loader.workers
         self.info = DataInfo(source.name, source.classes, input.size, input.channels, source.has_masks, source.palette)
         self.name, self.classes, self.has_test = source.name, source.classes, source.has_test
         self.size, self.channels = input.size, input.channels
@@ -229,3 +229,8 @@ class DataModule(LightningDataModule):
             collate_fn=dataset.collate,
             **options,
         )
+
+
+def _cores() -> int:
+    """Those that the process may use: in a container often fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
