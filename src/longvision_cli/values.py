@@ -70,7 +70,8 @@ def _docs_of(options: type) -> dict[str, str]:
     docs = {}
     for cls in reversed(options.__mro__):
         _, _, args = (cls.__doc__ or "").partition("Args:\n")
-        for name, text in re.findall(r"^ *(\w+): (.*(?:\n {9,}.*)*)", args, re.MULTILINE):
+        # lines that go on are indented further; by how much depends on the version of Python
+        for _, name, text in re.findall(r"^( *)(\w+): (.*(?:\n\1 +\S.*)*)", args, re.MULTILINE):
             docs[name] = " ".join(text.split())
     return docs
 
