@@ -9,17 +9,7 @@ from longvision.data.fingerprint import Fingerprint
 from longvision.data.held_out import unseen_by_run, unseen_by_weights
 from longvision.data.sources.base import Trained
 from longvision.engine.run_data import choose_split
-from support.class_folders import draw, in_splits, source_of, without_splits
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return in_splits(tmp_path / "set")
-
-
-@pytest.fixture
-def alone(tmp_path):
-    return without_splits(tmp_path / "set")
+from support.class_folders import draw, source_of
 
 
 def more_cats(root, count=30):

@@ -11,17 +11,7 @@ from longvision.data.config import DigitsData, ScatteredDetectionData
 from longvision.data.fingerprint import Fingerprint
 from longvision.data.held_out import as_trained, held_out
 from longvision.errors import UserError
-from support.class_folders import draw, in_splits, source_of, without_splits
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return in_splits(tmp_path / "set")
-
-
-@pytest.fixture
-def alone(tmp_path):
-    return without_splits(tmp_path / "set")
+from support.class_folders import draw, source_of
 
 
 def rename(folder, old, new):
