@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from longvision.data.fingerprint import Fingerprint, Image
-from longvision.data.problems import listing
+from longvision.data.problems import counted, listing
 from longvision.data.sources.base import Source
 from longvision.data.sources.regrouped import Place, RegroupedSource
 from longvision.data.splits import SAID
@@ -90,11 +90,14 @@ def held_out(source: Source[Any], run: Fingerprint, split: Split) -> Source[Any]
             "give --data.path, data to evaluate on"
         )
     if gone:
-        source.notes.append(f"{len(gone)} of the {len(names)} {what} that the run held out are gone ({listing(gone)})")
+        verb = "is" if len(gone) == 1 else "are"
+        source.notes.append(
+            f"{len(gone)} of the {len(names)} {what} that the run held out {verb} gone ({listing(gone)})"
+        )
     if others and not source.draws_validation:
         source.notes.append(
-            f"{len(others)} {what} were not there when the run was trained ({listing(sorted(others))}): they are not "
-            "used; --data.path evaluates on a folder of them"
+            f"not there when the run was trained, and not used: {counted(len(others), f'{SAID[split]} image')} "
+            f"({listing(sorted(others))}); --data.path evaluates on a folder of such"
         )
     source.notes.extend(_changed(run, now, split))
     if there == _names(now, split):
@@ -135,7 +138,7 @@ def _changed(run: Fingerprint, now: Fingerprint, split: Split) -> list[str]:
     labels = [old.name for old, new in pairs if old.label != new.label]
     contents = [old.name for old, new in pairs if old.mark and new.mark and old.mark != new.mark]
     lines = [("another label", labels), ("another content", contents)]
-    return [f"{len(names)} {SAID[split]} images have {what} than when the run was trained ({listing(names)})"
+    return [f"{what} than when the run was trained: {counted(len(names), f'{SAID[split]} image')} ({listing(names)})"
             for what, names in lines if names]  # fmt: skip
 
 

@@ -94,8 +94,8 @@ def _is_binary(seen: Sequence[Seen], ignored: tuple[int, ...]) -> bool:
 def _refuse_lossy(seen: Sequence[Seen]) -> None:
     if found := [one for one in seen if one.lossy]:
         raise UserError(
-            f"{counted(len(found), 'mask')} compressed with loss ({found[0].file} has {len(found[0].values)} values), "
-            f"which changes them: give masks as PNG, or {BINARY}"
+            f"masks are compressed with loss, which changes their values ({listing([str(one.file) for one in found])}; "
+            f"the first has {len(found[0].values)}): give masks as PNG, or {BINARY}"
         )
 
 
