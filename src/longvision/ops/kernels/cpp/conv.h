@@ -7,7 +7,7 @@
 #include "threads.h"
 #include "vector.h"
 
-constexpr int64_t FORWARD_TILE = 16;  // tokens of a task: with their neighbours they fit the first cache
+constexpr int64_t FORWARD_TILE = 12;  // tokens of a task: with their neighbours they fit the first cache
 constexpr int64_t TILE = 32;          // in the backward, where neighbours cost more
 constexpr int64_t MOST_TAPS = 8;
 
@@ -58,13 +58,17 @@ static inline int64_t reach(const Conv& conv, Extent e, int64_t t) {
   return std::min(conv.taps, conv.reverse ? e.end - t : t - e.begin + 1);
 }
 
+static inline Vec convolve_four(const Conv& conv, const Filter& f, const IO* x, int lanes) {
+  int64_t back = (conv.reverse ? 1 : -1) * conv.x.token;
+  return f.bias + f.tap[0] * load(x, lanes) + f.tap[1] * load(x + back, lanes) + f.tap[2] * load(x + 2 * back, lanes) +
+         f.tap[3] * load(x + 3 * back, lanes);
+}
+
 static inline Vec convolve(const Conv& conv, const Filter& f, int64_t b, int64_t t, int64_t taps) {
   int64_t back = (conv.reverse ? 1 : -1) * conv.x.token;
   const IO* x = conv.x.at(b, t) + f.first;
+  if (taps == 4) return convolve_four(conv, f, x, f.lanes);
   Vec sum = f.bias;
-  if (taps == 4)  // the published filters, inside
-    return sum + f.tap[0] * load(x, f.lanes) + f.tap[1] * load(x + back, f.lanes) +
-           f.tap[2] * load(x + 2 * back, f.lanes) + f.tap[3] * load(x + 3 * back, f.lanes);
   for (int64_t k = 0; k < taps; k++) sum += f.tap[k] * load(x + k * back, f.lanes);
   return sum;
 }
@@ -77,11 +81,18 @@ static std::vector<Filter> all_filters(const Conv& conv) {
 
 static void convolve_tile(const Conv& conv, const std::vector<Filter>& filters, const Rows<IO>& y, int64_t b,
                           int64_t first, int64_t last) {
+  Extent e{0, 0};
   for (int64_t t = first; t < last; t++) {
-    int64_t taps = reach(conv, extent(conv, t), t);
-    for (const Filter& f : filters) {
-      Vec sum = convolve(conv, f, b, t, taps);
-      store(y.at(b, t) + f.first, conv.silu ? silu(sum) : sum, f.lanes);
+    if (t >= e.end) e = extent(conv, t);
+    int64_t taps = reach(conv, e, t);
+    const Filter* f = filters.data();
+    const Filter* end = f + filters.size();
+    if (taps == 4 && conv.silu)  // the published filters, inside
+      for (; f < end && f->lanes == LANES; f++)
+        store(y.at(b, t) + f->first, silu(convolve_four(conv, *f, conv.x.at(b, t) + f->first, LANES)), LANES);
+    for (; f < end; f++) {
+      Vec sum = convolve(conv, *f, b, t, taps);
+      store(y.at(b, t) + f->first, conv.silu ? silu(sum) : sum, f->lanes);
     }
   }
 }

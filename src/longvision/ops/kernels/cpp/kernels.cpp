@@ -4,7 +4,8 @@
 #include "matmul.h"
 #include "mixer.h"
 #include "norm.h"
-#include "scan.h"
+#include "scan_backward.h"
+#include "scan_forward.h"
 
 template <class Inputs, class Outputs>
 struct Call {

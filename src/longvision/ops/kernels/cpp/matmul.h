@@ -34,9 +34,12 @@ constexpr int PANEL = 2 * LANES;   // columns of a tile
 constexpr int64_t DEPTH = 256;     // of the sums made at once: a panel of the right so deep fits the first cache
 constexpr int64_t TILES = 4;       // tiles of a task, one below the other
 
-// A band of the left by a panel of the right, both `depth` deep. The left's numbers are `row` and `step` apart.
+// A band of the left by a panel of the right, both `depth` deep: rows of the left are `row` apart, or PACKED.
 template <bool PACKED>
-static inline void tile(int64_t depth, const Real* left, int64_t row, const Vec* right, Vec (&sums)[UP][2]) {
+static inline void tile(int64_t depth, const Real* left, int64_t row, const Vec* right, Vec (&to)[UP][2]) {
+  Vec sums[UP][2];  // of its own, so that they stay in registers
+#pragma GCC unroll 12
+  for (int i = 0; i < UP; i++) sums[i][0] = sums[i][1] = Vec{};
   for (int64_t k = 0; k < depth; k++) {
     Vec a = right[2 * k], b = right[2 * k + 1];
 #pragma GCC unroll 12
@@ -46,6 +49,8 @@ static inline void tile(int64_t depth, const Real* left, int64_t row, const Vec*
       sums[i][1] += l * b;
     }
   }
+#pragma GCC unroll 12
+  for (int i = 0; i < UP; i++) to[i][0] = sums[i][0], to[i][1] = sums[i][1];
 }
 
 // Rows of the left as `tile` reads them, missing ones as zeros: (depth, UP).
@@ -75,6 +80,19 @@ static void pack_columns(const Matrix& right, int64_t first, int columns, int64_
 
 static void finish_tile(const Matmul& p, int64_t first, int64_t rows, int64_t column, const Vec (&sums)[UP][2],
                         const Real* add, int64_t add_row) {
+  if (rows == UP && column + PANEL <= p.N) {  // nothing is missing: no questions in between
+    Real* to = p.to + first * p.to_row + column;
+    const Real* plus = add ? add + first * add_row + column : nullptr;
+#pragma GCC unroll 12
+    for (int i = 0; i < UP; i++)
+#pragma GCC unroll 2
+      for (int half = 0; half < 2; half++) {
+        Vec sum = sums[i][half];
+        if (plus) sum += load_real(plus + i * add_row + half * LANES, LANES);
+        store_real(to + i * p.to_row + half * LANES, sum, LANES);
+      }
+    return;
+  }
   for (int64_t i = 0; i < rows; i++)
     for (int half = 0; half < 2; half++) {
       int64_t j = column + half * LANES;
@@ -91,7 +109,7 @@ static void matmul(const Matmul& p) {
   int64_t band = std::clamp<int64_t>(tiles / (4 * p.threads), 1, TILES) * UP, bands = (p.M + band - 1) / band;
   int64_t slices = std::max<int64_t>(1, (p.K + DEPTH - 1) / DEPTH), deep = (p.K + slices - 1) / slices;
   thread_local std::vector<Vec> packed;
-  packed.resize(panels * deep * 2);
+  if (int64_t(packed.size()) < panels * deep * 2) packed.resize(panels * deep * 2);  // to shrink it would clear the rest
   Vec* right = packed.data();
   for (int64_t slice = 0; slice < slices; slice++) {
     int64_t begin = slice * deep, depth = std::min(deep, p.K - begin);
@@ -113,7 +131,7 @@ static void matmul(const Matmul& p) {
           pack_rows(p.left, first, std::min<int64_t>(UP, to - first), begin, depth, rows + (first - from) * depth);
       for (int64_t panel = 0; panel < panels; panel++)
         for (int64_t first = from; first < to; first += UP) {
-          Vec sums[UP][2]{};
+          Vec sums[UP][2];
           const Vec* b = right + panel * depth * 2;
           if (in_place(first)) tile<false>(depth, p.left.at(first, begin), p.left.row, b, sums);
           else tile<true>(depth, rows + (first - from) * depth, 0, b, sums);

@@ -2,7 +2,8 @@
 // in one pass over the tokens, then the scans.
 #pragma once
 #include "conv.h"
-#include "scan.h"
+#include "matmul.h"
+#include "scan_forward.h"
 
 struct Direction {
   const Real *filter, *filter_bias, *x_proj, *dt_proj, *dt_bias, *A_log, *D;
@@ -31,46 +32,56 @@ struct Mixer {
   Rows<IO> rows(IO* data, int64_t columns) const { return {data, tokens * columns, columns}; }
 };
 
-constexpr int ACROSS = LANES < 4 ? LANES : 4;  // tokens at once
-constexpr int DOWN = LANES / ACROSS;           // rows of the weight at once
+// x_proj transposed as `tile` reads it, in panels: (panels, E, 2) vectors.
+static std::vector<Vec> packed_x_proj(const Mixer& mixer, const Direction& d) {
+  int64_t width = mixer.width, columns = mixer.projected(), panels = (columns + PANEL - 1) / PANEL;
+  std::vector<Vec> packed(panels * width * 2);
+  for (int64_t half = 0; half < 2 * panels; half++) {
+    int64_t first = half * LANES, present = std::clamp<int64_t>(columns - first, 0, LANES);
+    pack_columns({d.x_proj, 1, width}, first, int(present), 0, width, packed.data() + half / 2 * width * 2 + half % 2);
+  }
+  return packed;
+}
 
-// u (length, E) times x_proj (P, E) transposed: a square of sums, whose lanes are summed at the end.
-static void project(const Mixer& mixer, const Direction& d, const IO* u, IO* to, int64_t length) {
+// u (length, E) times x_proj transposed -> (length, P); at most FORWARD_TILE tokens.
+static void project(const Mixer& mixer, const std::vector<Vec>& x_proj, const IO* u, IO* to, int64_t length) {
   int64_t width = mixer.width, columns = mixer.projected();
-  for (int64_t p = 0; p < columns; p += DOWN)  // few rows of the weight at a time stay in the first cache, beside u
-    for (int64_t t = 0; t < length; t += ACROSS) {
-      Vec sums[LANES]{};
-      const IO* left[ACROSS];
-      const Real* right[DOWN];
-      for (int i = 0; i < ACROSS; i++) left[i] = u + std::min(t + i, length - 1) * width;
-      for (int j = 0; j < DOWN; j++) right[j] = d.x_proj + std::min(p + j, columns - 1) * width;
-      auto add = [&](int64_t e, int lanes) {
-        Vec a[ACROSS], b[DOWN];
-        for (int i = 0; i < ACROSS; i++) a[i] = load(left[i] + e, lanes);
-        for (int j = 0; j < DOWN; j++) b[j] = load_real(right[j] + e, lanes);
-        for (int i = 0; i < ACROSS; i++)
-          for (int j = 0; j < DOWN; j++) sums[i * DOWN + j] += a[i] * b[j];
-      };
-      int64_t e = 0;
-      for (; e + LANES <= width; e += LANES) add(e, LANES);
-      if (e < width) add(e, int(width - e));
-      Vec total = sum_lanes(sums);
-      for (int i = 0; i < ACROSS && t + i < length; i++)
-        store(to + (t + i) * columns + p, shifted_down(total, i * DOWN), int(std::min<int64_t>(DOWN, columns - p)));
+  thread_local std::vector<Real> rows;  // of u in the dtype that is computed in, where that is another, or of the last
+  for (int64_t t = 0; t < length; t += UP) {
+    int64_t present = std::min<int64_t>(UP, length - t);
+    const Real* left = reinterpret_cast<const Real*>(u + t * width);
+    if (sizeof(IO) != sizeof(Real) || present < UP) {
+      rows.assign(UP * width, 0);
+      for (int64_t e = 0; e < present * width; e++) rows[e] = read(u + t * width + e);
+      left = rows.data();
     }
+    for (int64_t panel = 0; panel * PANEL < columns; panel++) {
+      Vec sums[UP][2];
+      tile<false>(width, left, width, x_proj.data() + panel * width * 2, sums);
+      for (int64_t i = 0; i < present; i++)
+        for (int half = 0; half < 2; half++) {
+          int64_t p = panel * PANEL + half * LANES;
+          if (p < columns) store(to + (t + i) * columns + p, sums[i][half], int(std::min<int64_t>(LANES, columns - p)));
+        }
+    }
+  }
 }
 
 static void convolve_and_project(const Mixer& mixer) {
   int64_t tiles = (mixer.tokens + FORWARD_TILE - 1) / FORWARD_TILE;
   std::vector<std::vector<Filter>> filters(mixer.directions);
-  for (int64_t i = 0; i < mixer.directions; i++) filters[i] = all_filters(mixer.conv(mixer.direction[i]));
+  std::vector<std::vector<Vec>> x_proj(mixer.directions);
+  for (int64_t i = 0; i < mixer.directions; i++) {
+    filters[i] = all_filters(mixer.conv(mixer.direction[i]));
+    x_proj[i] = packed_x_proj(mixer, mixer.direction[i]);
+  }
   parallel(mixer.batch * tiles, mixer.threads, [&](int64_t task) {
     int64_t b = task / tiles, first = task % tiles * FORWARD_TILE, last = std::min(mixer.tokens, first + FORWARD_TILE);
     for (int64_t i = 0; i < mixer.directions; i++) {
       const Direction& d = mixer.direction[i];
       Rows<IO> u = mixer.rows(d.u, mixer.width), projection = mixer.rows(d.projection, mixer.projected());
       convolve_tile(mixer.conv(d), filters[i], u, b, first, last);
-      project(mixer, d, u.at(b, first), projection.at(b, first), last - first);
+      project(mixer, x_proj[i], u.at(b, first), projection.at(b, first), last - first);
     }
   });
 }

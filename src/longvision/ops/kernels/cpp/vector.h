@@ -1,12 +1,15 @@
 // One vector of channels, and the functions that the kernels take of it. The compiler's vector extension makes it
 // AVX-512, AVX2, NEON or anything else; only two clamps name an instruction.
 #pragma once
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <utility>
-#ifdef __AVX__
+#if defined(__AVX__)
 #include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
 #endif
 
 #if defined(__AVX512F__)
@@ -89,10 +92,22 @@ static inline Vec at_most(Real most, Vec x) { return (Vec)_mm512_min_ps((__m512)
 #elif defined(__AVX__) && !defined(REAL_DOUBLE)
 static inline Vec at_least(Real least, Vec x) { return (Vec)_mm256_max_ps((__m256)splat(least), (__m256)x); }
 static inline Vec at_most(Real most, Vec x) { return (Vec)_mm256_min_ps((__m256)splat(most), (__m256)x); }
+#elif defined(__ARM_NEON) && !defined(REAL_DOUBLE)
+static inline Vec at_least(Real least, Vec x) { return (Vec)vmaxq_f32((float32x4_t)splat(least), (float32x4_t)x); }
+static inline Vec at_most(Real most, Vec x) { return (Vec)vminq_f32((float32x4_t)splat(most), (float32x4_t)x); }
 #else
 static inline Vec at_least(Real least, Vec x) { return x < least ? splat(least) : x; }
 static inline Vec at_most(Real most, Vec x) { return x > most ? splat(most) : x; }
 #endif
+
+// Whether every lane is; NaN is not.
+static inline bool all_at_least(Vec v, Real least) {
+  VecBits is = v >= least;
+  Bits all = -1;
+#pragma GCC unroll 16
+  for (int lane = 0; lane < LANES; lane++) all &= is[lane];
+  return all != 0;
+}
 
 // Powers are 2^k 2^r with k a whole number and r in [-1/2, 1/2]. Adding and taking away MAGIC rounds to k and leaves it
 // in the low bits, from where a shift makes it an exponent. 2^r = 1 + r q(r) is exact at 0, because decays are close to
@@ -100,6 +115,7 @@ static inline Vec at_most(Real most, Vec x) { return x > most ? splat(most) : x;
 #ifdef REAL_DOUBLE
 constexpr Real MAGIC = 6755399441055744.0, LEAST = -1023, MOST = 1024;  // 1.5 * 2^52
 constexpr int MANTISSA = 52;
+constexpr Real LOG2E_LOW = 2.0355273740931033e-17;
 constexpr Real LN2_HIGH = 6.93145751953125e-1, LN2_LOW = 1.42860682030941723212e-6;  // k * LN2_HIGH is exact
 // Taylor's series of (2^r - 1) / r, ln2^(k+1) / (k+1)!: the term left out is below 4e-18.
 constexpr Real FINE[] = {0.6931471805599453,     0.2402265069591007,     0.05550410866482158,    0.009618129107628477,
@@ -110,6 +126,7 @@ constexpr auto& QUICK = FINE;
 #else
 constexpr Real MAGIC = 12582912.0f, LEAST = -127, MOST = 128;  // 1.5 * 2^23
 constexpr int MANTISSA = 23;
+constexpr Real LOG2E_LOW = 1.925963033500e-8f;
 constexpr Real LN2_HIGH = 0.693359375f, LN2_LOW = -2.12194440e-4f;
 // The polynomials of degree 5 and 4 nearest to (2^r - 1) / r in their largest error, 7.5e-9 and 3.0e-7 (Remez).
 constexpr Real FINE[] = {0.6931471880f, 0.2402265108f, 0.0555035711f, 0.0096180308f, 0.0013390867f, 0.0001546973f};
@@ -133,17 +150,36 @@ static inline Vec exp2(Vec x) {
   return power(x - (shifted - MAGIC), shifted, QUICK);
 }
 
-// e^x, to the last bits: x - k ln(2) is exact before it is scaled. It saturates at the outermost powers of two.
-static inline Vec exp(Vec x) {
-  constexpr Real FARTHEST = -(LEAST + 1) * LN2;
-  x = at_most(FARTHEST, at_least(-FARTHEST, x));
-  Vec shifted = x * LOG2E + MAGIC, k = shifted - MAGIC;
-  return power((x - k * LN2_HIGH - k * LN2_LOW) * LOG2E, shifted, FINE);
+// 2^(s a) where that is known to be inside the range: no clamps, and the product is fused into both sums.
+static inline Vec exp2_inside(Vec s, Vec a) {
+  Vec shifted = s * a + MAGIC;
+  return power(s * a - (shifted - MAGIC), shifted, QUICK);
 }
 
-static inline Vec sigmoid(Vec x) { return Real(1) / (Real(1) + exp(-x)); }
+// e^x, to the last bits, for OUTERMOST >= x >= -OUTERMOST.
+constexpr Real OUTERMOST = -(LEAST + 1) * LN2;
 
-static inline Vec silu(Vec x) { return x * sigmoid(x); }
+static inline Vec exp_inside(Vec x) {
+  Vec shifted = x * LOG2E + MAGIC, k = shifted - MAGIC;
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+  return power(x * LOG2E_LOW + (x * LOG2E - k), shifted, FINE);  // the product is not rounded
+#else
+  return power((x - k * LN2_HIGH - k * LN2_LOW) * LOG2E, shifted, FINE);  // x - k ln(2) is exact before it is scaled
+#endif
+}
+
+// It saturates at the outermost powers of two.
+static inline Vec exp(Vec x) { return exp_inside(at_most(OUTERMOST, at_least(-OUTERMOST, x))); }
+
+// 1 + e^-x: infinite where e^-x is beyond the range, so that its inverse is 0.
+static inline Vec one_and_exp_of_minus(Vec x) {
+  Vec sum = Real(1) + exp_inside(at_least(-OUTERMOST, -x));
+  return x < -OUTERMOST ? splat(INFINITY) : sum;
+}
+
+static inline Vec sigmoid(Vec x) { return Real(1) / one_and_exp_of_minus(x); }
+
+static inline Vec silu(Vec x) { return x / one_and_exp_of_minus(x); }
 
 // d silu / dx, from x and its sigmoid.
 static inline Vec silu_slope(Vec x, Vec gate) { return gate * (Real(1) + x * (Real(1) - gate)); }
@@ -169,19 +205,21 @@ static inline Vec log1p(Vec e) {
 #endif
 }
 
-// max(x, 0) + log(1 + exp(-|x|)), which neither overflows nor loses the small ones.
-static inline Vec softplus(Vec x) {
-  Vec positive = x < Real(0) ? Vec{} : x;
-  return positive + log1p(exp(x - Real(2) * positive));
+// e^-|x|: neither overflows nor takes infinity from infinity.
+static inline Vec exp_of_minus_abs(Vec x) {
+  Vec negative = (Vec)((VecBits)x | (VecBits)splat(Real(-0.0)));
+  return exp_inside(at_least(-OUTERMOST, negative));
 }
+
+// max(x, 0) + log(1 + e^-|x|), which does not lose the small ones.
+static inline Vec softplus(Vec x) { return at_least(Real(0), x) + log1p(exp_of_minus_abs(x)); }
 
 // And its slope, the sigmoid, from the same exponential.
 static inline Vec softplus(Vec x, Vec& slope) {
-  Vec positive = x < Real(0) ? Vec{} : x;
-  Vec e = exp(x - Real(2) * positive);
+  Vec e = exp_of_minus_abs(x);
   Vec share = Real(1) / (Real(1) + e);
   slope = x < Real(0) ? e * share : share;
-  return positive + log1p(e);
+  return at_least(Real(0), x) + log1p(e);
 }
 
 // The lanes from `first` on, brought to the front.

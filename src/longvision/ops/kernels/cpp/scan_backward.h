@@ -1,0 +1,229 @@
+// The selective scan, backward. With g_t = dL/dh_t = C_t dy_t + a_{t+1} g_{t+1} and a_t = exp(step_t A), against the
+// scan:
+//   d(step x) = g B, dB = g (step x), dC = h dy, d(step A) = g a h_{t-1}.
+// A chunk is first gone through as in the forward, from the state saved before it, and then back, for a few states at a
+// time: their decays and the states that each token found stay in the first cache in between.
+#pragma once
+#include "scan.h"
+
+// Of a chunk: all in the order of the scan. What depends on the vector of channels is (GROUP, CHUNK): vector k, token i
+// stands at [k * CHUNK + i].
+struct BackwardWork {
+  Vec *step, *slope, *x, *input, *gate, *dy, *y, *dinput, *dstep;
+  Vec *decay, *found;  // (CHUNK, STATES)
+  Vec* dBC;            // (CHUNK, 2, padded states): summed over the vectors; over the lanes last
+
+  static int64_t vectors(const Scan& scan, int64_t count) {  // with space to sum the last lanes in full
+    return 9 * count * CHUNK + 2 * CHUNK * STATES + 2 * CHUNK * scan.padded() + LANES;
+  }
+
+  BackwardWork(const Scan& scan, int64_t count, Arena& arena) {
+    for (Vec** each : {&step, &slope, &x, &input, &gate, &dy, &y, &dinput, &dstep}) *each = arena.vectors(count * CHUNK);
+    decay = arena.vectors(CHUNK * STATES), found = arena.vectors(CHUNK * STATES);
+    dBC = arena.vectors(2 * CHUNK * scan.padded() + LANES);
+  }
+};
+
+// One vector of channels and its states from n on. FIRST: what it gives to dB and dC is not added to another's.
+template <bool INSIDE, bool FIRST>
+static inline void run_back(int length, States in, int64_t n, int64_t padded, const BackwardWork& work, int64_t from,
+                            const Vec* A, const Vec* before, Vec* carry, Vec* dA) {
+  Vec h[STATES], a[STATES];
+#pragma GCC unroll 4
+  for (int k = 0; k < STATES; k++) h[k] = before[n + k], a[k] = A[n + k];
+  // Addresses of its own, which no store can change.
+  const Vec *step = work.step + from, *input = work.input + from, *dy = work.dy + from;
+  Vec *y = work.y + from, *decay = work.decay, *found = work.found, *dB = work.dBC + n, *dC = dB + padded;
+  const Real *B = in.B + n, *C = in.C + n;
+  for (int i = 0; i < length; i++) {
+    Vec s = step[i], u = input[i], grad = dy[i], sum = y[i];
+#pragma GCC unroll 4
+    for (int k = 0; k < STATES; k++) {
+      Vec passed = INSIDE ? exp2_inside(s, a[k]) : exp2(s * a[k]);
+      decay[k] = passed, found[k] = h[k];
+      h[k] = passed * h[k] + u * B[k];
+      sum += h[k] * C[k];
+      dC[k] = FIRST ? h[k] * grad : dC[k] + h[k] * grad;
+    }
+    y[i] = sum;
+    B += in.stride, C += in.stride, decay += STATES, found += STATES, dC += 2 * padded;
+  }
+  Vec g[STATES], da[STATES];
+  Vec *dinput = work.dinput + from, *dstep = work.dstep + from;
+#pragma GCC unroll 4
+  for (int k = 0; k < STATES; k++) g[k] = carry[n + k], da[k] = dA[n + k];
+  dB += 2 * padded * length;
+  for (int i = length - 1; i >= 0; i--) {
+    B -= in.stride, C -= in.stride, decay -= STATES, found -= STATES, dB -= 2 * padded;
+    Vec s = step[i], u = input[i], grad = dy[i], into_input = dinput[i], into_step = dstep[i];
+#pragma GCC unroll 4
+    for (int k = 0; k < STATES; k++) {
+      Vec dh = grad * C[k] + g[k];
+      dB[k] = FIRST ? dh * u : dB[k] + dh * u;
+      into_input += dh * B[k];
+      g[k] = dh * decay[k];
+      Vec dexponent = g[k] * found[k];
+      into_step += dexponent * a[k];
+      da[k] += dexponent * s;
+    }
+    dinput[i] = into_input, dstep[i] = into_step;
+  }
+#pragma GCC unroll 4
+  for (int k = 0; k < STATES; k++) carry[n + k] = g[k], dA[n + k] = da[k];
+}
+
+// Before the recurrence, for TOKENS tokens. -> the longest steps, and the sums for D.
+template <int TOKENS, bool FULL>
+static inline void prepare_back(const Scan& scan, const ScanGradients& out, const Channels<FULL>* blocks, int64_t count,
+                                int64_t b, int64_t t, int i, const BackwardWork& work, Vec* longest, Vec* dD) {
+  Vec raw[TOKENS][GROUP];
+  raw_steps<TOKENS>(scan, blocks, count, b, t, raw);
+  for (int j = 0; j < TOKENS; j++) {
+    int64_t at = t + j * scan.order().step();
+#pragma GCC unroll 4
+    for (int k = 0; k < GROUP; k++) {
+      if (!FULL && k >= count) break;
+      int64_t first = blocks[k].first, to = k * CHUNK + i + j;
+      int lanes = blocks[k].lanes();
+      Vec x = load(scan.x.at(b, at) + first, lanes);
+      Vec dy = Real(scan.scale) * load(out.grad.at(b, at) + first, lanes);
+      if (scan.z) {
+        Vec z = load(scan.z.at(b, at) + first, lanes);
+        Vec gate = sigmoid(z);
+        work.gate[to] = gate;
+        dy *= z * gate;
+      }
+      Vec step = raw[j][k];
+      if (scan.softplus) step = softplus(raw[j][k], work.slope[to]);
+      longest[k] = longest[k] > step ? longest[k] : step;
+      work.step[to] = step;
+      work.x[to] = x;
+      work.input[to] = step * x;
+      work.dy[to] = dy;
+      work.y[to] = blocks[k].D * x;
+      work.dinput[to] = work.dstep[to] = Vec{};
+      dD[k] += dy * x;
+    }
+  }
+}
+
+// After it: a token's gradients, and the sums for the bias.
+template <bool FULL>
+static inline void write_back(const Scan& scan, const ScanGradients& out, const Channels<FULL>* blocks, int64_t count,
+                              int64_t b, int64_t t, int i, const BackwardWork& work, Vec* dbias) {
+#pragma GCC unroll 4
+  for (int k = 0; k < GROUP; k++) {
+    if (!FULL && k >= count) break;
+    int64_t first = blocks[k].first, from = k * CHUNK + i;
+    int lanes = blocks[k].lanes();
+    store_real(out.dx.at(b, t) + first, work.dinput[from] * work.step[from] + blocks[k].D * work.dy[from], lanes);
+    Vec dstep = work.dinput[from] * work.x[from] + LN2 * work.dstep[from];
+    if (scan.softplus) dstep *= work.slope[from];
+    store_real(out.ddelta.at(b, t) + first, dstep, lanes);
+    dbias[k] += dstep;
+    if (out.partial) store_real(out.partial.at(b, t) + first, work.y[from], lanes);
+    if (!out.dz) continue;
+    Vec sum = work.y[from];
+    if (scan.other) sum += load_real(scan.other.at(b, t) + first, lanes);
+    sum *= Real(scan.scale);
+    Vec z = load(scan.z.at(b, t) + first, lanes), gate = work.gate[from];
+    if (out.gated) store(out.gated.at(b, t) + first, sum * z * gate, lanes);
+    Vec grad = load(out.grad.at(b, t) + first, lanes);
+    store(out.dz.at(b, t) + first, grad * sum * silu_slope(z, gate), lanes);
+  }
+}
+
+template <bool FULL>
+static void scan_backward_task(const Scan& scan, const ScanGradients& out, const std::vector<Chunk>& chunks, int64_t b,
+                               int64_t group) {
+  int64_t padded = scan.padded(), first_block = group * GROUP;
+  int64_t count = FULL ? GROUP : std::min(GROUP, scan.blocks() - first_block);
+  Arena arena(count * (3 * padded + scan.rank) + padded + BackwardWork::vectors(scan, count) +
+              2 * (CHUNK * padded / LANES + 1));
+  Channels<FULL> blocks[GROUP];
+  for (int64_t k = 0; k < count; k++) blocks[k] = channels<FULL>(scan, first_block + k, arena);
+  Vec *carries = arena.vectors(count * padded), *dAs = arena.vectors(count * padded);
+  Vec* before = arena.vectors(padded);
+  BackwardWork work(scan, count, arena);
+  Real* space = arena.reals(2 * CHUNK * padded);
+  Vec dDs[GROUP]{}, dbiases[GROUP]{};
+  std::fill(dAs, dAs + count * padded, Vec{});
+  int direction = scan.order().step();
+
+  int64_t first = blocks[0].first, width = std::min<int64_t>(count * LANES, scan.width - first);
+  auto ask = [&](Chunk chunk, int i) __attribute__((always_inline)) {
+    int64_t t = chunk.first + i * direction;
+    prefetch(scan.x, b, t, first, width);
+    prefetch(out.grad, b, t, first, width);
+    if (!scan.rank) prefetch(scan.delta, b, t, first, width);
+    prefetch(scan.z, b, t, first, width);
+  };
+  auto ask_after = [&](Chunk chunk, int i) __attribute__((always_inline)) {
+    int64_t t = chunk.first + i * direction;
+    prefetch(out.dx, b, t, first, width);
+    prefetch(out.ddelta, b, t, first, width);
+    if (out.dz) prefetch(scan.other, b, t, first, width), prefetch(out.dz, b, t, first, width);
+  };
+
+  for (int64_t p = int64_t(chunks.size()) - 1; p >= 0; p--) {
+    Chunk chunk = chunks[p];
+    bool last = p + 1 == int64_t(chunks.size()) || chunks[p + 1].fresh;  // of its sequence: nothing comes back to it
+    Vec longest[GROUP]{};
+    for (int i = 0; i < chunk.length;) {
+      int64_t t = chunk.first + i * direction;
+      if (i + AHEAD < chunk.length) ask(chunk, i + AHEAD);
+      if (i + 1 + AHEAD < chunk.length) ask(chunk, i + 1 + AHEAD);
+      if (i + 2 <= chunk.length) prepare_back<2>(scan, out, blocks, count, b, t, i, work, longest, dDs), i += 2;
+      else prepare_back<1>(scan, out, blocks, count, b, t, i, work, longest, dDs), i++;
+    }
+
+    States in = states_of(scan, b, chunk, space);
+    for (int64_t k = 0; k < count; k++) {
+      const Channels<FULL>& c = blocks[k];
+      Vec *carry = carries + k * padded, *dA = dAs + k * padded;
+      if (last) std::fill(carry, carry + padded, Vec{});
+      for (int64_t n = 0; n < padded; n++) {
+        const Real* saved = out.before + ((b * out.slots + p) * scan.states + n) * scan.width + c.first;
+        before[n] = n < scan.states ? load_real(saved, c.lanes()) : Vec{};
+      }
+      if (k + 1 == count)
+        for (int i = 0; i < std::min(AHEAD, chunk.length); i++) ask_after(chunk, i);
+      auto back = decays_inside(scan, c, longest[k]) ? (k ? run_back<true, false> : run_back<true, true>)
+                                                     : (k ? run_back<false, false> : run_back<false, true>);
+      for (int64_t n = 0; n < padded; n += STATES)
+        back(chunk.length, in, n, padded, work, k * CHUNK, c.A, before, carry, dA);
+    }
+
+    for (int i = 0; i < chunk.length; i++) {
+      int next = i + AHEAD - chunk.length;
+      if (next < 0) ask_after(chunk, i + AHEAD);
+      else if (p > 0 && next < chunks[p - 1].length) ask(chunks[p - 1], next);
+      write_back(scan, out, blocks, count, b, chunk.first + i * direction, i, work, dbiases);
+    }
+    Real* to = out.dBC + ((group * scan.batch + b) * scan.tokens) * 2 * scan.states;
+    for (int i = 0; i < chunk.length; i++)
+      for (int64_t half = 0; half < 2; half++)
+        for (int64_t n = 0; n < scan.states; n += LANES)
+          store_real(to + ((chunk.first + i * direction) * 2 + half) * scan.states + n,
+                     sum_lanes(work.dBC + (2 * i + half) * padded + n), int(std::min<int64_t>(LANES, scan.states - n)));
+  }
+
+  for (int64_t k = 0; k < count; k++) {
+    const Channels<FULL>& c = blocks[k];
+    store_real(out.dD + b * scan.width + c.first, dDs[k], c.lanes());
+    store_real(out.dbias + b * scan.width + c.first, dbiases[k], c.lanes());
+    for (int64_t n = 0; n < scan.states; n++) {
+      Vec dA = dAs[k * padded + n];
+      if (scan.log_decay) dA *= c.A[n] * LN2;  // dA / dlog(-A) = A
+      for (int lane = 0; lane < c.lanes(); lane++)
+        out.dA[(b * scan.width + c.first + lane) * scan.states + n] = dA[lane];
+    }
+  }
+}
+
+static void scan_backward(const Scan& scan, const ScanGradients& out) {
+  std::vector<Chunk> chunks = scan.order().chunks();
+  each_group(scan, [&](auto full, int64_t b, int64_t group) {
+    scan_backward_task<full.value>(scan, out, chunks, b, group);
+  });
+}
