@@ -23,20 +23,15 @@ def forward(inputs: ConvInputs) -> Tensor:
 
 def backward(grad_BME: Tensor, inputs: ConvInputs) -> tuple[Tensor, Tensor, Tensor]:
     """-> gradients of x, in its dtype, weight and bias."""
-    dx_BME = cached_empty(*inputs.x_BME.shape, dtype=inputs.x_BME.dtype)
-    return dx_BME, *backward_into(dx_BME, grad_BME, inputs)
-
-
-def backward_into(dx_BME: Tensor, grad_BME: Tensor, inputs: ConvInputs, add: bool = False) -> tuple[Tensor, Tensor]:
-    """Writes the gradient of x, or with `add` adds it to what dx holds; -> gradients of weight and bias."""
     library, conv, _alive = _prepare(inputs)
     batch, tokens, width = inputs.x_BME.shape
     taps = inputs.weight_EK.shape[1]
+    dx_BME = cached_empty(*inputs.x_BME.shape, dtype=inputs.x_BME.dtype)
     grad_BME = grad_BME.to(library.real).contiguous()
     # Each tile's own sums of every tap, and of the bias: added in a fixed order, whatever the threads.
     sums = grad_BME.new_empty(batch * -(-tokens // TILE), taps + 1, width)
-    library.conv_backward(conv + pack(*rows(grad_BME), *rows(dx_BME), add, sums.data_ptr()))
-    return sums[:, :taps].sum(0).t().contiguous(), sums[:, taps].sum(0)
+    library.conv_backward(conv + pack(*rows(grad_BME), *rows(dx_BME), 0, sums.data_ptr()))
+    return dx_BME, sums[:, :taps].sum(0).t().contiguous(), sums[:, taps].sum(0)
 
 
 def _prepare(inputs: ConvInputs) -> tuple[Library, bytes, object]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from longvision.ops.common import boundaries_for_cpu
 from longvision.ops.kernels.cpp.allocator import cached_empty
 from longvision.ops.kernels.cpp.library import Library, kernels_for
-from longvision.ops.kernels.cpp.record import address, contiguous, contiguous_channels, double, pack, rows
+from longvision.ops.kernels.cpp.record import address, contiguous, contiguous_channels, pack, rows
 from longvision.ops.selective_scan.inputs import ScanInputs
 
 CHUNK = 64  # tokens, as in sequences.h
@@ -24,21 +24,37 @@ def forward(inputs: ScanInputs, states_BKNE: Tensor | None) -> Tensor:
     y_BME = cached_empty(*inputs.x_BME.shape, dtype=library.dtype)
     slots = num_chunks(inputs.x_BME.shape[1], inputs.cu_seqlens)
     written = pack(*rows(y_BME), *rows(None), address(states_BKNE), slots)
-    library.scan_forward(scan_record(given, boundaries) + written)
+    library.scan_forward(_scan_record(given, boundaries) + written)
     return y_BME
 
 
 def backward(grad_BME: Tensor, states_BKNE: Tensor, inputs: ScanInputs) -> tuple[Tensor | None, ...]:
     """-> gradients of x, delta, A, B, C, D, z, delta_bias."""
     library, given, boundaries = _prepare(inputs)
-    grads = ScanGradients(library, inputs.x_BME.shape, given.A_EN)
+    batch, tokens, width = inputs.x_BME.shape
+    states = inputs.A_EN.shape[1]
     grad_BME = grad_BME.to(library.dtype).contiguous()
+    dx_BME, ddelta_BME = (cached_empty(batch, tokens, width, dtype=library.real) for _ in range(2))
+    # What is summed later, in a fixed order: over the tasks' groups of channels, and over the batch.
+    groups = -(-width // (GROUP * library.lanes))
+    dBC_GBMN = cached_empty(groups, batch, tokens, 2 * states, dtype=library.real)
+    dA_BEN = grad_BME.new_empty(batch, width, states, dtype=library.real)
+    dD_BE, dbias_BE = (grad_BME.new_empty(batch, width, dtype=library.real) for _ in range(2))
     dz_BME = None if inputs.z_BME is None else torch.empty_like(grad_BME)
-    written = grads.record(grad_BME, states_BKNE) + pack(*rows(None), *rows(None), *rows(dz_BME))
-    library.scan_backward(scan_record(given, boundaries) + written)
-    dB_BMN, dC_BMN = (part.sum(0) for part in grads.dBC_parts.chunk(2, dim=-1))
-    dA_EN, dD_E, dbias_E = grads.of_parameters()
-    return grads.dx, grads.ddelta, dA_EN, dB_BMN, dC_BMN, dD_E, dz_BME, dbias_E
+    written = pack(
+        *rows(grad_BME),
+        *rows(None),
+        *(states_BKNE.data_ptr(), states_BKNE.shape[1]),
+        *rows(dx_BME),
+        *rows(ddelta_BME),
+        *(tensor.data_ptr() for tensor in (dBC_GBMN, dA_BEN, dD_BE, dbias_BE)),
+        *rows(dz_BME),
+        *rows(None),
+        0,
+    )
+    library.scan_backward(_scan_record(given, boundaries) + written)
+    dB_BMN, dC_BMN = (part.sum(0) for part in dBC_GBMN.chunk(2, dim=-1))
+    return dx_BME, ddelta_BME, dA_BEN.sum(0), dB_BMN, dC_BMN, dD_BE.sum(0), dz_BME, dbias_BE.sum(0)
 
 
 def states_shape(inputs: ScanInputs) -> tuple[int, ...]:
@@ -53,66 +69,25 @@ def num_chunks(tokens: int, cu_seqlens: Tensor | None) -> int:
     return tokens // CHUNK + sequences
 
 
-def scan_record(
-    inputs: ScanInputs,
-    boundaries: Tensor,
-    weight_ER: Tensor | None = None,
-    other_BME: Tensor | None = None,
-    scale: float = 1.0,
-    log_decay: bool = False,
-) -> bytes:
+def _scan_record(inputs: ScanInputs, boundaries: Tensor) -> bytes:
     """`Scan` of scan.h, where each field is explained.
 
     Tensors of tokens are in the kernels' dtype with contiguous channels, the others contiguous in its precision; the
     caller keeps all of them alive until the call is over.
     """
-    x_BME, delta_BMR, A_EN, B_BMN, C_BMN, D_E, z_BME, bias_E, _, softplus, reverse = inputs
-    batch, tokens, width = x_BME.shape
-    rank = 0 if weight_ER is None else weight_ER.shape[1]
+    x_BME, delta_BME, A_EN, B_BMN, C_BMN, D_E, z_BME, bias_E, _, softplus, reverse = inputs
     return pack(
-        *(batch, tokens, width, A_EN.shape[1], rank, torch.get_num_threads()),
-        *(reverse, softplus, log_decay, boundaries.data_ptr(), len(boundaries) - 1),
+        *(*x_BME.shape, A_EN.shape[1], 0, torch.get_num_threads()),
+        *(reverse, softplus, 0, boundaries.data_ptr(), len(boundaries) - 1),
         *rows(x_BME),
-        *rows(delta_BMR),
-        *(address(weight_ER), address(bias_E), A_EN.data_ptr()),
+        *rows(delta_BME),
+        *(0, address(bias_E), A_EN.data_ptr()),
         *rows(B_BMN),
         *rows(C_BMN),
         address(D_E),
         *rows(z_BME),
-        *rows(other_BME),
-        *(double(scale), 0),
+        0,
     )
-
-
-class ScanGradients:
-    """Memory for what the backward kernel writes per token, and per task; the latter is summed in a fixed order.
-
-    `dBC_parts` is (tasks, B, M, 2 N): gradients of B, and of C behind them.
-    """
-
-    def __init__(self, library: Library, shape_BME: torch.Size, A_EN: Tensor) -> None:
-        batch, tokens, width = shape_BME
-        states = A_EN.shape[1]
-        groups = -(-width // (GROUP * library.lanes))
-        self.dx, self.ddelta = cached_empty(*shape_BME, dtype=A_EN.dtype), cached_empty(*shape_BME, dtype=A_EN.dtype)
-        self.dBC_parts = cached_empty(groups, batch, tokens, 2 * states, dtype=A_EN.dtype)
-        self._dA = A_EN.new_empty(batch, width, states)
-        self._dD, self._dbias = A_EN.new_empty(batch, width), A_EN.new_empty(batch, width)
-
-    def record(self, grad_BME: Tensor, states_BKNE: Tensor) -> bytes:
-        """The first fields of `ScanGradients` of scan.h."""
-        summed_later = (self.dBC_parts, self._dA, self._dD, self._dbias)
-        return pack(
-            *rows(grad_BME),
-            *(states_BKNE.data_ptr(), states_BKNE.shape[1]),
-            *rows(self.dx),
-            *rows(self.ddelta),
-            *(tensor.data_ptr() for tensor in summed_later),
-        )
-
-    def of_parameters(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of A, D and the bias."""
-        return self._dA.sum(0), self._dD.sum(0), self._dbias.sum(0)
 
 
 def _prepare(inputs: ScanInputs) -> tuple[Library, ScanInputs, Tensor]:

@@ -1,11 +1,6 @@
 // All kernels for one dtype, behind plain C functions. Each takes one record of 8-byte fields: what it reads, and
 // behind that where it writes; it returns 0, or 1 where there is no memory to work in.
-#include "conv.h"
-#include "matmul.h"
-#include "mixer.h"
-#include "norm.h"
-#include "scan_backward.h"
-#include "scan_forward.h"
+#include "block_backward.h"
 
 template <class Inputs, class Outputs>
 struct Call {
@@ -39,8 +34,13 @@ int call_conv_forward(const Call<Conv, Rows<IO>>* call) { return caught(conv_for
 int call_conv_backward(const Call<Conv, ConvGradients>* call) { return caught(conv_backward, call); }
 int call_norm_forward(const Call<Norm, NormOutput>* call) { return caught(norm_forward, call); }
 int call_norm_backward(const Call<Norm, NormGradients>* call) { return caught(norm_backward, call); }
-int call_mixer_forward(const Mixer* call) {
-  return caught([&] { mixer_forward(*call); });
+int64_t space_of_block_forward(const Block* block) { return block_forward_space(*block); }
+int64_t space_of_block_backward(const Block* block) { return block_backward_space(*block); }
+int call_block_forward(const Block* block, void* memory, void* out) {
+  return caught([&] { block_forward(*block, memory, out); });
+}
+int call_block_backward(const Block* block, void* memory, const BlockGradients* to) {
+  return caught([&] { block_backward(*block, memory, *to); });
 }
 int call_matmul(const Matmul* call) {
   return caught([&] { matmul(*call); });

@@ -30,7 +30,6 @@ class Library:
     conv_backward: Callable[[bytes], None]
     norm_forward: Callable[[bytes], None]
     norm_backward: Callable[[bytes], None]
-    mixer_forward: Callable[[bytes], None]
     matmul: Callable[[bytes], None]
 
     def __init__(self, dtype: torch.dtype, path: Path) -> None:
@@ -42,6 +41,15 @@ class Library:
             function = getattr(library, f"call_{name}")
             function.argtypes, function.restype = [ctypes.c_char_p], _check
             setattr(self, name, function)
+        # These two take a record, memory to work in, of a size that they tell, and where they write.
+        self.block_forward, self.block_backward = library.call_block_forward, library.call_block_backward
+        self.block_forward.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p]
+        self.block_backward.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_char_p]
+        self.block_forward.restype = self.block_backward.restype = _check
+        self.space_of_block_forward = library.space_of_block_forward
+        self.space_of_block_backward = library.space_of_block_backward
+        for function in (self.space_of_block_forward, self.space_of_block_backward):
+            function.argtypes, function.restype = [ctypes.c_char_p], ctypes.c_int64
 
 
 def _check(code: int) -> None:

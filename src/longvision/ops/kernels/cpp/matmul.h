@@ -32,7 +32,8 @@ constexpr int UP = 6;
 #endif
 constexpr int PANEL = 2 * LANES;   // columns of a tile
 constexpr int64_t DEPTH = 256;     // of the sums made at once: a panel of the right so deep fits the first cache
-constexpr int64_t TILES = 4;       // tiles of a task, one below the other
+constexpr int64_t TILES = 4;       // tiles of a task, one below the other, at most
+constexpr int64_t WHOLE = 2048;    // a right so deep is packed before the first sum, a deeper one slice by slice
 
 // A band of the left by a panel of the right, both `depth` deep: rows of the left are `row` apart, or PACKED.
 template <bool PACKED>
@@ -78,6 +79,27 @@ static void pack_columns(const Matrix& right, int64_t first, int columns, int64_
   }
 }
 
+// The right of a matmul as `tile` reads it: (slices, panels, depth, 2) vectors.
+struct Packed {
+  int64_t N, K;
+  Vec* data;
+
+  int64_t panels() const { return (N + PANEL - 1) / PANEL; }
+  int64_t slices() const { return std::max<int64_t>(1, (K + DEPTH - 1) / DEPTH); }
+  int64_t deep() const { return (K + slices() - 1) / slices(); }
+  int64_t begin(int64_t slice) const { return slice * deep(); }
+  int64_t depth(int64_t slice) const { return std::min(deep(), K - begin(slice)); }
+  int64_t vectors() const { return panels() * slices() * deep() * 2; }
+  Vec* at(int64_t slice, int64_t panel) const { return data + (slice * panels() * deep() + panel * depth(slice)) * 2; }
+};
+
+static void pack_panel(const Matrix& right, const Packed& to, int64_t slice, int64_t panel) {
+  for (int half = 0; half < 2; half++) {
+    int64_t first = panel * PANEL + half * LANES, columns = std::clamp<int64_t>(to.N - first, 0, LANES);
+    pack_columns(right, first, int(columns), to.begin(slice), to.depth(slice), to.at(slice, panel) + half);
+  }
+}
+
 static void finish_tile(const Matmul& p, int64_t first, int64_t rows, int64_t column, const Vec (&sums)[UP][2],
                         const Real* add, int64_t add_row) {
   if (rows == UP && column + PANEL <= p.N) {  // nothing is missing: no questions in between
@@ -104,39 +126,46 @@ static void finish_tile(const Matmul& p, int64_t first, int64_t rows, int64_t co
     }
 }
 
-static void matmul(const Matmul& p) {
-  int64_t panels = (p.N + PANEL - 1) / PANEL, tiles = (p.M + UP - 1) / UP;
-  int64_t band = std::clamp<int64_t>(tiles / (4 * p.threads), 1, TILES) * UP, bands = (p.M + band - 1) / band;
-  int64_t slices = std::max<int64_t>(1, (p.K + DEPTH - 1) / DEPTH), deep = (p.K + slices - 1) / slices;
-  thread_local std::vector<Vec> packed;
-  if (int64_t(packed.size()) < panels * deep * 2) packed.resize(panels * deep * 2);  // to shrink it would clear the rest
-  Vec* right = packed.data();
-  for (int64_t slice = 0; slice < slices; slice++) {
-    int64_t begin = slice * deep, depth = std::min(deep, p.K - begin);
-    const Real* add = begin ? p.to : p.add;
-    int64_t add_row = begin ? p.to_row : p.add_row;
-    parallel(panels, p.threads, [&](int64_t panel) {
-      for (int half = 0; half < 2; half++) {
-        int64_t first = panel * PANEL + half * LANES, columns = std::clamp<int64_t>(p.N - first, 0, LANES);
-        pack_columns(p.right, first, int(columns), begin, depth, right + panel * depth * 2 + half);
-      }
-    });
-    parallel(bands, p.threads, [&](int64_t i) {
-      int64_t from = i * band, to = std::min(p.M, from + band);
-      Vec buffer[TILES * UP * DEPTH / LANES];
-      Real* rows = reinterpret_cast<Real*>(buffer);
-      auto in_place = [&](int64_t first) { return p.left.column == 1 && first + UP <= p.M; };
+// All rows by a few slices of the right; what the slices before gave is added to.
+static void multiply(const Matmul& p, const Packed& right, int64_t from_slice, int64_t to_slice) {
+  int64_t tiles = (p.M + UP - 1) / UP, panels = (p.N + PANEL - 1) / PANEL;
+  // As many tasks for each thread; each of few rows, which stay in the cache beside the panels.
+  int64_t rounds = (tiles + TILES * p.threads - 1) / (TILES * p.threads), bands = std::min(tiles, rounds * p.threads);
+  parallel(bands, p.threads, [&](int64_t band) {
+    int64_t from = band * tiles / bands * UP, to = std::min(p.M, (band + 1) * tiles / bands * UP);
+    Vec buffer[TILES * UP * DEPTH / LANES];
+    Real* rows = reinterpret_cast<Real*>(buffer);
+    auto in_place = [&](int64_t first) { return p.left.column == 1 && first + UP <= p.M; };
+    for (int64_t slice = from_slice; slice < to_slice; slice++) {
+      int64_t begin = right.begin(slice), depth = right.depth(slice);
+      const Real* add = begin ? p.to : p.add;
+      int64_t add_row = begin ? p.to_row : p.add_row;
       for (int64_t first = from; first < to; first += UP)
         if (!in_place(first))
           pack_rows(p.left, first, std::min<int64_t>(UP, to - first), begin, depth, rows + (first - from) * depth);
       for (int64_t panel = 0; panel < panels; panel++)
         for (int64_t first = from; first < to; first += UP) {
           Vec sums[UP][2];
-          const Vec* b = right + panel * depth * 2;
+          const Vec* b = right.at(slice, panel);
           if (in_place(first)) tile<false>(depth, p.left.at(first, begin), p.left.row, b, sums);
           else tile<true>(depth, rows + (first - from) * depth, 0, b, sums);
           finish_tile(p, first, std::min<int64_t>(UP, to - first), panel * PANEL, sums, add, add_row);
         }
+    }
+  });
+}
+
+static void matmul(const Matmul& p) {
+  thread_local std::vector<Vec> memory;
+  Packed right{p.N, p.K, nullptr};
+  int64_t slices = right.slices(), at_once = right.K <= WHOLE ? slices : 1;
+  int64_t vectors = right.vectors() / slices * at_once;
+  if (int64_t(memory.size()) < vectors) memory.resize(vectors);  // to let it shrink would clear the rest
+  for (int64_t slice = 0; slice < slices; slice += at_once) {
+    right.data = memory.data() - slice * right.panels() * right.deep() * 2;
+    parallel(right.panels() * at_once, p.threads, [&](int64_t task) {
+      pack_panel(p.right, right, slice + task / right.panels(), task % right.panels());
     });
+    multiply(p, right, slice, slice + at_once);
   }
 }

@@ -47,20 +47,25 @@ static inline void each_vector(int64_t width, Body body) {
   for (int64_t e = 0; e < width; e += LANES) body(e, int(std::min<int64_t>(LANES, width - e)));
 }
 
+// -> 1 / rms of a row, whose normalised numbers it writes.
+static inline Real normalise(const Real* x, const Real* weight, int64_t width, Real eps, IO* y) {
+  Vec squares{};
+  each_vector(width, [&](int64_t e, int lanes) {
+    Vec v = load_real(x + e, lanes);
+    squares += v * v;
+  });
+  Real inverse = 1 / std::sqrt(sum(squares) / width + eps);
+  each_vector(width, [&](int64_t e, int lanes) {
+    store(y + e, load_real(x + e, lanes) * inverse * load_real(weight + e, lanes), lanes);
+  });
+  return inverse;
+}
+
 static void norm_forward(const Norm& norm, const NormOutput& out) {
   parallel(norm.tasks(), norm.threads, [&](int64_t task) {
     each_row(norm, task, [&](int64_t row) {
-      const Real* x = norm.x + row * norm.width;
-      Vec squares{};
-      each_vector(norm.width, [&](int64_t e, int lanes) {
-        Vec v = load_real(x + e, lanes);
-        squares += v * v;
-      });
-      Real inverse = 1 / std::sqrt(sum(squares) / norm.width + Real(norm.eps));
-      out.inverse[row] = inverse;
-      each_vector(norm.width, [&](int64_t e, int lanes) {
-        store(out.y + row * norm.width + e, load_real(x + e, lanes) * inverse * load_real(norm.weight + e, lanes), lanes);
-      });
+      int64_t first = row * norm.width;
+      out.inverse[row] = normalise(norm.x + first, norm.weight, norm.width, Real(norm.eps), out.y + first);
     });
   });
 }

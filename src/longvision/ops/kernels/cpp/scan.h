@@ -32,8 +32,6 @@ struct Scan {
   Rows<const IO> B, C;
   const Real* D;                // (E)
   Rows<const IO> z;             // gate
-  Rows<const Real> other;       // what the other direction gave, to be added before the gate
-  double scale;                 // of the sum
   Real* carry;                  // (B, N, E): state before the first token, and then behind the last; null: zero
 
   int64_t blocks() const { return (width + LANES - 1) / LANES; }
@@ -43,21 +41,23 @@ struct Scan {
 };
 
 struct ScanOutput {
-  Rows<IO> y;        // scale * (y + other) * silu(z)
-  Rows<Real> partial;  // or, if given, y alone, for the direction that comes second
+  Rows<IO> y;        // times silu(z), if there is z
+  Rows<Real> raw;    // or, if given, without z
   Real* before;      // (B, chunks, N, E) state before each chunk, or null
   int64_t slots;     // chunks that `before` has space for
 };
 
 struct ScanGradients {
-  Rows<const IO> grad;     // of y
+  Rows<const IO> grad;     // of y,
+  Rows<const Real> raw_grad;  // or of `raw`
   const Real* before;
   int64_t slots;
   Rows<Real> dx, ddelta;   // (B, M, E); ddelta before bias and softplus
   Real* dBC;               // (groups, B, M, 2 N): to be summed over the groups
   Real *dA, *dD, *dbias;   // (B, E, N), (B, E), (B, E): to be summed over the batch
-  Rows<Real> partial;      // as in the forward: y alone, or, in the last direction,
-  Rows<IO> gated, dz;      // the forward's y, and the gradient of z
+  Rows<IO> dz;             // with z
+  Rows<Real> raw;          // or, without, the forward's,
+  int64_t add;             // added to what stands there
 };
 
 // One vector of channels: what all its tokens share. FULL: it has all of its lanes, which is known when compiling.
@@ -187,14 +187,14 @@ static void save(const Scan& scan, const Channels<FULL>& c, const Vec* state, Re
   for (int64_t n = 0; n < scan.states; n++) store_real(to + n * scan.width + c.first, state[n], c.lanes());
 }
 
-// A task for each row of the batch and group of vectors: body(full, b, group), with `full` a constant that says whether
-// all of the group's channels are there.
+// A task for each scan, row of the batch and group of vectors: body(full, scan, b, group), with `full` a constant that
+// says whether all of the group's channels are there.
 template <class Body>
-static void each_group(const Scan& scan, Body body) {
-  int64_t groups = scan.groups();
-  parallel(scan.batch * groups, scan.threads, [&](int64_t task) {
-    int64_t group = task % groups;
-    if ((group + 1) * GROUP * LANES <= scan.width) body(std::true_type{}, task / groups, group);
-    else body(std::false_type{}, task / groups, group);
+static void each_group(const Scan* scans, int64_t count, Body body) {
+  int64_t groups = scans[0].groups(), batch = scans[0].batch;
+  parallel(count * batch * groups, scans[0].threads, [&](int64_t task) {
+    int64_t group = task % groups, b = task / groups % batch, i = task / groups / batch;
+    if ((group + 1) * GROUP * LANES <= scans[i].width) body(std::true_type{}, i, b, group);
+    else body(std::false_type{}, i, b, group);
   });
 }

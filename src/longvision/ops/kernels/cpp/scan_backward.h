@@ -86,7 +86,7 @@ static inline void prepare_back(const Scan& scan, const ScanGradients& out, cons
       int64_t first = blocks[k].first, to = k * CHUNK + i + j;
       int lanes = blocks[k].lanes();
       Vec x = load(scan.x.at(b, at) + first, lanes);
-      Vec dy = Real(scan.scale) * load(out.grad.at(b, at) + first, lanes);
+      Vec dy = out.grad ? load(out.grad.at(b, at) + first, lanes) : load_real(out.raw_grad.at(b, at) + first, lanes);
       if (scan.z) {
         Vec z = load(scan.z.at(b, at) + first, lanes);
         Vec gate = sigmoid(z);
@@ -121,15 +121,13 @@ static inline void write_back(const Scan& scan, const ScanGradients& out, const 
     if (scan.softplus) dstep *= work.slope[from];
     store_real(out.ddelta.at(b, t) + first, dstep, lanes);
     dbias[k] += dstep;
-    if (out.partial) store_real(out.partial.at(b, t) + first, work.y[from], lanes);
+    if (out.raw) {
+      Real* to = out.raw.at(b, t) + first;
+      store_real(to, out.add ? load_real(to, lanes) + work.y[from] : work.y[from], lanes);
+    }
     if (!out.dz) continue;
-    Vec sum = work.y[from];
-    if (scan.other) sum += load_real(scan.other.at(b, t) + first, lanes);
-    sum *= Real(scan.scale);
-    Vec z = load(scan.z.at(b, t) + first, lanes), gate = work.gate[from];
-    if (out.gated) store(out.gated.at(b, t) + first, sum * z * gate, lanes);
-    Vec grad = load(out.grad.at(b, t) + first, lanes);
-    store(out.dz.at(b, t) + first, grad * sum * silu_slope(z, gate), lanes);
+    Vec z = load(scan.z.at(b, t) + first, lanes), grad = load(out.grad.at(b, t) + first, lanes);
+    store(out.dz.at(b, t) + first, grad * work.y[from] * silu_slope(z, work.gate[from]), lanes);
   }
 }
 
@@ -155,6 +153,7 @@ static void scan_backward_task(const Scan& scan, const ScanGradients& out, const
     int64_t t = chunk.first + i * direction;
     prefetch(scan.x, b, t, first, width);
     prefetch(out.grad, b, t, first, width);
+    prefetch(out.raw_grad, b, t, first, width);
     if (!scan.rank) prefetch(scan.delta, b, t, first, width);
     prefetch(scan.z, b, t, first, width);
   };
@@ -162,7 +161,8 @@ static void scan_backward_task(const Scan& scan, const ScanGradients& out, const
     int64_t t = chunk.first + i * direction;
     prefetch(out.dx, b, t, first, width);
     prefetch(out.ddelta, b, t, first, width);
-    if (out.dz) prefetch(scan.other, b, t, first, width), prefetch(out.dz, b, t, first, width);
+    prefetch(out.dz, b, t, first, width);
+    prefetch(out.raw, b, t, first, width);
   };
 
   for (int64_t p = int64_t(chunks.size()) - 1; p >= 0; p--) {
@@ -223,7 +223,7 @@ static void scan_backward_task(const Scan& scan, const ScanGradients& out, const
 
 static void scan_backward(const Scan& scan, const ScanGradients& out) {
   std::vector<Chunk> chunks = scan.order().chunks();
-  each_group(scan, [&](auto full, int64_t b, int64_t group) {
+  each_group(&scan, 1, [&](auto full, int64_t, int64_t b, int64_t group) {
     scan_backward_task<full.value>(scan, out, chunks, b, group);
   });
 }

@@ -75,12 +75,10 @@ static inline void write(const Scan& scan, const ScanOutput& out, const Channels
     int64_t first = blocks[k].first;
     int lanes = blocks[k].lanes();
     Vec sum = y[k * CHUNK];
-    if (out.partial) {
-      store_real(out.partial.at(b, t) + first, sum, lanes);
+    if (out.raw) {
+      store_real(out.raw.at(b, t) + first, sum, lanes);
       continue;
     }
-    if (scan.other) sum += load_real(scan.other.at(b, t) + first, lanes);
-    sum *= Real(scan.scale);
     if (scan.z) sum *= silu(load(scan.z.at(b, t) + first, lanes));
     store(out.y.at(b, t) + first, sum, lanes);
   }
@@ -107,10 +105,9 @@ static void scan_forward_task(const Scan& scan, const ScanOutput& out, const std
   };
   auto ask_after = [&](Chunk chunk, int i) __attribute__((always_inline)) {
     int64_t t = chunk.first + i * direction;
-    if (out.partial) return prefetch(out.partial, b, t, first, width);
-    prefetch(scan.z, b, t, first, width);
-    prefetch(scan.other, b, t, first, width);
+    prefetch(out.raw, b, t, first, width);
     prefetch(out.y, b, t, first, width);
+    prefetch(scan.z, b, t, first, width);
   };
 
   for (size_t p = 0; p < chunks.size(); p++) {
@@ -147,12 +144,20 @@ static void scan_forward_task(const Scan& scan, const ScanOutput& out, const std
   }
 }
 
-static void scan_forward(const Scan& scan, const ScanOutput& out) {
-  std::vector<Chunk> chunks = scan.order().chunks();
-  int64_t slot = scan.states * scan.width;
-  for (int64_t b = 0; out.before && b < scan.batch; b++)  // slots that the boundaries left over
-    std::fill(out.before + (b * out.slots + int64_t(chunks.size())) * slot, out.before + (b + 1) * out.slots * slot, 0);
-  each_group(scan, [&](auto full, int64_t b, int64_t group) {
-    scan_forward_task<full.value>(scan, out, chunks, b, group);
+// Scans of the same shape, whose tasks all run beside each other.
+static void scans_forward(const Scan* scans, const ScanOutput* outs, int64_t count) {
+  std::vector<Chunk> chunks[2];
+  for (int64_t i = 0; i < count; i++) {
+    const Scan& scan = scans[i];
+    const ScanOutput& out = outs[i];
+    chunks[i] = scan.order().chunks();
+    int64_t slot = scan.states * scan.width, used = int64_t(chunks[i].size());
+    for (int64_t b = 0; out.before && b < scan.batch; b++)  // slots that the boundaries left over
+      std::fill(out.before + (b * out.slots + used) * slot, out.before + (b + 1) * out.slots * slot, 0);
+  }
+  each_group(scans, count, [&](auto full, int64_t i, int64_t b, int64_t group) {
+    scan_forward_task<full.value>(scans[i], outs[i], chunks[i], b, group);
   });
 }
+
+static void scan_forward(const Scan& scan, const ScanOutput& out) { scans_forward(&scan, &out, 1); }

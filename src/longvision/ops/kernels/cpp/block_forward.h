@@ -1,0 +1,290 @@
+// A block, forward: norm and input projection; convolution, SiLU and x_proj of every direction in one pass over the
+// tokens; the scans of all directions; their mean, gated; output projection and residual.
+//
+// A long image is taken in chunks, one direction after the other, so that few tensors are as long as the image: its input,
+// what the first direction gives, and the output. For the second direction the input projection is made once more.
+#pragma once
+#include "block.h"
+
+// Tokens [first, last) are scanned; the convolution may look at [seen, seen_end).
+struct Window {
+  int64_t first, last, seen, seen_end;
+
+  int64_t length() const { return last - first; }
+  int64_t seen_length() const { return seen_end - seen; }
+};
+
+static std::vector<Window> windows(const Block& block, bool reverse) {
+  int64_t tokens = block.tokens, halo = block.taps - 1;
+  if (!block.chunk) return {{0, tokens, 0, tokens}};
+  std::vector<Window> found;
+  for (int64_t first = 0; first < tokens; first += block.chunk) {
+    int64_t last = std::min(tokens, first + block.chunk);
+    if (reverse) found.push_back({first, last, first, std::min(tokens, last + halo)});
+    else found.push_back({first, last, std::max<int64_t>(0, first - halo), last});
+  }
+  if (reverse) std::reverse(found.begin(), found.end());
+  return found;
+}
+
+struct ForwardSpace {
+  IO *normed, *xz, *projections, *u[2], *product;
+  Real *raw[2], *whole, *carry;
+  Packed in_proj, out_proj, x_proj[2];
+
+  ForwardSpace(const Block& block, Space& space) {
+    int64_t halo = block.chunk ? block.taps - 1 : 0, most = block.chunk ? std::min(block.chunk, block.tokens) : block.tokens;
+    int64_t rows = block.batch * most, at_once = block.chunk ? 1 : block.directions;
+    normed = space.take<IO>(block.batch * (most + halo) * block.channels);
+    xz = block.xz ? block.xz : space.take<IO>(block.batch * (most + halo) * 2 * block.width);
+    projections = block.projections ? block.projections : space.take<IO>(at_once * rows * block.projected());
+    for (int64_t i = 0; i < at_once; i++) {
+      u[i] = space.take<IO>(rows * block.width);
+      raw[i] = SAME ? reinterpret_cast<Real*>(u[i]) : space.take<Real>(rows * block.width);
+    }
+    product = SAME ? nullptr : space.take<IO>(rows * block.outputs);
+    bool other = block.chunk && block.directions > 1;
+    whole = other ? space.take<Real>(block.rows() * block.width) : nullptr;
+    carry = block.chunk ? space.take<Real>(block.batch * block.states * block.width) : nullptr;
+    auto pack = [&](int64_t N, int64_t K, bool wanted) {
+      Packed packed{N, K, nullptr};
+      packed.data = wanted ? space.take<Vec>(packed.vectors()) : nullptr;
+      return packed;
+    };
+    in_proj = pack(2 * block.width, block.channels, SAME);
+    out_proj = pack(block.outputs, block.width, SAME);
+    for (int64_t i = 0; i < block.directions; i++) x_proj[i] = pack(block.projected(), block.width, true);
+  }
+};
+
+static int64_t block_forward_space(const Block& block) {
+  Space counted{nullptr};
+  ForwardSpace space(block, counted);
+  return counted.used + BYTES;
+}
+
+// All weights as `tile` reads them, transposed.
+static void pack_weights(const Block& block, const ForwardSpace& space) {
+  struct Weight {
+    Matrix matrix;
+    const Packed* to;
+  };
+  std::vector<Weight> weights;
+  for (int64_t i = 0; i < block.directions; i++)
+    weights.push_back({{block.direction[i].x_proj, 1, block.width}, &space.x_proj[i]});
+  if (SAME) {
+    weights.push_back({{reinterpret_cast<const Real*>(block.in_proj), 1, block.channels}, &space.in_proj});
+    weights.push_back({{reinterpret_cast<const Real*>(block.out_proj), 1, block.width}, &space.out_proj});
+  }
+  int64_t tasks = 0;
+  for (const Weight& weight : weights) tasks += weight.to->slices() * weight.to->panels();
+  parallel(tasks, block.threads, [&](int64_t task) {
+    for (const Weight& weight : weights) {
+      int64_t own = weight.to->slices() * weight.to->panels();
+      if (task < own) return pack_panel(weight.matrix, *weight.to, task / weight.to->panels(), task % weight.to->panels());
+      task -= own;
+    }
+  });
+}
+
+// Norm and input projection of what a window sees: xz (B, seen, columns).
+static void project_in(const Block& block, const ForwardSpace& space, Window window, int64_t columns) {
+  int64_t seen = window.seen_length(), channels = block.channels;
+  each_row(block.batch * seen, block.threads, [&](int64_t row) {
+    int64_t from = (row / seen * block.tokens + window.seen + row % seen) * channels;
+    IO* to = space.normed + row * channels;
+    const Real* x = static_cast<const Real*>(block.x) + from;
+    if (block.norm_weight) normalise(x, block.norm_weight, channels, Real(block.eps), to);
+    else if (block.x_is_real())
+      each_vector(channels, [&](int64_t e, int lanes) { store(to + e, load_real(x + e, lanes), lanes); });
+    else std::copy_n(static_cast<const IO*>(block.x) + from, channels, to);
+  });
+  int64_t rows = block.batch * seen;
+  if (SAME)
+    multiply({rows, columns, channels, block.threads, {reinterpret_cast<const Real*>(space.normed), channels, 1}, {},
+              nullptr, 0, reinterpret_cast<Real*>(space.xz), columns}, space.in_proj, 0, space.in_proj.slices());
+  else multiply_io(block, rows, columns, channels, space.normed, channels, 1, block.in_proj, 1, channels, space.xz);
+}
+
+// u (length, E) times x_proj transposed -> (length, P).
+static void project(const Block& block, const Packed& x_proj, const IO* u, IO* to, int64_t length) {
+  int64_t width = block.width, columns = block.projected();
+  thread_local std::vector<Real> rows;  // of u in the dtype that is computed in, where that is another, or the last few
+  for (int64_t t = 0; t < length; t += UP) {
+    int64_t present = std::min<int64_t>(UP, length - t);
+    const Real* left = reinterpret_cast<const Real*>(u + t * width);
+    if (!SAME || present < UP) {
+      rows.assign(UP * width, 0);
+      for (int64_t e = 0; e < present * width; e++) rows[e] = read(u + t * width + e);
+      left = rows.data();
+    }
+    for (int64_t panel = 0; panel < x_proj.panels(); panel++) {
+      Vec sums[UP][2]{};
+      for (int64_t slice = 0; slice < x_proj.slices(); slice++) {
+        Vec more[UP][2];
+        tile<false>(x_proj.depth(slice), left + x_proj.begin(slice), width, x_proj.at(slice, panel), more);
+        for (int i = 0; i < UP; i++) sums[i][0] += more[i][0], sums[i][1] += more[i][1];
+      }
+      for (int64_t i = 0; i < present; i++)
+        for (int half = 0; half < 2; half++) {
+          int64_t p = panel * PANEL + half * LANES;
+          if (p < columns) store(to + (t + i) * columns + p, sums[i][half], int(std::min<int64_t>(LANES, columns - p)));
+        }
+    }
+  }
+}
+
+// What a direction makes of a window: where x is found in xz, u, the projection, and the boundaries as they see them.
+struct Part {
+  const Block& block;
+  const Direction& direction;
+  Window window;
+  const IO* xz;
+  int64_t columns;  // of xz
+  IO *u, *projection;
+  int64_t boundaries[2], visible[2];
+
+  Part(const Block& block, int64_t i, Window window, const IO* xz, int64_t columns, IO* u, IO* projection)
+      : block(block), direction(block.direction[i]), window(window), xz(xz), columns(columns), u(u),
+        projection(projection), boundaries{0, window.length()},
+        visible{window.seen - window.first, window.seen_end - window.first} {}
+
+  Rows<const IO> of_xz(int64_t column) const {
+    return {xz + (window.first - window.seen) * columns + column, window.seen_length() * columns, columns};
+  }
+  template <class Element>
+  Rows<Element> rows(Element* data, int64_t width) const {
+    return {data, window.length() * width, width};
+  }
+  Conv conv() const {
+    const Direction& d = direction;
+    return {block.batch, window.length(), block.width, block.taps, block.threads, d.reverse, 1,
+            block.chunk ? visible : block.boundaries, block.chunk ? 1 : block.sequences, of_xz(0), d.filter,
+            d.filter_bias};
+  }
+  Scan scan(Real* carry) const {
+    const Direction& d = direction;
+    auto projected = [&](int64_t from) { return rows<const IO>(projection + from, block.projected()); };
+    auto with = [&](Rows<const IO> r) { return Rows<const IO>{r.data, window.length() * block.projected(), r.token}; };
+    Scan scan{};
+    scan.batch = block.batch, scan.tokens = window.length(), scan.width = block.width, scan.states = block.states;
+    scan.rank = block.rank, scan.threads = block.threads, scan.reverse = d.reverse;
+    scan.softplus = scan.log_decay = 1;
+    scan.boundaries = block.chunk ? boundaries : block.boundaries, scan.sequences = block.chunk ? 1 : block.sequences;
+    scan.x = rows<const IO>(u, block.width), scan.delta = with(projected(0));
+    scan.weight = d.dt_proj, scan.bias = d.dt_bias, scan.A = d.A_log, scan.D = d.D;
+    scan.B = with(projected(block.rank)), scan.C = with(projected(block.rank + block.states));
+    scan.carry = carry;
+    return scan;
+  }
+};
+
+static void convolve_and_project(const Block& block, const ForwardSpace& space, const std::vector<Part>& parts,
+                                 int64_t first_direction) {
+  int64_t length = parts[0].window.length(), tiles = (length + FORWARD_TILE - 1) / FORWARD_TILE;
+  std::vector<std::vector<Filter>> filters;
+  std::vector<Conv> convs;
+  for (const Part& part : parts) convs.push_back(part.conv()), filters.push_back(all_filters(convs.back()));
+  parallel(int64_t(parts.size()) * block.batch * tiles, block.threads, [&](int64_t task) {
+    int64_t tile = task % tiles, b = task / tiles % block.batch, i = task / tiles / block.batch;
+    int64_t first = tile * FORWARD_TILE, last = std::min(length, first + FORWARD_TILE);
+    const Part& part = parts[i];
+    Rows<IO> u = part.rows(part.u, block.width), projection = part.rows(part.projection, block.projected());
+    convolve_tile(convs[i], filters[i], u, b, first, last);
+    project(block, space.x_proj[first_direction + i], u.at(b, first), projection.at(b, first), last - first);
+  });
+}
+
+// The mean of what the directions gave, gated: (B, length, E). `other` is the first direction's, if there are two.
+static void gate(const Block& block, const Part& part, const Real* raw, Rows<const Real> other, IO* to) {
+  int64_t length = part.window.length(), width = block.width;
+  Real scale = Real(1) / block.directions;
+  each_row(block.batch * length, block.threads, [&](int64_t row) {
+    int64_t b = row / length, t = row % length;
+    const IO* z = part.of_xz(width).at(b, t);
+    const Real *one = raw + row * width, *two = other ? other.at(b, t) : nullptr;
+    each_vector(width, [&](int64_t e, int lanes) {
+      Vec sum = load_real(one + e, lanes);
+      if (two) sum += load_real(two + e, lanes);
+      store(to + row * width + e, scale * sum * silu(load(z + e, lanes)), lanes);
+    });
+  });
+}
+
+static void project_out(const Block& block, const ForwardSpace& space, Window window, const IO* gated, void* out) {
+  int64_t length = window.length(), width = block.width, outputs = block.outputs, rows = block.batch * length;
+  if (SAME) {
+    bool whole = length == block.tokens;
+    for (int64_t b = 0; b < (whole ? 1 : block.batch); b++) {
+      int64_t first = (b * block.tokens + window.first) * outputs;
+      const Real* x = block.residual ? static_cast<const Real*>(block.x) + first : nullptr;
+      multiply({whole ? rows : length, outputs, width, block.threads,
+                {reinterpret_cast<const Real*>(gated) + b * length * width, width, 1}, {}, x, outputs,
+                static_cast<Real*>(out) + first, outputs}, space.out_proj, 0, space.out_proj.slices());
+    }
+    return;
+  }
+  multiply_io(block, rows, outputs, width, gated, width, 1, block.out_proj, 1, width, space.product);
+  each_row(rows, block.threads, [&](int64_t row) {
+    const IO* product = space.product + row * outputs;
+    int64_t to = (row / length * block.tokens + window.first + row % length) * outputs;
+    if (!block.residual) std::copy_n(product, outputs, static_cast<IO*>(out) + to);
+    else
+      each_vector(outputs, [&](int64_t e, int lanes) {
+        Vec sum = load(product + e, lanes) + load_real(static_cast<const Real*>(block.x) + to + e, lanes);
+        store_real(static_cast<Real*>(out) + to + e, sum, lanes);
+      });
+  });
+}
+
+// All tokens and directions at once.
+static void forward_whole(const Block& block, const ForwardSpace& space, void* out) {
+  Window all = windows(block, false)[0];
+  project_in(block, space, all, 2 * block.width);
+  std::vector<Part> parts;
+  std::vector<Scan> scans;
+  std::vector<ScanOutput> outs;
+  int64_t rows = block.rows();
+  for (int64_t i = 0; i < block.directions; i++) {
+    IO* projection = space.projections + i * rows * block.projected();
+    parts.emplace_back(block, i, all, space.xz, 2 * block.width, space.u[i], projection);
+    scans.push_back(parts[i].scan(nullptr));
+    Real* before = block.before ? block.before + i * block.batch * block.slots * block.states * block.width : nullptr;
+    outs.push_back({{}, parts[i].rows(space.raw[i], block.width), before, block.slots});
+  }
+  convolve_and_project(block, space, parts, 0);
+  scans_forward(scans.data(), outs.data(), block.directions);
+  bool two = block.directions > 1;
+  Rows<const Real> other = two ? parts[0].rows<const Real>(space.raw[1], block.width) : Rows<const Real>{};
+  gate(block, parts[0], space.raw[0], other, space.u[0]);
+  project_out(block, space, all, space.u[0], out);
+}
+
+// One direction after the other, chunk by chunk.
+static void forward_chunks(const Block& block, const ForwardSpace& space, void* out) {
+  for (int64_t i = 0; i < block.directions; i++) {
+    bool last = i + 1 == block.directions;
+    int64_t columns = last ? 2 * block.width : block.width;
+    std::fill_n(space.carry, block.batch * block.states * block.width, Real(0));
+    for (Window window : windows(block, block.direction[i].reverse)) {
+      project_in(block, space, window, columns);
+      std::vector<Part> parts;
+      parts.emplace_back(block, i, window, space.xz, columns, space.u[0], space.projections);
+      convolve_and_project(block, space, parts, i);
+      Rows<Real> whole{space.whole + window.first * block.width, block.tokens * block.width, block.width};
+      Rows<Real> raw = last ? parts[0].rows(space.raw[0], block.width) : whole;
+      scan_forward(parts[0].scan(space.carry), {{}, raw, nullptr, 0});
+      if (!last) continue;
+      Rows<const Real> other = i ? Rows<const Real>{whole.data, whole.batch, whole.token} : Rows<const Real>{};
+      gate(block, parts[0], space.raw[0], other, space.u[0]);
+      project_out(block, space, window, space.u[0], out);
+    }
+  }
+}
+
+static void block_forward(const Block& block, void* memory, void* out) {
+  Space begin = Space::at(memory);
+  ForwardSpace space(block, begin);
+  pack_weights(block, space);
+  (block.chunk ? forward_chunks : forward_whole)(block, space, out);
+}

@@ -1,0 +1,46 @@
+"""Matmuls of numbers that are stored in another dtype than they are computed in: the kernels hand them to torch.
+
+Processors have instructions of their own for bfloat16, and torch knows them.
+"""
+
+import ctypes
+import functools
+
+import torch
+from torch import Tensor
+
+
+_alive: list[object] = []  # what C holds the addresses of
+
+
+class _Matmul(ctypes.Structure):
+    """`OutsideMatmul` of block.h."""
+
+    _fields_ = [
+        (name, ctypes.c_int64)
+        for name in ("M", "N", "K", "left", "left_row", "left_column", "right", "right_row", "right_column", "to")
+    ]
+
+
+@functools.cache
+def outside_matmul(dtype: torch.dtype) -> int:
+    """The address of a C function; 0 for a dtype that needs none. It lives as long as the process."""
+    if dtype != torch.bfloat16:
+        return 0
+
+    def run(call: "ctypes._Pointer[_Matmul]") -> None:
+        of = call.contents
+        left_MK = _view(of.left, (of.M, of.K), (of.left_row, of.left_column), dtype)
+        right_KN = _view(of.right, (of.K, of.N), (of.right_row, of.right_column), dtype)
+        torch.mm(left_MK, right_KN, out=_view(of.to, (of.M, of.N), (of.N, 1), dtype))
+
+    function = ctypes.CFUNCTYPE(None, ctypes.POINTER(_Matmul))(run)
+    _alive.append(function)
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+def _view(start: int, shape: tuple[int, int], strides: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """The memory of somebody else as a matrix."""
+    count = sum((n - 1) * stride for n, stride in zip(shape, strides)) + 1
+    memory = (ctypes.c_char * (count * dtype.itemsize)).from_address(start)
+    return torch.frombuffer(memory, dtype=dtype).as_strided(shape, strides)
