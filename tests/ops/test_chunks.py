@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from longvision.ops.kernels.cpp import allocator
-from longvision.ops.mixer import chunks
+from longvision.ops.mixer import cpu
 from support.mixer_cases import MAKERS, assert_near, make, make_block, make_direction
 from support.scan_cases import needs_compiler
 
@@ -20,18 +20,24 @@ def chunk(monkeypatch):
     """chunk(5): from now on, of five tokens, however few there are."""
 
     def of(tokens):
-        monkeypatch.setattr(chunks, "CHUNK", tokens)
-        monkeypatch.setattr(chunks, "LEAST", 1)
+        monkeypatch.setattr(cpu, "CHUNK", tokens)
+        monkeypatch.setattr(cpu, "LEAST", 1)
 
     return of
 
 
 @pytest.fixture
-def runs(monkeypatch):
-    """The numbers of tokens of the chunks that were run."""
-    tokens, run = [], chunks.run
-    monkeypatch.setattr(chunks, "run", lambda *args: (tokens.append(args[1].shape[1]), run(*args))[1])
-    return tokens
+def asked(monkeypatch):
+    """Of each call of the kernel: the tokens of a chunk, 0 for all at once."""
+    chunks = []
+
+    class Call(cpu._Call):
+        def __init__(self, *args):
+            chunks.append(args[-1])
+            super().__init__(*args)
+
+    monkeypatch.setattr(cpu, "_Call", Call)
+    return chunks
 
 
 @mixer_and_block
@@ -40,11 +46,11 @@ def runs(monkeypatch):
     (16, (True, True), 2), (33, (False, True), 1),
 ], ids=str)  # fmt: skip
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
-def test_equals_the_reference(chunk, runs, maker, size, ways, dtype, batch):
+def test_equals_the_reference(chunk, asked, maker, size, ways, dtype, batch):
     case = maker(batch, 33, ways=ways, dtype=dtype)
     chunk(size)
     got = case.call()
-    assert sorted(runs) == sorted([*[size] * (33 // size), *[33 % size] * (33 % size > 0)] * len(ways))
+    assert asked == [size]
     assert got.dtype == case.x.dtype
     assert_near({"y": got}, {"y": case.changed(torch.Tensor.double).truth()}, TOLERANCE[dtype])
 
@@ -52,12 +58,12 @@ def test_equals_the_reference(chunk, runs, maker, size, ways, dtype, batch):
 @mixer_and_block
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("batch", [1, 3])
-def test_the_same_bits_as_in_one(chunk, runs, maker, dtype, batch):
+def test_the_same_bits_as_in_one(chunk, asked, maker, dtype, batch):
     """A sum over a row is made in the same order, wherever the row is."""
     case = maker(batch, 70, dtype=dtype)
     whole = case.call()
     chunk(16)
-    assert torch.equal(case.call(), whole) and len(runs) == 2 * 5
+    assert torch.equal(case.call(), whole) and asked == [0, 16]
 
 
 @pytest.mark.parametrize("taps", [1, 2, 8])
@@ -77,19 +83,18 @@ def test_threads(chunk, threads):
     assert torch.equal(case.call(), alone)
 
 
-def test_not_where_a_backward_is_to_come_nor_packed(chunk, runs):
+def test_not_where_a_backward_is_to_come_nor_packed(chunk, asked):
     chunk(5)
     make_block(1, 33).leaves().call()
     make_block(1, 33, cu_seqlens=[0, 7, 33]).call()
-    assert runs == []
+    assert asked == [0, 0]
 
 
-def test_only_for_many_tokens(runs):
-    case = make(1, chunks.LEAST, 8, (False,), torch.float32)
+def test_only_for_many_tokens(asked):
+    case = make(1, cpu.LEAST, 8, (False,), torch.float32)
     case._replace(x=case.x[:, 1:]).call()
-    assert runs == []
     case.call()
-    assert runs == [chunks.CHUNK] * (chunks.LEAST // chunks.CHUNK)
+    assert asked == [0, cpu.CHUNK]
 
 
 def test_opcheck(chunk):
@@ -104,7 +109,7 @@ def test_memory(monkeypatch, maker):
     """Beside the result: half of what the input projection gives, and chunks."""
     store = allocator._Store()
     monkeypatch.setattr(allocator, "_store", store)
-    tokens, dim, width = 16 * chunks.CHUNK, 32, 64
+    tokens, dim, width = 16 * cpu.CHUNK, 32, 64
     case = maker(1, 1, width, dtype=torch.float32)
     case = case._replace(
         x=torch.randn(1, tokens, dim),
@@ -114,4 +119,4 @@ def test_memory(monkeypatch, maker):
         norm_weight=None if case.norm_weight is None else torch.ones(dim),
     )
     assert case.call().shape == case.x.shape
-    assert store.most <= 4 * (tokens * (width + dim) + 6 * chunks.CHUNK * width)
+    assert store.most <= 4 * (tokens * (width + dim) + 6 * cpu.CHUNK * width)

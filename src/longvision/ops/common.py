@@ -8,6 +8,7 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.nn import Parameter
 from torch.utils.weak import WeakIdKeyDictionary
 
 from longvision.ops.kernels.cpp.library import DEFINITIONS as CPU_DTYPES
@@ -207,6 +208,19 @@ def may_need_backward(tensors: Iterable[Tensor]) -> bool:
     # Inside vmap a tensor does not say whether the one that it stands for needs a gradient.
     hidden = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
     return hidden or any(tensor.requires_grad for tensor in tensors)
+
+
+def only_computes(tensors: Iterable[Tensor]) -> bool:
+    """Whether an op may compute at once, unseen: nobody compiles, traces, transforms or profiles."""
+    watched = (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._get_tracing_state() is not None
+        or torch.autograd._profiler_enabled()
+    )
+    return not watched and all(type(tensor) in (Tensor, Parameter) for tensor in tensors)
 
 
 def check_saved(op: str, states: Tensor) -> None:

@@ -63,6 +63,20 @@ class MixerInputs(NamedTuple):
         norm = [] if self.norm_weight_D is None else [self.norm_weight_D]
         return [self.x_BMD, *parameters, self.in_proj_FD, self.out_proj_DE, *norm]
 
+    def with_tensors(self, tensors: Sequence[Tensor | None]) -> "MixerInputs":
+        """With others in the place of `tensors()`."""
+        x, *rest = tensors
+        own = [rest[i * TENSORS :][:TENSORS] for i in range(len(self.directions))]
+        directions = [ScanDirection._make([*t, d.reverse]) for t, d in zip(own, self.directions)]
+        in_proj, out_proj, *norm = rest[TENSORS * len(own) :]
+        return self._replace(
+            x_BMD=x, directions=directions, in_proj_FD=in_proj, out_proj_DE=out_proj, norm_weight_D=(*norm, None)[0]
+        )
+
+    def without_tensors(self) -> "MixerInputs":
+        """What a backward keeps beside the tensors that autograd saves for it."""
+        return self.with_tensors([None] * len(self.tensors()))
+
     def output_dtype(self) -> torch.dtype:
         return self.x_BMD.dtype if self.residual else self.dtype
 

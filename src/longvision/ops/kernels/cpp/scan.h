@@ -148,38 +148,42 @@ static States states_of(const Scan& scan, int64_t b, Chunk chunk, Real* space) {
   return {B, C, padded};
 }
 
-// Steps of TOKENS tokens before the softplus, for all vectors of a task: each weight is loaded once for the tokens, each
-// number of the low rank once for the channels.
-template <int TOKENS, bool FULL>
-static inline void raw_steps(const Scan& scan, const Channels<FULL>* blocks, int64_t count, int64_t b, int64_t t,
-                             Vec (&to)[TOKENS][GROUP]) {
-  const IO* low[TOKENS];
-  for (int j = 0; j < TOKENS; j++) low[j] = scan.delta.at(b, t + j * scan.order().step());
+// Tokens are prepared two at a time: each weight is loaded once for both. Behind the last of an odd number it is taken
+// twice, rather than by other instructions, whose last bits may be others.
+struct Pair {
+  int64_t token[2];
+  int present;
+
+  Pair(Chunk chunk, int i, int step) : present(std::min(2, chunk.length - i)) {
+    token[0] = chunk.first + i * step;
+    token[1] = token[0] + (present - 1) * step;
+  }
+};
+
+// Their steps before the softplus, for all vectors of a task.
+template <bool FULL>
+static inline void raw_steps(const Scan& scan, const Channels<FULL>* blocks, int64_t count, int64_t b, Pair pair,
+                             Vec (&to)[2][GROUP]) {
+  const IO* low[2] = {scan.delta.at(b, pair.token[0]), scan.delta.at(b, pair.token[1])};
   if (!scan.rank) {
-    for (int j = 0; j < TOKENS; j++)
+    for (int j = 0; j < 2; j++)
       for (int64_t k = 0; k < count; k++) to[j][k] = load(low[j] + blocks[k].first, blocks[k].lanes()) + blocks[k].bias;
     return;
   }
-  Vec sum[TOKENS][GROUP];
+  Vec sum[2][GROUP];
 #pragma GCC unroll 4
-  for (int j = 0; j < TOKENS; j++)
-#pragma GCC unroll 4
-    for (int k = 0; k < GROUP; k++) sum[j][k] = FULL || k < count ? blocks[k].bias : Vec{};
+  for (int k = 0; k < GROUP; k++) sum[0][k] = sum[1][k] = FULL || k < count ? blocks[k].bias : Vec{};
   for (int64_t r = 0; r < scan.rank; r++) {
-    Vec d[TOKENS];
-#pragma GCC unroll 4
-    for (int j = 0; j < TOKENS; j++) d[j] = splat(read(low[j] + r));
+    Vec one = splat(read(low[0] + r)), two = splat(read(low[1] + r));
 #pragma GCC unroll 4
     for (int k = 0; k < GROUP; k++) {
       if (!FULL && k >= count) break;
-#pragma GCC unroll 4
-      for (int j = 0; j < TOKENS; j++) sum[j][k] += blocks[k].weight[r] * d[j];
+      sum[0][k] += blocks[k].weight[r] * one;
+      sum[1][k] += blocks[k].weight[r] * two;
     }
   }
 #pragma GCC unroll 4
-  for (int j = 0; j < TOKENS; j++)
-#pragma GCC unroll 4
-    for (int k = 0; k < GROUP; k++) to[j][k] = sum[j][k];
+  for (int k = 0; k < GROUP; k++) to[0][k] = sum[0][k], to[1][k] = sum[1][k];
 }
 
 template <bool FULL>

@@ -39,7 +39,7 @@ static inline void run_back(int length, States in, int64_t n, int64_t padded, co
     Vec s = step[i], u = input[i], grad = dy[i], sum = y[i];
 #pragma GCC unroll 4
     for (int k = 0; k < STATES; k++) {
-      Vec passed = INSIDE ? exp2_inside(s, a[k]) : exp2(s * a[k]);
+      Vec passed = INSIDE ? exp2_inside(s, a[k]) : exp2(s, a[k]);
       decay[k] = passed, found[k] = h[k];
       h[k] = passed * h[k] + u * B[k];
       sum += h[k] * C[k];
@@ -72,14 +72,14 @@ static inline void run_back(int length, States in, int64_t n, int64_t padded, co
   for (int k = 0; k < STATES; k++) carry[n + k] = g[k], dA[n + k] = da[k];
 }
 
-// Before the recurrence, for TOKENS tokens. -> the longest steps, and the sums for D.
-template <int TOKENS, bool FULL>
+// Before the recurrence, for two tokens. -> the longest steps, and the sums for D.
+template <bool FULL>
 static inline void prepare_back(const Scan& scan, const ScanGradients& out, const Channels<FULL>* blocks, int64_t count,
-                                int64_t b, int64_t t, int i, const BackwardWork& work, Vec* longest, Vec* dD) {
-  Vec raw[TOKENS][GROUP];
-  raw_steps<TOKENS>(scan, blocks, count, b, t, raw);
-  for (int j = 0; j < TOKENS; j++) {
-    int64_t at = t + j * scan.order().step();
+                                int64_t b, Pair pair, int i, const BackwardWork& work, Vec* longest, Vec* dD) {
+  Vec raw[2][GROUP];
+  raw_steps(scan, blocks, count, b, pair, raw);
+  for (int j = 0; j < pair.present; j++) {
+    int64_t at = pair.token[j];
 #pragma GCC unroll 4
     for (int k = 0; k < GROUP; k++) {
       if (!FULL && k >= count) break;
@@ -169,12 +169,10 @@ static void scan_backward_task(const Scan& scan, const ScanGradients& out, const
     Chunk chunk = chunks[p];
     bool last = p + 1 == int64_t(chunks.size()) || chunks[p + 1].fresh;  // of its sequence: nothing comes back to it
     Vec longest[GROUP]{};
-    for (int i = 0; i < chunk.length;) {
-      int64_t t = chunk.first + i * direction;
+    for (int i = 0; i < chunk.length; i += 2) {
       if (i + AHEAD < chunk.length) ask(chunk, i + AHEAD);
       if (i + 1 + AHEAD < chunk.length) ask(chunk, i + 1 + AHEAD);
-      if (i + 2 <= chunk.length) prepare_back<2>(scan, out, blocks, count, b, t, i, work, longest, dDs), i += 2;
-      else prepare_back<1>(scan, out, blocks, count, b, t, i, work, longest, dDs), i++;
+      prepare_back(scan, out, blocks, count, b, Pair(chunk, i, direction), i, work, longest, dDs);
     }
 
     States in = states_of(scan, b, chunk, space);

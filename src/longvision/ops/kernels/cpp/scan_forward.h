@@ -20,7 +20,7 @@ static inline void run(int length, States in, int64_t n, const Vec* step, const 
     Vec s = step[i], u = input[i], sum = y[i];
 #pragma GCC unroll 4
     for (int k = 0; k < AT_ONCE; k++) {
-      h[k] = (INSIDE ? exp2_inside(s, a[k]) : exp2(s * a[k])) * h[k] + u * B[k];
+      h[k] = (INSIDE ? exp2_inside(s, a[k]) : exp2(s, a[k])) * h[k] + u * B[k];
       sum += h[k] * C[k];
     }
     y[i] = sum;
@@ -43,15 +43,16 @@ struct ForwardWork {
   Vec *step, *input, *y;
 };
 
-// Before the recurrence: step, input and the part of the output that passes the states by. -> the longest steps.
-template <int TOKENS, bool FULL>
-static inline void prepare(const Scan& scan, const Channels<FULL>* blocks, int64_t count, int64_t b, int64_t t, int i,
+// Before the recurrence, for two tokens: step, input and the part of the output that passes the states by. -> the longest
+// steps.
+template <bool FULL>
+static inline void prepare(const Scan& scan, const Channels<FULL>* blocks, int64_t count, int64_t b, Pair pair, int i,
                            ForwardWork work, Vec* longest) {
-  Vec raw[TOKENS][GROUP];
-  raw_steps<TOKENS>(scan, blocks, count, b, t, raw);
-#pragma GCC unroll 4
-  for (int j = 0; j < TOKENS; j++) {
-    const IO* x_row = scan.x.at(b, t + j * scan.order().step());
+  Vec raw[2][GROUP];
+  raw_steps(scan, blocks, count, b, pair, raw);
+#pragma GCC unroll 2
+  for (int j = 0; j < 2; j++) {
+    const IO* x_row = scan.x.at(b, pair.token[j]);
 #pragma GCC unroll 4
     for (int k = 0; k < GROUP; k++) {
       if (!FULL && k >= count) break;
@@ -113,12 +114,10 @@ static void scan_forward_task(const Scan& scan, const ScanOutput& out, const std
   for (size_t p = 0; p < chunks.size(); p++) {
     Chunk chunk = chunks[p];
     Vec longest[GROUP]{};
-    for (int i = 0; i < chunk.length;) {
-      int64_t t = chunk.first + i * direction;
+    for (int i = 0; i < chunk.length; i += 2) {
       if (i + AHEAD < chunk.length) ask_before(chunk, i + AHEAD);
       if (i + 1 + AHEAD < chunk.length) ask_before(chunk, i + 1 + AHEAD);
-      if (i + 2 <= chunk.length) prepare<2>(scan, blocks, count, b, t, i, work, longest), i += 2;
-      else prepare<1>(scan, blocks, count, b, t, i, work, longest), i++;
+      prepare(scan, blocks, count, b, Pair(chunk, i, direction), i, work, longest);
     }
 
     States in = states_of(scan, b, chunk, space);

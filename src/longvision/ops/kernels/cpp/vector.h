@@ -142,18 +142,18 @@ static inline Vec power(Vec r, Vec shifted, const Real (&coefficients)[COUNT]) {
   return (Vec)((VecBits)(q * r + Real(1)) + ((VecBits)shifted << MANTISSA));
 }
 
-// 2^x, for decays: its error is greatest where decays soon end, near r = 1/2, and no more than rounding's where they
-// last. Below the range it is 0, above it infinity.
-static inline Vec exp2(Vec x) {
-  x = at_most(MOST, at_least(LEAST, x));
-  Vec shifted = x + MAGIC;
-  return power(x - (shifted - MAGIC), shifted, QUICK);
-}
-
-// 2^(s a) where that is known to be inside the range: no clamps, and the product is fused into both sums.
+// 2^(s a), for decays, where that is known to be inside the range. Its error is greatest where decays soon end, near
+// r = 1/2, and no more than rounding's where they last; the product is fused into both sums.
 static inline Vec exp2_inside(Vec s, Vec a) {
   Vec shifted = s * a + MAGIC;
   return power(s * a - (shifted - MAGIC), shifted, QUICK);
+}
+
+// The same, to the bit, and below the range 0, above it infinity.
+static inline Vec exp2(Vec s, Vec a) {
+  Vec x = s * a, inside = exp2_inside(s, a);
+  inside = x < LEAST + 1 ? Vec{} : inside;
+  return x >= MOST ? splat(INFINITY) : inside;
 }
 
 // e^x, to the last bits, for OUTERMOST >= x >= -OUTERMOST.
