@@ -278,6 +278,25 @@ def test_what_is_saved_hands_on_no_gradient():
     assert case.x.grad is None
 
 
+@mixer_and_block
+def test_who_profiles_sees_the_op_which_gives_the_same_bits_as_the_way_around_it(maker):
+    case = maker(2, 33, dtype=torch.float32)
+    around = value_and_grads(case)
+    with torch.profiler.profile() as seen:
+        through = value_and_grads(case)
+    assert {"longvision::mixer", "longvision::mixer_backward"} <= {event.key for event in seen.key_averages()}
+    assert all(torch.equal(around[name], through[name]) for name in around)
+
+
+@pytest.mark.parametrize("wanted", ["parameter", "x"])
+def test_twice_differentiated_is_refused(wanted):
+    case = make_block(1, 9).leaves()
+    leaf = case.x if wanted == "x" else case.in_proj
+    (grad,) = torch.autograd.grad(case.call().square().sum(), leaf, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable|does not require grad|not.*differentiable"):
+        grad.sum().backward()
+
+
 # One node for autograd, compile and export
 
 
