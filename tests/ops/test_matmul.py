@@ -7,10 +7,13 @@ import sys
 import pytest
 import torch
 
-from longvision.ops.kernels.cpp.library import kernels
-from longvision.ops.kernels.cpp.matmul import matmul
+from longvision.ops.kernels.cpp.library import kernels_for
+from longvision.ops.kernels.cpp.record import pack
+from support.scan_cases import needs_compiler
 
-TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-14, torch.bfloat16: 8e-3}  # bfloat16: one rounding, at the end
+pytestmark = needs_compiler
+
+TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-14}
 SIZES = [
     (1, 1, 1),
     (1, 33, 5),
@@ -20,6 +23,7 @@ SIZES = [
     (49, 7, 256),
     (48, 64, 257),
     (5, 12, 1025),
+    (13, 33, 2100),
     (197, 768, 192),
     (768, 192, 197),
     (100, 3, 0),
@@ -32,6 +36,20 @@ def matrix(rows, columns, dtype, transposed=False, gap=0):
     whole = torch.full(shape, torch.nan, dtype=dtype)
     part = whole[:, :rows].t() if transposed else whole[:, :columns]
     return part.copy_(torch.randn(rows, columns))
+
+
+def matmul(left, right, add=None, out=None):
+    """`Matmul` of matmul.h: (M, K) times (K, N), plus (M, N), into `out`, which may be what is added."""
+    out = left.new_empty(left.shape[0], right.shape[1]) if out is None else out
+    record = pack(
+        *(*out.shape, left.shape[1], torch.get_num_threads()),
+        *(left.data_ptr(), *left.stride()),
+        *(right.data_ptr(), *right.stride()),
+        *((0, 0) if add is None else (add.data_ptr(), add.stride(0))),
+        *(out.data_ptr(), out.stride(0)),
+    )
+    kernels_for(left.dtype).matmul(record)
+    return out
 
 
 def error(result, truth):
@@ -48,8 +66,6 @@ def test_against_float64(rows, columns, depth, dtype):
         truth = left.double() @ right.double()
         assert error(matmul(left, right), truth) <= TOLERANCE[dtype]
         assert error(matmul(left, right, add), truth + add.double()) <= TOLERANCE[dtype]
-        turned = matrix(rows, columns, dtype, transposed=True, gap=gap)
-        assert error(matmul(left, right, turned), truth + turned.double()) <= TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -102,20 +118,9 @@ def test_nothing_is_read_beyond_the_end(rows, columns, depth, dtype):
             assert error(matmul(a, b, add), a.double() @ b.double() + add.double()) <= TOLERANCE[dtype]
 
 
-def test_neither_stride_is_one():
-    left, right = torch.randn(20, 60)[:, ::3], torch.randn(40, 22)[::2, ::2]
-    assert error(matmul(left, right), left.double() @ right.double()) <= TOLERANCE[torch.float32]
-
-
-def test_without_kernels(monkeypatch):
-    monkeypatch.setitem(matmul.__globals__, "kernels", lambda dtype: None)
-    left, right, add = torch.randn(5, 6), torch.randn(6, 7), torch.randn(5, 7)
-    assert torch.equal(matmul(left, right, add), torch.addmm(add, left, right))
-
-
 def test_infinity_and_nan_stay_in_their_rows():
     left, right = torch.randn(40, 50), torch.randn(50, 40)
     left[3, 4], left[30, 5] = torch.inf, torch.nan
     result, truth = matmul(left, right), left @ right
     assert torch.equal(result.isnan(), truth.isnan()) and torch.equal(result.isinf(), truth.isinf())
-    assert kernels(torch.float32) is None or result[[3, 30]].isfinite().sum() == 0
+    assert result[[3, 30]].isfinite().sum() == 0

@@ -293,7 +293,7 @@ def test_twice_differentiated_is_refused(wanted):
     case = make_block(1, 9).leaves()
     leaf = case.x if wanted == "x" else case.in_proj
     (grad,) = torch.autograd.grad(case.call().square().sum(), leaf, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable|does not require grad|not.*differentiable"):
+    with pytest.raises(RuntimeError, match="differentiable"):
         grad.sum().backward()
 
 

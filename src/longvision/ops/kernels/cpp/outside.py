@@ -9,7 +9,6 @@ import functools
 import torch
 from torch import Tensor
 
-
 _alive: list[object] = []  # what C holds the addresses of
 
 
