@@ -103,6 +103,7 @@ class _Call:
         weights = [contiguous(weight, library.dtype) for weight in (inputs.in_proj_FD, inputs.out_proj_DE)]
         norms = [] if norm_weight is None else [contiguous(norm_weight, library.real)]
         parameters = [[contiguous(t, library.real) for t in d.tensors()] for d in inputs.directions]
+        other_BME = cached_empty(batch, tokens, width, dtype=library.real) if chunk and len(parameters) > 1 else None
         directions = [(*(t.data_ptr() for t in own), d.reverse) for own, d in zip(parameters, inputs.directions)]
         self.record = pack(
             *(batch, tokens, channels, width, states, first.dt_proj_ER.shape[1], first.filter_EK.shape[1]),
@@ -111,8 +112,8 @@ class _Call:
             *(x_BMD.data_ptr(), address(norms[0] if norms else None), double(inputs.eps)),
             *(weight.data_ptr() for weight in weights),
             *((0, 0, 0) if saved is None else (t.data_ptr() for t in saved)),
-            outside_matmul(library.dtype),
+            *(address(other_BME), outside_matmul(library.dtype)),
             *directions[0],
             *(directions[1] if len(directions) > 1 else NO_DIRECTION),
         )
-        self._alive = x_BMD, boundaries, weights, norms, parameters
+        self._alive = x_BMD, boundaries, weights, norms, parameters, other_BME

@@ -34,6 +34,7 @@ struct Block {
   const IO *in_proj, *out_proj;  // (2 E, D), (D', E)
   IO *xz, *projections;          // (B, M, 2 E) and (W, B, M, P), saved for the backward; or null
   Real* before;                  // (W, B, slots, N, E), the same
+  Real* other;                   // (B, M, E): memory for what the first of two directions gives in chunks, or null
   Outside outside;
   Direction direction[2];
 

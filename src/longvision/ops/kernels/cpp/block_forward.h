@@ -29,7 +29,7 @@ static std::vector<Window> windows(const Block& block, bool reverse) {
 
 struct ForwardSpace {
   IO *normed, *xz, *projections, *u[2], *product;
-  Real *raw[2], *whole, *carry;
+  Real *raw[2], *carry;
   Packed in_proj, out_proj, x_proj[2];
 
   ForwardSpace(const Block& block, Space& space) {
@@ -43,8 +43,6 @@ struct ForwardSpace {
       raw[i] = SAME ? reinterpret_cast<Real*>(u[i]) : space.take<Real>(rows * block.width);
     }
     product = SAME ? nullptr : space.take<IO>(rows * block.outputs);
-    bool other = block.chunk && block.directions > 1;
-    whole = other ? space.take<Real>(block.rows() * block.width) : nullptr;
     carry = block.chunk ? space.take<Real>(block.batch * block.states * block.width) : nullptr;
     auto pack = [&](int64_t N, int64_t K, bool wanted) {
       Packed packed{N, K, nullptr};
@@ -271,7 +269,7 @@ static void forward_chunks(const Block& block, const ForwardSpace& space, void* 
       std::vector<Part> parts;
       parts.emplace_back(block, i, window, space.xz, columns, space.u[0], space.projections);
       convolve_and_project(block, space, parts, i);
-      Rows<Real> whole{space.whole + window.first * block.width, block.tokens * block.width, block.width};
+      Rows<Real> whole{block.other + window.first * block.width, block.tokens * block.width, block.width};
       Rows<Real> raw = last ? parts[0].rows(space.raw[0], block.width) : whole;
       scan_forward(parts[0].scan(space.carry), {{}, raw, nullptr, 0});
       if (!last) continue;
