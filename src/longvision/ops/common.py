@@ -211,7 +211,8 @@ def may_need_backward(tensors: Iterable[Tensor]) -> bool:
 
 
 def only_computes(tensors: Iterable[Tensor]) -> bool:
-    """Whether an op may compute at once, unseen: nobody compiles, traces, transforms or profiles."""
+    """Whether an op may compute at once, unseen: nobody compiles, traces, transforms or profiles, and each tensor is
+    what stands in its memory, which one that is lazily negated or zero, sparse or a subclass's is not."""
     watched = (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack()
@@ -220,7 +221,20 @@ def only_computes(tensors: Iterable[Tensor]) -> bool:
         or torch._C._get_tracing_state() is not None
         or torch.autograd._profiler_enabled()
     )
-    return not watched and all(type(tensor) in (Tensor, Parameter) for tensor in tensors)
+    return not watched and all(
+        type(tensor) in (Tensor, Parameter) and torch._C._dispatch_keys(tensor).raw_repr() in _plain_keys()
+        for tensor in tensors
+    )
+
+
+@functools.cache
+def _plain_keys() -> set[int]:
+    """What the dispatcher knows of tensors on a CPU that have nothing special, made outside of inference mode or in."""
+    with torch.inference_mode(False):
+        outside = torch.empty(0)
+    with torch.inference_mode():
+        inside = torch.empty(0)
+    return {torch._C._dispatch_keys(tensor).raw_repr() for tensor in (outside, inside)}
 
 
 def check_saved(op: str, states: Tensor) -> None:
