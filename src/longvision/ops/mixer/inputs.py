@@ -63,7 +63,7 @@ class MixerInputs(NamedTuple):
         norm = [] if self.norm_weight_D is None else [self.norm_weight_D]
         return [self.x_BMD, *parameters, self.in_proj_FD, self.out_proj_DE, *norm]
 
-    def with_tensors(self, tensors: Sequence[Tensor | None]) -> "MixerInputs":
+    def with_tensors(self, tensors: Sequence[Any]) -> "MixerInputs":
         """With others in the place of `tensors()`."""
         x, *rest = tensors
         own = [rest[i * TENSORS :][:TENSORS] for i in range(len(self.directions))]
