@@ -90,7 +90,7 @@ def test_extreme_steps_and_rates(dtype, rate, raw, constant):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_infinite_steps_and_gates_are_as_torch_has_them(dtype):
     """softplus(inf) is inf, silu(-inf) NaN; what they do not touch stays finite."""
-    tensors = make(1, 5, 4, 1, dtype, bias=False)
+    tensors = make(1, 5, 4, 4, dtype, bias=False)
     tensors["delta"][0, 2, 0], tensors["z"][0, 2, 1], tensors["z"][0, 2, 2] = torch.inf, -torch.inf, torch.inf
     got, truth = (scan(tensors, backend, delta_softplus=True) for backend in ("cpu", "reference"))
     torch.testing.assert_close(got, truth, equal_nan=True)

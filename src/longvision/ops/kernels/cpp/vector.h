@@ -128,14 +128,9 @@ constexpr Real MAGIC = 12582912.0f, LEAST = -127, MOST = 128;  // 1.5 * 2^23
 constexpr int MANTISSA = 23;
 constexpr Real LOG2E_LOW = 1.925963033500e-8f;
 constexpr Real LN2_HIGH = 0.693359375f, LN2_LOW = -2.12194440e-4f;
-// The polynomials of degree 5, 4 and 3 nearest to (2^r - 1) / r in their largest error, 7.5e-9, 3.0e-7 and 1.0e-5
-// (Remez). What is stored in bfloat16 is known to 4e-3.
+// The polynomials of degree 5 and 4 nearest to (2^r - 1) / r in their largest error, 7.5e-9 and 3.0e-7 (Remez).
 constexpr Real FINE[] = {0.6931471880f, 0.2402265108f, 0.0555035711f, 0.0096180308f, 0.0013390867f, 0.0001546973f};
-#ifdef STORED_BF16
-constexpr Real QUICK[] = {0.6931367277f, 0.2402216764f, 0.0558383328f, 0.0096760428f};
-#else
 constexpr Real QUICK[] = {0.6931471955f, 0.2402234895f, 0.0555033318f, 0.0096663730f, 0.0013400437f};
-#endif
 #endif
 
 // 2^(k + r), with `shifted` = k + MAGIC.
