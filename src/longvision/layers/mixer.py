@@ -41,7 +41,7 @@ class _Own(NamedTuple):
     def scan_direction(self) -> ScanDirection:
         conv1d, x_proj, dt_proj, D, A_log, reverse = self
         projections = x_proj.weight, dt_proj.weight, dt_proj.bias
-        return ScanDirection(conv1d.weight.squeeze(1), conv1d.bias, *projections, A_log, D, reverse)  # type: ignore[arg-type]
+        return ScanDirection(conv1d.weight, conv1d.bias, *projections, A_log, D, reverse)  # type: ignore[arg-type]
 
 
 class VimMixer(nn.Module):

@@ -210,10 +210,9 @@ def may_need_backward(tensors: Iterable[Tensor]) -> bool:
     return hidden or any(tensor.requires_grad for tensor in tensors)
 
 
-def only_computes(tensors: Iterable[Tensor]) -> bool:
-    """Whether an op may compute at once, unseen: nobody compiles, traces, transforms or profiles, and each tensor is
-    what stands in its memory, which one that is lazily negated or zero, sparse or a subclass's is not."""
-    watched = (
+def is_unseen() -> bool:
+    """Whether an op may compute at once, past the dispatcher: nobody compiles, traces, transforms or profiles."""
+    return not (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack()
         or torch._C._len_torch_function_stack()
@@ -221,7 +220,12 @@ def only_computes(tensors: Iterable[Tensor]) -> bool:
         or torch._C._get_tracing_state() is not None
         or torch.autograd._profiler_enabled()
     )
-    return not watched and all(
+
+
+def are_plain(tensors: Iterable[Tensor]) -> bool:
+    """Whether each is what stands in its memory, on a CPU: one that is lazily negated or zero, sparse or a subclass's
+    is not."""
+    return all(
         type(tensor) in (Tensor, Parameter) and torch._C._dispatch_keys(tensor).raw_repr() in _plain_keys()
         for tensor in tensors
     )

@@ -5,6 +5,7 @@ Saved for the backward are x and z, the small projections and the states between
 again. A long image without gradients is taken in chunks, for which little is ever as long as the image.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from longvision.ops.common import boundaries_for_cpu
 from longvision.ops.kernels.cpp.allocator import cached_empty
-from longvision.ops.kernels.cpp.library import Library, kernels_for
+from longvision.ops.kernels.cpp.library import kernels_for
 from longvision.ops.kernels.cpp.outside import outside_matmul
 from longvision.ops.kernels.cpp.record import address, contiguous, double, pack
 from longvision.ops.mixer.inputs import MixerInputs
@@ -44,28 +45,51 @@ def saved_shapes(inputs: MixerInputs, save_for_backward: bool) -> tuple[tuple[in
     )
 
 
-def forward(inputs: MixerInputs, save_for_backward: bool) -> tuple[Tensor, Saved]:
-    """-> the output (B, M, D), and what the backward needs (empty unless `save_for_backward`)."""
-    library = kernels_for(inputs.dtype)
+def forward(inputs: MixerInputs, save_for_backward: bool, known: "Parameters | None" = None) -> tuple[Tensor, Saved]:
+    """-> the output (B, M, D), and what the backward needs (empty unless `save_for_backward`).
+
+    `known`: where the parameters are, from an earlier call.
+    """
+    parameters = known if known is not None and known.in_place else Parameters(inputs)
+    library = parameters.library
     xz, projections, states = saved_shapes(inputs, save_for_backward)
     saved = Saved(
         cached_empty(*xz, dtype=library.dtype),
         cached_empty(*projections, dtype=library.dtype),
         cached_empty(*states, dtype=library.real),
     )
-    # A backward needs all tokens, and packed images are short.
-    in_chunks = inputs.x_BMD.shape[1] >= LEAST and inputs.cu_seqlens is None and not save_for_backward
-    call = _Call(library, inputs, saved if save_for_backward else None, CHUNK if in_chunks else 0)
+    in_chunks = goes_in_chunks(inputs.x_BMD, inputs.cu_seqlens) and not save_for_backward  # a backward needs all tokens
+    call = _Call(
+        parameters, inputs.x_BMD, inputs.cu_seqlens, saved if save_for_backward else None, CHUNK if in_chunks else 0
+    )
     out_BMD = cached_empty(*inputs.output_shape(), dtype=inputs.output_dtype())
     space = cached_empty(library.space_of_block_forward(call.record), dtype=torch.uint8)
-    library.block_forward(call.record, space.data_ptr(), out_BMD.data_ptr())
+    library.blocks_forward(call.record, 1, space.data_ptr(), out_BMD.data_ptr())
     return out_BMD, saved
+
+
+def goes_in_chunks(x_BMD: Tensor, cu_seqlens: Tensor | None) -> bool:
+    """Whether the image is so long that it is taken in chunks; packed images are short."""
+    return x_BMD.shape[1] >= LEAST and cu_seqlens is None
+
+
+def forward_stack(x_BMD: Tensor, blocks: Sequence["Parameters"], cu_seqlens: Tensor | None) -> Tensor:
+    """(B, M, D) -> (B, M, D): blocks with residuals one after the other, all of the first one's `shape`, not in chunks
+    and without a backward."""
+    library = blocks[0].library
+    call = _Call(blocks[0], x_BMD, cu_seqlens, None, 0)
+    out_BMD = cached_empty(*x_BMD.shape, dtype=library.real)
+    space = cached_empty(library.space_of_block_forward(call.record), dtype=torch.uint8)
+    record = call.record + b"".join(block.record for block in blocks[1:])
+    library.blocks_forward(record, len(blocks), space.data_ptr(), out_BMD.data_ptr())
+    return out_BMD
 
 
 def backward(grad_BMD: Tensor, saved: Saved, inputs: MixerInputs) -> list[Tensor]:
     """Gradients of `inputs.tensors()`, each in its tensor's dtype."""
-    library = kernels_for(inputs.dtype)
-    call = _Call(library, inputs, saved, 0)
+    parameters = Parameters(inputs)
+    library = parameters.library
+    call = _Call(parameters, inputs.x_BMD, inputs.cu_seqlens, saved, 0)
     grad_BMD = grad_BMD.contiguous()
     dout_BMD = grad_BMD.to(library.dtype)
     norms = [] if inputs.norm_weight_D is None else [inputs.norm_weight_D]
@@ -92,28 +116,51 @@ def _empty(parameter: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.empty(parameter.shape, dtype=dtype)
 
 
+class Parameters:
+    """The part of the kernels' record that says where the parameters are, good as long as they stay there.
+
+    `in_place`: the kernels read all parameters where they are; else what had to be converted was so for one call.
+    """
+
+    def __init__(self, inputs: MixerInputs) -> None:
+        self.library = library = kernels_for(inputs.dtype)
+        first, norm_weight = inputs.directions[0], inputs.norm_weight_D
+        (self.width, self.states), self.channels = first.A_log_EN.shape, inputs.in_proj_FD.shape[1]
+        self.directions = len(inputs.directions)
+        norms = [] if norm_weight is None else [contiguous(norm_weight, library.real)]
+        weights = [contiguous(weight, library.dtype) for weight in (inputs.in_proj_FD, inputs.out_proj_DE)]
+        directions = [[contiguous(t, library.real) for t in d.tensors()] for d in inputs.directions]
+        self._alive = tensors = [*(t for own in directions for t in own), *weights, *norms]
+        self.in_place = all(read is given for read, given in zip(tensors, inputs.tensors()[1:]))
+        rank, taps, outputs = first.dt_proj_ER.shape[1], first.filter_EK.shape[-1], len(inputs.out_proj_DE)
+        self.shape = self.channels, self.width, self.states, rank, taps, outputs, self.directions
+        self.record = pack(
+            *(*self.shape, inputs.residual),
+            *(address(norms[0] if norms else None), double(inputs.eps), *(weight.data_ptr() for weight in weights)),
+            outside_matmul(library.dtype),
+            *(field for own, d in zip(directions, inputs.directions) for field in (*map(address, own), d.reverse)),
+            *NO_DIRECTION * (2 - self.directions),
+        )
+
+
 class _Call:
     """The record that both kernels read, and what it holds the addresses of."""
 
-    def __init__(self, library: Library, inputs: MixerInputs, saved: Saved | None, chunk: int) -> None:
-        x_BMD, first, norm_weight = inputs.x_BMD.contiguous(), inputs.directions[0], inputs.norm_weight_D
-        batch, tokens, channels = x_BMD.shape
-        width, states = first.A_log_EN.shape
-        boundaries = boundaries_for_cpu(inputs.cu_seqlens, tokens)
-        weights = [contiguous(weight, library.dtype) for weight in (inputs.in_proj_FD, inputs.out_proj_DE)]
-        norms = [] if norm_weight is None else [contiguous(norm_weight, library.real)]
-        parameters = [[contiguous(t, library.real) for t in d.tensors()] for d in inputs.directions]
-        other_BME = cached_empty(batch, tokens, width, dtype=library.real) if chunk and len(parameters) > 1 else None
-        directions = [(*(t.data_ptr() for t in own), d.reverse) for own, d in zip(parameters, inputs.directions)]
-        self.record = pack(
-            *(batch, tokens, channels, width, states, first.dt_proj_ER.shape[1], first.filter_EK.shape[1]),
-            *(len(inputs.out_proj_DE), len(directions), torch.get_num_threads(), inputs.residual, chunk),
-            *(boundaries.data_ptr(), len(boundaries) - 1, num_chunks(tokens, inputs.cu_seqlens)),
-            *(x_BMD.data_ptr(), address(norms[0] if norms else None), double(inputs.eps)),
-            *(weight.data_ptr() for weight in weights),
+    def __init__(
+        self, parameters: Parameters, x_BMD: Tensor, cu_seqlens: Tensor | None, saved: Saved | None, chunk: int
+    ) -> None:
+        x_BMD = x_BMD.contiguous()
+        batch, tokens, _ = x_BMD.shape
+        boundaries = boundaries_for_cpu(cu_seqlens, tokens)
+        other_BME = None
+        if chunk and parameters.directions > 1:
+            other_BME = cached_empty(batch, tokens, parameters.width, dtype=parameters.library.real)
+        here = pack(
+            *(batch, tokens, torch.get_num_threads(), chunk),
+            *(boundaries.data_ptr(), len(boundaries) - 1, num_chunks(tokens, cu_seqlens)),
+            x_BMD.data_ptr(),
             *((0, 0, 0) if saved is None else (t.data_ptr() for t in saved)),
-            *(address(other_BME), outside_matmul(library.dtype)),
-            *directions[0],
-            *(directions[1] if len(directions) > 1 else NO_DIRECTION),
+            address(other_BME),
         )
-        self._alive = x_BMD, boundaries, weights, norms, parameters, other_BME
+        self.record = here + parameters.record
+        self._alive = x_BMD, boundaries, parameters, other_BME

@@ -12,6 +12,8 @@ from longvision.ops.common import check_fits, check_tokens, columns
 class ScanDirection(NamedTuple):
     """One direction of the scan, as its parameters. R is the rank of the step's projection, K the filter's taps.
 
+    The filter may be the weight of a depthwise convolution as it is, (E, 1, K).
+
     `x_proj_PE` has P = R + 2 N rows, for the low-rank step, B and C; `A_log_EN` is log(-A). With `reverse` the scan
     goes from the last token to the first.
     """
@@ -27,6 +29,9 @@ class ScanDirection(NamedTuple):
 
     def tensors(self) -> tuple[Tensor, ...]:
         return self[:-1]
+
+    def with_filter_EK(self) -> "ScanDirection":
+        return self._replace(filter_EK=self.filter_EK.squeeze(1)) if self.filter_EK.ndim == 3 else self
 
 
 TENSORS = len(ScanDirection._fields) - 1

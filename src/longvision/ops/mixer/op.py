@@ -10,12 +10,13 @@ from torch.autograd.function import once_differentiable
 from longvision.ops.causal_conv1d.cpu import MOST_TAPS
 from longvision.ops.causal_conv1d.op import causal_conv1d
 from longvision.ops.common import (
+    are_plain,
     autocast_dtype,
     check_cu_seqlens,
     check_saved,
     choose_backend,
+    is_unseen,
     may_need_backward,
-    only_computes,
     refuse_tangents,
 )
 from longvision.ops.mixer import cpu, cuda
@@ -59,6 +60,7 @@ def mixer(
     Raises:
         TypeError, ValueError: an argument is not a tensor, or its shape, dtype or device does not match.
     """
+    directions = [direction.with_filter_EK() for direction in directions]
     check_mixer(x_BMD, directions, in_proj_FD, out_proj_DE, norm_weight_D, residual)
     if cu_seqlens is not None:
         check_cu_seqlens(cu_seqlens, x_BMD)
@@ -78,10 +80,9 @@ def mixer(
         return mixer_reference(inputs, causal_conv1d, selective_scan)
     tensors = inputs.tensors()
     refuse_tangents("mixer", *tensors)
-    save_for_backward = may_need_backward(tensors)
-    if backend == "cpu" and only_computes(tensors):
-        return _Eager.apply(inputs, *tensors) if save_for_backward else cpu.forward(inputs, False)[0]
-    return _mixer(*inputs.for_the_op(), backend, save_for_backward)[0]
+    if backend == "cpu" and is_unseen() and are_plain(tensors):
+        return computed(inputs, tensors)
+    return _mixer(*inputs.for_the_op(), backend, may_need_backward(tensors))[0]
 
 
 ARGUMENTS = (
@@ -153,12 +154,17 @@ def _backward(ctx, grad, *_grads_of_saved):
 _mixer.register_autograd(_backward, setup_context=_setup_context)
 
 
-class _Eager(torch.autograd.Function):
-    """The same without the dispatcher, which for a small image takes a third of a block's time."""
+def computed(inputs: MixerInputs, tensors: list[Tensor], parameters: cpu.Parameters | None = None) -> Tensor:
+    """Past the dispatcher, which for a small image takes a third of a block's time."""
+    if may_need_backward(tensors):
+        return _Eager.apply(inputs, parameters, *tensors)
+    return cpu.forward(inputs, False, parameters)[0]
 
+
+class _Eager(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, inputs, *tensors):
-        out, saved = cpu.forward(inputs, True)
+    def forward(ctx, inputs, parameters, *tensors):
+        out, saved = cpu.forward(inputs, True, parameters)
         ctx.save_for_backward(*tensors, *saved)
         ctx.rest = inputs.without_tensors()
         return out
@@ -168,4 +174,4 @@ class _Eager(torch.autograd.Function):
     def backward(ctx, grad):
         *tensors, xz, projections, states = ctx.saved_tensors
         inputs = ctx.rest.with_tensors(tensors)
-        return None, *cpu.backward(grad, cpu.Saved(xz, projections, states), inputs)
+        return None, None, *cpu.backward(grad, cpu.Saved(xz, projections, states), inputs)

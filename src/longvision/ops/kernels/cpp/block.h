@@ -22,22 +22,27 @@ struct OutsideMatmul {
 typedef void (*Outside)(const OutsideMatmul*);
 
 // The fields are 8 bytes each, in the order in which cpu.py packs them.
-struct Block {
-  int64_t batch, tokens, channels, width, states, rank, taps, outputs, directions, threads;
-  int64_t residual;
+struct Tokens {
+  int64_t batch, tokens, threads;
   int64_t chunk;              // tokens to be taken at once; 0: all
   const int64_t* boundaries;  // of packed sequences
   int64_t sequences, slots;
   const void* x;              // (B, M, D), Real with a norm or a residual, else IO
-  const Real* norm_weight;    // (D), or null
+  IO *xz, *projections;       // (B, M, 2 E) and (W, B, M, P), saved for the backward; or null
+  Real* before;               // (W, B, slots, N, E), the same
+  Real* other;                // (B, M, E): memory for what the first of two directions gives in chunks, or null
+};
+
+struct Parameters {
+  int64_t channels, width, states, rank, taps, outputs, directions, residual;
+  const Real* norm_weight;       // (D), or null
   double eps;
   const IO *in_proj, *out_proj;  // (2 E, D), (D', E)
-  IO *xz, *projections;          // (B, M, 2 E) and (W, B, M, P), saved for the backward; or null
-  Real* before;                  // (W, B, slots, N, E), the same
-  Real* other;                   // (B, M, E): memory for what the first of two directions gives in chunks, or null
   Outside outside;
   Direction direction[2];
+};
 
+struct Block : Tokens, Parameters {
   bool x_is_real() const { return norm_weight || residual; }
   int64_t projected() const { return rank + 2 * states; }
   int64_t rows() const { return batch * tokens; }

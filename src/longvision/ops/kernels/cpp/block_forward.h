@@ -286,3 +286,14 @@ static void block_forward(const Block& block, void* memory, void* out) {
   pack_weights(block, space);
   (block.chunk ? forward_chunks : forward_whole)(block, space, out);
 }
+
+// Blocks of the same shape, one after the other. The parameters of those behind the first stand behind its own; what is
+// between them is written to `out` too, so that they can't go in chunks, which look back at tokens.
+static void blocks_forward(const Block& first, int64_t count, void* memory, void* out) {
+  const Parameters* all = &first;
+  Block block = first;
+  for (int64_t i = 0; i < count; i++, block.x = out) {
+    static_cast<Parameters&>(block) = all[i];
+    block_forward(block, memory, out);
+  }
+}

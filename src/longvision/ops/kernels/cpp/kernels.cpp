@@ -36,8 +36,8 @@ int call_norm_forward(const Call<Norm, NormOutput>* call) { return caught(norm_f
 int call_norm_backward(const Call<Norm, NormGradients>* call) { return caught(norm_backward, call); }
 int64_t space_of_block_forward(const Block* block) { return block_forward_space(*block); }
 int64_t space_of_block_backward(const Block* block) { return block_backward_space(*block); }
-int call_block_forward(const Block* block, void* memory, void* out) {
-  return caught([&] { block_forward(*block, memory, out); });
+int call_blocks_forward(const Block* first, int64_t count, void* memory, void* out) {
+  return caught([&] { blocks_forward(*first, count, memory, out); });
 }
 int call_block_backward(const Block* block, void* memory, const BlockGradients* to) {
   return caught([&] { block_backward(*block, memory, *to); });

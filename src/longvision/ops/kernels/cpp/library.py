@@ -42,10 +42,10 @@ class Library:
             function.argtypes, function.restype = [ctypes.c_char_p], _check
             setattr(self, name, function)
         # These two take a record, memory to work in, of a size that they tell, and where they write.
-        self.block_forward, self.block_backward = library.call_block_forward, library.call_block_backward
-        self.block_forward.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p]
+        self.blocks_forward, self.block_backward = library.call_blocks_forward, library.call_block_backward
+        self.blocks_forward.argtypes = [ctypes.c_char_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p]
         self.block_backward.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_char_p]
-        self.block_forward.restype = self.block_backward.restype = _check
+        self.blocks_forward.restype = self.block_backward.restype = _check
         self.space_of_block_forward = library.space_of_block_forward
         self.space_of_block_backward = library.space_of_block_backward
         for function in (self.space_of_block_forward, self.space_of_block_backward):

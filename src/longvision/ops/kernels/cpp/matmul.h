@@ -72,8 +72,16 @@ static void pack_columns(const Matrix& right, int64_t first, int columns, int64_
   }
   for (int64_t k = 0; k < depth; k += LANES) {
     int deep = int(std::min<int64_t>(LANES, depth - k));
-    Vec square[LANES]{};
-    for (int j = 0; j < columns; j++) square[j] = load_real(right.at(begin + k, first + j), deep);
+    Vec square[LANES];
+    if (deep == LANES && columns == LANES) {  // nothing is missing: no questions in between
+#pragma GCC unroll 16
+      for (int j = 0; j < LANES; j++) square[j] = load_real(right.at(begin + k, first + j), LANES);
+      transpose(square);
+#pragma GCC unroll 16
+      for (int i = 0; i < LANES; i++) to[2 * (k + i)] = square[i];
+      continue;
+    }
+    for (int j = 0; j < LANES; j++) square[j] = j < columns ? load_real(right.at(begin + k, first + j), deep) : Vec{};
     transpose(square);
     for (int i = 0; i < deep; i++) to[2 * (k + i)] = square[i];
   }
@@ -93,7 +101,11 @@ struct Packed {
   Vec* at(int64_t slice, int64_t panel) const { return data + (slice * panels() * deep() + panel * depth(slice)) * 2; }
 };
 
+// Weights come from the main memory: all of a panel is asked for at once.
 static void pack_panel(const Matrix& right, const Packed& to, int64_t slice, int64_t panel) {
+  for (int64_t j = panel * PANEL; right.row == 1 && j < std::min(to.N, (panel + 1) * PANEL); j++)
+    for (int64_t k = 0; k < to.depth(slice); k += LINE / int64_t(sizeof(Real)))
+      __builtin_prefetch(right.at(to.begin(slice) + k, j));
   for (int half = 0; half < 2; half++) {
     int64_t first = panel * PANEL + half * LANES, columns = std::clamp<int64_t>(to.N - first, 0, LANES);
     pack_columns(right, first, int(columns), to.begin(slice), to.depth(slice), to.at(slice, panel) + half);

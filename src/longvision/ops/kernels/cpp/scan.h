@@ -124,7 +124,7 @@ __attribute__((always_inline)) static inline void prefetch(Rows<Element> rows, i
                                                            int64_t channels) {
   if (!rows) return;
   const Element* row = rows.at(b, t) + first;
-  for (int64_t e = 0; e < channels; e += 64 / int64_t(sizeof(Element))) __builtin_prefetch(row + e);
+  for (int64_t e = 0; e < channels; e += LINE / int64_t(sizeof(Element))) __builtin_prefetch(row + e);
 }
 
 // B and C of a chunk as the recurrence reads them: where they stand, or where that has another dtype or too few states,

@@ -29,6 +29,7 @@ typedef float Real;
 typedef int32_t Bits;
 #endif
 constexpr int LANES = BYTES / sizeof(Real);
+constexpr int64_t LINE = 64;  // bytes of the cache that come together
 typedef Real Vec __attribute__((vector_size(BYTES)));
 typedef Bits VecBits __attribute__((vector_size(BYTES)));
 
@@ -255,23 +256,26 @@ static inline Vec sum_lanes(const Vec* rows) {
   return part[0];
 }
 
-template <int... I>
-static inline void interleave(Vec a, Vec b, Vec* to, std::integer_sequence<int, I...>) {
-  to[0] = __builtin_shufflevector(a, b, (I / 2 + I % 2 * LANES)...);
-  to[1] = __builtin_shufflevector(a, b, (I / 2 + I % 2 * LANES + LANES / 2)...);
+// Exchanges, in two rows, the second half of each group of 2 WIDTH lanes of the first with the first half of the second's.
+template <int WIDTH, int... I>
+static inline void exchange(Vec& a, Vec& b, std::integer_sequence<int, I...>) {
+  Vec low = __builtin_shufflevector(a, b, ((I / WIDTH % 2) ? I - WIDTH + LANES : I)...);
+  Vec high = __builtin_shufflevector(a, b, ((I / WIDTH % 2) ? I + LANES : I + WIDTH)...);
+  a = low, b = high;
 }
 
-// A square of LANES rows, turned: as often as it takes, row i and row i + LANES / 2 become the neighbours 2i, 2i + 1.
-static inline void transpose(Vec* rows) {
-#pragma GCC unroll 8
-  for (int half = LANES; half > 1; half /= 2) {
-    Vec next[LANES];
+template <int WIDTH>
+static inline void exchange_rows(Vec* rows) {
+  if constexpr (WIDTH < LANES) {
 #pragma GCC unroll 16
-    for (int i = 0; i < LANES / 2; i++)
-      interleave(rows[i], rows[i + LANES / 2], next + 2 * i, std::make_integer_sequence<int, LANES>());
-    std::memcpy(rows, next, sizeof next);
+    for (int i = 0; i < LANES; i++)
+      if (!(i & WIDTH)) exchange<WIDTH>(rows[i], rows[i + WIDTH], std::make_integer_sequence<int, LANES>());
+    exchange_rows<2 * WIDTH>(rows);
   }
 }
+
+// A square of LANES rows, turned: halves of halves change places.
+static inline void transpose(Vec* rows) { exchange_rows<1>(rows); }
 #else
 static inline void transpose(Vec* rows) {
   for (int i = 0; i < LANES; i++)
