@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from longvision.ops.causal_conv1d import cpu as conv_cpu
-from longvision.ops.kernels.cpp import compiler, library
+from longvision.ops.kernels.cpp import compiler, library, prebuilt
 from longvision.ops.rms_norm import cpu as norm_cpu
 from longvision.ops.selective_scan import cpu as scan_cpu
 from support.forked import Forked
@@ -89,14 +89,15 @@ def test_compiled_at_the_first_use_and_kept(python, tmp_path, cache, expected):
 @pytest.mark.parametrize("dtype", library.DEFINITIONS, ids=str)
 def test_a_library_for_each_dtype(dtype):
     """In the user's own cache, which the other tests load them from."""
-    path = compiler.compiled(library.DEFINITIONS[dtype])
+    path = compiler.compiled(library.DEFINITIONS[dtype], compiler.find_compiler())
     assert path.parent == compiler.cache_folder() and path.exists()
     loaded = library.Library(dtype, path)
     assert loaded.lanes in (2, 4, 8, 16) and loaded.dtype == dtype
 
 
 FALLBACKS = """
-from longvision.ops.kernels.cpp import library
+from longvision.ops.kernels.cpp import library, prebuilt
+library.find_ziglang, prebuilt.FOLDER = lambda: None, prebuilt.FOLDER / "nothing"
 results = []
 for name, value in zip(sys.argv[2::2], sys.argv[3::2]):
     os.environ[name] = value
@@ -116,7 +117,7 @@ def test_without_a_working_compiler_or_a_cache_plain_torch_runs(python, tmp_path
     done = python(STEP + FALLBACKS, tmp_path / "results.pt", *words, LONGVISION_CACHE=tmp_path / "empty")
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     missing, failing, unwritten = re.split(r"(?m)^(?:CXX|LONGVISION_CACHE)=.*\n", done.stderr)[1:]
-    assert missing == f"{WITHOUT}no C++ compiler (/nonexistent) was found: install one\n"
+    assert missing == f"{WITHOUT}no C++ compiler (/nonexistent) was found: {compiler.INSTALL}\n"
     assert failing == f"{COMPILING}\n{WITHOUT}false failed: exit 1\n"
     line = unwritten.removeprefix(f"{COMPILING}\n")
     assert line.startswith(f"{WITHOUT}{unwritable} cannot be written (")
@@ -139,6 +140,8 @@ def said(monkeypatch, tmp_path, caplog):
     def load(CXX):
         monkeypatch.setenv("CXX", str(CXX))
         monkeypatch.setenv("LONGVISION_CACHE", str(tmp_path / "empty"))
+        monkeypatch.setattr(prebuilt, "FOLDER", tmp_path / "nothing")
+        monkeypatch.setattr(library, "find_ziglang", lambda: None)
         monkeypatch.setattr(library, "_say_once", library._say_once.__wrapped__)
         assert library.kernels.__wrapped__(torch.float32) is None
         return [record.getMessage() for record in caplog.records if record.getMessage() != COMPILING]
@@ -169,10 +172,11 @@ def test_an_odd_compiler_does_not_stop_a_model(monkeypatch, tmp_path, said, CXX)
 
 
 def test_one_reason_is_said_once(monkeypatch, caplog):
-    def fail(definitions):
+    def fail(*_):
         raise compiler.CompilerError("there is none")
 
     monkeypatch.setattr(library, "compiled", fail)
+    monkeypatch.setattr(library, "prebuilt", fail)
     library._say_once.cache_clear()
     assert [library.kernels.__wrapped__(dtype) for dtype in library.DEFINITIONS] == [None] * 3
     assert [record.getMessage() for record in caplog.records] == [f"{WITHOUT}there is none"]

@@ -2,12 +2,13 @@
 
 import ctypes
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
-from longvision.ops.kernels.cpp.compiler import LOGGER, CompilerError, compiled
+from longvision.ops.kernels.cpp.compiler import LOGGER, CompilerError, compiled, find_compiler, find_ziglang
+from longvision.ops.kernels.cpp.prebuilt import prebuilt
 
 DEFINITIONS: dict[torch.dtype, tuple[str, ...]] = {
     torch.float32: (),
@@ -62,11 +63,23 @@ def kernels(dtype: torch.dtype) -> Library | None:
     """The kernels for a dtype; None where this machine cannot have them, which is said once."""
     if dtype not in DEFINITIONS:
         return None
-    try:
-        return Library(dtype, compiled(DEFINITIONS[dtype]))
-    except (CompilerError, OSError) as error:
-        _say_once(str(error))
-        return None
+    reasons: list[str] = []
+    for way in _ways(DEFINITIONS[dtype]):
+        try:
+            return Library(dtype, way())
+        except (CompilerError, OSError) as error:
+            reasons.append(" ".join(str(error).split()))
+            LOGGER.info("longvision: %s", reasons[-1])
+    _say_once(reasons[0])
+    return None
+
+
+def _ways(definitions: tuple[str, ...]) -> Iterator[Callable[[], Path]]:
+    """To a library, the best first: ziglang compiles its own library of C++ too, which takes minutes."""
+    yield lambda: compiled(definitions, find_compiler())
+    yield lambda: prebuilt(definitions)
+    if ziglang := find_ziglang():
+        yield lambda: compiled(definitions, ziglang)
 
 
 def kernels_for(dtype: torch.dtype) -> Library:
@@ -86,7 +99,7 @@ def available(device: str, dtype: torch.dtype) -> bool:
 def _say_once(reason: str) -> None:
     LOGGER.warning(
         "longvision: its CPU kernels are not available, plain torch runs instead, right but several times slower: %s",
-        " ".join(reason.split()),
+        reason,
     )
 
 
