@@ -14,8 +14,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 KERNELS = "longvision/ops/kernels/cpp"
 SINGLE, BRAIN, DOUBLE = (), ("STORED_BF16",), ("REAL_DOUBLE",)
-# What runs where. A machine that lacks one takes what there is for less, or plain torch. Each costs a newcomer ten seconds of a
-# core while the package is installed; few compute in float64, or in bfloat16 on AVX-512, without a compiler.
+# What runs where. A machine that lacks one takes what there is for less, or plain torch. Each costs a newcomer ten
+# seconds of a core in `pip install`; few compute in float64, or in bfloat16 on AVX-512, without a compiler.
 BUILT = {
     "x86_64": {"x86-64-v2": [SINGLE], "x86-64-v3": [SINGLE, BRAIN, DOUBLE], "x86-64-v4": [SINGLE]},
     "aarch64": {"armv8-a": [SINGLE, BRAIN, DOUBLE]},

@@ -75,11 +75,12 @@ def assert_same_numbers(got, truth):
 def test_compiled_at_the_first_use_and_kept(python, tmp_path, cache, expected):
     first, said = use(python, tmp_path, cache)
     assert said == [COMPILING]
-    (file,) = cache.iterdir()  # nothing else is left behind
+    file, note = sorted(cache.iterdir(), key=lambda path: path.suffix, reverse=True)  # nothing else is left behind
+    assert (file.suffix, note.suffix, note.stat().st_size) == (compiler.SUFFIX, ".checked", 0)
     before = file.stat()
     second, said = use(python, tmp_path, cache)
     assert said == []
-    (file,) = cache.iterdir()
+    assert set(cache.iterdir()) == {file, note}
     assert (file.stat().st_mtime_ns, file.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert_same_numbers(first, expected)
@@ -220,7 +221,7 @@ def test_two_processes_at_once(tmp_path):
     files = [tmp_path / name for name in "ab"]
     both = [Forked(tmp_path, USE, file, LONGVISION_CACHE=tmp_path / "cache") for file in files]
     assert [process.wait().returncode for process in both] == [0, 0]
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert len(list((tmp_path / "cache").iterdir())) == 2  # the library, and that it was checked
     a, b = map(torch.load, files)
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 

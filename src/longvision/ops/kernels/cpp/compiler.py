@@ -134,9 +134,9 @@ def prebuilt_name(target: str, definitions: tuple[str, ...]) -> str:
     return "-".join(["kernels", *definitions, target, sources_fingerprint()]) + SUFFIX
 
 
-def processor_fingerprint() -> str:
-    """A home folder may be shared by machines of different kinds."""
-    return hashlib.sha256(f"{platform.machine()}\0{_processor_features()}".encode()).hexdigest()[:16]
+def fingerprint_on_this_processor(library: Path) -> str:
+    """Of a library as this processor runs it: a home folder may be shared by machines of different kinds."""
+    return _hash(hashlib.sha256(library.read_bytes()).hexdigest(), platform.machine(), _processor_features())
 
 
 def _this_processor() -> str:
@@ -145,15 +145,20 @@ def _this_processor() -> str:
 
 def _fingerprint(command: list[str]) -> str:
     """Of everything that the library depends on."""
-    parts = [processor_fingerprint(), *command, _version(command), sources_fingerprint()]
+    if "ziglang" in command:
+        version = importlib.metadata.version("ziglang")
+    else:  # asking the compiler itself would take longer than loading the kernels
+        version = _version(Path(shutil.which(command[0]) or command[0]))
+    return _hash(platform.machine(), _processor_features(), *command, version, sources_fingerprint())
+
+
+def _hash(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def _version(command: list[str]) -> str:
-    """Its file's name, size and time: asking the compiler itself would take longer than loading the kernels."""
-    if "ziglang" in command:
-        return importlib.metadata.version("ziglang")
-    path = Path(shutil.which(command[0]) or command[0]).resolve()
+def _version(path: Path) -> str:
+    """A file's name, size and time."""
+    path = path.resolve()
     return f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" if path.exists() else str(path)
 
 

@@ -1,13 +1,23 @@
 """The compiled kernels as Python calls them: one library a dtype, on torch's own threads."""
 
+import contextlib
 import ctypes
 import functools
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
-from longvision.ops.kernels.cpp.compiler import LOGGER, CompilerError, compiled, find_compiler, find_ziglang
+from longvision.ops.kernels.cpp.compiler import (
+    LOGGER,
+    CompilerError,
+    cache_folder,
+    compiled,
+    find_compiler,
+    find_ziglang,
+    fingerprint_on_this_processor,
+)
 from longvision.ops.kernels.cpp.prebuilt import prebuilt
 
 DEFINITIONS: dict[torch.dtype, tuple[str, ...]] = {
@@ -63,15 +73,51 @@ def kernels(dtype: torch.dtype) -> Library | None:
     """The kernels for a dtype; None where this machine cannot have them, which is said once."""
     if dtype not in DEFINITIONS:
         return None
-    reasons: list[str] = []
+    reasons: list[Exception] = []
     for way in _ways(DEFINITIONS[dtype]):
         try:
-            return Library(dtype, way())
+            library = _checked(dtype, way())
         except (CompilerError, OSError) as error:
-            reasons.append(" ".join(str(error).split()))
-            LOGGER.info("longvision: %s", reasons[-1])
-    _say_once(reasons[0])
+            reasons.append(error)
+            LOGGER.info("longvision: %s", error)
+            continue
+        for reason in reasons:
+            if isinstance(reason, KernelFault):
+                LOGGER.warning("longvision: %s", reason)
+        return library
+    _say_once(str(max(reasons, key=lambda reason: isinstance(reason, KernelFault))))  # a fault, or the first
     return None
+
+
+class KernelFault(CompilerError):
+    """A library computes wrong numbers on this processor."""
+
+
+_candidates: dict[torch.dtype, Library] = {}  # libraries that are being checked
+_one_at_a_time = threading.Lock()
+
+
+def _checked(dtype: torch.dtype, path: Path) -> Library:
+    """The library, once it computed what the reference does on this processor; raises KernelFault."""
+    from longvision.ops.self_check import faults  # which calls the ops, and they the kernels
+
+    library = Library(dtype, path)
+    note = cache_folder() / f"{path.stem}-{fingerprint_on_this_processor(path)}.checked"
+    if note.exists():
+        return library
+    with _one_at_a_time:
+        _candidates[dtype] = library
+        try:
+            found = faults(library)
+        finally:
+            del _candidates[dtype]
+    if found:
+        off = ", ".join(f"{name} by {error:.1g}" for name, error in found.items())
+        raise KernelFault(f"{path} is not used, since its kernels are off the reference on this processor: {off}")
+    with contextlib.suppress(OSError):  # or it is checked again
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.touch()
+    return library
 
 
 def _ways(definitions: tuple[str, ...]) -> Iterator[Callable[[], Path]]:
@@ -84,7 +130,7 @@ def _ways(definitions: tuple[str, ...]) -> Iterator[Callable[[], Path]]:
 
 def kernels_for(dtype: torch.dtype) -> Library:
     """The same, where `available` said that there are some."""
-    library = kernels(dtype)
+    library = _candidates.get(dtype) or kernels(dtype)
     assert library is not None, "available() was not asked"
     return library
 
@@ -99,7 +145,7 @@ def available(device: str, dtype: torch.dtype) -> bool:
 def _say_once(reason: str) -> None:
     LOGGER.warning(
         "longvision: its CPU kernels are not available, plain torch runs instead, right but several times slower: %s",
-        reason,
+        " ".join(reason.split()),
     )
 
 

@@ -1,0 +1,140 @@
+"""Each kernel of a library against the reference, on one small case: compilers and processors have faults too."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+from longvision.ops.causal_conv1d import cpu as conv_cpu
+from longvision.ops.causal_conv1d.inputs import ConvInputs
+from longvision.ops.causal_conv1d.reference import causal_conv1d_reference
+from longvision.ops.kernels.cpp.library import Library
+from longvision.ops.kernels.cpp.record import pack
+from longvision.ops.mixer import cpu as mixer_cpu
+from longvision.ops.mixer.inputs import MixerInputs, ScanDirection
+from longvision.ops.mixer.reference import mixer_reference
+from longvision.ops.rms_norm import cpu as norm_cpu
+from longvision.ops.rms_norm.reference import rms_norm_reference
+from longvision.ops.selective_scan import cpu as scan_cpu
+from longvision.ops.selective_scan.inputs import ScanInputs
+from longvision.ops.selective_scan.reference import selective_scan_reference
+
+TOKENS, STATES, RANK, TAPS, EPS = 5, 3, 2, 4, 1e-5
+# Relative norms, ten times what was measured: what is at fault is off by far more.
+TOLERANCE = {torch.float64: 1e-13, torch.float32: 1e-5, torch.bfloat16: 0.1}
+Results = tuple[str, Sequence[Tensor | None], Sequence[Tensor]]  # a kernel's name, what it gave, what is right
+
+
+def faults(library: Library) -> dict[str, float]:
+    """The relative error of each kernel that is off; the ops have to take this library for its dtype meanwhile."""
+    # In a thread of its own, which knows nothing of the caller's modes: traced, on another device, without gradients.
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(_faults, library).result()
+
+
+def _faults(library: Library) -> dict[str, float]:
+    found = {}
+    for check in (_scan, _conv, _norm, _matmul, _block):
+        for name, got, truth in check(_Case(library)):
+            error = max(_error(a, b) for a, b in zip(got, truth, strict=True))
+            if not error <= TOLERANCE[library.dtype]:  # NaN too
+                found[name] = error
+    return found
+
+
+def _error(got: Tensor | None, truth: Tensor) -> float:
+    assert got is not None
+    error = ((got.double() - truth).norm() / truth.norm()).item()
+    return error if error == error else float("inf")
+
+
+class _Case:
+    """Random numbers as the kernels take them; an odd width, of two vectors and a bit."""
+
+    def __init__(self, library: Library) -> None:
+        self.library, self.lanes, self.width = library, library.lanes, 2 * library.lanes + 1
+        self.dtype, self.real = library.dtype, library.real
+        self.generator = torch.Generator("cpu").manual_seed(0)
+
+    def tokens(self, width: int) -> Tensor:
+        return self.normal(1, TOKENS, width).to(self.dtype)
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(*shape, generator=self.generator, dtype=self.real, device="cpu")
+
+
+def _doubled(*tensors: Tensor) -> list[Tensor]:
+    return [tensor.double().requires_grad_() for tensor in tensors]
+
+
+def _scan(case: _Case) -> Iterator[Results]:
+    width = case.width
+    given = [case.tokens(width), case.tokens(width), -case.normal(width, STATES).exp()]
+    given += [case.tokens(STATES), case.tokens(STATES), case.normal(width), case.tokens(width), case.normal(width)]
+    inputs, grad = ScanInputs._make([*given, None, True, True]), case.tokens(width)
+    states = torch.empty(scan_cpu.states_shape(inputs), dtype=case.real)
+    x, delta, A, B, C, D, z, bias = leaves = _doubled(*given)
+    truth = selective_scan_reference(x, delta, A, B, C, D, z, bias, delta_softplus=True, reverse=True)
+    yield "scan_forward", [scan_cpu.forward(inputs, states)], [truth]
+    yield "scan_backward", scan_cpu.backward(grad, states, inputs), torch.autograd.grad(truth, leaves, grad.double())
+
+
+def _conv(case: _Case) -> Iterator[Results]:
+    given = [case.tokens(case.width), case.normal(case.width, TAPS), case.normal(case.width)]
+    inputs, grad = ConvInputs._make([*given, None, True, False]), case.tokens(case.width)
+    x, weight, bias = leaves = _doubled(*given)
+    truth = causal_conv1d_reference(x, weight, bias, silu=True)
+    yield "conv_forward", [conv_cpu.forward(inputs)], [truth]
+    yield "conv_backward", conv_cpu.backward(grad, inputs), torch.autograd.grad(truth, leaves, grad.double())
+
+
+def _norm(case: _Case) -> Iterator[Results]:
+    x, weight, grad = case.normal(1, TOKENS, case.width), case.normal(case.width), case.tokens(case.width)
+    leaves = _doubled(x, weight)
+    truth = rms_norm_reference(leaves[0], leaves[1], EPS)
+    y, inverse = norm_cpu.forward(x, weight, EPS, case.dtype)
+    yield "norm_forward", [y], [truth]
+    got = norm_cpu.backward(grad, inverse, x, weight, EPS, case.dtype)
+    yield "norm_backward", got, torch.autograd.grad(truth, leaves, grad.double())
+
+
+def _matmul(case: _Case) -> Iterator[Results]:
+    """`Matmul` of matmul.h, the right one transposed."""
+    left, right = case.normal(13, case.width), case.normal(4 * case.lanes + 1, case.width).t()
+    out = left.new_empty(len(left), right.shape[1])
+    record = pack(
+        *(*out.shape, case.width, 1),
+        *(left.data_ptr(), *left.stride()),
+        *(right.data_ptr(), *right.stride()),
+        *(0, 0, out.data_ptr(), out.stride(0)),
+    )
+    case.library.matmul(record)
+    yield "matmul", [out], [left.double() @ right.double()]
+
+
+def _block(case: _Case) -> Iterator[Results]:
+    """With norm and residual, one way and the other."""
+    width, channels = case.width, case.lanes + 1
+
+    def direction(reverse: bool) -> ScanDirection:
+        shapes = [
+            (width, TAPS),
+            (width,),
+            (RANK + 2 * STATES, width),
+            (width, RANK),
+            (width,),
+            (width, STATES),
+            (width,),
+        ]
+        return ScanDirection._make([*(0.5 * case.normal(*shape) for shape in shapes), reverse])
+
+    in_proj, out_proj = case.normal(2 * width, channels) / 4, case.normal(channels, width) / 4
+    x, directions, norm = case.normal(1, TOKENS, channels), [direction(False), direction(True)], case.normal(channels)
+    inputs = MixerInputs(x, directions, in_proj, out_proj, norm, None, True, EPS, case.dtype)
+    grad = case.normal(1, TOKENS, channels)
+    y, saved = mixer_cpu.forward(inputs, True)
+    leaves = _doubled(*inputs.tensors())
+    truth = mixer_reference(inputs.with_tensors(leaves)._replace(dtype=torch.float64))
+    yield "blocks_forward", [y], [truth]
+    yield "block_backward", mixer_cpu.backward(grad, saved, inputs), torch.autograd.grad(truth, leaves, grad.double())
