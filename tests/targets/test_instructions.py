@@ -29,17 +29,18 @@ COMPILERS = {
 FIGURES = {
     "x86-64-v3": {"forward": [(36, 0)], "backward": [(96, 4), (50, 2)], "product": [(20, 0)]},
     "x86-64-v4": {"forward": [(65, 0)], "backward": [(85, 0), (42, 0)], "product": [(39, 0)]},
-    "neoverse-v1": {"forward": [(100, 6)], "backward": [(123, 0), (62, 0)], "product": [(43, 6)]},
-    "apple-m1": {"forward": [(92, 0)], "backward": [(117, 0), (57, 0)], "product": [(37, 0)]},
+    "neoverse-v1": {"forward": [(92, 0)], "backward": [(113, 0), (59, 0)], "product": [(37, 0)]},
+    "apple-m1": {"forward": [(84, 0)], "backward": [(109, 0), (57, 0)], "product": [(37, 0)]},
 }
 ANOTHER = 1.1  # times as many, of another compiler's version
 
 pytestmark = pytest.mark.targets
 
 
-def is_the_counted_one(command):
-    version = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True).stdout
-    return re.search(r"\) 12\.|clang version 22\.", version) is not None
+def is_the_counted_one(command, folder):
+    """`folder`: where zig, asked for its version, leaves an empty file."""
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True, cwd=folder)
+    return re.search(r"\) 12\.|clang version 22\.", done.stdout) is not None
 
 
 @pytest.mark.parametrize("target", FIGURES)
@@ -52,7 +53,7 @@ def test_no_more_instructions_than_there_were(tmp_path, target):
     subprocess.run(
         [*command, *flags, f"-I{compiler.SOURCES}", "-S", str(COUNTED), "-o", str(made)], check=True, cwd=tmp_path
     )
-    factor = 1 if is_the_counted_one(command) else ANOTHER
+    factor = 1 if is_the_counted_one(command, tmp_path) else ANOTHER
     found = {name: [tuple(loop) for loop in loops(made.read_text(), of)] for name, of in FUNCTIONS.items()}
     print(target, found)
     assert {name: len(each) for name, each in found.items()} == {"forward": 1, "backward": 2, "product": 1}

@@ -1,5 +1,7 @@
 """The kernels compiled for other processors, some emulated, against plain torch, as tests/ops holds this one's."""
 
+import fcntl
+import os
 import platform
 import shutil
 import subprocess
@@ -50,25 +52,33 @@ TARGETS = {
     "x86-64-v3": Target(["g++", "-march=x86-64-v3"], [], (torch.float32,), features="avx2 fma"),
 }
 EACH = [
-    pytest.param(
-        (name, dtype), id=f"{name}-{dtype}".replace("torch.", ""), marks=pytest.mark.xdist_group(f"{name} {dtype}")
-    )
+    pytest.param((name, dtype), id=f"{name}-{dtype}".replace("torch.", ""))
     for name, target in TARGETS.items()
     for dtype in target.dtypes
 ]
 pytestmark = [pytest.mark.targets, pytest.mark.usefixtures("poison")]
 
 
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory) -> Path:
+    """Of all of xdist's workers, so that each driver is compiled once."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
 @pytest.fixture(scope="module", params=EACH)
-def driver(request, tmp_path_factory) -> Iterator[Emulated]:
+def driver(request, shared_folder) -> Iterator[Emulated]:
     name, dtype = request.param
     target = TARGETS[name]
     if target.missing():
         pytest.skip(f"{name} needs {target.missing()}")
-    program = tmp_path_factory.mktemp("driver") / "driver"
+    program = shared_folder / f"driver-{name}-{dtype}"
     definitions = [f"-D{definition}" for definition in library.DEFINITIONS[dtype]]
     command = [*target.compiler, *FLAGS, *definitions, f"-I{compiler.SOURCES}", str(DRIVER), "-o", str(program)]
-    subprocess.run(command, check=True)
+    with open(f"{program}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not program.exists():
+            subprocess.run(command, check=True)
     emulated = Emulated(dtype, [*target.emulator, str(program)], Addresses())
     yield emulated
     emulated.close()

@@ -1,6 +1,9 @@
 // One vector of channels, and the functions that the kernels take of it. The compiler's vector extension makes it
 // AVX-512, AVX2, NEON or anything else; only two clamps name an instruction.
 #pragma once
+#if defined(__aarch64__) && defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("no-schedule-insns")  // it loads so early that registers do not suffice
+#endif
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -147,7 +150,11 @@ static inline Vec power(Vec r, Vec shifted, const Real (&coefficients)[COUNT]) {
 // r = 1/2, and no more than rounding's where they last; the product is fused into both sums.
 static inline Vec exp2_inside(Vec s, Vec a) {
   Vec shifted = s * a + MAGIC;
+#if defined(__ARM_NEON)
+  return power(s * a + (MAGIC - shifted), shifted, QUICK);  // its instructions only add a product, or subtract it
+#else
   return power(s * a - (shifted - MAGIC), shifted, QUICK);
+#endif
 }
 
 // The same, to the bit, and below the range 0, above it infinity.
