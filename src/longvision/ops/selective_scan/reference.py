@@ -50,17 +50,16 @@ def selective_scan_reference(
 
 
 def step_size(delta_BME: Tensor, bias_E: Tensor | None, softplus: bool, dtype: torch.dtype) -> Tensor:
-    """(B, M, E) -> (B, M, E), the bias added and softplus taken in `dtype`: half precision loses the bias.
+    """(B, M, E) -> (B, M, E), the bias added and softplus taken in `dtype`: half precision loses the bias."""
+    delta_BME = biased(delta_BME, bias_E, dtype)
+    # From 40 on log(1 + exp(x)) is x to the last digit, also in float64; torch's own threshold, 20, is for float32.
+    return F.softplus(delta_BME, threshold=40) if softplus else delta_BME
 
-    Softplus is -log(sigmoid(-x)), which torch computes as max(x, 0) + log1p(exp(-|x|)): it neither overflows nor
-    switches to the identity at a threshold, and its slope at 0 is a half.
-    """
+
+def biased(delta_BME: Tensor, bias_E: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """(B, M, E) -> (B, M, E) in `dtype`."""
     delta_BME = delta_BME.to(dtype)
-    if bias_E is not None:
-        delta_BME = delta_BME + bias_E.to(dtype)
-    if softplus:
-        delta_BME = -F.logsigmoid(-delta_BME)
-    return delta_BME
+    return delta_BME if bias_E is None else delta_BME + bias_E.to(dtype)
 
 
 def reset_positions(cu_seqlens: Tensor | None, reverse: bool) -> list[int]:
