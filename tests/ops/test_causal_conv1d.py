@@ -252,6 +252,16 @@ def test_no_token_sees_what_comes_after_it():
         assert np.flatnonzero(moved[0].all(-1)).tolist() == ([0, 1, 2, 3] if reverse else [8, 9, 10, 11])
 
 
+def test_rows_of_a_large_batch_are_taken_in_groups(monkeypatch):
+    """Two at a time, the last alone; the gradients of weight and bias are sums over all."""
+    monkeypatch.setenv("LONGVISION_SCAN_BACKEND", "chunked")
+    monkeypatch.setattr(chunked, "CACHE", 2 * 12 * 3)
+    tensors, grad = make(5, 12, 3, 4), torch.randn(5, 12, 3, dtype=torch.float64)
+    assert len(list(chunked._row_groups(tensors[0]))) == 3
+    got = value_and_grads(causal_conv1d, tensors, grad, silu=True)
+    assert_close(got, value_and_grads(torch_conv, tensors, grad, silu=True), 1e-13)  # float64, another order
+
+
 @pytest.mark.parametrize("silu", [False, True])
 def test_opcheck_of_a_permuted_input(silu):
     """The fake promises a contiguous output whatever the input's strides are."""
