@@ -118,3 +118,17 @@ def test_the_next_library_is_taken_and_the_fault_told(monkeypatch, alone, tmp_pa
     monkeypatch.setattr(library, "_checked", checked)
     assert library.kernels.__wrapped__(torch.float32) is good
     assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == ["longvision: scan_forward is off"]
+
+
+def test_both_compilers_have_their_say(monkeypatch, alone, caplog):
+    """What there is to mend is ziglang, where that is installed."""
+
+    def fail(definitions, compiler):
+        raise library.CompilerError(f"{compiler[0]} failed")
+
+    monkeypatch.setattr(library, "compiled", fail)
+    monkeypatch.setattr(library, "find_compiler", lambda: ["g++"])
+    monkeypatch.setattr(library, "find_ziglang", lambda: ["zig"])
+    assert library.kernels.__wrapped__(torch.float32) is None
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert line.endswith("g++ failed; zig failed")

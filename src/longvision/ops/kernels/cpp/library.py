@@ -85,7 +85,8 @@ def kernels(dtype: torch.dtype) -> Library | None:
             if isinstance(reason, KernelFault):
                 LOGGER.warning("longvision: %s", reason)
         return library
-    _say_once(str(max(reasons, key=lambda reason: isinstance(reason, KernelFault))))  # a fault, or the first
+    said = [reason for reason in reasons if isinstance(reason, KernelFault)] or reasons[::2]  # of the two compilers
+    _say_once("; ".join(map(str, said)))
     return None
 
 
