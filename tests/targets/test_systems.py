@@ -31,7 +31,7 @@ def compiled(tmp_path, system, dtype, *flags):
 
 
 def test_the_functions_are_known():
-    assert {"lanes", "set_fork", "call_matmul", "call_block_backward", "space_of_block_forward"} <= FUNCTIONS
+    assert {"lanes", "set_runtime", "call_matmul", "call_block_backward", "space_of_block_forward"} <= FUNCTIONS
 
 
 @each_system

@@ -26,7 +26,7 @@ static int caught(void (*kernel)(const Inputs&, const Outputs&), const Call<Inpu
 
 extern "C" {
 int lanes() { return LANES; }
-void set_fork(Fork fork) { fork_team = fork; }
+void set_runtime(const Runtime* found) { runtime = *found; }
 
 int call_scan_forward(const Call<Scan, ScanOutput>* call) { return caught(scan_forward, call); }
 int call_scan_backward(const Call<Scan, ScanGradients>* call) { return caught(scan_backward, call); }

@@ -19,6 +19,7 @@ from longvision.ops.kernels.cpp.compiler import (
     fingerprint_on_this_processor,
 )
 from longvision.ops.kernels.cpp.prebuilt import prebuilt
+from longvision.ops.kernels.cpp.runtime import start_functions
 
 DEFINITIONS: dict[torch.dtype, tuple[str, ...]] = {
     torch.float32: (),
@@ -45,7 +46,8 @@ class Library:
 
     def __init__(self, dtype: torch.dtype, path: Path) -> None:
         library = ctypes.CDLL(str(path))
-        library.set_fork(ctypes.c_void_p(_torch_fork()))
+        self.set_runtime = library.set_runtime  # takes what `start_functions` gives
+        self.set_runtime(start_functions())
         self.dtype, self.real = dtype, torch.promote_types(dtype, torch.float32)
         self.lanes = int(library.lanes())
         for name in Library.__annotations__:
@@ -148,15 +150,3 @@ def _say_once(reason: str) -> None:
         "longvision: its CPU kernels are not available, plain torch runs instead, right but several times slower: %s",
         " ".join(reason.split()),
     )
-
-
-def _torch_fork() -> int | None:
-    """The address of GOMP_parallel in the OpenMP runtime that torch runs on; None: the kernels start threads."""
-    folder = Path(torch.__file__).parent
-    for pattern in ("lib*omp*.so*", "lib*omp*.dylib"):
-        for path in sorted([*folder.glob(f"lib/{pattern}"), *folder.parent.glob(f"torch.libs/{pattern}")]):
-            try:
-                return ctypes.cast(ctypes.CDLL(str(path)).GOMP_parallel, ctypes.c_void_p).value
-            except (OSError, AttributeError):
-                continue
-    return None
