@@ -1,6 +1,7 @@
 """The rows of `longvision benchmark` that the documentation quotes: results/{models,ops}.csv here, and its charts.
 
-Run: python benchmarks/collect.py FOLDER..., with the folders that the command made; what they hold replaces the rows.
+Run: python benchmarks/collect.py FOLDER..., with the folders that the command made; what they hold replaces the rows of
+the same device. A chart is drawn for each device.
 Without folders the charts alone are drawn anew.
 """
 
@@ -19,6 +20,10 @@ LINES = ("vim_tiny_patch16_224", "deit_tiny_patch16_224")  # over all sizes; the
 def main(folders: list[Path]) -> None:
     for name in ("models.csv", "ops.csv") if folders else ():
         rows = [row for folder in folders if (folder / name).exists() for row in read(folder / name)]
+        if not rows:
+            continue
+        devices = {row["device"] for row in rows}
+        rows = [row for row in read(ROOT / "benchmarks/results" / name) if row["device"] not in devices] + rows
         with (ROOT / "benchmarks/results" / name).open("w", newline="") as file:
             columns = dict.fromkeys(column for row in rows for column in row)  # older folders have fewer
             table = csv.DictWriter(file, list(columns), restval="", lineterminator="\n")
@@ -28,9 +33,11 @@ def main(folders: list[Path]) -> None:
     models = [row for row in models if not row.get("head")]
     models = [row for row in models if row["baseline"] in LINES or row["model"] not in LINES]
     names = list(dict.fromkeys(map(label, models)))
-    for mode in ("infer", "train"):
-        rows = [row for row in models if row["mode"] == mode]
-        draw_models(rows, ROOT / f"docs/images/benchmark-{mode}.png", names)
+    for device in dict.fromkeys(row["device"] for row in models):
+        instructions = device.rpartition("(")[2].rstrip(")").lower()
+        for mode in ("infer", "train"):
+            rows = [row for row in models if (row["mode"], row["device"]) == (mode, device)]
+            draw_models(rows, ROOT / f"docs/images/benchmark-{mode}-{instructions}.png", names)
 
 
 def read(path: Path) -> list[dict[str, str]]:

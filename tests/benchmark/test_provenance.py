@@ -3,6 +3,7 @@
 import subprocess
 
 import pytest
+import torch
 
 from longvision.benchmark.provenance import choose_device, commit, device_name, provenance
 from longvision.errors import UserError
@@ -10,7 +11,8 @@ from longvision.errors import UserError
 
 def test_where_rows_come_from():
     assert set(provenance()) == {"longvision", "torch", "timm", "python", "commit", "date"}
-    assert device_name("cpu").strip()
+    name, instructions = device_name("cpu").rsplit(" (", 1)
+    assert name and instructions == f"{torch.backends.cpu.get_cpu_capability()})"
 
 
 def test_the_device(monkeypatch):

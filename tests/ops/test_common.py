@@ -52,7 +52,7 @@ def test_the_kernels_are_not_chosen_for_what_they_cannot_take(monkeypatch, dtype
     ("0", "13.0", "cpu", "cuda", torch.float32, "a CPU"),
     ("0", "13.0", "cpu", "cpu", torch.float16, "float32, float64 or bfloat16"),
     ("0", "13.0", "cpu", "meta", torch.float16, "a CPU and float32, float64 or bfloat16"),
-    ("0", "13.0", "cpu", "cpu", torch.float32, "a C++ compiler"),
+    ("0", "13.0", "cpu", "cpu", torch.float32, "a C++ compiler, or pip install 'longvision[compiler]'"),
     ("0", "13.0", "triton", "cpu", torch.float32, "an NVIDIA GPU"),
     ("0", None, "triton", "cuda", torch.float32, "an NVIDIA GPU"),
     ("0", "13.0", "triton", "cuda", torch.float64, "float32, bfloat16 or float16"),

@@ -267,12 +267,6 @@ torch.save(results, sys.argv[1])
 
 
 @needs_compiler
-@pytest.mark.skipif(sys.platform != "linux", reason="torch for Linux brings an OpenMP runtime")
-def test_torch_s_own_threads_are_found():
-    assert library._torch_fork()
-
-
-@needs_compiler
 def test_calls_from_several_python_threads():
     """As DataParallel or a server makes them: a call has no state but its own."""
     from concurrent.futures import ThreadPoolExecutor

@@ -91,6 +91,7 @@ def test_a_child_has_threads_of_its_own(python):
     assert python(FORKS).returncode == 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="torch for Linux brings an OpenMP runtime")
 def test_torch_s_runtime_is_known_by_its_functions():
     assert runtime.start_functions() != OWN
 

@@ -36,13 +36,15 @@ def choose_device(name: str) -> str:
 
 
 def device_name(device: str) -> str:
+    """Of a processor with the instructions that torch finds on it: "AMD EPYC (AVX2)"."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     try:
         match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.MULTILINE)
     except OSError:
         match = None
-    return match[1].strip() if match else platform.processor() or platform.machine()
+    name = match[1].strip() if match else platform.processor() or platform.machine()
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def commit(folder: Path) -> str:

@@ -47,6 +47,9 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     )
 
 
+SETTINGS = "training", "fused", "eps", "direction", "reverse", "stride", "padding", "dilation", "groups"
+
+
 def state_of(module: nn.Module) -> list:
     """Whatever decides how a fused op reads the module and those inside it: equal at two times if nothing was put in
     the place of a layer or a parameter, on or around it, in between.
@@ -54,23 +57,18 @@ def state_of(module: nn.Module) -> list:
     The numbers in the parameters are not looked at. An id tells for as long as somebody holds the parameter.
     """
     found: list = [_has_any_global_hook()]
-    _add_state(module, found)
+    modules = [module]
+    while modules:
+        module = modules.pop()
+        own = module.__dict__
+        hooks = own["_forward_hooks"], own["_forward_pre_hooks"], own["_backward_hooks"], own["_backward_pre_hooks"]
+        found += (type(module).forward, len(own), any(hooks), *map(own.get, SETTINGS))
+        for parameter in own["_parameters"].values():
+            if parameter is not None:
+                found += (id(parameter), parameter.data_ptr(), parameter.dtype, parameter.shape)
+                found.append(parameter.is_contiguous())
+        modules += own["_modules"].values()
     return found
-
-
-SETTINGS = "training", "fused", "eps", "direction", "reverse", "stride", "padding", "dilation", "groups"
-HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
-
-
-def _add_state(module: nn.Module, found: list) -> None:
-    kind, own = type(module), module.__dict__
-    found += (kind.forward, len(own), *map(own.get, SETTINGS))
-    found += [len(own[name]) for name in HOOKS]
-    for parameter in own["_parameters"].values():
-        if parameter is not None:
-            found += (id(parameter), parameter.data_ptr(), parameter.dtype, parameter.shape, parameter.is_contiguous())
-    for child in own["_modules"].values():
-        _add_state(child, found)
 
 
 def anybody_watches() -> bool:

@@ -52,7 +52,7 @@ def _lacking_cpu(device: str, dtype: torch.dtype) -> str:
     lacking = [] if device == "cpu" else ["a CPU"]
     if dtype not in CPU_DTYPES:
         lacking.append("float32, float64 or bfloat16")
-    return " and ".join(lacking) or "a C++ compiler"
+    return " and ".join(lacking) or "a C++ compiler, or pip install 'longvision[compiler]'"
 
 
 def _lacking_triton(device: str, dtype: torch.dtype) -> str:

@@ -31,7 +31,8 @@ class ScanDirection(NamedTuple):
         return self[:-1]
 
     def with_filter_EK(self) -> "ScanDirection":
-        return self._replace(filter_EK=self.filter_EK.squeeze(1)) if self.filter_EK.ndim == 3 else self
+        of_convolution = getattr(self.filter_EK, "ndim", 0) == 3
+        return self._replace(filter_EK=self.filter_EK.squeeze(1)) if of_convolution else self
 
 
 TENSORS = len(ScanDirection._fields) - 1

@@ -4,91 +4,12 @@
 // A long image is taken in chunks, one direction after the other, so that few tensors are as long as the image: its input,
 // what the first direction gives, and the output. For the second direction the input projection is made once more.
 #pragma once
-#include "block.h"
-
-// Tokens [first, last) are scanned; the convolution may look at [seen, seen_end).
-struct Window {
-  int64_t first, last, seen, seen_end;
-
-  int64_t length() const { return last - first; }
-  int64_t seen_length() const { return seen_end - seen; }
-};
-
-static std::vector<Window> windows(const Block& block, bool reverse) {
-  int64_t tokens = block.tokens, halo = block.taps - 1;
-  if (!block.chunk) return {{0, tokens, 0, tokens}};
-  std::vector<Window> found;
-  for (int64_t first = 0; first < tokens; first += block.chunk) {
-    int64_t last = std::min(tokens, first + block.chunk);
-    if (reverse) found.push_back({first, last, first, std::min(tokens, last + halo)});
-    else found.push_back({first, last, std::max<int64_t>(0, first - halo), last});
-  }
-  if (reverse) std::reverse(found.begin(), found.end());
-  return found;
-}
-
-struct ForwardSpace {
-  IO *normed, *xz, *projections, *u[2], *product;
-  Real *raw[2], *carry;
-  Packed in_proj, out_proj, x_proj[2];
-
-  ForwardSpace(const Block& block, Space& space) {
-    int64_t halo = block.chunk ? block.taps - 1 : 0, most = block.chunk ? std::min(block.chunk, block.tokens) : block.tokens;
-    int64_t rows = block.batch * most, at_once = block.chunk ? 1 : block.directions;
-    normed = space.take<IO>(block.batch * (most + halo) * block.channels);
-    xz = block.xz ? block.xz : space.take<IO>(block.batch * (most + halo) * 2 * block.width);
-    projections = block.projections ? block.projections : space.take<IO>(at_once * rows * block.projected());
-    for (int64_t i = 0; i < at_once; i++) {
-      u[i] = space.take<IO>(rows * block.width);
-      raw[i] = SAME ? reinterpret_cast<Real*>(u[i]) : space.take<Real>(rows * block.width);
-    }
-    product = SAME ? nullptr : space.take<IO>(rows * block.outputs);
-    carry = block.chunk ? space.take<Real>(block.batch * block.states * block.width) : nullptr;
-    auto pack = [&](int64_t N, int64_t K, bool wanted) {
-      Packed packed{N, K, nullptr};
-      packed.data = wanted ? space.take<Vec>(packed.vectors()) : nullptr;
-      return packed;
-    };
-    in_proj = pack(2 * block.width, block.channels, SAME);
-    out_proj = pack(block.outputs, block.width, SAME);
-    for (int64_t i = 0; i < block.directions; i++) x_proj[i] = pack(block.projected(), block.width, true);
-  }
-};
-
-static int64_t block_forward_space(const Block& block) {
-  Space counted{nullptr};
-  ForwardSpace space(block, counted);
-  return counted.used + BYTES;
-}
-
-// All weights as `tile` reads them, transposed.
-static void pack_weights(const Block& block, const ForwardSpace& space) {
-  struct Weight {
-    Matrix matrix;
-    const Packed* to;
-  };
-  std::vector<Weight> weights;
-  for (int64_t i = 0; i < block.directions; i++)
-    weights.push_back({{block.direction[i].x_proj, 1, block.width}, &space.x_proj[i]});
-  if (SAME) {
-    weights.push_back({{reinterpret_cast<const Real*>(block.in_proj), 1, block.channels}, &space.in_proj});
-    weights.push_back({{reinterpret_cast<const Real*>(block.out_proj), 1, block.width}, &space.out_proj});
-  }
-  int64_t tasks = 0;
-  for (const Weight& weight : weights) tasks += weight.to->slices() * weight.to->panels();
-  parallel(tasks, block.threads, [&](int64_t task) {
-    for (const Weight& weight : weights) {
-      int64_t own = weight.to->slices() * weight.to->panels();
-      if (task < own) return pack_panel(weight.matrix, *weight.to, task / weight.to->panels(), task % weight.to->panels());
-      task -= own;
-    }
-  });
-}
+#include "forward_space.h"
 
 // Norm and input projection of what a window sees: xz (B, seen, columns).
 static void project_in(const Block& block, const ForwardSpace& space, Window window, int64_t columns) {
-  int64_t seen = window.seen_length(), channels = block.channels;
-  each_row(block.batch * seen, block.threads, [&](int64_t row) {
+  int64_t seen = window.seen_length(), channels = block.channels, rows = block.batch * seen;
+  auto normalised = [&](int64_t row) {
     int64_t from = (row / seen * block.tokens + window.seen + row % seen) * channels;
     IO* to = space.normed + row * channels;
     const Real* x = static_cast<const Real*>(block.x) + from;
@@ -96,12 +17,15 @@ static void project_in(const Block& block, const ForwardSpace& space, Window win
     else if (block.x_is_real())
       each_vector(channels, [&](int64_t e, int lanes) { store(to + e, load_real(x + e, lanes), lanes); });
     else std::copy_n(static_cast<const IO*>(block.x) + from, channels, to);
-  });
-  int64_t rows = block.batch * seen;
-  if (SAME)
-    multiply({rows, columns, channels, block.threads, {reinterpret_cast<const Real*>(space.normed), channels, 1}, {},
-              nullptr, 0, reinterpret_cast<Real*>(space.xz), columns}, space.in_proj, 0, space.in_proj.slices());
-  else multiply_io(block, rows, columns, channels, space.normed, channels, 1, block.in_proj, 1, channels, space.xz);
+  };
+  if (SAME) {
+    Matmul call{rows, columns, channels, block.threads, {reinterpret_cast<const Real*>(space.normed), channels, 1}, {},
+                nullptr, 0, reinterpret_cast<Real*>(space.xz), columns};
+    multiply(call, space.in_proj, 0, space.in_proj.slices(), normalised);
+    return;
+  }
+  each_row(rows, block.threads, normalised);
+  multiply_io(block, rows, columns, channels, space.normed, channels, 1, block.in_proj, 1, channels, space.xz);
 }
 
 // u (length, E) times x_proj transposed -> (length, P).
@@ -193,12 +117,18 @@ static void convolve_and_project(const Block& block, const ForwardSpace& space, 
   });
 }
 
-// The mean of what the directions gave, gated: (B, length, E). `other` is the first direction's, if there are two.
-static void gate(const Block& block, const Part& part, const Real* raw, Rows<const Real> other, IO* to) {
-  int64_t length = part.window.length(), width = block.width;
-  Real scale = Real(1) / block.directions;
-  each_row(block.batch * length, block.threads, [&](int64_t row) {
-    int64_t b = row / length, t = row % length;
+// A row of the mean of what the directions gave, gated, for the output projection. `other` is the first direction's, if
+// there are two.
+struct Gate {
+  const Block& block;
+  const Part& part;
+  const Real* raw;
+  Rows<const Real> other;
+  IO* to;  // (B, length, E)
+
+  void operator()(int64_t row) const {
+    int64_t length = part.window.length(), width = block.width, b = row / length, t = row % length;
+    Real scale = Real(1) / block.directions;
     const IO* z = part.of_xz(width).at(b, t);
     const Real *one = raw + row * width, *two = other ? other.at(b, t) : nullptr;
     each_vector(width, [&](int64_t e, int lanes) {
@@ -206,23 +136,25 @@ static void gate(const Block& block, const Part& part, const Real* raw, Rows<con
       if (two) sum += load_real(two + e, lanes);
       store(to + row * width + e, scale * sum * silu(load(z + e, lanes)), lanes);
     });
-  });
-}
+  }
+};
 
-static void project_out(const Block& block, const ForwardSpace& space, Window window, const IO* gated, void* out) {
+static void project_out(const Block& block, const ForwardSpace& space, Window window, const Gate& gate, void* out) {
   int64_t length = window.length(), width = block.width, outputs = block.outputs, rows = block.batch * length;
   if (SAME) {
     bool whole = length == block.tokens;
     for (int64_t b = 0; b < (whole ? 1 : block.batch); b++) {
-      int64_t first = (b * block.tokens + window.first) * outputs;
+      int64_t first = (b * block.tokens + window.first) * outputs, before = b * length;
       const Real* x = block.residual ? static_cast<const Real*>(block.x) + first : nullptr;
-      multiply({whole ? rows : length, outputs, width, block.threads,
-                {reinterpret_cast<const Real*>(gated) + b * length * width, width, 1}, {}, x, outputs,
-                static_cast<Real*>(out) + first, outputs}, space.out_proj, 0, space.out_proj.slices());
+      Matmul call{whole ? rows : length, outputs, width, block.threads,
+                  {reinterpret_cast<const Real*>(gate.to) + before * width, width, 1}, {}, x, outputs,
+                  static_cast<Real*>(out) + first, outputs};
+      multiply(call, space.out_proj, 0, space.out_proj.slices(), [&](int64_t row) { gate(before + row); });
     }
     return;
   }
-  multiply_io(block, rows, outputs, width, gated, width, 1, block.out_proj, 1, width, space.product);
+  each_row(rows, block.threads, gate);
+  multiply_io(block, rows, outputs, width, gate.to, width, 1, block.out_proj, 1, width, space.product);
   each_row(rows, block.threads, [&](int64_t row) {
     const IO* product = space.product + row * outputs;
     int64_t to = (row / length * block.tokens + window.first + row % length) * outputs;
@@ -254,8 +186,7 @@ static void forward_whole(const Block& block, const ForwardSpace& space, void* o
   scans_forward(scans.data(), outs.data(), block.directions);
   bool two = block.directions > 1;
   Rows<const Real> other = two ? parts[0].rows<const Real>(space.raw[1], block.width) : Rows<const Real>{};
-  gate(block, parts[0], space.raw[0], other, space.u[0]);
-  project_out(block, space, all, space.u[0], out);
+  project_out(block, space, all, {block, parts[0], space.raw[0], other, space.u[0]}, out);
 }
 
 // One direction after the other, chunk by chunk.
@@ -274,8 +205,7 @@ static void forward_chunks(const Block& block, const ForwardSpace& space, void* 
       scan_forward(parts[0].scan(space.carry), {{}, raw, nullptr, 0});
       if (!last) continue;
       Rows<const Real> other = i ? Rows<const Real>{whole.data, whole.batch, whole.token} : Rows<const Real>{};
-      gate(block, parts[0], space.raw[0], other, space.u[0]);
-      project_out(block, space, window, space.u[0], out);
+      project_out(block, space, window, {block, parts[0], space.raw[0], other, space.u[0]}, out);
     }
   }
 }

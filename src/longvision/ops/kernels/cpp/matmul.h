@@ -138,16 +138,30 @@ static void finish_tile(const Matmul& p, int64_t first, int64_t rows, int64_t co
     }
 }
 
-// All rows by a few slices of the right; what the slices before gave is added to.
-static void multiply(const Matmul& p, const Packed& right, int64_t from_slice, int64_t to_slice) {
+// All rows by a few slices of the right; what the slices before gave is added to. Each row of the left is made by
+// `make(row)` shortly before it is read, or is there.
+struct IsThere {
+  void operator()(int64_t) const {}
+};
+
+template <class Make = IsThere>
+static void multiply(const Matmul& p, const Packed& right, int64_t from_slice, int64_t to_slice, Make make = {}) {
   int64_t tiles = (p.M + UP - 1) / UP, panels = (p.N + PANEL - 1) / PANEL;
   // As many tasks for each thread; each of few rows, which stay in the cache beside the panels.
   int64_t rounds = (tiles + TILES * p.threads - 1) / (TILES * p.threads), bands = std::min(tiles, rounds * p.threads);
-  parallel(bands, p.threads, [&](int64_t band) {
+  // Where rows do not suffice for so many threads, the panels are divided too, and rows are made beforehand.
+  int64_t wanted = tiles < ENOUGH * p.threads ? ENOUGH * p.threads : bands;
+  int64_t parts = std::min(panels, (wanted + bands - 1) / bands);
+  if (parts > 1) parallel(tiles, p.threads, [&](int64_t tile) {
+    for (int64_t row = tile * UP; row < std::min(p.M, (tile + 1) * UP); row++) make(row);
+  });
+  parallel(bands * parts, p.threads, [&](int64_t task) {
+    int64_t band = task / parts, from_panel = task % parts * panels / parts, to_panel = (task % parts + 1) * panels / parts;
     int64_t from = band * tiles / bands * UP, to = std::min(p.M, (band + 1) * tiles / bands * UP);
     Vec buffer[TILES * UP * DEPTH / LANES];
     Real* rows = reinterpret_cast<Real*>(buffer);
     auto in_place = [&](int64_t first) { return p.left.column == 1 && first + UP <= p.M; };
+    for (int64_t row = from; parts == 1 && row < to; row++) make(row);
     for (int64_t slice = from_slice; slice < to_slice; slice++) {
       int64_t begin = right.begin(slice), depth = right.depth(slice);
       const Real* add = begin ? p.to : p.add;
@@ -155,7 +169,7 @@ static void multiply(const Matmul& p, const Packed& right, int64_t from_slice, i
       for (int64_t first = from; first < to; first += UP)
         if (!in_place(first))
           pack_rows(p.left, first, std::min<int64_t>(UP, to - first), begin, depth, rows + (first - from) * depth);
-      for (int64_t panel = 0; panel < panels; panel++)
+      for (int64_t panel = from_panel; panel < to_panel; panel++)
         for (int64_t first = from; first < to; first += UP) {
           Vec sums[UP][2];
           const Vec* b = right.at(slice, panel);

@@ -35,7 +35,7 @@ struct Scan {
   Real* carry;                  // (B, N, E): state before the first token, and then behind the last; null: zero
 
   int64_t blocks() const { return (width + LANES - 1) / LANES; }
-  int64_t groups() const { return (blocks() + GROUP - 1) / GROUP; }
+  int64_t groups(int64_t of = GROUP) const { return (blocks() + of - 1) / of; }
   int64_t padded() const { return (states + STATES - 1) / STATES * STATES; }
   Sequences order() const { return {boundaries, sequences, reverse != 0}; }
 };
@@ -161,29 +161,29 @@ struct Pair {
 };
 
 // Their steps before the softplus, for all vectors of a task.
-template <bool FULL>
+template <bool FULL, size_t MOST>
 static inline void raw_steps(const Scan& scan, const Channels<FULL>* blocks, int64_t count, int64_t b, Pair pair,
-                             Vec (&to)[2][GROUP]) {
+                             Vec (&to)[2][MOST]) {
   const IO* low[2] = {scan.delta.at(b, pair.token[0]), scan.delta.at(b, pair.token[1])};
   if (!scan.rank) {
     for (int j = 0; j < 2; j++)
       for (int64_t k = 0; k < count; k++) to[j][k] = load(low[j] + blocks[k].first, blocks[k].lanes()) + blocks[k].bias;
     return;
   }
-  Vec sum[2][GROUP];
+  Vec sum[2][MOST];
 #pragma GCC unroll 4
-  for (int k = 0; k < GROUP; k++) sum[0][k] = sum[1][k] = FULL || k < count ? blocks[k].bias : Vec{};
+  for (int k = 0; k < int(MOST); k++) sum[0][k] = sum[1][k] = FULL || k < count ? blocks[k].bias : Vec{};
   for (int64_t r = 0; r < scan.rank; r++) {
     Vec one = splat(read(low[0] + r)), two = splat(read(low[1] + r));
 #pragma GCC unroll 4
-    for (int k = 0; k < GROUP; k++) {
+    for (int k = 0; k < int(MOST); k++) {
       if (!FULL && k >= count) break;
       sum[0][k] += blocks[k].weight[r] * one;
       sum[1][k] += blocks[k].weight[r] * two;
     }
   }
 #pragma GCC unroll 4
-  for (int k = 0; k < GROUP; k++) to[0][k] = sum[0][k], to[1][k] = sum[1][k];
+  for (int k = 0; k < int(MOST); k++) to[0][k] = sum[0][k], to[1][k] = sum[1][k];
 }
 
 template <bool FULL>
@@ -191,14 +191,14 @@ static void save(const Scan& scan, const Channels<FULL>& c, const Vec* state, Re
   for (int64_t n = 0; n < scan.states; n++) store_real(to + n * scan.width + c.first, state[n], c.lanes());
 }
 
-// A task for each scan, row of the batch and group of vectors: body(full, scan, b, group), with `full` a constant that
-// says whether all of the group's channels are there.
-template <class Body>
+// A task for each scan, row of the batch and group of so MANY vectors: body(full, scan, b, group), with `full` a constant
+// that says whether all of the group's channels are there.
+template <int64_t MANY, class Body>
 static void each_group(const Scan* scans, int64_t count, Body body) {
-  int64_t groups = scans[0].groups(), batch = scans[0].batch;
+  int64_t groups = scans[0].groups(MANY), batch = scans[0].batch;
   parallel(count * batch * groups, scans[0].threads, [&](int64_t task) {
     int64_t group = task % groups, b = task / groups % batch, i = task / groups / batch;
-    if ((group + 1) * GROUP * LANES <= scans[i].width) body(std::true_type{}, i, b, group);
+    if ((group + 1) * MANY * LANES <= scans[i].width) body(std::true_type{}, i, b, group);
     else body(std::false_type{}, i, b, group);
   });
 }

@@ -221,7 +221,7 @@ static void scan_backward_task(const Scan& scan, const ScanGradients& out, const
 
 static void scan_backward(const Scan& scan, const ScanGradients& out) {
   std::vector<Chunk> chunks = scan.order().chunks();
-  each_group(&scan, 1, [&](auto full, int64_t, int64_t b, int64_t group) {
+  each_group<GROUP>(&scan, 1, [&](auto full, int64_t, int64_t b, int64_t group) {
     scan_backward_task<full.value>(scan, out, chunks, b, group);
   });
 }

@@ -45,16 +45,16 @@ struct ForwardWork {
 
 // Before the recurrence, for two tokens: step, input and the part of the output that passes the states by. -> the longest
 // steps.
-template <bool FULL>
+template <bool FULL, int64_t MANY>
 static inline void prepare(const Scan& scan, const Channels<FULL>* blocks, int64_t count, int64_t b, Pair pair, int i,
                            ForwardWork work, Vec* longest) {
-  Vec raw[2][GROUP];
+  Vec raw[2][MANY];
   raw_steps(scan, blocks, count, b, pair, raw);
 #pragma GCC unroll 2
   for (int j = 0; j < 2; j++) {
     const IO* x_row = scan.x.at(b, pair.token[j]);
 #pragma GCC unroll 4
-    for (int k = 0; k < GROUP; k++) {
+    for (int k = 0; k < MANY; k++) {
       if (!FULL && k >= count) break;
       Vec x = load(x_row + blocks[k].first, blocks[k].lanes());
       Vec step = scan.softplus ? softplus(raw[j][k]) : raw[j][k];
@@ -67,11 +67,11 @@ static inline void prepare(const Scan& scan, const Channels<FULL>* blocks, int64
 }
 
 // After it: a token's outputs.
-template <bool FULL>
+template <bool FULL, int64_t MANY>
 static inline void write(const Scan& scan, const ScanOutput& out, const Channels<FULL>* blocks, int64_t count, int64_t b,
                          int64_t t, const Vec* y) {
 #pragma GCC unroll 4
-  for (int k = 0; k < GROUP; k++) {
+  for (int k = 0; k < MANY; k++) {
     if (!FULL && k >= count) break;
     int64_t first = blocks[k].first;
     int lanes = blocks[k].lanes();
@@ -85,13 +85,13 @@ static inline void write(const Scan& scan, const ScanOutput& out, const Channels
   }
 }
 
-template <bool FULL>
+template <bool FULL, int64_t MANY>
 static void scan_forward_task(const Scan& scan, const ScanOutput& out, const std::vector<Chunk>& chunks, int64_t b,
                               int64_t group) {
-  int64_t padded = scan.padded(), first_block = group * GROUP;
-  int64_t count = FULL ? GROUP : std::min(GROUP, scan.blocks() - first_block);
+  int64_t padded = scan.padded(), first_block = group * MANY;
+  int64_t count = FULL ? MANY : std::min(MANY, scan.blocks() - first_block);
   Arena arena(count * (2 * padded + scan.rank + 3 * CHUNK) + 2 * (CHUNK * padded / LANES + 1));
-  Channels<FULL> blocks[GROUP];
+  Channels<FULL> blocks[MANY];
   for (int64_t k = 0; k < count; k++) blocks[k] = channels<FULL>(scan, first_block + k, arena);
   Vec* states = arena.vectors(count * padded);
   ForwardWork work{arena.vectors(count * CHUNK), arena.vectors(count * CHUNK), arena.vectors(count * CHUNK)};
@@ -113,11 +113,11 @@ static void scan_forward_task(const Scan& scan, const ScanOutput& out, const std
 
   for (size_t p = 0; p < chunks.size(); p++) {
     Chunk chunk = chunks[p];
-    Vec longest[GROUP]{};
+    Vec longest[MANY]{};
     for (int i = 0; i < chunk.length; i += 2) {
       if (i + AHEAD < chunk.length) ask_before(chunk, i + AHEAD);
       if (i + 1 + AHEAD < chunk.length) ask_before(chunk, i + 1 + AHEAD);
-      prepare(scan, blocks, count, b, Pair(chunk, i, direction), i, work, longest);
+      prepare<FULL, MANY>(scan, blocks, count, b, Pair(chunk, i, direction), i, work, longest);
     }
 
     States in = states_of(scan, b, chunk, space);
@@ -138,7 +138,7 @@ static void scan_forward_task(const Scan& scan, const ScanOutput& out, const std
       int next = i + AHEAD - chunk.length;
       if (next < 0) ask_after(chunk, i + AHEAD);
       else if (p + 1 < chunks.size() && next < chunks[p + 1].length) ask_before(chunks[p + 1], next);
-      write(scan, out, blocks, count, b, chunk.first + i * direction, work.y + i);
+      write<FULL, MANY>(scan, out, blocks, count, b, chunk.first + i * direction, work.y + i);
     }
   }
 }
@@ -154,9 +154,14 @@ static void scans_forward(const Scan* scans, const ScanOutput* outs, int64_t cou
     for (int64_t b = 0; out.before && b < scan.batch; b++)  // slots that the boundaries left over
       std::fill(out.before + (b * out.slots + used) * slot, out.before + (b + 1) * out.slots * slot, 0);
   }
-  each_group(scans, count, [&](auto full, int64_t i, int64_t b, int64_t group) {
-    scan_forward_task<full.value>(scans[i], outs[i], chunks[i], b, group);
-  });
+  auto run = [&](auto many) {
+    each_group<many.value>(scans, count, [&](auto full, int64_t i, int64_t b, int64_t group) {
+      scan_forward_task<full.value, many.value>(scans[i], outs[i], chunks[i], b, group);
+    });
+  };
+  // Channels have nothing to do with each other: for many threads there are more tasks, of a cache line each.
+  if (count * scans[0].batch * scans[0].groups() >= ENOUGH * scans[0].threads) run(std::integral_constant<int64_t, GROUP>{});
+  else run(std::integral_constant<int64_t, (BYTES < LINE ? LINE / BYTES : 1)>{});
 }
 
 static void scan_forward(const Scan& scan, const ScanOutput& out) { scans_forward(&scan, &out, 1); }

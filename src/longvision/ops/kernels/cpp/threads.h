@@ -2,6 +2,13 @@
 // would spin against torch's: a quarter of the time of a small model. So the kernels link to none; they are handed the
 // functions of torch's.
 #pragma once
+#include <cstdint>
+
+constexpr int64_t ENOUGH = 8;  // tasks for each thread, so that few wait for the last one
+
+#ifdef SIMULATED_THREADS  // benchmarks/threads.py: the same names, in a header of its own
+#include SIMULATED_THREADS
+#else
 #include <algorithm>
 #include <chrono>
 #include <new>
@@ -112,3 +119,4 @@ static void parallel(int64_t tasks, int64_t threads, Body body) {
   }
   if (team.failed) throw std::bad_alloc();
 }
+#endif
