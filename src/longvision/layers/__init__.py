@@ -6,7 +6,7 @@ from longvision.layers.norm import RMSNorm
 from longvision.layers.patch_embed import PatchEmbed
 from longvision.layers.plain import set_fused
 from longvision.layers.positions import resample_pos_embed
-from longvision.layers.stack import run_blocks
+from longvision.layers.stack import run_at_once
 from longvision.layers.tokens import ClassToken, ClassTokens
 
 __all__ = [
@@ -18,6 +18,6 @@ __all__ = [
     "VimBlock",
     "VimMixer",
     "resample_pos_embed",
-    "run_blocks",
+    "run_at_once",
     "set_fused",
 ]

@@ -1,4 +1,4 @@
-"""Blocks one after the other."""
+"""All blocks of a model in one call."""
 
 from collections.abc import Iterable
 
@@ -11,24 +11,20 @@ from longvision.ops import BoundBlock, run_stack
 from longvision.ops.common import is_unseen
 
 
-def run_blocks(blocks: Iterable[nn.Module], x_BMD: Tensor, *arguments: Tensor) -> Tensor:
-    """(B, M, D) -> (B, M, D), through one block after the other, each called with the arguments too.
+def run_at_once(blocks: Iterable[nn.Module], x_BMD: Tensor, *arguments: Tensor) -> Tensor | None:
+    """(B, M, D) -> (B, M, D), through one block after the other in one call of the kernels.
 
-    Blocks of Vim without gradients are one call of the kernels, if nobody is to see what is between them: in a small
-    image Python between the blocks, each time forgotten by the processor's caches, takes a fifth of the time.
+    None where the blocks are to be called: with gradients, where one is not a plain block of Vim, or where somebody is
+    to see what is between them. In a small image Python between the blocks, each time forgotten by the processor's
+    caches, takes a fifth of the time.
     """
-    blocks = list(blocks)
-    if is_unseen() and not torch.is_grad_enabled() and not isinstance(x_BMD, torch.fx.Proxy):
-        bound = _bound(blocks)
-        out_BMD = run_stack(bound, x_BMD, *arguments) if bound else None
-        if out_BMD is not None:
-            return out_BMD
-    for block in blocks:
-        x_BMD = block(x_BMD, *arguments)
-    return x_BMD
+    if not is_unseen() or torch.is_grad_enabled() or isinstance(x_BMD, torch.fx.Proxy):
+        return None
+    bound = _bound(blocks)
+    return run_stack(bound, x_BMD, *arguments) if bound else None
 
 
-def _bound(blocks: list[nn.Module]) -> list[BoundBlock] | None:
+def _bound(blocks: Iterable[nn.Module]) -> list[BoundBlock] | None:
     """All of them as ops; None if one is to be called."""
     found = []
     for block in blocks:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from longvision.errors import UserError
-from longvision.layers import run_blocks, set_fused
+from longvision.layers import run_at_once, set_fused
 from longvision.models.packed_features import marked, refuse_marked
 from longvision.models.weights.files import fit_positions, load_weights
 from longvision.models.weights.hub import locate_weights
@@ -113,11 +113,12 @@ class Backbone(nn.Module):
 
     def _features(self, images: Tensor | PackedImages) -> tuple[Tensor, Any]:
         x, layout = self._embed(images)
-        if self.grad_checkpointing and torch.is_grad_enabled():
+        at_once = run_at_once(self._blocks(), x, *self._block_arguments(layout))
+        if at_once is not None:
+            x = at_once
+        else:
             for block in self._blocks():
                 x = self._run(block, x, layout)
-        else:
-            x = run_blocks(self._blocks(), x, *self._block_arguments(layout))
         return self._norm()(self._in_order(x, layout)), layout
 
     def _embed(self, images: Tensor | PackedImages) -> tuple[Tensor, Any]:
