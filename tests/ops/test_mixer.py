@@ -5,6 +5,7 @@ import torch
 
 from longvision.layers import VimBlock
 from longvision.ops import ScanDirection, mixer
+from longvision.ops.kernels.cpp import outside
 from longvision.ops.mixer import cpu
 from longvision.ops.mixer.reference import mixer_reference
 from support.layouts import LAYOUTS, laid_out
@@ -456,3 +457,12 @@ def test_an_unused_direction_is_no_direction():
     for directions in ([], [own] * 3):
         with pytest.raises(ValueError, match=f"got {len(directions)} directions"):
             case._replace(directions=directions).call()
+
+
+@pytest.mark.parametrize("has_instructions", [True, False])
+def test_bfloat16_with_and_without_instructions_for_it(monkeypatch, has_instructions):
+    monkeypatch.setattr(outside, "_multiplies_bfloat16", lambda: has_instructions)
+    case = make_block(2, 33, width=24, dtype=torch.bfloat16)
+    case = case._replace(x=case.x.float())
+    truth = case.changed(torch.Tensor.double).truth()
+    assert (case.call() - truth).norm() <= 0.02 * truth.norm()
