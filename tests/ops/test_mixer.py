@@ -466,3 +466,12 @@ def test_bfloat16_with_and_without_instructions_for_it(monkeypatch, has_instruct
     case = case._replace(x=case.x.float())
     truth = case.changed(torch.Tensor.double).truth()
     assert (case.call() - truth).norm() <= 0.02 * truth.norm()
+
+
+def test_a_matmul_that_fails_outside_is_no_result(monkeypatch, capfd):
+    def fail():
+        raise MemoryError("none left")
+
+    monkeypatch.setattr(outside, "_multiplies_bfloat16", fail)
+    with pytest.raises(MemoryError):
+        make_block(1, 9, dtype=torch.bfloat16)._replace(x=torch.randn(1, 9, CHANNELS)).call()

@@ -20,7 +20,7 @@ extern "C" int functions_of_vectors(const Real* from, Real* to, int64_t count) {
 }
 
 // In place of torch's. Sums are made in the dtype that is computed in, and rounded once.
-static void outside_matmul(const OutsideMatmul* call) {
+static int outside_matmul(const OutsideMatmul* call) {
   for (int64_t i = 0; i < call->M; i++)
     for (int64_t j = 0; j < call->N; j++) {
       Real sum = 0;
@@ -29,6 +29,7 @@ static void outside_matmul(const OutsideMatmul* call) {
                read(call->right + k * call->right_row + j * call->right_column);
       store(call->to + i * call->N + j, splat(sum), 1);
     }
+  return 1;
 }
 
 template <class Result, class... Arguments, size_t... I>

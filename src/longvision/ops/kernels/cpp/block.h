@@ -19,7 +19,7 @@ struct OutsideMatmul {
   int64_t right_row, right_column;
   IO* to;
 };
-typedef void (*Outside)(const OutsideMatmul*);
+typedef int (*Outside)(const OutsideMatmul*);  // -> 1, or 0 where it failed
 
 // The fields are 8 bytes each, in the order in which cpu.py packs them.
 struct Tokens {
@@ -87,5 +87,5 @@ static void multiply_io(const Block& block, int64_t M, int64_t N, int64_t K, con
     return;
   }
   OutsideMatmul call{M, N, K, left, left_row, left_column, right, right_row, right_column, to};
-  block.outside(&call);
+  if (block.outside(&call) != 1) throw std::bad_alloc();
 }

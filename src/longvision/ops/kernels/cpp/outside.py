@@ -27,7 +27,7 @@ def outside_matmul(dtype: torch.dtype) -> int:
     if dtype != torch.bfloat16:
         return 0
 
-    def run(call: "ctypes._Pointer[_Matmul]") -> None:
+    def run(call: "ctypes._Pointer[_Matmul]") -> int:
         of = call.contents
         left_MK = _view(of.left, (of.M, of.K), (of.left_row, of.left_column), dtype)
         right_KN = _view(of.right, (of.K, of.N), (of.right_row, of.right_column), dtype)
@@ -37,8 +37,9 @@ def outside_matmul(dtype: torch.dtype) -> int:
                 torch.mm(left_MK, right_KN, out=to_MN)
             else:
                 to_MN.copy_(left_MK.float() @ right_KN.float())
+        return 1  # after an exception, which ctypes tells of but does not hand on, it is 0
 
-    function = ctypes.CFUNCTYPE(None, ctypes.POINTER(_Matmul))(run)
+    function = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(_Matmul))(run)
     _alive.append(function)
     return ctypes.cast(function, ctypes.c_void_p).value or 0
 
