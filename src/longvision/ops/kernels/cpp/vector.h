@@ -146,14 +146,27 @@ static inline Vec power(Vec r, Vec shifted, const Real (&coefficients)[COUNT]) {
   return (Vec)((VecBits)(q * r + Real(1)) + ((VecBits)shifted << MANTISSA));
 }
 
+// Clang rounds a product that is used twice, unless it is told to fuse it (as Clang 17 can be); GCC fuses it into both.
+#if defined(__clang__) && (defined(__FMA__) || defined(__ARM_FEATURE_FMA))
+#if __has_builtin(__builtin_elementwise_fma)
+#define HAS_TO_BE_TOLD
+static inline Vec fused(Vec a, Vec b, Vec c) { return __builtin_elementwise_fma(a, b, c); }
+#endif
+#endif
+
 // 2^(s a), for decays, where that is known to be inside the range. Its error is greatest where decays soon end, near
 // r = 1/2, and no more than rounding's where they last; the product is fused into both sums.
 static inline Vec exp2_inside(Vec s, Vec a) {
+#ifdef HAS_TO_BE_TOLD
+  Vec shifted = fused(s, a, splat(MAGIC));
+  return power(fused(s, a, MAGIC - shifted), shifted, QUICK);
+#else
   Vec shifted = s * a + MAGIC;
 #if defined(__ARM_NEON)
   return power(s * a + (MAGIC - shifted), shifted, QUICK);  // its instructions only add a product, or subtract it
 #else
   return power(s * a - (shifted - MAGIC), shifted, QUICK);
+#endif
 #endif
 }
 
@@ -168,11 +181,16 @@ static inline Vec exp2(Vec s, Vec a) {
 constexpr Real OUTERMOST = -(LEAST + 1) * LN2;
 
 static inline Vec exp_inside(Vec x) {
+#ifdef HAS_TO_BE_TOLD
+  Vec shifted = fused(x, splat(LOG2E), splat(MAGIC));
+  return power(fused(x, splat(LOG2E_LOW), fused(x, splat(LOG2E), MAGIC - shifted)), shifted, FINE);
+#else
   Vec shifted = x * LOG2E + MAGIC, k = shifted - MAGIC;
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
   return power(x * LOG2E_LOW + (x * LOG2E - k), shifted, FINE);  // the product is not rounded
 #else
   return power((x - k * LN2_HIGH - k * LN2_LOW) * LOG2E, shifted, FINE);  // x - k ln(2) is exact before it is scaled
+#endif
 #endif
 }
 
