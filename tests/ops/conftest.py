@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from longvision.ops.kernels.cpp.library import DEFINITIONS, kernels
 from support.forked import Done, Forked
+
+
+@pytest.fixture(scope="session", autouse=True)
+def checked_kernels() -> None:
+    """At their first use kernels are compared with the reference: not in the middle of a test that counts calls."""
+    for dtype in DEFINITIONS:
+        kernels(dtype)
 
 
 @pytest.fixture

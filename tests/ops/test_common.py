@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from longvision.ops import causal_conv1d, check_cu_seqlens, common, rms_norm
+from longvision.ops.kernels.cpp.compiler import INSTALL
 from longvision.ops.selective_scan import chunked, cpu, op
 from support import mixer_cases
 from support.scan_cases import make, needs_compiler, scan
@@ -52,7 +53,7 @@ def test_the_kernels_are_not_chosen_for_what_they_cannot_take(monkeypatch, dtype
     ("0", "13.0", "cpu", "cuda", torch.float32, "a CPU"),
     ("0", "13.0", "cpu", "cpu", torch.float16, "float32, float64 or bfloat16"),
     ("0", "13.0", "cpu", "meta", torch.float16, "a CPU and float32, float64 or bfloat16"),
-    ("0", "13.0", "cpu", "cpu", torch.float32, "a C++ compiler, or pip install 'longvision[compiler]'"),
+    ("0", "13.0", "cpu", "cpu", torch.float32, INSTALL),
     ("0", "13.0", "triton", "cpu", torch.float32, "an NVIDIA GPU"),
     ("0", None, "triton", "cuda", torch.float32, "an NVIDIA GPU"),
     ("0", "13.0", "triton", "cuda", torch.float64, "float32, bfloat16 or float16"),

@@ -118,7 +118,7 @@ def test_without_a_working_compiler_or_a_cache_plain_torch_runs(python, tmp_path
     done = python(STEP + FALLBACKS, tmp_path / "results.pt", *words, LONGVISION_CACHE=tmp_path / "empty")
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     missing, failing, unwritten = re.split(r"(?m)^(?:CXX|LONGVISION_CACHE)=.*\n", done.stderr)[1:]
-    assert missing == f"{WITHOUT}no C++ compiler (/nonexistent) was found: {compiler.INSTALL}\n"
+    assert missing == f"{WITHOUT}no C++ compiler (/nonexistent) was found: install {compiler.INSTALL}\n"
     assert failing == f"{COMPILING}\n{WITHOUT}false failed: exit 1\n"
     line = unwritten.removeprefix(f"{COMPILING}\n")
     assert line.startswith(f"{WITHOUT}{unwritable} cannot be written (")

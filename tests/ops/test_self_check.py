@@ -132,3 +132,16 @@ def test_both_compilers_have_their_say(monkeypatch, alone, caplog):
     assert library.kernels.__wrapped__(torch.float32) is None
     (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert line.endswith("g++ failed; zig failed")
+
+
+def test_without_a_place_for_the_result_the_library_is_used_all_the_same(monkeypatch):
+    """A user without a home, in a container: what the wheel brings needs none."""
+
+    def nowhere():
+        raise compiler.CompilerError("there is no home folder")
+
+    path = compiler.compiled(library.DEFINITIONS[torch.float32], compiler.find_compiler())
+    monkeypatch.setattr(library, "cache_folder", nowhere)
+    checked = []
+    monkeypatch.setattr(self_check, "faults", lambda found: checked.append(found) or {})
+    assert [library._checked(torch.float32, path) for _ in range(2)] == checked

@@ -11,6 +11,7 @@ from torch.autograd import forward_ad
 from torch.nn import Parameter
 from torch.utils.weak import WeakIdKeyDictionary
 
+from longvision.ops.kernels.cpp.compiler import INSTALL as COMPILER
 from longvision.ops.kernels.cpp.library import DEFINITIONS as CPU_DTYPES
 from longvision.ops.kernels.cpp.library import available as has_cpu_kernels
 from longvision.ops.kernels.triton import DTYPES as TRITON_DTYPES
@@ -52,7 +53,7 @@ def _lacking_cpu(device: str, dtype: torch.dtype) -> str:
     lacking = [] if device == "cpu" else ["a CPU"]
     if dtype not in CPU_DTYPES:
         lacking.append("float32, float64 or bfloat16")
-    return " and ".join(lacking) or "a C++ compiler, or pip install 'longvision[compiler]'"
+    return " and ".join(lacking) or COMPILER
 
 
 def _lacking_triton(device: str, dtype: torch.dtype) -> str:

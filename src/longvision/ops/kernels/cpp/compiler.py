@@ -22,7 +22,7 @@ PATIENCE = 600  # seconds
 FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-shared", "-w"]
 FLAGS += [] if sys.platform == "win32" else ["-fPIC", "-pthread"]
 SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
-INSTALL = "install a C++ compiler, or pip install 'longvision[compiler]'"
+INSTALL = "a C++ compiler, or the Python package ziglang, which brings one (pip install ziglang)"
 
 
 class CompilerError(Exception):
@@ -67,7 +67,7 @@ def find_compiler() -> list[str]:
     for command in [named] if named else [["g++"], ["clang++"], ["c++"]]:
         if shutil.which(command[0]):
             return command
-    raise CompilerError(f"no C++ compiler ({' '.join(named) or 'g++ or clang++'}) was found: {INSTALL}")
+    raise CompilerError(f"no C++ compiler ({' '.join(named) or 'g++ or clang++'}) was found: install {INSTALL}")
 
 
 def find_ziglang() -> list[str] | None:

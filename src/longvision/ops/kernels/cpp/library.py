@@ -105,8 +105,8 @@ def _checked(dtype: torch.dtype, path: Path) -> Library:
     from longvision.ops.self_check import faults  # which calls the ops, and they the kernels
 
     library = Library(dtype, path)
-    note = cache_folder() / f"{path.stem}-{fingerprint_on_this_processor(path)}.checked"
-    if note.exists():
+    note = _note(path)
+    if note is not None and note.exists():
         return library
     with _one_at_a_time:
         _candidates[dtype] = library
@@ -117,10 +117,19 @@ def _checked(dtype: torch.dtype, path: Path) -> Library:
     if found:
         off = ", ".join(f"{name} by {error:.1g}" for name, error in found.items())
         raise KernelFault(f"{path} is not used, since its kernels are off the reference on this processor: {off}")
-    with contextlib.suppress(OSError):  # or it is checked again
-        note.parent.mkdir(parents=True, exist_ok=True)
-        note.touch()
+    if note is not None:
+        with contextlib.suppress(OSError):  # or it is checked again
+            note.parent.mkdir(parents=True, exist_ok=True)
+            note.touch()
     return library
+
+
+def _note(path: Path) -> Path | None:
+    """A file that is there when the library was found right on this processor; None where there is no place for it."""
+    try:
+        return cache_folder() / f"{path.stem}-{fingerprint_on_this_processor(path)}.checked"
+    except CompilerError:
+        return None
 
 
 def _ways(definitions: tuple[str, ...]) -> Iterator[Callable[[], Path]]:

@@ -51,7 +51,7 @@ class Pool {
   }
 
   ~Pool() {
-    if (!shared) return;
+    if (!shared || !is_owner()) return;
     std::lock_guard<std::mutex> hold(shared->lock);
     shared->ended = true;
     shared->wake.notify_all();
@@ -109,13 +109,11 @@ class Pool {
 
   // A process that forked has none of its parent's threads.
   void grow(int64_t wanted) {
-#ifndef _WIN32
-    if (owner != getpid()) {
-      if (shared) new std::shared_ptr<Shared>(shared);  // its lock may be held by a thread that is not there: left alone
-      shared.reset(), started = 0, owner = getpid();
+    if (shared && !is_owner()) {
+      new std::shared_ptr<Shared>(shared);  // its lock may be held by a thread that is not there: left alone
+      shared.reset(), started = 0;
     }
-#endif
-    if (!shared) shared = std::make_shared<Shared>();
+    if (!shared) shared = std::make_shared<Shared>(), owner = process();
     for (; started < wanted; started++) {
       try {
         std::thread(serve, shared).detach();
@@ -125,9 +123,16 @@ class Pool {
     }
   }
 
-  std::shared_ptr<Shared> shared;
-  int64_t started = 0;
-#ifndef _WIN32
-  pid_t owner = 0;
+  static int64_t process() {
+#ifdef _WIN32
+    return 0;  // does not fork
+#else
+    return getpid();
 #endif
+  }
+
+  bool is_owner() const { return owner == process(); }
+
+  std::shared_ptr<Shared> shared;
+  int64_t started = 0, owner = 0;
 };
