@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 if TYPE_CHECKING:
@@ -141,27 +143,47 @@ class PackedImages:
         patches: float (1, M, C * P * P), those of each image row by row; a patch holds its P x P pixels channel by
             channel, as a convolution's filter does.
         grids: rows and columns of patches of each image.
+        kept: int64 (M,), where some patches were dropped: the number of each patch that is left in its image's grid,
+            counted from 0, row by row, rising within an image. None: all are there.
+        lengths: patches that are left of each image. Goes with `kept`; without it, as many as fill the grids.
 
     Raises:
-        ValueError: no images, patches of another shape, or not as many as fill the grids.
+        ValueError: no images, patches of another shape, not as many as fill the grids, or numbers that are not in them.
     """
 
     patches: Tensor
     grids: tuple[Size, ...]
+    kept: Tensor | None = None
+    lengths: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "grids", tuple((int(rows), int(columns)) for rows, columns in self.grids))
-        if not self.grids or any(length < 1 for length in self.lengths):
-            raise ValueError(f"grids {self.grids}: expected at least one image, of at least one patch each")
-        if self.patches.ndim != 3 or tuple(self.patches.shape[:2]) != (1, sum(self.lengths)):
+        grids = tuple((int(rows), int(columns)) for rows, columns in self.grids)
+        sizes = tuple(rows * columns for rows, columns in grids)
+        lengths = tuple(int(length) for length in self.lengths) or (sizes if self.kept is None else ())
+        object.__setattr__(self, "grids", grids)
+        object.__setattr__(self, "lengths", lengths)
+        if not grids or any(size < 1 for size in sizes):
+            raise ValueError(f"grids {grids}: expected at least one image, of at least one patch each")
+        if len(lengths) != len(grids) or any(length < 1 for length in lengths):
+            raise ValueError(f"lengths {lengths} for the grids {grids}: expected at least one patch of each image")
+        if self.kept is None and lengths != sizes:
+            raise ValueError(f"lengths {lengths} do not fill the grids {grids}: say with kept= which patches are left")
+        if self.patches.ndim != 3 or tuple(self.patches.shape[:2]) != (1, sum(lengths)):
+            whose = f"the grids {grids} hold" if self.kept is None else f"the lengths {lengths} are"
             raise ValueError(
-                f"patches of shape {tuple(self.patches.shape)}: expected (1, {sum(self.lengths)}, C * P * P), since "
-                f"the grids {self.grids} hold {sum(self.lengths)} patches"
+                f"patches of shape {tuple(self.patches.shape)}: expected (1, {sum(lengths)}, C * P * P), since "
+                f"{whose} {sum(lengths)} patches"
             )
+        if self.kept is not None:
+            _check_kept(self.kept, sizes, lengths)
 
     @classmethod
-    def from_images(cls, images: Sequence[Tensor], patch: int, stride: int | None = None) -> Self:
+    def from_images(
+        cls, images: Sequence[Tensor], patch: int, stride: int | None = None, kept: Sequence[Tensor] | None = None
+    ) -> Self:
         """Images (C, H, W) of one C, cut into patches of side `patch` at distances of `stride`, None for `patch`.
+
+        `kept`: for each image the numbers of the patches to keep, int64, rising; None for all.
 
         Raises ValueError for no images, and for an image that does not divide into patches.
         """
@@ -172,19 +194,48 @@ class PackedImages:
         stride = stride or patch
         cut = [_patches_of(image, patch, stride) for image in images]
         grids = tuple((grid.shape[0], grid.shape[1]) for grid in cut)
-        return cls(torch.cat([grid.flatten(2).flatten(0, 1) for grid in cut])[None], grids)
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """Patches of each image."""
-        return tuple(rows * columns for rows, columns in self.grids)
+        patches = [grid.flatten(2).flatten(0, 1) for grid in cut]
+        if kept is None:
+            return cls(torch.cat(patches)[None], grids)
+        left = [of_image[numbers] for of_image, numbers in zip(patches, kept, strict=True)]
+        return cls(torch.cat(left)[None], grids, torch.cat(list(kept)), tuple(len(numbers) for numbers in kept))
 
     def __len__(self) -> int:
         return len(self.grids)
 
     def to(self, device: Any) -> Self:
-        """The same with its patches on a device."""
-        return replace(self, patches=self.patches.to(device))
+        """The same with its tensors on a device."""
+        return self._moved(lambda tensor: tensor.to(device, non_blocking=tensor.device.type == "cpu"))
+
+    def pin_memory(self) -> Self:
+        """The same in memory from which a GPU copies without waiting."""
+        return self._moved(lambda tensor: tensor.pin_memory())
+
+    def _moved(self, move: Callable[[Tensor], Tensor]) -> Self:
+        """Not checked again: to look at numbers on a GPU is to wait for it."""
+        moved = copy(self)
+        object.__setattr__(moved, "patches", move(self.patches))
+        if self.kept is not None:
+            object.__setattr__(moved, "kept", move(self.kept))
+        return moved
+
+
+def _check_kept(kept_M: Tensor, sizes: Sequence[int], lengths: Sequence[int]) -> None:
+    """Raises ValueError unless those are numbers of patches of grids of such sizes, rising within each."""
+    import torch
+
+    if kept_M.dtype != torch.int64 or tuple(kept_M.shape) != (sum(lengths),):
+        raise ValueError(
+            f"kept of shape {tuple(kept_M.shape)} and type {kept_M.dtype}: expected int64 of shape ({sum(lengths)},), "
+            "one number a patch"
+        )
+    size_M = torch.tensor(sizes).repeat_interleave(torch.tensor(lengths)).to(kept_M.device)
+    before_M = torch.tensor([0, *accumulate(sizes)][:-1]).repeat_interleave(torch.tensor(lengths)).to(kept_M.device)
+    if not (((kept_M >= 0) & (kept_M < size_M)).all() and ((kept_M + before_M).diff() > 0).all()):
+        raise ValueError(
+            f"kept holds numbers that do not rise within an image, or are not in its grid of {sizes} patches: "
+            "expected each once, from 0"
+        )
 
 
 def _patches_of(image_CHW: Tensor, patch: int, stride: int) -> Tensor:

@@ -14,6 +14,7 @@ from longvision.ops import common
 from longvision.types import PackedImages
 
 SIZES = (8, 12), (8, 8), (4, 20), (12, 8), (8, 12)  # pixels; the model holds positions for the second
+KEPT = [torch.tensor(numbers) for numbers in ([0, 2, 3], [3], [0, 1, 2, 3, 4], [1, 4], [0, 5])]  # of their patches
 
 
 def small(**options):
@@ -31,10 +32,13 @@ def gradients(model, loss):
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def check_as_alone(model, images, patch=4, stride=4):
+def check_as_alone(model, images, patch=4, stride=4, kept=None):
     """Values and every gradient. Float64; sums over tokens and images in another order."""
-    packed = model(PackedImages.from_images(images, patch, stride))
-    alone = torch.cat([model(image[None]) for image in images])
+    packed = model(PackedImages.from_images(images, patch, stride, kept))
+    if kept is None:
+        alone = torch.cat([model(image[None]) for image in images])
+    else:
+        alone = torch.cat([model(PackedImages.from_images([i], patch, stride, [k])) for i, k in zip(images, kept)])
     torch.testing.assert_close(packed, alone, rtol=1e-11, atol=1e-12)
     weights = torch.randn_like(alone)
     got, truth = gradients(model, (packed * weights).sum()), gradients(model, (alone * weights).sum())
@@ -61,6 +65,39 @@ def test_in_every_direction(direction):
 
 def test_overlapping_patches():
     check_as_alone(small(stride=2), images(), stride=2)
+
+
+@pytest.mark.parametrize("cls_token", CLASS_TOKENS)
+def test_with_patches_dropped(cls_token):
+    pool = "token" if cls_token == "middle" else "mean"
+    check_as_alone(small(cls_token=cls_token, pool=pool), images(), kept=KEPT)
+
+
+def test_patches_that_are_left_keep_their_positions():
+    """And the class token stands in the middle of them: the model's own parts, called one by one."""
+    model, image, kept = small(img_size=(8, 12)), images()[0], torch.tensor([0, 1, 3, 5])
+    x_1MD = model.patch_embed(image[None])[:, kept]
+    patch_rows = model.pos_embed[:, [0, 1, 2, 4, 5, 6]][:, kept]
+    x_1MD = torch.cat([x_1MD + patch_rows, model.cls_token + model.pos_embed[:, 3:4]], dim=1)[:, [0, 1, 4, 2, 3]]
+    for block in model.layers:
+        x_1MD = block(x_1MD)
+    truth = model.head(model.norm_f(x_1MD)[:, 2])
+    torch.testing.assert_close(model(PackedImages.from_images([image], 4, kept=[kept])), truth, rtol=1e-11, atol=1e-12)
+
+
+def test_all_patches_kept_is_none_dropped():
+    model, several = small(), images()
+    every = [torch.arange(height * width // 16) for height, width in SIZES]
+    whole, kept = PackedImages.from_images(several, 4), PackedImages.from_images(several, 4, kept=every)
+    torch.testing.assert_close(model(kept), model(whole), rtol=1e-12, atol=1e-12)
+
+
+def test_no_maps_of_images_whose_patches_were_dropped():
+    model, packed = small(), PackedImages.from_images(images(), 4, kept=KEPT)
+    with pytest.raises(UserError, match="NLC"):
+        model.forward_intermediates(packed)
+    _, tokens = model.forward_intermediates(packed, output_fmt="NLC")
+    assert [x_1MD.shape[1] for x_1MD in tokens[0]] == [len(numbers) for numbers in KEPT]
 
 
 def test_one_image_and_grey_images():
@@ -178,6 +215,54 @@ def test_what_is_not_packed():
         PackedImages(torch.zeros(2, 6, 48), ((2, 3),))
     with pytest.raises(ValueError, match="at least one patch each"):
         PackedImages(torch.zeros(1, 6, 48), ((2, 3), (0, 4)))
+
+
+def test_patches_that_are_left():
+    several = images([(8, 8), (8, 12)])
+    packed = PackedImages.from_images(several, 4, kept=[torch.tensor([0, 3]), torch.tensor([1, 2, 5])])
+    assert packed.grids == ((2, 2), (2, 3)) and packed.lengths == (2, 3) and packed.kept.tolist() == [0, 3, 1, 2, 5]
+    whole = PackedImages.from_images(several, 4).patches
+    assert torch.equal(packed.patches, whole[:, [0, 3, 4 + 1, 4 + 2, 4 + 5]])
+
+
+@pytest.mark.parametrize(
+    "kept, lengths, named",
+    [
+        ([0, 3, 1, 2, 6], (2, 3), "grid"),  # the second has patches 0 to 5
+        ([0, 4, 1, 2, 5], (2, 3), "grid"),
+        ([-1, 3, 1, 2, 5], (2, 3), "grid"),
+        ([3, 0, 1, 2, 5], (2, 3), "rise"),
+        ([3, 3, 1, 2, 5], (2, 3), "rise"),
+        ([0, 3, 1, 2], (2, 3), r"\(4,\)"),
+        ([0.0, 3, 1, 2, 5], (2, 3), "float32"),
+        ([0, 3, 1, 2, 5], (2, 4), r"\(2, 4\)"),
+        ([0, 3, 1, 2, 5], (5, 0), r"\(5, 0\)"),
+        ([0, 3, 1, 2, 5], (5,), r"\(5,\)"),
+        ([0, 3, 1, 2, 5], (), "lengths"),
+        (None, (2, 3), "kept="),
+    ],
+    ids=str,
+)
+def test_what_is_not_left(kept, lengths, named):
+    kept = None if kept is None else torch.tensor(kept)
+    with pytest.raises(ValueError, match=named):
+        PackedImages(torch.zeros(1, 5, 48), ((2, 2), (2, 3)), kept, lengths)
+
+
+def test_moved_all_of_it_is_and_nothing_is_looked_at_again(monkeypatch):
+    packed = PackedImages.from_images(images(), 4, kept=KEPT)
+    monkeypatch.setattr(PackedImages, "__post_init__", None)
+    moved = packed.to("meta")
+    assert moved.patches.is_meta and moved.kept.is_meta
+    assert (moved.grids, moved.lengths) == (packed.grids, packed.lengths) and not packed.patches.is_meta
+
+
+def test_pinned_all_of_it_is(monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)  # needs a GPU
+    packed = PackedImages.from_images(images(), 4, kept=KEPT)
+    assert torch.equal(packed.pin_memory().patches, packed.patches + 1)
+    assert torch.equal(packed.pin_memory().kept, packed.kept + 1)
+    assert PackedImages.from_images(images(), 4).pin_memory().kept is None
 
 
 def test_patches_of_another_side():

@@ -31,12 +31,14 @@ class Layout:
         lengths: tokens of each packed image, class tokens among them; None for a batch.
         cu_seqlens: int32 (S + 1,), where each packed image begins and the last ends; None for a batch.
         flipped_B: the images whose tokens go from the last to the first; None where none do.
+        whole: whether the patches fill the grids.
     """
 
     grids: Sequence[tuple[int, int]]
     lengths: Sequence[int] | None = None
     cu_seqlens: Tensor | None = None
     flipped_B: Tensor | None = None
+    whole: bool = True
 
     def parts(self, x_BMD: Tensor) -> Sequence[Tensor]:
         """The images one by one, (1, M, D) each, where they are packed; else the batch."""
@@ -134,12 +136,22 @@ class SequenceBackbone(Backbone):
         layout = self._layout(images)
         positions = {grid: self._positions(grid) for grid in dict.fromkeys(images.grids)}
         parts_1MD = self.patch_embed.packed(images.patches).split(list(images.lengths), dim=1)
-        rows = [self._with_tokens(part, positions[grid]) for part, grid in zip(parts_1MD, images.grids)]
+        positions_1MD = [positions[grid] for grid in images.grids]
+        if images.kept is not None:
+            kept = images.kept.split(list(images.lengths))
+            positions_1MD = [self._only(pos, numbers) for pos, numbers in zip(positions_1MD, kept)]
+        rows = [self._with_tokens(part, pos) for part, pos in zip(parts_1MD, positions_1MD)]
         return torch.cat(rows, dim=1), layout
+
+    def _only(self, pos_1MD: Tensor, kept_K: Tensor) -> Tensor:
+        """(1, M + count, D) -> (1, K + count, D): of the patches that are left; class tokens stand among those."""
+        patches_1MD, class_1TD = self.tokens.extract(pos_1MD)
+        return self.tokens.insert(patches_1MD[:, kept_K], class_1TD)
 
     def _layout(self, images: PackedImages) -> Layout:
         lengths = [length + self.tokens.count for length in images.lengths]
-        return Layout(images.grids, lengths, cu_seqlens_of(lengths, images.patches.device))
+        cu_seqlens = cu_seqlens_of(lengths, images.patches.device)
+        return Layout(images.grids, lengths, cu_seqlens, whole=images.kept is None)
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
         return resample_pos_embed(self.pos_embed, self.grid, grid, self.tokens)
@@ -158,6 +170,8 @@ class SequenceBackbone(Backbone):
     # Tokens to features
 
     def _patch_features(self, x: Tensor, layout: Layout, output_fmt: str) -> tuple[Any, Any]:
+        if output_fmt == "NCHW" and not layout.whole:
+            raise UserError("patches of these images were dropped, so that they fill no maps: ask for output_fmt='NLC'")
         split = [self.tokens.extract(part) for part in layout.parts(x)]
         patches = [
             _to_map(patches_BMD, grid) if output_fmt == "NCHW" else patches_BMD
