@@ -33,7 +33,10 @@ def rows(run):
 
 
 def without_times(run):
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows(run)]
+    return [
+        {name: value for name, value in row.items() if name != "seconds" and not name.startswith("speed/")}
+        for row in rows(run)
+    ]
 
 
 def test_the_last_two_lines_are_the_accuracy_and_the_folder(digits_answer):
@@ -54,7 +57,8 @@ def test_what_is_said_first(digits_answer, digits_run):
     epochs = [line for line in digits_answer.out.splitlines() if line.startswith("epoch ")]
     assert [line.split()[1] for line in epochs] == ["1/2", "2/2"]
     assert "testing the best epoch on 360 images" in digits_answer.out.splitlines()
-    assert re.fullmatch(r"epoch 1/2  loss \d\.\d{3}, val accuracy \d+\.\d %  \d+:\d\d left", epochs[0])
+    speed = r"[\d,.]+ images/s, \d+\.\d GB"
+    assert re.fullmatch(rf"epoch 1/2  loss \d\.\d{{3}}, val accuracy \d+\.\d %  {speed}  \d+:\d\d left", epochs[0])
 
 
 def test_everything_is_in_the_folder(digits_run):
@@ -78,7 +82,8 @@ def test_images_show_something(digits_run, name):
 def test_metrics_have_a_row_an_epoch(digits_run):
     first, second = rows(digits_run)
     assert list(first) == [
-        "epoch", "step", "lr", "train/accuracy", "train/loss", "val/accuracy", "val/loss", "val/top5", "seconds",
+        "epoch", "step", "lr", "speed/images_per_second", "speed/memory_gb", "train/accuracy", "train/loss",
+        "val/accuracy", "val/loss", "val/top5", "seconds",
     ]  # fmt: skip
     assert [(row["epoch"], row["step"]) for row in (first, second)] == [("1", "2"), ("2", "4")]
     for row in (first, second):

@@ -15,6 +15,7 @@ from longvision.engine.callbacks.history import EpochTable
 from longvision.engine.callbacks.once_trained import OnceTrained
 from longvision.engine.callbacks.position import Position
 from longvision.engine.callbacks.progress import RunProgress
+from longvision.engine.callbacks.throughput import Throughput
 from longvision.engine.callbacks.unreadable import UnreadableImages
 from longvision.engine.report import Outcome, write_report
 from longvision.engine.run import Run
@@ -37,7 +38,7 @@ def make_trainer(options: dict[str, Any]) -> Trainer:
         **options,
         "precision": options.get("precision") or _precision(options.get("accelerator", "auto")),
         # the first gathers over devices, and must do it before one that makes the first process gather metrics
-        "callbacks": [UnreadableImages(), *(options.get("callbacks") or []), RunProgress()],
+        "callbacks": [UnreadableImages(), *(options.get("callbacks") or []), Throughput(), RunProgress()],
     }
     try:
         return Trainer(**options, logger=False, enable_checkpointing=False, enable_model_summary=False)

@@ -31,7 +31,7 @@ class EpochTable(Callback):
         row |= {
             name: f"{float(value):.6g}"
             for name, value in sorted(trainer.callback_metrics.items())
-            if name.startswith(("train/", "val/")) and not name.endswith("_step")
+            if name.startswith(("train/", "val/", "speed/")) and not name.endswith("_step")
         }
         row["seconds"] = f"{time.monotonic() - self.started:.2f}"
         self._append(row)

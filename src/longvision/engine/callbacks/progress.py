@@ -10,9 +10,11 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
+from longvision.engine.callbacks.throughput import MEMORY, RATE, Throughput, peak_memory
+
 
 class RunProgress(ProgressBar):
-    """Time left, loss and accuracy. On a terminal a bar; elsewhere a line for each epoch."""
+    """Time left, loss, accuracy, images a second and memory. On a terminal a bar; elsewhere a line for each epoch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +44,10 @@ class RunProgress(ProgressBar):
         if self.bar is None:
             return
         self.bar.set_description_str(_epoch(trainer), refresh=False)
-        self.bar.set_postfix_str(_metrics(trainer, "train/loss_step", pl_module), refresh=False)
+        speed = next(one.rate for one in trainer.callbacks if isinstance(one, Throughput))  # type: ignore[attr-defined]
+        memory = peak_memory(pl_module.device) or math.nan
+        texts = [_metrics(trainer, "train/loss_step", pl_module), _speed(speed * trainer.world_size, memory / 1e9)]
+        self.bar.set_postfix_str(", ".join(filter(None, texts)), refresh=False)
         self.bar.update(trainer.global_step - self.bar.n)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -52,7 +57,9 @@ class RunProgress(ProgressBar):
         gone = time.monotonic() - self.started
         left = max(0.0, gone * (total - done) / done) if done else math.nan
         clock = f"{_clock(left)} left" if math.isfinite(left) else f"{_clock(gone)} gone"
-        print(f"{_epoch(trainer)}  {_metrics(trainer, 'train/loss', pl_module)}  {clock}", flush=True)
+        speed = _speed(*(float(trainer.callback_metrics.get(name, math.nan)) for name in (RATE, MEMORY)))
+        texts = [_epoch(trainer), _metrics(trainer, "train/loss", pl_module), speed, clock]
+        print("  ".join(filter(None, texts)), flush=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._close()
@@ -89,6 +96,13 @@ def _metrics(trainer: Trainer, loss: str, task: Any) -> str:
         texts.append(f"val {words} {percent(float(metrics[f'val/{name}']))}")
     elif f"train/{name}" in metrics:
         texts.append(f"{words} {100 * float(metrics[f'train/{name}']):.1f} %")
+    return ", ".join(texts)
+
+
+def _speed(images: float, gigabytes: float) -> str:
+    """What is not known, NaN, is left out."""
+    rate = f"{images:,.0f}" if images >= 10 else f"{images:.1f}"
+    texts = [f"{rate} images/s"] * (not math.isnan(images)) + [f"{gigabytes:.1f} GB"] * (not math.isnan(gigabytes))
     return ", ".join(texts)
 
 
