@@ -69,7 +69,7 @@ def _decode(data: Any, splits: Iterable[Split], sample: int | None) -> int:
 
     from longvision.data.unreadable import unreadable_images
 
-    told, refused, count = [], [], 0
+    told, refused, count, tolerated = [], [], 0, data.unreadable_share
     for split in splits:
         images = data.images(split)
         rows = range(len(images)) if sample is None else data.examples(split, sample)
@@ -78,8 +78,10 @@ def _decode(data: Any, splits: Iterable[Split], sample: int | None) -> int:
         left_out = getattr(images, "left_out", 0)  # a set of one's own may not count them
         bad, total, where = len(reasons) + left_out, len(rows) + left_out, f"{data.name} ({split})"
         named = [*reasons[:NAMED], *[f"{left_out} named before"] * bool(left_out)]
-        if reasons and is_too_many(bad, total):  # the source has judged those before, over all that it drew splits from
-            refused.append(str(too_many_unreadable(named, bad, total, where)))
+        if reasons and is_too_many(
+            bad, total, tolerated
+        ):  # the source has judged those before, over all that it drew splits from
+            refused.append(str(too_many_unreadable(named, bad, total, where, tolerated)))
         elif reasons:
             told.append(f"{unreadable(named, bad, total, where)}: training skips them")
         count += len(rows) - len(reasons)

@@ -37,13 +37,13 @@ DAMAGED = {
 }
 
 
-def opened(kind, root, train, val=GOOD[:4]):
+def opened(kind, root, train, val=GOOD[:4], **options):
     """A data module of a new set with these files."""
     words = SETS[kind](root, {"train": train, "val": val})
     config = load(TASKS[words["task"]].sources[words["source"]])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return config(path=str(root), size=32, workers=0).build()
+        return config(path=str(root), size=32, workers=0, **options).build()
 
 
 @pytest.mark.parametrize(
@@ -78,6 +78,36 @@ def test_more_than_one_in_a_hundred_is_refused(kind, damage, tmp_path):
         for row in range(len(loaded)):
             loaded[row]
     assert "7" in str(refused.value) and "9" in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", SETS)
+def test_a_larger_share_may_be_allowed(kind, tmp_path):
+    files = [*GOOD]
+    files[7] = files[9] = DAMAGED["empty"]
+    data = opened(kind, tmp_path / "set", files, unreadable=0.02)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loaded = data.train_dataloader().dataset
+        read = [loaded[row] for row in range(len(loaded))]
+    assert sum(one is not None for one in read) == 148
+    assert data.unreadable("train")[0].startswith("2 of 150 images")
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_shares_are_shares(share):
+    with pytest.raises(UserError, match=f"unreadable {share}"):
+        DigitsData(unreadable=share)
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["gone", "empty"])
+def test_a_set_that_vanished_is_no_unreadable_image(left, tmp_path):
+    data = opened("folder", tmp_path / "set", GOOD)
+    loaded = data.train_dataloader().dataset
+    (tmp_path / "set").rename(tmp_path / "unmounted")
+    if left:
+        (tmp_path / "set").mkdir()
+    with pytest.raises(UserError, match="set is gone, or empty"), warnings.catch_warnings(action="error"):
+        loaded[0]
 
 
 def _name(kind):

@@ -6,7 +6,7 @@ A new source is a dataclass like these, with its `Source`, and a line of the reg
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from inspect import signature
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from longvision.data.augment import AnyAugment, Augment, DenseAugment, DetectionAugment
 from longvision.data.io.deep import Seen
@@ -30,6 +30,7 @@ from longvision.data.transforms.input_spec import InputSpec, Resize
 if TYPE_CHECKING:
     from longvision.data.datamodule import DataModule
 
+SomeSource = TypeVar("SomeSource", bound=Source[Any])
 DenseResize = Literal["none", "short", "fit"]
 AUGMENT, DENSE_AUGMENT, DETECTION_AUGMENT = Augment(), DenseAugment(), DetectionAugment()
 # An upright digit has a top, a left and a right: it may lean, move and grow a little, never be mirrored.
@@ -74,6 +75,11 @@ class DataConfig(LoaderConfig):
     def source(self) -> Source[Any]:
         """The files, listed; loads no torch. Raises UserError for what is wrong with them."""
         raise NotImplementedError
+
+    def tolerant(self, source: SomeSource) -> SomeSource:
+        """Told what share of its images may be unreadable."""
+        source.tolerated = self.unreadable
+        return source
 
     def evaluation_source(self, trained: Trained) -> Source[Any]:
         """For a model that was trained elsewhere: with its classes, where the source can. Raises as `source`."""
@@ -139,7 +145,7 @@ class FolderData(ClassificationConfig, HoldOutConfig):
     path: str = field(kw_only=False)
 
     def source(self, trained: Trained | None = None) -> Source[int]:
-        return FolderSource(self.path, self.channels, self.seed, trained)
+        return self.tolerant(FolderSource(self.path, self.channels, self.seed, trained))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +166,9 @@ class ParquetData(ClassificationConfig, HoldOutConfig):
     def source(self, trained: Trained | None = None) -> Source[int]:
         from longvision.data.sources.parquet import ParquetSource
 
-        return ParquetSource(self.path, self.channels, self.seed, self.image_column, self.label_column, trained)
+        return self.tolerant(
+            ParquetSource(self.path, self.channels, self.seed, self.image_column, self.label_column, trained)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,8 +198,10 @@ class MaskFolderData(DataConfig, HoldOutConfig):
     augment: DenseAugment = DENSE_AUGMENT
 
     def source(self, trained: Trained | None = None) -> Source[Any]:
-        return MaskFolderSource(
-            self.path, self.channels, self.classes_file, self.reduce_zero_label, self.ignore, self.seed, trained
+        return self.tolerant(
+            MaskFolderSource(
+                self.path, self.channels, self.classes_file, self.reduce_zero_label, self.ignore, self.seed, trained
+            )
         )
 
 
@@ -222,7 +232,9 @@ class CocoData(DetectionConfig):
     test: LabelsAndImages | None = None
 
     def source(self, trained: Trained | None = None) -> Source[Any]:
-        return self.augment.checked(CocoSource(self.path, self.train, self.val, self.test, trained, self.channels))
+        return self.augment.checked(
+            self.tolerant(CocoSource(self.path, self.train, self.val, self.test, trained, self.channels))
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,7 +249,7 @@ class VocData(DetectionConfig):
     path: str = field(kw_only=False)
 
     def source(self, trained: Trained | None = None) -> Source[Any]:
-        return self.augment.checked(VocSource(self.path, trained, self.channels))
+        return self.augment.checked(self.tolerant(VocSource(self.path, trained, self.channels)))
 
 
 @dataclass(frozen=True, kw_only=True)

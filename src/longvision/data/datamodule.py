@@ -59,6 +59,7 @@ class DataModule(LightningDataModule):
         self.source, self.input, self.augment = source, input, augment
         self.transforms: Any = augment.transforms(input, source)
         self.batch_size = loader.batch_size
+        self.unreadable_share = loader.unreadable
         self.workers = min(MOST_WORKERS, _cores()) if loader.workers is None else loader.workers
         self.info = DataInfo(source.name, source.classes, input.size, input.channels, source.has_masks, source.palette)
         self.name, self.classes, self.has_test = source.name, source.classes, source.has_test
@@ -138,7 +139,7 @@ class DataModule(LightningDataModule):
         return [f"{found}: not counted"] if found else []
 
     def count_unreadable_together(self, split: Split) -> None:
-        """Of several devices, each of which reads a share of a split. Raises UserError for more than 1 % of it."""
+        """Of several devices, each of which reads a share of a split. Raises UserError for too many."""
         if self.trainer is None or self.trainer.world_size == 1 or split not in self._loaded:
             return
         strategy = self.trainer.strategy
@@ -218,7 +219,10 @@ class DataModule(LightningDataModule):
 
     def _loader(self, split: Split, batch_size: int, **options: Any) -> DataLoader:
         training = split == "train"
-        dataset = TransformedSet(self.images(split), self.transforms, f"{self.name} ({split})", training)
+        folder = self.source.name if os.path.isdir(self.source.name) else None
+        dataset = TransformedSet(
+            self.images(split), self.transforms, f"{self.name} ({split})", training, self.unreadable_share, folder
+        )
         self._loaded[split] = dataset
         return EpochLoader(
             dataset,

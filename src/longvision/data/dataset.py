@@ -9,21 +9,31 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from longvision.data.order import Draw, seed_all
-from longvision.data.problems import NAMED, is_too_many, too_many_unreadable, unreadable
+from longvision.data.problems import NAMED, TOLERATED, is_gone, is_too_many, too_many_unreadable, unreadable
 from longvision.data.sources.base import ImageSet
 from longvision.data.transforms.base import Sample, Transforms
-from longvision.errors import MissingFileError, UnreadableImage
+from longvision.errors import MissingFileError, UnreadableImage, UserError
 
 
 class TransformedSet(Dataset[Sample | None]):
     """One split of a set. An image that cannot be read is None, which `collate` drops.
 
     Which ones they are is marked in memory that the worker processes share, so that all of them count together.
-    `where` is the split's name in messages; images are varied in `training`.
+    `where` is the split's name in messages; images are varied in `training`. A share of more than `tolerated` is an
+    error, and so is one when `folder`, where the set was, is gone.
     """
 
-    def __init__(self, images: ImageSet[Any], transforms: Transforms[Any], where: str, training: bool) -> None:
+    def __init__(
+        self,
+        images: ImageSet[Any],
+        transforms: Transforms[Any],
+        where: str,
+        training: bool,
+        tolerated: float = TOLERATED,
+        folder: str | None = None,
+    ) -> None:
         self.images, self.transforms, self.where, self.training = images, transforms, where, training
+        self.tolerated, self.folder = tolerated, folder
         self.left_out = getattr(images, "left_out", 0)
         self.unreadable_N = torch.zeros(len(images), dtype=torch.bool).share_memory_()
 
@@ -55,7 +65,7 @@ class TransformedSet(Dataset[Sample | None]):
 
     def _another(self) -> Sample:
         """Any image that can be read."""
-        while True:  # 99 % can be; else `_note` raises
+        while True:  # some can be; else `_note` raises
             sample = self[int(torch.randint(len(self), ()))]
             if sample is not None:
                 return sample
@@ -79,6 +89,11 @@ class TransformedSet(Dataset[Sample | None]):
     def _note(self, index: int, reason: str) -> None:
         if self.unreadable_N[index]:
             return
+        if self.folder is not None and is_gone(self.folder):
+            raise UserError(
+                f"{self.folder} is gone, or empty: it held the images when they were listed; mount or restore it, then "
+                f"go on with --resume ({reason})"
+            )
         self.unreadable_N[index] = True
         count, total = self._check_count()
         warnings.warn(f"{reason}; it is skipped, the {count}. of {total} in {self.where}", stacklevel=3)
@@ -87,8 +102,9 @@ class TransformedSet(Dataset[Sample | None]):
         """How many cannot be read, of how many. Raises UserError where they are too many."""
         rows = self.unreadable_N.nonzero().flatten().tolist()
         count, total = len(rows) + self.left_out, len(self) + self.left_out
-        if is_too_many(count, total):
-            raise too_many_unreadable([self._reason(row) for row in rows[:NAMED]], count, total, self.where)
+        if is_too_many(count, total, self.tolerated):
+            reasons = [self._reason(row) for row in rows[:NAMED]]
+            raise too_many_unreadable(reasons, count, total, self.where, self.tolerated)
         return count, total
 
     def _reason(self, index: int) -> str:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from longvision.data.problems import TOLERATED
 from longvision.errors import UserError
 
 
@@ -12,13 +13,18 @@ class LoaderConfig:
     Args:
         batch_size: training images a step.
         workers: processes that load images; 0 loads in the main one; at most 4, one a core, when left out.
+        unreadable: the share of a split's images that may be unreadable: these are named, counted and skipped, and
+            more of them stop the run.
     """
 
     batch_size: int = 64
     workers: int | None = None
+    unreadable: float = TOLERATED
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise UserError(f"batch_size {self.batch_size}: expected at least 1 image a batch")
         if self.workers is not None and self.workers < 0:
             raise UserError(f"workers {self.workers}: expected 0 (load in the main process) or more")
+        if not 0 <= self.unreadable < 1:
+            raise UserError(f"unreadable {self.unreadable}: expected a share of the images, 0 (none) or more, below 1")

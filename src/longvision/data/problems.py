@@ -10,7 +10,7 @@ from pathlib import Path
 from longvision.errors import MissingFileError, UserError
 
 ABOUT_A_FILE = re.compile(r"(.+?)( (?:is|has|have|holds|cannot|does) .+)", re.DOTALL)
-TOLERATED = 0.01  # share of a set: beyond it, what is left is not the set that was meant
+TOLERATED = 0.01  # share of a set: beyond it, what is left is not the set that was meant, unless the user says so
 NAMED = 10
 
 
@@ -46,11 +46,11 @@ def refuse(found: Sequence[str], problem: str, remedy: str) -> None:
         raise UserError(f"{problem} ({listing(found)}{count}): {remedy}")
 
 
-def refuse_many(found: Sequence[str], total: int, problem: str) -> None:
-    """Warns of things that are left out; raises UserError when they are more than 1 % of all."""
+def refuse_many(found: Sequence[str], total: int, problem: str, tolerated: float = TOLERATED) -> None:
+    """Warns of things that are left out; raises UserError when they are a larger share of all."""
     words = f"{len(found)} {problem} ({listing(found)})"
-    if is_too_many(len(found), total):
-        raise UserError(f"{words}: correct or remove them, they are more than 1 %")
+    if is_too_many(len(found), total, tolerated):
+        raise UserError(f"{words}: correct or remove them, they are more than {percent(tolerated)}")
     if found:
         warnings.warn(f"{words}: they are left out", stacklevel=3)
 
@@ -60,8 +60,11 @@ def unreadable(reasons: Sequence[str], count: int, total: int, where: str) -> st
     return f"{count} of {total} images in {where} cannot be read ({listing(once_each(reasons), '; ')})"
 
 
-def too_many_unreadable(reasons: Sequence[str], count: int, total: int, where: str) -> UserError:
-    return UserError(f"{unreadable(reasons, count, total, where)}, more than 1 %: remove or replace them")
+def too_many_unreadable(reasons: Sequence[str], count: int, total: int, where: str, tolerated: float) -> UserError:
+    return UserError(
+        f"{unreadable(reasons, count, total, where)}, more than {percent(tolerated)}: remove or replace them, or allow "
+        "a larger share with --data.unreadable"
+    )
 
 
 def skipped_note(reasons: Sequence[str], total: int, where: str) -> str:
@@ -69,8 +72,21 @@ def skipped_note(reasons: Sequence[str], total: int, where: str) -> str:
     return f"{unreadable(reasons, len(reasons), total, where)}: they are skipped"
 
 
-def is_too_many(bad: int, total: int) -> bool:
-    return bad > TOLERATED * total
+def is_too_many(bad: int, total: int, tolerated: float) -> bool:
+    return bad > tolerated * total
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:g} %"
+
+
+def is_gone(folder: str) -> bool:
+    """Whether a folder that held a set is there no more, or is empty, as the place of a disk that is not mounted."""
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is None
+    except OSError:
+        return True
 
 
 def require_folder(path: Path, remedy: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from longvision.data.io.deep import AnyImage
-from longvision.data.problems import listing
+from longvision.data.problems import TOLERATED, listing
 from longvision.errors import UserError
 from longvision.types import CocoIds, Colour, Split
 
@@ -98,6 +98,7 @@ class Source(Generic[Label]):
     ids: Sequence[int | str] = ()  # of the classes, where labels call them otherwise than by name
     binary: bool = False  # whether masks were read as having two classes, 0 and 255, without being told so
     draws_validation: bool = False  # whether the validation images are a part of the training images
+    tolerated: float = TOLERATED  # share of unreadable images
     most_objects: int = 0  # in a training image, once that split was checked
 
     @cached_property

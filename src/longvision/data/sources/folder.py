@@ -90,7 +90,9 @@ class FolderSource(Source[int]):
             bad = [os.path.relpath(path, folder) for path in bad if not ending(path) or has_image_name(path)]
             count = len(files) - len(others)
             hint = ", HEIC to be converted to JPEG first" * any(ending(path) in (".heic", ".heif") for path in bad)
-            refuse_many(bad, count, f"of {count} files in {folder} are not images that can be read{hint}")
+            refuse_many(
+                bad, count, f"of {count} files in {folder} are not images that can be read{hint}", self.tolerated
+            )
             self.left_out[split] = len(bad)
             self._checked[split] = [file for file, fine in zip(files, readable) if fine]
             if split == "train" and self.trained is None:

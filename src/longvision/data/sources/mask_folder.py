@@ -90,8 +90,8 @@ class MaskFolderSource(Source[np.ndarray]):
         found = in_threads(partial(self._problem_or_reading, turned=turned), pairs)
         unreadable = [str(one) for one in found if isinstance(one, UnreadableImage)]
         problems = [str(one) for one in found if not isinstance(one, Checked)]
-        if len(problems) == len(unreadable) and is_too_many(len(unreadable), len(pairs)):
-            raise too_many_unreadable(unreadable, len(unreadable), len(pairs), f"{self.root} ({split})")
+        if len(problems) == len(unreadable) and is_too_many(len(unreadable), len(pairs), self.tolerated):
+            raise too_many_unreadable(unreadable, len(unreadable), len(pairs), f"{self.root} ({split})", self.tolerated)
         if len(problems) > len(unreadable):
             raise UserError(
                 f"{len(problems)} of {len(pairs)} images of {self.root} ({split}) cannot be used: "

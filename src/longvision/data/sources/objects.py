@@ -139,8 +139,8 @@ class ObjectSource(Source[Target]):
         if broken:
             where = f"{self.name} ({split})"
             reasons = [str(why_unreadable(file)) for file in broken[:NAMED]] + broken[NAMED:]
-            if is_too_many(len(broken), len(records)):
-                raise too_many_unreadable(reasons, len(broken), len(records), where)
+            if is_too_many(len(broken), len(records), self.tolerated):
+                raise too_many_unreadable(reasons, len(broken), len(records), where, self.tolerated)
             self.notes.append(skipped_note(reasons, len(records), where))
 
     def records(self, split: Split) -> Iterable[ImageRecord]:

@@ -36,12 +36,12 @@ class Shards:
     Forked workers share the one copy. A pickled `Shards` leaves it behind and reads the files where it lands.
     """
 
-    def __init__(self, files: list[Path], column: str, channels: Channels, name: str) -> None:
-        self.files, self.column, self.channels, self.name = files, column, channels, name
+    def __init__(self, files: list[Path], column: str, channels: Channels, name: str, tolerated: float) -> None:
+        self.files, self.column, self.channels, self.name, self.tolerated = files, column, channels, name, tolerated
 
     @cached_property
     def images(self) -> pa.ChunkedArray:
-        return read_images(self.files, self.column)
+        return read_images(self.files, self.column, self.tolerated)
 
     def read(self, row_and_label: np.ndarray) -> tuple[AnyImage, int]:
         row, label = row_and_label.tolist()
@@ -117,7 +117,7 @@ class ParquetSource(Source[int]):
     def _open(self, split: Split) -> Shards:
         """The split's shards, read now: workers that fork later share the memory."""
         if split not in self._shards:
-            shards = Shards(self.files[split], self.image_column, self.channels, self._where(split))
+            shards = Shards(self.files[split], self.image_column, self.channels, self._where(split), self.tolerated)
             _ = shards.images
             self._shards[split] = shards
         return self._shards[split]
@@ -168,7 +168,7 @@ class ParquetSource(Source[int]):
         return str(files[0]) if len(files) == 1 else f"{files[0].parent}/{split}*.parquet"
 
 
-def read_images(files: list[Path], column: str) -> pa.ChunkedArray:
+def read_images(files: list[Path], column: str, tolerated: float) -> pa.ChunkedArray:
     """One column of several files, end to end; of an image struct, its bytes. Raises UserError for rows without any."""
     chunks: list[pa.Array] = []
     for file in files:
@@ -177,7 +177,7 @@ def read_images(files: list[Path], column: str) -> pa.ChunkedArray:
             values = pa.chunked_array(
                 [pc.struct_field(chunk, "bytes") for chunk in values.chunks], values.type.field("bytes").type
             )
-        if is_too_many(values.null_count, len(values)):  # a few are skipped when they are read
+        if is_too_many(values.null_count, len(values), tolerated):  # a few are skipped when they are read
             raise UserError(
                 f"{file} has {values.null_count} rows without image bytes: "
                 "store the encoded images themselves, not their paths, or drop the rows"
