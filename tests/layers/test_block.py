@@ -7,6 +7,7 @@ import torch
 
 from longvision.layers import VimBlock
 from longvision.layers.mixer import DIRECTIONS
+from longvision.ops.common import cu_seqlens_of
 from longvision.ops.rms_norm.reference import rms_norm_reference
 
 
@@ -80,6 +81,21 @@ def test_a_block_gives_the_dtype_of_its_input(hooked, weights, residual):
     if hooked:
         block.mixer.register_forward_hook(lambda *_: None)
     assert block(torch.randn(2, 9, 32, dtype=residual)).dtype == residual
+
+
+def test_drop_path_skips_whole_images_of_a_packed_row():
+    """Each by itself, in training only; what is not skipped is scaled so that the expectation stays."""
+    block, lengths = VimBlock(8, drop_path=0.25).double(), [3, 1, 2, 5] * 50
+    x, cu_seqlens = torch.randn(1, sum(lengths), 8, dtype=torch.float64), cu_seqlens_of(lengths, torch.device("cpu"))
+    truth = block.eval()(x, cu_seqlens) - x
+    skipped = []
+    for _ in range(4):
+        change = block.train()(x, cu_seqlens) - x
+        for of_image, true in zip(change.split(lengths, dim=1), truth.split(lengths, dim=1), strict=True):
+            skipped.append(bool((of_image == 0).all()))
+            # float64's rounding of x + change - x
+            torch.testing.assert_close(of_image, true * (0 if skipped[-1] else 1 / 0.75), rtol=1e-9, atol=1e-12)
+    assert 120 < sum(skipped) < 290  # of 800, 200 in expectation: more than six standard deviations of 12
 
 
 def test_a_block_with_drop_path_is_one_node_but_in_training():

@@ -6,6 +6,7 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from longvision.layers.drop_path import dropped_by_image
 from longvision.layers.mixer import Direction, VimMixer
 from longvision.layers.norm import RMSNorm
 from longvision.layers.plain import is_plain, state_of
@@ -24,8 +25,7 @@ class VimBlock(nn.Module):
         state: states a channel of the scan.
         direction: see `longvision.layers.VimMixer`.
         reverse: see `longvision.layers.VimMixer`.
-        drop_path: probability that a row of the batch skips the mixer in training (stochastic depth); packed
-            sequences are one row.
+        drop_path: probability that an image skips the mixer in training (stochastic depth).
     """
 
     def __init__(
@@ -51,7 +51,8 @@ class VimBlock(nn.Module):
         bound = None if isinstance(x_BMD, torch.fx.Proxy) else self.bound()
         if bound is not None:
             return bound(x_BMD, cu_seqlens)
-        return x_BMD + self.drop_path(self.mixer(self.norm(x_BMD), cu_seqlens)).to(x_BMD.dtype)
+        mixed_BMD = self.mixer(self.norm(x_BMD), cu_seqlens)
+        return x_BMD + dropped_by_image(self.drop_path, mixed_BMD, cu_seqlens).to(x_BMD.dtype)
 
     def bound(self) -> BoundBlock | None:
         """The op with what it reads of the layers; None where they are to be called.
