@@ -28,6 +28,8 @@ class Augment:
         erase: probability of erasing a random rectangle.
         mixup: mixup's alpha.
         cutmix: CutMix's alpha; with mixup, each batch draws one of the two.
+        repeats: how often an epoch shows an image, varied otherwise each time (repeated augmentation); it shows as many
+            samples as there are training images in any case, so with 3 a third of the images, as DeiT's.
     """
 
     crop_scale: tuple[float, float] | None = (0.08, 1.0)
@@ -39,6 +41,7 @@ class Augment:
     erase: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
+    repeats: int = 1
 
     def __post_init__(self) -> None:
         if self.crop_scale is not None:
@@ -49,6 +52,8 @@ class Augment:
         for word in ("rotate", "mixup", "cutmix"):
             if getattr(self, word) < 0:
                 raise UserError(f"{word} {getattr(self, word)}: expected 0 (off) or more")
+        if self.repeats < 1:
+            raise UserError(f"repeats {self.repeats}: expected 1 (each image once an epoch) or more")
         if not 0 <= self.zoom < 1:
             raise UserError(f"zoom {self.zoom}: expected 0 (off) or more, and less than 1")
         if self.rand_augment and not RAND_AUGMENT.fullmatch(self.rand_augment):

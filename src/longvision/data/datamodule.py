@@ -28,7 +28,7 @@ from longvision.data.io.ranges import (
     values_of,
 )
 from longvision.data.loading import LoaderConfig
-from longvision.data.order import EpochLoader, EpochOrder, seed_all, seed_of_step
+from longvision.data.order import EpochLoader, EpochOrder, EvaluationOrder, seed_all, seed_of_step
 from longvision.data.sources.base import ImageSet, Source
 from longvision.data.transforms.input_spec import InputSpec
 from longvision.errors import UserError
@@ -58,8 +58,7 @@ class DataModule(LightningDataModule):
         super().__init__()
         self.source, self.input, self.augment = source, input, augment
         self.transforms: Any = augment.transforms(input, source)
-        self.batch_size = loader.batch_size
-        self.unreadable_share = loader.unreadable
+        self.batch_size, self.balance, self.unreadable_share = loader.batch_size, loader.balance, loader.unreadable
         self.workers = min(MOST_WORKERS, _cores()) if loader.workers is None else loader.workers
         self.info = DataInfo(source.name, source.classes, input.size, input.channels, source.has_masks, source.palette)
         self.name, self.classes, self.has_test = source.name, source.classes, source.has_test
@@ -79,6 +78,7 @@ class DataModule(LightningDataModule):
             self.images(split)
         if "train" in needed:
             self._look_once()
+            self.order()  # it may be refused
 
     def _look_once(self) -> None:
         """At the training images, in the first process, which tells the others."""
@@ -173,10 +173,22 @@ class DataModule(LightningDataModule):
 
     def order(self) -> EpochOrder:
         """In which the training images are shown, beginning at `start`, by this device."""
-        devices, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        order = EpochOrder(self.count, self.seed, devices, rank)
+        repeats, labels_N = getattr(self.augment, "repeats", 1), self._labels() if self.balance else None
+        order = EpochOrder(self.count, self.seed, *self._place(), repeats=repeats, labels_N=labels_N)
         order.set_epoch(*self.start)
         return order
+
+    def _place(self) -> tuple[int, int]:
+        """How many devices there are, and which one this is."""
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+
+    def _labels(self) -> np.ndarray:
+        """The class of each training image, by number. Raises UserError where an image has no single one."""
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        labels = [image.label for image in self.fingerprint.images["train"]]
+        if not numbers.keys() >= set(labels):
+            raise UserError(f"data.balance true needs images of one class each, as {self.name} has none")
+        return np.array([numbers[label] for label in labels])
 
     def batches(self) -> int:
         """Training steps of a whole epoch, on each device."""
@@ -202,10 +214,17 @@ class DataModule(LightningDataModule):
         return images > self.batch_size
 
     def val_dataloader(self) -> DataLoader:
-        return self._loader("val", self.transforms.evaluation_batch or self.batch_size)
+        return self._evaluation_loader("val")
 
     def test_dataloader(self) -> DataLoader:
-        return self._loader("test", self.transforms.evaluation_batch or self.batch_size)
+        return self._evaluation_loader("test")
+
+    def _evaluation_loader(self, split: Split) -> DataLoader:
+        """Lightning's own sampler for several devices would show images twice."""
+        batch, (devices, rank) = self.transforms.evaluation_batch or self.batch_size, self._place()
+        if devices == 1 or self.trainer.overfit_batches:  # type: ignore[union-attr]
+            return self._loader(split, batch)
+        return self._loader(split, None, sampler=EvaluationOrder(len(self.images(split)), batch, devices, rank))
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """What is drawn in a training step, by mixup and by the model, follows from its number too."""
@@ -217,7 +236,8 @@ class DataModule(LightningDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         return self.transforms.mix(batch) if self.trainer is not None and self.trainer.training else batch
 
-    def _loader(self, split: Split, batch_size: int, **options: Any) -> DataLoader:
+    def _loader(self, split: Split, batch_size: int | None, **options: Any) -> DataLoader:
+        """`batch_size` None: the sampler makes the batches."""
         training = split == "train"
         folder = self.source.name if os.path.isdir(self.source.name) else None
         dataset = TransformedSet(
@@ -230,9 +250,13 @@ class DataModule(LightningDataModule):
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),
-            collate_fn=dataset.collate,
+            collate_fn=dataset.collate if batch_size else as_it_is,
             **options,
         )
+
+
+def as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def _cores() -> int:

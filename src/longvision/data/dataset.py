@@ -15,7 +15,7 @@ from longvision.data.transforms.base import Sample, Transforms
 from longvision.errors import MissingFileError, UnreadableImage, UserError
 
 
-class TransformedSet(Dataset[Sample | None]):
+class TransformedSet(Dataset[Any]):
     """One split of a set. An image that cannot be read is None, which `collate` drops.
 
     Which ones they are is marked in memory that the worker processes share, so that all of them count together.
@@ -40,8 +40,13 @@ class TransformedSet(Dataset[Sample | None]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, draw: int | Draw) -> Sample | None:
-        """An image by its number; with a seed beside it, varied by what that draws."""
+    def __getitem__(self, draw: int | Draw | list[int]) -> Any:
+        """An image by its number; with a seed beside it, varied by what that draws. Of a list of these, the batch."""
+        if isinstance(draw, list):
+            return self.collate([self._sample(one) for one in draw])
+        return self._sample(draw)
+
+    def _sample(self, draw: int | Draw) -> Sample | None:
         index, seed = draw if isinstance(draw, tuple) else (draw, None)
         if seed is not None:
             seed_all(seed)
@@ -66,7 +71,7 @@ class TransformedSet(Dataset[Sample | None]):
     def _another(self) -> Sample:
         """Any image that can be read."""
         while True:  # some can be; else `_note` raises
-            sample = self[int(torch.randint(len(self), ()))]
+            sample = self._sample(int(torch.randint(len(self), ())))
             if sample is not None:
                 return sample
 

@@ -15,11 +15,14 @@ class LoaderConfig:
         workers: processes that load images; 0 loads in the main one; at most 4, one a core, when left out.
         unreadable: the share of a split's images that may be unreadable: these are named, counted and skipped, and
             more of them stop the run.
+        balance: of a classification, whether an epoch shows each class as often: images of small classes several times,
+            of large ones some.
     """
 
     batch_size: int = 64
     workers: int | None = None
     unreadable: float = TOLERATED
+    balance: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:

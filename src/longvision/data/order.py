@@ -3,6 +3,7 @@
 So an epoch that was interrupted goes on as if it had not been, and worker processes and devices change nothing.
 """
 
+import math
 import random
 from collections.abc import Iterator
 
@@ -21,15 +22,27 @@ class EpochOrder(DistributedSampler[Draw]):
     beginning. The few images that do not divide among the devices are left out of that epoch.
 
     Args:
-        count: images in all.
+        count: images in all, and places in an epoch.
         seed: of the whole training.
         devices: how many share an epoch.
         rank: which of them this is.
+        repeats: how often an image that an epoch shows comes in it, each time varied otherwise; of repeats > 1 an epoch
+            shows count / repeats of the images (repeated augmentation, arXiv 1901.09335, as DeiT's `RASampler`).
+        labels_N: the class of each image, where every class is to come as often (`balanced`).
     """
 
-    def __init__(self, count: int, seed: int, devices: int = 1, rank: int = 0) -> None:
+    def __init__(
+        self,
+        count: int,
+        seed: int,
+        devices: int = 1,
+        rank: int = 0,
+        *,
+        repeats: int = 1,
+        labels_N: np.ndarray | None = None,
+    ) -> None:
         super().__init__(range(count), devices, rank, seed=seed)  # type: ignore[arg-type]
-        self.count, self.begin = count, 0
+        self.count, self.begin, self.repeats, self.labels_N = count, 0, repeats, labels_N
 
     def set_epoch(self, epoch: int, begin: int | None = None) -> None:
         """The epoch that is read next, without its first `begin` images. Lightning calls this before each epoch."""
@@ -47,12 +60,67 @@ class EpochOrder(DistributedSampler[Draw]):
         return self.share()
 
     def __iter__(self) -> Iterator[Draw]:
-        draw = np.random.default_rng([self.seed, self.epoch])
-        order, seeds = draw.permutation(self.count), draw.integers(2**63, size=self.count)
-        rest = order[self.begin :]
+        rows_N, seeds_N = self.drawn()
         for place in range(self.share(self.begin)):
-            row = int(rest[(self.rank + place * self.num_replicas) % len(rest)])
-            yield row, int(seeds[row])
+            at = self.begin + (self.rank + place * self.num_replicas) % (self.count - self.begin)
+            yield int(rows_N[at]), int(seeds_N[at])
+
+    def drawn(self) -> tuple[np.ndarray, np.ndarray]:
+        """The images (N,) and seeds uint64 (N,) of the whole epoch, for all devices together."""
+        draw = np.random.default_rng([self.seed, self.epoch])
+        order_N, seeds_N = draw.permutation(self.count), draw.integers(2**63, size=self.count).astype(np.uint64)
+        if self.labels_N is not None:
+            order_N = balanced(order_N, self.labels_N, draw)
+        rows_N = np.repeat(order_N, self.repeats)[: self.count]
+        return rows_N, seeds_N[rows_N] + times_before(rows_N)
+
+
+def times_before(rows_N: np.ndarray) -> np.ndarray:
+    """How often each row has come before, uint64 (N,): seeds that it is added to differ from time to time."""
+    places_N = np.argsort(rows_N, kind="stable")
+    sorted_N, times_N = rows_N[places_N], np.empty(len(rows_N), np.uint64)
+    times_N[places_N] = np.arange(len(rows_N)) - np.searchsorted(sorted_N, sorted_N)
+    return times_N
+
+
+def balanced(order_N: np.ndarray, labels_N: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """An order of as many places, in which each class that has images comes as often, give or take one: the images of a
+    small class come several times, each as often as the others, of a large class come some.
+
+    Args:
+        order_N: the numbers of all images, shuffled.
+        labels_N: their classes, by number.
+        draw: shuffles the places of the classes.
+    """
+    rows_of = [order_N[labels_N[order_N] == label] for label in np.unique(labels_N)]
+    classes_N = draw.permutation(np.arange(len(order_N)) % len(rows_of))
+    result = np.empty_like(order_N)
+    for label, rows in enumerate(rows_of):
+        places = np.flatnonzero(classes_N == label)
+        result[places] = np.resize(rows, len(places))
+    return result
+
+
+class EvaluationOrder(DistributedSampler[list[int]]):
+    """One device's share of the images to evaluate, in batches: each image once, over all devices.
+
+    Device r of R takes images r, r + R, r + 2R, …. All have as many batches, as what they do together needs (batch
+    norms are sent before each); a device with one image more than others puts it into its last batch. Only where there
+    are fewer images than devices does one come twice.
+    """
+
+    def __init__(self, count: int, batch: int, devices: int = 1, rank: int = 0) -> None:
+        super().__init__(range(count), devices, rank, shuffle=False)  # type: ignore[arg-type]
+        self.count, self.batch = count, batch
+
+    def __len__(self) -> int:
+        return max(1, math.ceil(self.count // self.num_replicas / self.batch))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rows = range(self.rank % self.count, self.count, self.num_replicas)
+        ends = [*range(self.batch, len(self) * self.batch, self.batch), len(rows)]
+        for begin, end in zip([0, *ends], ends):
+            yield list(rows[begin:end])
 
 
 class EpochLoader(DataLoader):
