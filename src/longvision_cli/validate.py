@@ -57,8 +57,9 @@ def run(arguments: list[str]) -> int:
     print(f"{task.evaluated} images of {where}{printable(data.name)}")
     print_notes(source)
     tell([*data.unreadable(outcome.split), *task.remarks()])
+    width = max(14, *map(len, outcome.metrics))
     for name, value in outcome.metrics.items():
-        print(f"{name:<14} {value:.4f}" if name == "loss" else f"{name:<14} {percent(value)}")
+        print(f"{name:<{width}} {f'{value:.4f}' if name == 'loss' else percent(value)}")
     for line in task.class_table():
         print(line)
     return 0

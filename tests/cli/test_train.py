@@ -42,10 +42,11 @@ def without_times(run):
 def test_the_last_two_lines_are_the_accuracy_and_the_folder(digits_answer):
     assert digits_answer.code == 0
     *_, accuracy, folder = digits_answer.out.splitlines()
-    assert re.fullmatch(r"test accuracy \d+\.\d %", accuracy)
+    share = r"\d+\.\d %"
+    assert re.fullmatch(f"test accuracy {share}, balanced accuracy {share}, AUROC {share}", accuracy)
     assert Path(folder).is_dir()
     _, metadata = read_weights(Path(folder) / "model.safetensors")
-    assert accuracy == f"test accuracy {100 * metadata['metrics']['test/accuracy']:.1f} %"
+    assert accuracy.startswith(f"test accuracy {100 * metadata['metrics']['test/accuracy']:.1f} %, ")
     assert digits_answer.err == ""
 
 
@@ -83,7 +84,7 @@ def test_metrics_have_a_row_an_epoch(digits_run):
     first, second = rows(digits_run)
     assert list(first) == [
         "epoch", "step", "lr", "speed/images_per_second", "speed/memory_gb", "train/accuracy", "train/loss",
-        "val/accuracy", "val/loss", "val/top5", "seconds",
+        "val/accuracy", "val/auroc", "val/balanced_accuracy", "val/loss", "val/top5", "seconds",
     ]  # fmt: skip
     assert [(row["epoch"], row["step"]) for row in (first, second)] == [("1", "2"), ("2", "4")]
     for row in (first, second):
@@ -210,7 +211,7 @@ def test_folders_without_test_images(train, own_images):
     answer = train("-c", "folder", "--data.path", own_images)
     assert answer.code == 0
     accuracy, _ = answer.out.splitlines()[-2:]
-    assert re.fullmatch(r"validation accuracy \d+\.\d % \(the best epoch's; there are no test images\)", accuracy)
+    assert re.fullmatch(r"validation accuracy \d+\.\d %, .* \d+\.\d % \(the best epoch's; there are no test images\)", accuracy)
     best = max(float(row["val/accuracy"]) for row in rows(answer.run))
     assert accuracy.startswith(f"validation accuracy {100 * best:.1f} %")
 

@@ -20,7 +20,7 @@ def test_the_test_split_is_that_of_the_report(longvision, digits_run):
     assert answer.out.splitlines()[0] == "360 images of the test split of digits"
     _, metadata = read_weights(digits_run / "model.safetensors")
     expected = {name.removeprefix("test/"): value for name, value in metadata["metrics"].items()}
-    assert expected.keys() == {"loss", "accuracy", "top5"}
+    assert expected.keys() == {"loss", "accuracy", "balanced_accuracy", "auroc", "top5"}
     assert metrics(answer) == pytest.approx(
         {name: round(value, 4) if name == "loss" else round(100 * value, 1) for name, value in expected.items()}
     )

@@ -87,8 +87,28 @@ def test_top5(monkeypatch):
     ranked = torch.arange(7.0).flip(0).expand(2, 7).tolist()  # class 0 first, 6 last
     answering(task, ranked, monkeypatch).test_step((IMAGES, torch.tensor([4, 5])), 0)
     metrics = {name: float(value) for name, value in task.test_metrics.compute().items()}
+    assert math.isnan(metrics.pop("test/auroc"))  # some classes do not occur
     assert metrics == {"test/accuracy": 0.0, "test/top5": 0.5}
-    assert set(make(5).test_metrics.keys()) == {"test/accuracy"}
+    assert set(make(5).test_metrics.keys()) == {"test/accuracy", "test/auroc"}
+
+
+def test_balanced_accuracy_and_auroc_are_logged(monkeypatch):
+    task = answering(make(2), [[2.0, 0], [1, 0], [0, 1], [0, 1]], monkeypatch)
+    logged = {}
+    task.log = lambda name, value, **_: logged.update({name: float(value)})
+    task.validation_step((torch.zeros(4, 3, 8, 8), torch.tensor([0, 0, 0, 1])), 0)
+    task.on_validation_epoch_end()
+    assert logged["val/balanced_accuracy"] == pytest.approx((2 / 3 + 1) / 2)
+    assert float(task.val_metrics.compute()["val/auroc"]) == pytest.approx(2.5 / 3)  # a tie counts half
+
+
+def test_the_metric_of_the_best_epoch():
+    assert make(3).monitor() == "val/accuracy"
+    task = make(3, monitor="balanced_accuracy")
+    assert task.monitor() == "val/balanced_accuracy" and set(task.metric_names) == set(make(3).metric_names)
+    assert make(1000, monitor="auroc").monitor() == "val/auroc"
+    with pytest.raises(UserError, match="auroc.*1001"):
+        make(1001, monitor="auroc")
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])

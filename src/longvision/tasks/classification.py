@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from longvision.errors import MissingFileError, UnreadableImage
+from longvision.errors import MissingFileError, UnreadableImage, UserError
+from longvision.metrics.classification import MacroAUROC, balanced_accuracy
 from longvision.models.backbone import create_backbone
 from longvision.tasks.config import ClassificationConfig
 from longvision.tasks.task import Artifacts, Task
@@ -18,6 +19,7 @@ from longvision.types import DataInfo
 from longvision.viz.charts import draw_confusion, draw_examples
 
 EXAMPLES = 32  # images in predictions.png
+MOST_AUROC = 1000  # classes: AUROC holds a probability of each for each image until the evaluation ends
 
 
 class Classification(Task):
@@ -25,7 +27,7 @@ class Classification(Task):
 
     task_name = "classification"
     pipeline = "image-classification"
-    metric_names: ClassVar = {"accuracy": "accuracy"}
+    metric_names: ClassVar = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auroc": "AUROC"}
     config: ClassificationConfig
 
     def __init__(self, config: ClassificationConfig, info: DataInfo) -> None:
@@ -34,6 +36,9 @@ class Classification(Task):
         top: dict[str, Any] = {"accuracy": MulticlassAccuracy(classes, average="micro")}
         if classes > 5:
             top["top5"] = MulticlassAccuracy(classes, top_k=5, average="micro")
+        if classes <= MOST_AUROC:
+            top["auroc"] = MacroAUROC(classes)
+        self.metric_names = _monitored_first(self.metric_names, config.monitor, classes)
         metrics = MetricCollection(top)
         self.val_metrics, self.test_metrics = metrics.clone("val/"), metrics.clone("test/")
         self.confusion = MulticlassConfusionMatrix(classes)
@@ -83,10 +88,16 @@ class Classification(Task):
         self.confusion.reset()
 
     def on_validation_epoch_end(self) -> None:
-        self.confusion_KK = self.confusion.compute().cpu()  # on every device: it gathers
+        self._finish("val")
 
     def on_test_epoch_end(self) -> None:
-        self.confusion_KK = self.confusion.compute().cpu()
+        self._finish("test")
+
+    def _finish(self, split: str) -> None:
+        counts_KK = self.confusion.compute()  # on every device: it gathers
+        self.confusion_KK = counts_KK.cpu()
+        # the same on every device; else Lightning warns that it may not be
+        self.log(f"{split}/balanced_accuracy", balanced_accuracy(counts_KK), sync_dist=True)
 
     def artifacts(self, data: Any, split: str, title: str) -> Artifacts:
         made: Artifacts = {"predictions.png": partial(self._draw_examples, data, split, title)}
@@ -108,3 +119,13 @@ class Classification(Task):
             probability, number = self(tensor_CHW[None].to(self.device)).float().softmax(1)[0].max(0)
             examples.append((image, self.info.classes[label], self.info.classes[int(number)], float(probability)))
         draw_examples(examples, path, f"{title}: some images and what the model says")
+
+
+def _monitored_first(names: dict[str, str], monitor: str | None, classes: int) -> dict[str, str]:
+    """Raises UserError for AUROC of more classes than it is measured of."""
+    if monitor == "auroc" and classes > MOST_AUROC:
+        raise UserError(
+            f"--model.monitor auroc: it is not measured of {classes} classes, only up to {MOST_AUROC}: choose "
+            "balanced_accuracy"
+        )
+    return {monitor: names[monitor], **names} if monitor else names

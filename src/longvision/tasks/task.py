@@ -31,7 +31,7 @@ class Task(LightningModule):
 
     task_name: ClassVar[str]  # in the registry
     pipeline: ClassVar[str]  # in a model card
-    metric_names: ClassVar[dict[str, str]]  # logged name -> words; the first one tells which epoch is best
+    metric_names: dict[str, str]  # logged name -> words; the first one tells which epoch is best
     config: Any
     model: nn.Module
 
@@ -51,10 +51,9 @@ class Task(LightningModule):
         """The arguments of the backbone that rebuild it for prediction; stochastic depth belongs to training alone."""
         return dict(self.config.args or {})
 
-    @classmethod
-    def monitor(cls) -> str:
+    def monitor(self) -> str:
         """The metric whose highest value tells the best epoch."""
-        return f"val/{next(iter(cls.metric_names))}"
+        return f"val/{next(iter(self.metric_names))}"
 
     def create_model(self, args: dict[str, Any]) -> nn.Module:
         """For `self.config` and `self.info`, the backbone with these arguments."""

@@ -1,0 +1,35 @@
+"""Metrics of classification that torchmetrics computes otherwise where a class does not occur."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.classification import MulticlassAUROC
+from torchmetrics.utilities import dim_zero_cat
+
+
+class MacroAUROC(MulticlassAUROC):
+    """The area under the ROC curve of each class against the others, the mean over the classes.
+
+    It is NaN unless every class occurs, and another one too: torchmetrics counts an area that is not defined as 0.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes, average="macro", validate_args=False)
+
+    def update(self, logits_BK: Tensor, label_B: Tensor) -> None:  # type: ignore[override]
+        super().update(logits_BK.float().softmax(1), label_B)  # itself it takes small logits for probabilities
+
+    def compute(self) -> Tensor:
+        states: Any = self.target
+        label_N = dim_zero_cat(states) if len(states) else torch.zeros(0)
+        if self.num_classes < 2 or len(label_N.unique()) < self.num_classes:
+            return torch.tensor(torch.nan, device=self.device)
+        return super().compute()  # type: ignore[return-value]
+
+
+def balanced_accuracy(counts_KK: Tensor) -> Tensor:
+    """Confusion (K, K), rows true -> the mean recall over the classes that occur, as scikit-learn's; NaN of nothing."""
+    of_class_K = counts_KK.sum(1)
+    occurs_K = of_class_K > 0
+    return (counts_KK.diagonal()[occurs_K] / of_class_K[occurs_K]).mean()
