@@ -43,6 +43,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+class UnsavedError(UserError):
+    """A checkpoint could not be written; those that were there are as they were."""
+
+
 @contextmanager
 def user_paths() -> Iterator[None]:
     """Inside, what the system says of a path that the user gave (no permission, disk full, not a folder) is a UserError

@@ -14,10 +14,11 @@ METADATA_KEY = "longvision"  # under which a safetensors file holds our JSON
 
 
 @contextmanager
-def written_beside(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[Path]:
+def written_beside(path: str | os.PathLike[str], overwrite: bool = False, durable: bool = False) -> Iterator[Path]:
     """A path of its own in the same folder, whose file takes the name `path` when the block ends without an error.
 
-    A reader never sees half a file, and two writers never share one.
+    A reader never sees half a file, and two writers never share one. With `durable`, nor is there half a file after a
+    power failure; it waits for the disk.
 
     Raises:
         ExistingFileError: `path` exists and may not be overwritten, also if another process made it meanwhile.
@@ -28,12 +29,36 @@ def written_beside(path: str | os.PathLike[str], overwrite: bool = False) -> Ite
     beside = path.with_name(f".{path.stem[:20]}-{secrets.token_hex(6)}{path.suffix}")
     try:
         yield beside
+        if durable:
+            _sync(beside)
         if overwrite:
             os.replace(beside, path)
         else:
             _link_new(beside, path)
+        if durable:
+            _sync(path.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def replace_durably(beside: Path, path: Path, backup: Path | None = None) -> None:
+    """Give a file the name of another, which takes the name `backup`. If power fails one of them is there, whole."""
+    _sync(beside)
+    if backup is not None:
+        os.replace(path, backup)
+    os.replace(beside, path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, are on the disk. Windows knows no such thing of folders."""
+    if os.name == "nt" and path.is_dir():
+        return
+    number = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def _link_new(beside: Path, path: Path) -> None:

@@ -24,7 +24,7 @@ KEPT = tuple(f"data.{name}" for name in ("size", "channels", "range", "mean", "s
 def run(arguments: list[str]) -> int:
     configuration, resuming = parse(arguments)
     resumed = resuming.run if resuming else None
-    checkpoint = resumed.resume_from() if resumed else None
+    checkpoint, told = resumed.resume_from() if resumed else (None, [])
     check_model(configuration.model.name)
     check_size_of(configuration)
     pretrained = configuration.model.pretrained
@@ -37,7 +37,7 @@ def run(arguments: list[str]) -> int:
     # the last of what is told before torch is loaded
     if resuming:
         source, fingerprint = resumed_source(resuming.run, source, resuming.allow_changed_data)
-        source.notes.extend(resuming.notes)
+        source.notes.extend([*told, *resuming.notes])
     else:
         source, fingerprint = new_source(source, pretrained)
     from lightning import seed_everything

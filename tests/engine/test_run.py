@@ -1,7 +1,6 @@
 """Run folders."""
 
 import datetime
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -11,6 +10,7 @@ from longvision.engine import run as runs
 from longvision.engine.run import Run
 from longvision.errors import UserError
 from longvision.files import find_weights
+from support.checkpoints import DAMAGES, save
 
 
 def test_folders_of_the_same_second_get_numbers(tmp_path, monkeypatch):
@@ -68,8 +68,8 @@ def test_what_can_be_opened_resumed_and_predicted_with(tmp_path):
     with pytest.raises(ValueError, match="has no checkpoint yet"):
         run.resume_from()
     run.checkpoints.mkdir()
-    checkpoint(run.last)
-    assert run.resume_from() == run.last
+    save(run.last)
+    assert run.resume_from() == (run.last, [])
     with pytest.raises(ValueError, match="not finished"):
         find_weights(run.path)
     run.weights.touch()
@@ -78,37 +78,26 @@ def test_what_can_be_opened_resumed_and_predicted_with(tmp_path):
         run.resume_from()
 
 
-def checkpoint(path):
-    """As torch saves one."""
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr("archive/data/0", bytes(range(256)) * 40)
-    return path
-
-
-def cut(path):
-    path.write_bytes(path.read_bytes()[:5000])
-
-
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[5000] ^= 1
-    path.write_bytes(content)
-
-
-@pytest.mark.parametrize("damage", [cut, flip, lambda path: path.write_bytes(b"")], ids=["cut", "a-bit", "empty"])
-def test_a_damaged_checkpoint_is_told_with_what_else_there_is(tmp_path, damage):
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_the_newest_whole_checkpoint_is_taken_and_the_others_are_told(tmp_path, damage):
     run = Run.create(tmp_path, "x")
     run.new_config().write_text("x")
-    run.checkpoints.mkdir()
-    damage(checkpoint(run.last))
-    with pytest.raises(UserError, match=r"last\.ckpt is cut short or damaged.*-c .*config\.yaml"):
-        run.resume_from()
-    checkpoint(run.best)
-    with pytest.raises(UserError, match=r"copy .*best\.ckpt"):
-        run.resume_from()
+    files = [save(path) for path in (run.last, run.previous, run.best)]
+    assert run.resume_from() == (run.last, [])
+    for number, file in enumerate(files[:2]):
+        damage(file)
+        taken, (told,) = run.resume_from()
+        assert taken == files[number + 1]
+        assert all(str(damaged) in told for damaged in files[: number + 1]) and str(taken) in told
     damage(run.best)
-    with pytest.raises(UserError, match="no other one"):
+    with pytest.raises(UserError, match=r"last\.ckpt.*previous\.ckpt.*best\.ckpt.*no other checkpoint.*config\.yaml"):
         run.resume_from()
+
+
+def test_a_kill_between_the_two_renames_leaves_the_one_before(tmp_path):
+    run = Run.create(tmp_path, "x")
+    save(run.previous)
+    assert run.resume_from() == (run.previous, [])
 
 
 def test_whose_weights_a_file_holds(tmp_path):

@@ -99,7 +99,7 @@ class Fingerprint:
         for split, images in self.images.items():
             rows = (json.dumps([one.name, one.label, one.mark], ensure_ascii=False) for one in images)
             lines.append(f'"{split}": [\n' + ",\n".join(rows) + "\n]")
-        with written_beside(path) as beside:
+        with written_beside(path, durable=True) as beside:
             # names of files may hold bytes that are no UTF-8
             beside.write_bytes(("{\n" + ",\n".join(lines) + "\n}\n").encode("utf-8", "surrogatepass"))
 

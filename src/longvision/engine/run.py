@@ -2,12 +2,14 @@
 
 import datetime
 import shutil
-import zipfile
 from pathlib import Path
 
 from longvision.data.fingerprint import Fingerprint
+from longvision.engine.checkpoint_file import is_whole
 from longvision.errors import UserError
 from longvision.files import check_run
+
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 
 def check_root(root: str | Path) -> None:
@@ -28,7 +30,8 @@ class Run:
         self.metrics = path / "metrics.csv"
         self.checkpoints = path / "checkpoints"
         self.best = self.checkpoints / "best.ckpt"  # a folder where a model is sharded over devices
-        self.last = self.checkpoints / "last.ckpt"
+        self.last = self.checkpoints / LAST
+        self.previous = self.checkpoints / PREVIOUS  # the last one's forerunner
         self.weights = path / "model.safetensors"
         self.card = path / "README.md"
 
@@ -99,31 +102,22 @@ class Run:
         """Its data each time that it was trained on other data, the last one last."""
         return [Fingerprint.read(file) for file in self.data_files()]
 
-    def resume_from(self) -> Path:
-        """The checkpoint to go on from. Raises UserError for a run that is finished or never began, and for a damaged
-        one."""
+    def resume_from(self) -> tuple[Path, list[str]]:
+        """The newest checkpoint that is whole, and what is to be told of others. Raises UserError for a run that is
+        finished or never began, and where every checkpoint is damaged."""
         if self.weights.exists():
             raise UserError(
                 f"{self.path} is finished: to go on from its weights, start a new run with "
                 f"-c {self.configs()[-1]} --model.pretrained {self.weights}"
             )
-        if not self.last.exists():
-            raise UserError(f"{self.path} has no checkpoint yet: start again with -c {self.configs()[-1]}")
-        if not _is_whole(self.last):
-            best = self.best.exists() and _is_whole(self.best)
-            remedy = f"the best epoch's is whole: to go on from it, copy {self.best} there" if best else (
-                f"there is no other one: start again with -c {self.configs()[-1]}"
-            )  # fmt: skip
-            raise UserError(f"{self.last} is cut short or damaged; {remedy}")
-        return self.last
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    """Of a file that torch saved, a zip; what several devices wrote to a folder is not looked at."""
-    if checkpoint.is_dir():
-        return True
-    try:
-        with zipfile.ZipFile(checkpoint) as file:
-            return file.testzip() is None
-    except (zipfile.BadZipFile, EOFError, OSError):
-        return False
+        damaged: list[str] = []
+        for checkpoint in (self.last, self.previous, self.best):
+            if is_whole(checkpoint):
+                words = f"{' and '.join(damaged)} cut short or damaged: goes on from {checkpoint}, which is older"
+                return checkpoint, [words] if damaged else []
+            if checkpoint.exists():
+                damaged.append(str(checkpoint))
+        again = f"start again with -c {self.configs()[-1]}"
+        if damaged:
+            raise UserError(f"{', '.join(damaged)}: cut short or damaged, and there is no other checkpoint: {again}")
+        raise UserError(f"{self.path} has no checkpoint yet: {again}")

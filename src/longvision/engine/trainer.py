@@ -17,6 +17,7 @@ from longvision.engine.callbacks.position import Position
 from longvision.engine.callbacks.progress import RunProgress
 from longvision.engine.callbacks.throughput import Throughput
 from longvision.engine.callbacks.unreadable import UnreadableImages
+from longvision.engine.checkpoint_io import RunCheckpointIO
 from longvision.engine.report import Outcome, write_report
 from longvision.engine.run import Run
 from longvision.engine.run_data import check_unchanged
@@ -41,7 +42,13 @@ def make_trainer(options: dict[str, Any]) -> Trainer:
         "callbacks": [UnreadableImages(), *(options.get("callbacks") or []), Throughput(), RunProgress()],
     }
     try:
-        return Trainer(**options, logger=False, enable_checkpointing=False, enable_model_summary=False)
+        return Trainer(
+            **options,
+            plugins=[RunCheckpointIO()],
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+        )
     except (MisconfigurationException, TypeError, ValueError) as error:
         raise UserError(f"--trainer: {error}") from error
 

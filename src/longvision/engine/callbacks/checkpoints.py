@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from longvision.engine.callbacks.position import AtOnce
-from longvision.errors import DivergedError
+from longvision.errors import DivergedError, UnsavedError
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -38,5 +38,5 @@ class LastCheckpoint(RunCheckpoint):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        if not isinstance(exception, DivergedError | AtOnce):
+        if not isinstance(exception, DivergedError | UnsavedError | AtOnce):
             super().on_exception(trainer, pl_module, exception)

@@ -41,7 +41,7 @@ class EpochTable(Callback):
         header, rows = _read(self.path) if self.path.exists() else ([], [])
         columns = list(dict.fromkeys([*header, *row]))
         with (
-            written_beside(self.path, overwrite=True) as beside,
+            written_beside(self.path, overwrite=True, durable=True) as beside,
             beside.open("w", newline="", encoding="utf-8") as file,
         ):
             table = csv.DictWriter(file, columns, restval="")

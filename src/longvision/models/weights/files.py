@@ -87,7 +87,7 @@ def write_weights(
         address = tensor.untyped_storage().data_ptr()
         own[name] = tensor.clone() if address in addresses else tensor  # safetensors refuses shared memory
         addresses.add(address)
-    with written_beside(path, overwrite) as beside:
+    with written_beside(path, overwrite, durable=True) as beside:
         safetensors.torch.save_file(own, beside, {"format": "pt", METADATA_KEY: json.dumps(metadata)})
 
 
