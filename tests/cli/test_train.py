@@ -276,15 +276,15 @@ def test_from_a_run_s_weights_with_another_class_count(train, own_images, digits
 
 def test_a_loss_that_is_no_number_stops_with_a_sentence(train, monkeypatch):
     monkeypatch.setattr(Classification, "forward", lambda self, x_BCHW: self.model(x_BCHW) * float("nan"))
-    answer = train("--model.lr", 0.3)
+    answer = train("--model.lr", 0.3, "--model.nonfinite_steps", 3)
     assert answer.code == 2
-    assert answer.err.splitlines()[-1].startswith(
-        "longvision train: error: the loss became nan at step 0: lower --model.lr (now 0.3), or train in"
-    )
+    *_, skipped, error = answer.err.splitlines()
+    assert "step 2 is skipped, its loss is not finite; its 64 images: number " in skipped
+    assert "not finite in 3 steps in a row, up to step 2: lower --model.lr (now 0.3)" in error
     assert "Traceback" not in answer.err
 
 
-def test_a_loss_that_is_no_number_does_not_replace_the_last_good_checkpoint(train, monkeypatch):
+def test_weights_that_are_no_numbers_do_not_replace_the_last_good_checkpoint(train, monkeypatch):
     step = Classification.training_step
 
     def poisoned(self, batch, index):
@@ -294,8 +294,9 @@ def test_a_loss_that_is_no_number_does_not_replace_the_last_good_checkpoint(trai
 
     monkeypatch.setattr(Classification, "training_step", poisoned)
     answer = train()
-    assert answer.code == 2 and "at step 3" in answer.err
+    assert answer.code == 2 and "a weight is not finite at step 3: lower --model.lr" in answer.err
     (run,) = Path("runs").iterdir()
+    assert f"the last good state is {run / 'checkpoints' / 'last.ckpt'}" in answer.err
     state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert all(tensor.isfinite().all() for tensor in state.values())
 

@@ -95,9 +95,10 @@ class Linear(Task):
 def fit(folder: Path, count: int = 22, stop: tuple[str, int, int] | None = None, **options: Any) -> Linear:
     """Train, or go on with what is in the folder, until Ctrl-C in the moment `stop`.
 
-    `options`: of Lightning's Trainer, and batch_size, workers, augment.
+    `options`: of Lightning's Trainer, and batch_size, workers, augment, others (callbacks).
     """
     torch.manual_seed(0)
+    others = options.pop("others", ())
     loader = LoaderConfig(batch_size=options.pop("batch_size", 4), workers=options.pop("workers", 0))
     data = DataModule(Numbered(count), InputSpec((SIDE, SIDE)), options.pop("augment", VARIED), loader)
     task = Linear(TaskConfig(name="linear"), data.info)
@@ -105,7 +106,7 @@ def fit(folder: Path, count: int = 22, stop: tuple[str, int, int] | None = None,
     options = {"max_epochs": 2, "accelerator": "cpu", "num_sanity_val_steps": 0, "log_every_n_steps": 1, **options}
     trainer, run = training.make_trainer(options), Run(folder)
     folder.mkdir(exist_ok=True)
-    training.write_into(trainer, run, task.monitor())
+    training.write_into(trainer, run, task.monitor(), others)
     trainer.logger = None
     with contextlib.suppress(KeyboardInterrupt):
         training.fit_or_interrupt(trainer, task, data, run.last if run.last.exists() else None)

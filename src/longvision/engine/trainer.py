@@ -1,5 +1,6 @@
 """One training run from the first step to its report: Lightning's Trainer is the loop."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from longvision.engine.callbacks.checkpoints import LastCheckpoint, RunCheckpoint
+from longvision.engine.callbacks.ema import WeightAverage
 from longvision.engine.callbacks.history import EpochTable
 from longvision.engine.callbacks.once_trained import OnceTrained
 from longvision.engine.callbacks.position import Position
 from longvision.engine.callbacks.progress import RunProgress
+from longvision.engine.callbacks.skipped import SkippedSteps
 from longvision.engine.callbacks.throughput import Throughput
 from longvision.engine.callbacks.unreadable import UnreadableImages
 from longvision.engine.checkpoint_io import RunCheckpointIO
@@ -72,12 +75,12 @@ def train(trainer: Trainer, task: Task, data: Any, run: Run | None, resume: Path
 
     Raises:
         KeyboardInterrupt: stopped by hand; the state is in the run's last checkpoint.
-        DivergedError: the loss is no longer a number.
+        DivergedError: too many steps in a row had a loss or gradient that is not finite.
         UserError: the data is not what the run was trained on, or the evaluation failed, see `write_report`.
     """
     if run is None and trainer.is_global_zero:
         raise ValueError("the first process of a run needs a folder: Run.create makes one")
-    write_into(trainer, run, task.monitor())
+    write_into(trainer, run, task.monitor(), of_the_task(task, run))
     if run is not None:
         _note_data(trainer, run, data, goes_on=resume is not None)
     fit_or_interrupt(trainer, task, data, resume)
@@ -100,20 +103,28 @@ def _note_data(trainer: Trainer, run: Run, data: Any, goes_on: bool) -> None:
         trainer.callbacks.append(OnceTrained(lambda: known.write(run.new_data_file())))  # type: ignore[attr-defined]
 
 
-def write_into(trainer: Trainer, run: Run | None, monitor: str) -> None:
+def of_the_task(task: Task, run: Run | None) -> list[Callback]:
+    """What the task's options ask for."""
+    advice = f"lower --model.lr (now {task.config.lr}), or train in --trainer.precision 32-true"
+    skipped = SkippedSteps(task.config.nonfinite_steps, run.last if run else None, advice)
+    return [skipped, WeightAverage(task.config.ema)] if task.config.ema else [skipped]
+
+
+def write_into(trainer: Trainer, run: Run | None, monitor: str, others: Sequence[Callback] = ()) -> None:
     """History and checkpoints go into the run's folder. Lightning tells their place to processes without one.
 
-    `monitor` is the metric whose highest value is saved as the best checkpoint.
+    `monitor` is the metric whose highest value is saved as the best checkpoint. `others` come behind what notes the
+    place in the data, and before what saves it.
     """
     shared: dict[str, Any] = {"dirpath": run.checkpoints if run else None, "enable_version_counter": False}
     if run is not None:
         trainer.callbacks.append(EpochTable(run.metrics))  # type: ignore[attr-defined]
     if run is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
         trainer.logger = TensorBoardLogger(run.path, name="tensorboard", version="", default_hp_metric=False)
-    callbacks: list[Callback] = [Position(), LastCheckpoint(**shared)]
+    callbacks: list[Callback] = [Position(), *others]
     if trainer.limit_val_batches != 0:
-        callbacks.insert(1, RunCheckpoint(filename="best", monitor=monitor, mode="max", **shared))
-    trainer.callbacks += callbacks  # type: ignore[attr-defined]
+        callbacks.append(RunCheckpoint(filename="best", monitor=monitor, mode="max", **shared))
+    trainer.callbacks += [*callbacks, LastCheckpoint(**shared)]  # type: ignore[attr-defined]
 
 
 def fit_or_interrupt(trainer: Trainer, task: Task, data: Any, resume: Path | None) -> None:

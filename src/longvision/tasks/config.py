@@ -62,11 +62,20 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig(BackboneConfig, OptimConfig):
-    """What all tasks have."""
+    """What all tasks have.
+
+    Args:
+        ema: decay of an average of the weights, as 0.9999, which is validated and saved in their place; 0 for none.
+        nonfinite_steps: a step whose loss or gradient is not finite is skipped; so many in a row end the training.
+    """
+
+    ema: float = 0.0
+    nonfinite_steps: int = 10
 
     def __post_init__(self) -> None:
         BackboneConfig.__post_init__(self)
         OptimConfig.__post_init__(self)
+        _check_range(self, ema=(0, 1 - 1e-9), nonfinite_steps=(1, 1e9))
 
 
 @dataclass(frozen=True, kw_only=True)

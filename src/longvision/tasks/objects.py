@@ -11,6 +11,7 @@ from torchmetrics import SumMetric
 from longvision.heads.extra import dense_library
 from longvision.tasks.config import TaskConfig
 from longvision.tasks.dense import DenseTask
+from longvision.tasks.task import trained_weight
 from longvision.types import DataInfo, Detections, Size, Target
 from longvision.viz.overlays import draw_objects
 
@@ -59,10 +60,10 @@ class ObjectTask(DenseTask):
         images, targets = batch
         losses: dict[str, Tensor] = self.model(images, targets)
         loss = torch.stack(list(losses.values())).sum()
-        self.check_finite(loss)
         self.log_loss("train", loss, len(images))
-        parts = {f"train/{name}": value.detach() for name, value in losses.items()}
-        self.log_dict(parts, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(images))
+        parts = {f"train/{name}": value.detach().nan_to_num(0, 0, 0) for name, value in losses.items()}
+        weight: Any = trained_weight(loss.detach(), len(images))
+        self.log_dict(parts, on_step=False, on_epoch=True, sync_dist=True, batch_size=weight)
         return loss
 
     def validation_step(self, batch: Batch, index: int) -> None:

@@ -10,7 +10,6 @@ from torchmetrics import SumMetric
 
 from longvision.models.backbone import checkpoint_activations
 from longvision.tasks.config import TaskConfig
-from longvision.tasks.finite import FiniteCheck
 from longvision.tasks.optim import adamw
 from longvision.types import DataInfo
 
@@ -40,7 +39,6 @@ class Task(LightningModule):
         self.config, self.info = config, info
         self._images = SumMetric()
         self.evaluated = 0  # images that the last evaluation saw, on all devices: those that cannot be read are not
-        self._finite = FiniteCheck(f"lower --model.lr (now {config.lr}), or train in --trainer.precision 32-true")
         drop_path = {"drop_path_rate": config.drop_path} if config.drop_path else {}
         self.model = self.create_model({**self.args, **drop_path})
         if config.checkpoint:
@@ -87,18 +85,12 @@ class Task(LightningModule):
         A weight that is a tensor may be 0; the mean of an epoch without any other is the loss itself, not 0 / 0.
         """
         loss = loss.detach()
-        if isinstance(weight, Tensor):
-            weight = weight.float().clamp_min(NO_WEIGHT)
-        self.log(f"{split}/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=weight)  # type: ignore
         if split == "train":
             self.log("train/loss_step", loss, on_step=True, on_epoch=False)  # this device's: no waiting for the others
-
-    def check_finite(self, loss: Tensor) -> None:
-        """Raises DivergedError for a loss that is no number, at the latest in the next step or before a checkpoint."""
-        self._finite.add(loss, self.global_step)
-
-    def on_validation_start(self) -> None:
-        self._finite.settle()
+            loss, weight = loss.nan_to_num(0, 0, 0), trained_weight(loss, weight)
+        elif isinstance(weight, Tensor):
+            weight = weight.float().clamp_min(NO_WEIGHT)
+        self.log(f"{split}/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=weight)  # type: ignore
 
     def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._images.update(len(batch[0]))
@@ -116,5 +108,7 @@ class Task(LightningModule):
         self.evaluated = int(self._images.compute())  # on every device: it gathers
         self._images.reset()
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._finite.settle()
+
+def trained_weight(loss: Tensor, weight: int | Tensor) -> Tensor:
+    """Of a training batch in an epoch's mean: next to none if its loss is not finite, since its step is skipped."""
+    return (weight * loss.isfinite()).float().clamp_min(NO_WEIGHT)
