@@ -38,8 +38,9 @@ def models() -> dict[str, dict]:
 def row_of(name: str, model: dict, seed: int, data: str, runs: str) -> dict:
     arguments = {f"model.args.{key}": value for key, value in model.items() if key != "name"}
     options = {"model.name": model["name"], **arguments, **RECIPE, "data.path": data}
-    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-    command = [sys.executable, "-m", "longvision", "train", "-c", "parquet", "--seed", str(seed), "--runs", runs, *words]
+    words = ["--seed", str(seed), "--runs", runs]
+    words += [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    command = [sys.executable, "-m", "longvision", "train", "-c", "parquet", *words]
     began = time.monotonic()
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     metrics = read_metadata(Path(done.stdout.splitlines()[-1]) / "model.safetensors")["metrics"]

@@ -44,6 +44,7 @@ def run(arguments: list[str]) -> int:
 
     from longvision.engine.callbacks.once_trained import OnceTrained
     from longvision.engine.run import Run
+    from longvision.engine.total_batch import keep_total_batch
     from longvision.engine.trainer import make_trainer, train
 
     seed_everything(configuration.seed, workers=True, verbose=False)
@@ -51,6 +52,7 @@ def run(arguments: list[str]) -> int:
     task = configuration.build_task(data.info, weights_follow=resumed is not None)
     data.fingerprint = fingerprint
     trainer = make_trainer(vars(configuration.trainer))
+    source.notes.extend(filter(None, [keep_total_batch(trainer, data)]))
     if not trainer.is_global_zero:  # the first process makes the folder, looks at the images, and speaks for all
         train(trainer, task, data, resumed, checkpoint)
         return 0

@@ -58,7 +58,8 @@ class DataModule(LightningDataModule):
         super().__init__()
         self.source, self.input, self.augment = source, input, augment
         self.transforms: Any = augment.transforms(input, source)
-        self.batch_size, self.balance, self.unreadable_share = loader.batch_size, loader.balance, loader.unreadable
+        self.batch_size, self.total_batch, self.balance = loader.batch_size, loader.total_batch, loader.balance
+        self.unreadable_share = loader.unreadable
         self.workers = min(MOST_WORKERS, _cores()) if loader.workers is None else loader.workers
         self.info = DataInfo(source.name, source.classes, input.size, input.channels, source.has_masks, source.palette)
         self.name, self.classes, self.has_test = source.name, source.classes, source.has_test

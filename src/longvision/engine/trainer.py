@@ -24,6 +24,7 @@ from longvision.engine.checkpoint_io import RunCheckpointIO
 from longvision.engine.report import Outcome, write_report
 from longvision.engine.run import Run
 from longvision.engine.run_data import check_unchanged
+from longvision.engine.total_batch import keep_total_batch
 from longvision.errors import UserError
 from longvision.tasks.task import Task
 
@@ -76,10 +77,12 @@ def train(trainer: Trainer, task: Task, data: Any, run: Run | None, resume: Path
     Raises:
         KeyboardInterrupt: stopped by hand; the state is in the run's last checkpoint.
         DivergedError: too many steps in a row had a loss or gradient that is not finite.
-        UserError: the data is not what the run was trained on, or the evaluation failed, see `write_report`.
+        UserError: the data is not what the run was trained on, its total batch cannot be had on these devices, or the
+            evaluation failed, see `write_report`.
     """
     if run is None and trainer.is_global_zero:
         raise ValueError("the first process of a run needs a folder: Run.create makes one")
+    keep_total_batch(trainer, data)
     write_into(trainer, run, task.monitor(), of_the_task(task, run))
     if run is not None:
         _note_data(trainer, run, data, goes_on=resume is not None)

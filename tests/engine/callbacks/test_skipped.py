@@ -66,7 +66,7 @@ def test_a_skipped_step_changes_no_weight_and_no_statistic(tmp_path, spoiled, ho
 def test_it_is_told_with_its_images_and_counted(tmp_path, spoiled):
     spoiled("nan", (0, 1), (0, 3))
     with pytest.warns(UserWarning) as told:
-        task, watched = trained(tmp_path, max_epochs=1)
+        task, _ = trained(tmp_path, max_epochs=1)
     words = [str(each.message) for each in told]
     for batch in (1, 3):
         images = ", ".join(f"number {number}" for number in task.seen[4 * batch :][:4])

@@ -34,7 +34,8 @@ class WeightAverage(Callback):
         self.own = _averaged(pl_module)
         if not self.other:
             self.step = trainer.global_step
-        self.other = {name: self.other.get(name, own).detach().to(own.device, copy=True) for name, own in self.own.items()}
+        begun = {name: self.other.get(name, own).detach() for name, own in self.own.items()}
+        self.other = {name: tensor.to(self.own[name].device, copy=True) for name, tensor in begun.items()}
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if trainer.global_step > self.step:

@@ -1,0 +1,38 @@
+"""The same total batch on one device and on sixty-four: what a device cannot take at once is accumulated."""
+
+from typing import Any
+
+from lightning import Trainer
+
+from longvision.errors import UserError
+
+
+def keep_total_batch(trainer: Trainer, data: Any) -> str:
+    """Choose batch and accumulation so that a step of the optimizer sees `data.total_batch` images over all devices.
+
+    -> the choice in words, "" where no total is asked for. Every process calls it, before training.
+
+    Raises:
+        UserError: a total that does not divide among the devices, or accumulation that is asked for besides.
+    """
+    total = getattr(data, "total_batch", None)  # data of one's own may not have it
+    devices, asked = trainer.world_size, trainer.accumulate_grad_batches
+    if total is None:
+        return ""
+    if total % devices:
+        raise UserError(
+            f"--data.total_batch {total} does not divide among {devices} devices: choose a multiple of {devices}"
+        )
+    share = total // devices
+    data.batch_size = max(size for size in range(1, min(data.batch_size, share) + 1) if share % size == 0)
+    trainer.accumulate_grad_batches = share // data.batch_size
+    if asked not in (1, trainer.accumulate_grad_batches):
+        raise UserError(
+            f"--trainer.accumulate_grad_batches {asked}: --data.total_batch {total} decides how many batches are "
+            "accumulated, leave one of the two away"
+        )
+    batches = trainer.accumulate_grad_batches
+    return (
+        f"{total} images a step: {devices} device{'s' * (devices > 1)}, "
+        f"{batches} batch{'es' * (batches > 1)} of {data.batch_size} on each"
+    )
