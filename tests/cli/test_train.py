@@ -211,7 +211,9 @@ def test_folders_without_test_images(train, own_images):
     answer = train("-c", "folder", "--data.path", own_images)
     assert answer.code == 0
     accuracy, _ = answer.out.splitlines()[-2:]
-    assert re.fullmatch(r"validation accuracy \d+\.\d %, .* \d+\.\d % \(the best epoch's; there are no test images\)", accuracy)
+    assert re.fullmatch(
+        r"validation accuracy \d+\.\d %, .* \d+\.\d % \(the best epoch's; there are no test images\)", accuracy
+    )
     best = max(float(row["val/accuracy"]) for row in rows(answer.run))
     assert accuracy.startswith(f"validation accuracy {100 * best:.1f} %")
 

@@ -93,3 +93,29 @@ def test_it_is_listed(path):
     with contextlib.redirect_stdout(out):
         assert main(["recipes"]) == 0
     assert path.stem in out.getvalue().splitlines()
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "recipes.md"
+
+
+@every_recipe
+def test_it_stands_on_the_recipes_page_with_its_command(path):
+    (command,) = [line[2:] for line in path.read_text().splitlines() if line.startswith("# longvision train")]
+    (row,) = [line for line in DOCS.read_text("utf-8").splitlines() if line.startswith(f"| `{path.stem}` |")]
+    assert f"| `{command}` |" in row
+    assert all(cell.strip() for cell in row.strip("|").split("|"))
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "base"])
+def test_a_twin_is_one_word_apart(size):
+    vim, deit = (
+        [
+            line
+            for line in (RECIPES[0].parent / f"imagenet_{kind}_{size}.yaml").read_text().splitlines()
+            if line[0] != "#"
+        ]
+        for kind in ("vim", "deit")
+    )
+    assert [(one, other) for one, other in zip(vim, deit, strict=True) if one != other] == [
+        (f"  name: vim_{size}_patch16_224", f"  name: deit_{size}_patch16_224")
+    ]
