@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import safe_open
 
 pytest.importorskip("lightning")
@@ -80,6 +81,49 @@ with open(f"{folder}-{whole.trainer.global_rank}.json", "w") as file:
     json.dump(said, file)
 """
 
+EQUAL = """
+import json, os, sys, warnings
+from pathlib import Path
+import torch
+from torch import nn
+from longvision.engine.callbacks.ema import WeightAverage
+from longvision.engine.callbacks.skipped import SkippedSteps
+from support.counted import SIDE, Linear, fit
+
+warnings.simplefilter("ignore")
+
+class Plain(Linear):  # neither dropout nor batch norm, which see a device's images alone
+    def create_model(self, args):
+        return nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, 6), nn.Tanh(), nn.Linear(6, len(self.info.classes)))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+    def training_step(self, batch, index):
+        loss = super().training_step(batch, index)
+        bad = self.poisoned and (self.current_epoch, index) == (0, 1) and self.global_rank == 1
+        return loss * float("nan") if bad else loss
+
+def trained(poisoned, **options):
+    Plain.poisoned = poisoned
+    skipped = SkippedSteps(3, None, "")
+    task = fit(folder / str(options) / str(poisoned), 16, task=Plain, others=[skipped, WeightAverage(0.5)], **options)
+    return [skipped.skipped, [x.tolist() for x in task.model.state_dict().values()]]
+
+folder = Path(sys.argv[1])
+two = {"devices": 2, "strategy": "ddp", "batch_size": 4}
+said = {"two": trained(False, **two), "poisoned": trained(True, **two)}
+rank = int(os.environ["RANK"])
+torch.distributed.destroy_process_group()
+for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "GROUP_RANK", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "LOCAL_WORLD_SIZE"):
+    os.environ.pop(name, None)
+if rank == 0:
+    said["one"] = trained(False, devices=1, batch_size=8)
+    said["accumulated"] = trained(False, devices=1, batch_size=4, accumulate_grad_batches=2)
+with open(f"{folder}-{rank}.json", "w") as file:
+    json.dump(said, file)
+"""
+
 
 @pytest.fixture
 def start(tmp_path):
@@ -143,6 +187,21 @@ def test_a_run_that_was_interrupted_inside_an_epoch_goes_on(start):
         assert len(whole) == 16 and first + second == whole
         assert one["weights"][0] == one["weights"][1] == said[0]["weights"][0]
     assert not set(said[0]["seen"][0][:8]) & set(said[1]["seen"][0][:8])
+
+
+def test_two_train_as_one_on_all_their_images(start):
+    """To rounding: the same weights, and the same average of them. A step is skipped by both where one has no number."""
+    said, _ = start(*_torchrun(), text=EQUAL)
+    assert said[0]["two"] == said[1]["two"] and said[0]["poisoned"] == said[1]["poisoned"]
+    assert (said[0]["two"][0], said[0]["poisoned"][0]) == (0, 1)
+
+    def weights(name):
+        return [torch.tensor(tensor) for tensor in said[0][name][1]]
+
+    for other in ("one", "accumulated"):
+        torch.testing.assert_close(weights("two"), weights(other), rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(weights("two")[0], weights("poisoned")[0], atol=1e-4)
+    assert all(tensor.isfinite().all() for tensor in weights("poisoned"))
 
 
 def _torchrun() -> list[str]:

@@ -95,17 +95,18 @@ class Linear(Task):
 def fit(folder: Path, count: int = 22, stop: tuple[str, int, int] | None = None, **options: Any) -> Linear:
     """Train, or go on with what is in the folder, until Ctrl-C in the moment `stop`.
 
-    `options`: of Lightning's Trainer, and batch_size, workers, augment, others (callbacks).
+    `options`: of Lightning's Trainer, and batch_size, workers, augment, others (callbacks),
+    task (a subclass of `Linear`).
     """
     torch.manual_seed(0)
-    others = options.pop("others", ())
+    others, kind = options.pop("others", ()), options.pop("task", Linear)
     loader = LoaderConfig(batch_size=options.pop("batch_size", 4), workers=options.pop("workers", 0))
     data = DataModule(Numbered(count), InputSpec((SIDE, SIDE)), options.pop("augment", VARIED), loader)
-    task = Linear(TaskConfig(name="linear"), data.info)
+    task = kind(TaskConfig(name="linear"), data.info)
     task.stop_at = stop
     options = {"max_epochs": 2, "accelerator": "cpu", "num_sanity_val_steps": 0, "log_every_n_steps": 1, **options}
     trainer, run = training.make_trainer(options), Run(folder)
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     training.write_into(trainer, run, task.monitor(), others)
     trainer.logger = None
     with contextlib.suppress(KeyboardInterrupt):
