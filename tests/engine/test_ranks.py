@@ -94,7 +94,8 @@ warnings.simplefilter("ignore")
 
 class Plain(Linear):  # neither dropout nor batch norm, which see a device's images alone
     def create_model(self, args):
-        return nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, 6), nn.Tanh(), nn.Linear(6, len(self.info.classes)))
+        layers = nn.Linear(3 * SIDE * SIDE, 6), nn.Tanh(), nn.Linear(6, len(self.info.classes))
+        return nn.Sequential(nn.Flatten(), *layers)
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), 0.1)
@@ -115,8 +116,8 @@ two = {"devices": 2, "strategy": "ddp", "batch_size": 4}
 said = {"two": trained(False, **two), "poisoned": trained(True, **two)}
 rank = int(os.environ["RANK"])
 torch.distributed.destroy_process_group()
-for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "GROUP_RANK", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "LOCAL_WORLD_SIZE"):
-    os.environ.pop(name, None)
+for name in [name for name in os.environ if "RANK" in name or "WORLD_SIZE" in name or "ELASTIC" in name]:
+    del os.environ[name]
 if rank == 0:
     said["one"] = trained(False, devices=1, batch_size=8)
     said["accumulated"] = trained(False, devices=1, batch_size=4, accumulate_grad_batches=2)
@@ -190,7 +191,7 @@ def test_a_run_that_was_interrupted_inside_an_epoch_goes_on(start):
 
 
 def test_two_train_as_one_on_all_their_images(start):
-    """To rounding: the same weights, and the same average of them. A step is skipped by both where one has no number."""
+    """To rounding: the same weights and the same average of them. A step is skipped by both where one has no number."""
     said, _ = start(*_torchrun(), text=EQUAL)
     assert said[0]["two"] == said[1]["two"] and said[0]["poisoned"] == said[1]["poisoned"]
     assert (said[0]["two"][0], said[0]["poisoned"][0]) == (0, 1)
