@@ -150,7 +150,7 @@ class FolderData(ClassificationConfig, HoldOutConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ParquetData(ClassificationConfig, HoldOutConfig):
-    """A Hugging Face image set in local Parquet files; takes as much memory as the files take on disk.
+    """A Hugging Face image set in local Parquet files; a large one is copied, once, into the cache folder.
 
     Args:
         path: a folder with train*.parquet and, where they exist, val*.parquet and test*.parquet, or with

@@ -1,61 +1,28 @@
 """A Hugging Face image set in local Parquet files: train*, val* and test*.parquet in DIR or in DIR/data."""
 
-from functools import cached_property
-from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from longvision.data.io.deep import AnyImage
-from longvision.data.io.images import Channels, read_image
-from longvision.data.problems import counted, is_too_many, listing
+from longvision.data.io.images import Channels
+from longvision.data.problems import counted, listing
 from longvision.data.sources.base import ImageSet, Listed, Source, Trained, hold_out, look_alike
+from longvision.data.sources.parquet_images import Shards
 from longvision.data.sources.parquet_labels import (
     ShardLabels,
     by_name,
     check_names,
     find_classes,
     plain,
-    read_column,
     read_labels,
     read_schema,
 )
 from longvision.data.sources.parquet_layout import find_any_files, find_files
-from longvision.errors import UnreadableImage, UserError
+from longvision.errors import UserError
 from longvision.types import Split
 
 BYTES = ("binary", "large_binary", "binary_view")
-
-
-class Shards:
-    """The image column of one split's files, held encoded in memory, as large as on disk.
-
-    Forked workers share the one copy. A pickled `Shards` leaves it behind and reads the files where it lands.
-    """
-
-    def __init__(self, files: list[Path], column: str, channels: Channels, name: str, tolerated: float) -> None:
-        self.files, self.column, self.channels, self.name, self.tolerated = files, column, channels, name, tolerated
-
-    @cached_property
-    def images(self) -> pa.ChunkedArray:
-        return read_images(self.files, self.column, self.tolerated)
-
-    def read(self, row_and_label: np.ndarray) -> tuple[AnyImage, int]:
-        row, label = row_and_label.tolist()
-        image, name = self.images[row].as_py(), f"row {row} of {self.name}"
-        if image is None:
-            raise UnreadableImage(f"{name} has no image bytes")
-        return read_image(image, self.channels, name), label
-
-    def file(self, row_and_label: np.ndarray) -> bytes:
-        """The encoded image."""
-        return self.images[int(row_and_label[0])].as_py()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "images"}
 
 
 class ParquetSource(Source[int]):
@@ -108,18 +75,16 @@ class ParquetSource(Source[int]):
     def listed_images(self, split: Split) -> list[Listed]:
         """By their content: rows have no name, and another place when files are written anew."""
         rows = self.split(split)
-        images = self._open("train" if self.draws_validation and split != "test" else split).images
-        return [
-            Listed(blake2b(images[row].as_buffer() or b"", digest_size=12).hexdigest(), self.classes[label])
-            for row, label in np.asarray(rows.items).tolist()
-        ]
+        shards = self._open("train" if self.draws_validation and split != "test" else split)
+        return [Listed(shards.digest(row), self.classes[label]) for row, label in np.asarray(rows.items).tolist()]
 
     def _open(self, split: Split) -> Shards:
         """The split's shards, read now: workers that fork later share the memory."""
         if split not in self._shards:
             shards = Shards(self.files[split], self.image_column, self.channels, self._where(split), self.tolerated)
-            _ = shards.images
+            _ = shards.table
             self._shards[split] = shards
+            self.notes += shards.notes
         return self._shards[split]
 
     def _is_labelled(self, files: list[Path]) -> bool:
@@ -166,22 +131,3 @@ class ParquetSource(Source[int]):
     def _where(self, split: Split) -> str:
         files = self.files[split]
         return str(files[0]) if len(files) == 1 else f"{files[0].parent}/{split}*.parquet"
-
-
-def read_images(files: list[Path], column: str, tolerated: float) -> pa.ChunkedArray:
-    """One column of several files, end to end; of an image struct, its bytes. Raises UserError for rows without any."""
-    chunks: list[pa.Array] = []
-    for file in files:
-        values = read_column(file, column)
-        if pa.types.is_struct(values.type):
-            values = pa.chunked_array(
-                [pc.struct_field(chunk, "bytes") for chunk in values.chunks], values.type.field("bytes").type
-            )
-        if is_too_many(values.null_count, len(values), tolerated):  # a few are skipped when they are read
-            raise UserError(
-                f"{file} has {values.null_count} rows without image bytes: "
-                "store the encoded images themselves, not their paths, or drop the rows"
-            )
-        # one type for all files; dictionaries of images are spelled out
-        chunks += values.cast(plain(values.type)).cast(pa.large_binary()).chunks
-    return pa.chunked_array(chunks, pa.large_binary())

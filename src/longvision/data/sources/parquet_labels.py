@@ -195,7 +195,11 @@ def read_column(file: Path, column: str) -> pa.ChunkedArray:
         # one thread: Arrow's pool does not survive the fork into a worker
         return pq.read_table(file, columns=[column], memory_map=True, use_threads=False).column(column)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file} is damaged: {str(error).splitlines()[0]}") from error
+        raise damaged(file, error) from error
+
+
+def damaged(file: Path, error: Exception) -> UserError:
+    return UserError(f"{file} is damaged: {str(error).splitlines()[0]}")
 
 
 def read_schema(file: Path) -> pa.Schema:

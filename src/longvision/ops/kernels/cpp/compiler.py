@@ -14,9 +14,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from longvision.cache import CACHE_VARIABLE, user_cache
+
 LOGGER = logging.getLogger("longvision")
 SOURCES = Path(__file__).parent
-CACHE_VARIABLE = "LONGVISION_CACHE"
 PATIENCE = 600  # seconds
 # Compilers differ in where they fuse a product and a sum by themselves.
 FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-shared", "-w"]
@@ -83,17 +84,11 @@ def command_for(compiler: list[str], processor: str, definitions: tuple[str, ...
 
 
 def cache_folder() -> Path:
-    """LONGVISION_CACHE, or the user's cache folder."""
-    named = os.environ.get(CACHE_VARIABLE)
-    if named:
-        return Path(named)
-    base = os.environ.get("XDG_CACHE_HOME")
-    if not base:
-        base = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
-    try:
-        return Path(base).expanduser() / "longvision"
-    except RuntimeError as error:
-        raise CompilerError(f"there is no home folder to keep them in: set {CACHE_VARIABLE}") from error
+    """Where compiled kernels are kept."""
+    folder = user_cache()
+    if folder is None:
+        raise CompilerError(f"there is no home folder to keep them in: set {CACHE_VARIABLE}")
+    return folder
 
 
 def compile_to(command: list[str], path: Path) -> None:
