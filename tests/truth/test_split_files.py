@@ -56,6 +56,31 @@ def test_parquet(tmp_path, files, expected, told):
     assert all(words in "\n".join(notes) for words in told) and bool(notes) == bool(told), notes
 
 
+@pytest.mark.parametrize("names, said", [
+    (["train-00000-of-00003", "train-00002-of-00003"], r"1 shard .*train\* is missing \(number 1 of 0 to 2\)"),
+    (["train-00001-of-00003", "train-00002-of-00003"], "number 0 of 0 to 2"),
+    (["train-1-of-3", "train-3-of-3"], "number 2 of 1 to 3"),
+    (["train-00000-of-00002-0123456789", "train-00000-of-00002-fedcba9876", "train-00001-of-00002-0123456789"],
+     r"same number \(train-00000-of-00002-0123456789\.parquet, train-00000-of-00002-fedcba9876\.parquet\)"),
+    (["train-00000-of-00001", "train-00000-of-00002", "train-00001-of-00002"], "more than one set"),
+    (["train-00000-of-00001", "train"], r"more than one set \(train-00000-of-00001\.parquet, train\.parquet\)"),
+    (["train-0-of-2", "train-5-of-2"], r"beyond the last of 2 \(train-5-of-2\.parquet\)"),
+    (["train", "test-00000-of-00002"], "number 1 of 0 to 1"),
+    (["train/0000-of-0002"], "number 1 of 0 to 1"),
+])  # fmt: skip
+@pytest.mark.parametrize("any_split", [False, True])
+def test_shards_of_parquet_that_are_missing_or_overlap(tmp_path, names, said, any_split):
+    root = plant(tmp_path, *(f"{name}.parquet" for name in names))
+    with pytest.raises(UserError, match=said):
+        parquet_files(root, [], any_split)
+
+
+@pytest.mark.parametrize("names", [["train-1-of-2", "train-2-of-2"], ["train-2019", "train-2021"],
+                                   ["train/a/0-of-1", "train/b/0-of-1"]], ids="-".join)  # fmt: skip
+def test_shards_of_parquet_that_are_complete(tmp_path, names):
+    assert len(parquet_files(plant(tmp_path, *(f"{name}.parquet" for name in names)), [])["train"]) == 2
+
+
 def test_two_spellings_of_one_split_in_parquet(tmp_path):
     with pytest.raises(UserError, match="train and training"):
         parquet_files(plant(tmp_path, "train.parquet", "training.parquet"), [])

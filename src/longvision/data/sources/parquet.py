@@ -18,7 +18,7 @@ from longvision.data.sources.parquet_labels import (
     read_labels,
     read_schema,
 )
-from longvision.data.sources.parquet_layout import find_any_files, find_files
+from longvision.data.sources.parquet_layout import find_files
 from longvision.errors import UserError
 from longvision.types import Split
 
@@ -44,7 +44,7 @@ class ParquetSource(Source[int]):
     ) -> None:
         self.name, self.channels, self.seed = str(root), channels, seed
         self.image_column, self.label_column = image_column, label_column
-        self.files = (find_files if trained is None else find_any_files)(Path(root), self.notes)
+        self.files = find_files(Path(root), self.notes, any_split=trained is not None)
         if "test" in self.files and not self._is_labelled(self.files["test"]):
             self.notes.append(f"{self._where('test')} has no labels: it is not used")
             del self.files["test"]

@@ -1,20 +1,26 @@
 """Which Parquet files hold which split."""
 
-import re
 from collections import defaultdict
 from pathlib import Path
 
 from longvision.data.io.listing import ending, files_in, folders_in, list_files
 from longvision.data.leftovers import unused
 from longvision.data.problems import listing, require_folder
+from longvision.data.sources.shard_names import check_shards, without_number
 from longvision.data.splits import TRAINS, alike, choose, read_name
 from longvision.errors import MissingFileError
 from longvision.types import Split
 
-SHARD = re.compile(r"[-_.]*\d+(-of-\d+)?(-[0-9a-f]{6,})?$")  # train-00000-of-00002-0123456789abcdef
+
+def find_files(root: Path, notes: list[str], any_split: bool = False) -> dict[Split, list[Path]]:
+    """The sorted Parquet files of each split, as `_find_files` or, for evaluation, `_find_any_files` says. Raises
+    UserError, also for shards that are missing or there twice."""
+    files = (_find_any_files if any_split else _find_files)(root, notes)
+    check_shards(path for paths in files.values() for path in paths)
+    return files
 
 
-def find_files(root: Path, notes: list[str]) -> dict[Split, list[Path]]:
+def _find_files(root: Path, notes: list[str]) -> dict[Split, list[Path]]:
     """The sorted Parquet files of each split, in `root` or in `root`/data, by their names or by those of folders:
     train-00000-of-00002.parquet, train/0000.parquet. `notes` gets what is not used. Raises UserError."""
     require_folder(root, "give the folder that holds train*.parquet")
@@ -41,7 +47,7 @@ def find_files(root: Path, notes: list[str]) -> dict[Split, list[Path]]:
     raise MissingFileError(f"no train*.parquet in {root} or in {root / 'data'}: give the folder that holds it{hint}")
 
 
-def find_any_files(root: Path, notes: list[str]) -> dict[Split, list[Path]]:
+def _find_any_files(root: Path, notes: list[str]) -> dict[Split, list[Path]]:
     """For evaluation: the splits that there are, or else all files as "train". Raises UserError."""
     require_folder(root, "give the folder that holds Parquet files")
     for folder in (root, root / "data"):
@@ -66,7 +72,7 @@ def _groups(folder: Path) -> dict[str, list[Path]]:
     groups: dict[str, list[Path]] = defaultdict(list)
     for name in files_in(folder):
         if ending(name) == ".parquet":
-            groups[SHARD.sub("", Path(name).stem)].append(folder / name)
+            groups[without_number(Path(name).stem)].append(folder / name)
     for name in folders_in(folder):
         if read_name(name).is_split:
             files = [Path(file) for file in list_files(folder / name).files if ending(file) == ".parquet"]
