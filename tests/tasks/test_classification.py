@@ -100,7 +100,7 @@ def test_the_metric_of_the_best_epoch():
     task = make(3, monitor="balanced_accuracy")
     assert task.monitor() == "val/balanced_accuracy" and set(task.metric_names) == set(make(3).metric_names)
     assert make(1000, monitor="auroc").monitor() == "val/auroc"
-    with pytest.raises(UserError, match="auroc.*1001"):
+    with pytest.raises(UserError, match=r"auroc.*1001"):
         make(1001, monitor="auroc")
 
 
