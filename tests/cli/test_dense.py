@@ -57,7 +57,8 @@ def test_what_a_run_leaves(run):
     recipe, answer = run
     names = {path.name for path in answer.run.iterdir()}
     assert {"config.yaml", "metrics.csv", "model.safetensors", "README.md", "curves.png", "classes.png", "classes.csv",
-            "predictions.png"} <= names  # fmt: skip
+            "predictions.png", "report.html"} <= names  # fmt: skip
+    assert "<h2>Classes</h2>" in (answer.run / "report.html").read_text()
     assert answer.out.splitlines()[-2].startswith("test mIoU" if "segment" in recipe else "test box AP")
     card = (answer.run / "README.md").read_text()
     assert "Predictor" in card and "pipeline_tag: " in card

@@ -66,7 +66,7 @@ def test_everything_is_in_the_folder(digits_run):
     found = {str(path.relative_to(digits_run)) for path in digits_run.rglob("*") if path.is_file()}
     assert {
         "config.yaml", "metrics.csv", "model.safetensors", "README.md", "curves.png", "confusion.png",
-        "predictions.png", "checkpoints/best.ckpt", "checkpoints/last.ckpt",
+        "predictions.png", "report.html", "checkpoints/best.ckpt", "checkpoints/last.ckpt",
     } <= found  # fmt: skip
     assert any(name.startswith("tensorboard/events.out.tfevents") for name in found)
     assert not [name for name in found if name.endswith(".part")]

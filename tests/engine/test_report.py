@@ -60,7 +60,7 @@ def failing(error):
 def test_what_a_run_leaves(run):
     outcome = train(run)
     assert metadata(run)["metrics"]["test/accuracy"] == outcome.metrics["accuracy"]
-    assert sorted(outcome.artifacts) == ["confusion.png", "curves.png", "predictions.png"]
+    assert sorted(outcome.artifacts) == ["confusion.png", "curves.png", "predictions.png", "report.html"]
     assert all((run.path / name).is_file() for name in outcome.artifacts) and not outcome.failed
     assert "test accuracy" in run.card.read_text() and str(outcome).startswith("test accuracy")
 
@@ -75,6 +75,15 @@ def test_weights_card_and_drawings_survive_an_evaluation_that_fails(run, monkeyp
     assert any(str(run.weights) in line for line in said)  # nobody has to wonder whether it is lost
     assert "metrics" not in metadata(run) and "accuracy |" not in run.card.read_text()
     assert (run.path / "curves.png").is_file() and (run.path / "predictions.png").is_file()
+    assert "not evaluated" in (run.path / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_page_that_fails_takes_nothing_along(run, monkeypatch):
+    monkeypatch.setattr(report, "write_page", failing(RuntimeError("no page")))
+    with pytest.warns(UserWarning, match=r"report\.html.*no page"):
+        outcome = train(run)
+    assert outcome.failed == ["report.html"] and (run.path / "confusion.png").is_file() and metadata(run)["metrics"]
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -83,7 +92,7 @@ def test_weights_card_and_metrics_survive_drawings_that_fail(run, monkeypatch):
     with pytest.warns(UserWarning, match=r"curves\.png.*ImportError: no matplotlib"):
         outcome = train(run)
     assert outcome.failed == ["curves.png"]
-    assert sorted(outcome.artifacts) == ["confusion.png", "predictions.png"]  # each on its own
+    assert sorted(outcome.artifacts) == ["confusion.png", "predictions.png", "report.html"]  # each on its own
     assert metadata(run)["metrics"] and "test accuracy" in run.card.read_text()
 
 

@@ -95,6 +95,24 @@ def test_balanced_accuracy_and_auroc_are_logged(monkeypatch):
     assert float(task.val_metrics.compute()["val/auroc"]) == pytest.approx(2.5 / 3)  # a tie counts half
 
 
+def test_mistakes_are_known_by_their_rows_where_images_were_skipped(monkeypatch):
+    """Of batches [0, 1, 2] and [3, 4] image 1 could not be read; 0 is right, the others are taken for class 0."""
+    task = make(2)
+    dataset = SimpleNamespace(unreadable_N=torch.tensor([False, True, False, False, False]))
+    loader = SimpleNamespace(dataset=dataset, batch_sampler=[[0, 1, 2], [3, 4]])
+    task._trainer = SimpleNamespace(test_dataloaders=loader)
+    task.on_test_epoch_start()
+    for index, (logits, labels) in enumerate([([[1.0, 0], [1, 0]], [0, 1]), ([[3, 0.0], [2, 0]], [1, 1])]):
+        answering(task, logits, monkeypatch).test_step((torch.zeros(2, 3, 8, 8), torch.tensor(labels)), index)
+    task.on_test_epoch_end()
+    assert task.mistakes == [3, 4, 2]
+    task._batches = [[0, 1]]  # another number of images: which they are is not certain
+    task.worst.reset()
+    answering(task, [[1.0, 0]] * 3, monkeypatch).test_step((torch.zeros(3, 3, 8, 8), torch.ones(3).long()), 0)
+    task.on_test_epoch_end()
+    assert task.mistakes == []
+
+
 def test_the_metric_of_the_best_epoch():
     assert make(3).monitor() == "val/accuracy"
     task = make(3, monitor="balanced_accuracy")

@@ -29,7 +29,7 @@ from longvision.data.io.ranges import (
 )
 from longvision.data.loading import LoaderConfig
 from longvision.data.order import EpochLoader, EpochOrder, EvaluationOrder, seed_all, seed_of_step
-from longvision.data.sources.base import ImageSet, Source
+from longvision.data.sources.base import ImageSet, Source, relative
 from longvision.data.transforms.input_spec import InputSpec
 from longvision.errors import UserError
 from longvision.types import DataInfo, Split
@@ -147,6 +147,11 @@ class DataModule(LightningDataModule):
         self._loaded[split].count_together(
             lambda marks_N: strategy.reduce(marks_N.to(strategy.root_device), reduce_op="sum")
         )
+
+    def name_of(self, split: Split, row: int) -> str:
+        """Of an image, its path from the set's folder, or its number where it has none."""
+        file = getattr(self.images(split), "file_of", lambda row: None)(row)
+        return relative(file, self.source.name) if isinstance(file, str) else f"{split} image {row + 1}"
 
     def sample(self, split: Split, index: int) -> tuple[Image.Image, Tensor, Any]:
         """One image as 8 bits, what an evaluated model sees of it (C, H, W), and its label."""

@@ -18,6 +18,7 @@ from longvision.engine.callbacks.progress import percent
 from longvision.engine.card import model_card
 from longvision.engine.ranks import on_first_rank
 from longvision.engine.run import Run
+from longvision.engine.run_page import write_page
 from longvision.errors import UserError
 from longvision.files import written_beside
 from longvision.models.weights.files import save_weights
@@ -166,6 +167,7 @@ def draw_artifacts(task: Task, data: Any, run: Run, outcome: Outcome) -> None:
     artifacts = {
         "curves.png": lambda path: draw_curves(read_history(run.metrics), path, title, name, words),
         **task.artifacts(data, outcome.split, str(outcome)),
+        "report.html": lambda path: write_page(task, data, run, outcome, path),  # the last: it shows the others
     }
     reasons: dict[str, list[str]] = {}
     for file, make in artifacts.items():

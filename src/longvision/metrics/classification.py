@@ -17,15 +17,15 @@ class MacroAUROC(MulticlassAUROC):
     def __init__(self, classes: int) -> None:
         super().__init__(classes, average="macro", validate_args=False)
 
-    def update(self, logits_BK: Tensor, label_B: Tensor) -> None:  # type: ignore[override]
+    def update(self, logits_BK: Tensor, label_B: Tensor) -> None:
         super().update(logits_BK.float().softmax(1), label_B)  # itself it takes small logits for probabilities
 
-    def compute(self) -> Tensor:
+    def compute(self) -> Tensor:  # type: ignore[override]
         states: Any = self.target
         label_N = dim_zero_cat(states) if len(states) else torch.zeros(0)
         if self.num_classes < 2 or len(label_N.unique()) < self.num_classes:
             return torch.tensor(torch.nan, device=self.device)
-        return super().compute()  # type: ignore[return-value]
+        return super().compute()
 
 
 def balanced_accuracy(counts_KK: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,13 +12,17 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from longvision.errors import MissingFileError, UnreadableImage, UserError
 from longvision.metrics.classification import MacroAUROC, balanced_accuracy
+from longvision.metrics.mistakes import WorstMistakes, batches_of
 from longvision.models.backbone import create_backbone
 from longvision.tasks.config import ClassificationConfig
 from longvision.tasks.task import Artifacts, Task
 from longvision.types import DataInfo
+from longvision.viz import page
 from longvision.viz.charts import draw_confusion, draw_examples
 
 EXAMPLES = 32  # images in predictions.png
+MISTAKES = 24  # images in report.html
+METRICS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auroc": "AUROC"}
 MOST_AUROC = 1000  # classes: AUROC holds a probability of each for each image until the evaluation ends
 
 
@@ -27,7 +31,6 @@ class Classification(Task):
 
     task_name = "classification"
     pipeline = "image-classification"
-    metric_names: ClassVar = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auroc": "AUROC"}
     config: ClassificationConfig
 
     def __init__(self, config: ClassificationConfig, info: DataInfo) -> None:
@@ -38,11 +41,14 @@ class Classification(Task):
             top["top5"] = MulticlassAccuracy(classes, top_k=5, average="micro")
         if classes <= MOST_AUROC:
             top["auroc"] = MacroAUROC(classes)
-        self.metric_names = _monitored_first(self.metric_names, config.monitor, classes)
+        self.metric_names = _monitored_first(METRICS, config.monitor, classes)
         metrics = MetricCollection(top)
         self.val_metrics, self.test_metrics = metrics.clone("val/"), metrics.clone("test/")
         self.confusion = MulticlassConfusionMatrix(classes)
         self.confusion_KK: Tensor | None = None
+        self.worst = WorstMistakes(MISTAKES)
+        self.mistakes: list[int] = []  # of the last evaluation, the worst first
+        self._batches: list[list[int]] = []  # the images of each batch that is evaluated
 
     def create_model(self, args: dict[str, Any]) -> nn.Module:
         config, info = self.config, self.info
@@ -65,26 +71,44 @@ class Classification(Task):
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
-        self._evaluate(batch, "val", self.val_metrics)
+        self._evaluate(batch, "val", self.val_metrics, index)
 
     def test_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
-        self._evaluate(batch, "test", self.test_metrics)
+        self._evaluate(batch, "test", self.test_metrics, index)
 
-    def _evaluate(self, batch: tuple[Tensor, Tensor], split: str, metrics: MetricCollection) -> None:
+    def _evaluate(self, batch: tuple[Tensor, Tensor], split: str, metrics: MetricCollection, index: int) -> None:
         images_BCHW, label_B = batch
         if not len(images_BCHW):  # none of them could be read
             return
         logits_BK = self(images_BCHW)
         metrics.update(logits_BK, label_B)
         self.confusion.update(logits_BK, label_B)
-        self.log_loss(split, F.cross_entropy(logits_BK, label_B), len(images_BCHW))
+        loss_B = F.cross_entropy(logits_BK, label_B, reduction="none")
+        self._note_mistakes(split, index, loss_B, logits_BK.argmax(1) != label_B)
+        self.log_loss(split, loss_B.mean(), len(images_BCHW))
         self.log_dict(dict(metrics.items()), on_epoch=True, on_step=False, batch_size=len(images_BCHW))
 
+    def _note_mistakes(self, split: str, index: int, loss_B: Tensor, wrong_B: Tensor) -> None:
+        """Where the rows of a batch are known: its images are those of the loader's that could be read."""
+        row_B = torch.tensor(self._batches[index] if index < len(self._batches) else [], dtype=torch.long)
+        if len(row_B):
+            row_B = row_B[~self._loader(split).dataset.unreadable_N[row_B]]
+        known = len(loss_B) if len(row_B) == len(loss_B) else 0
+        self.worst.update(loss_B[:known], wrong_B[:known], row_B[:known])
+
+    def _loader(self, split: str) -> Any:
+        return getattr(self.trainer, f"{split}_dataloaders", None)
+
     def on_validation_epoch_start(self) -> None:
-        self.confusion.reset()
+        self._begin("val")
 
     def on_test_epoch_start(self) -> None:
+        self._begin("test")
+
+    def _begin(self, split: str) -> None:
         self.confusion.reset()
+        self.worst.reset()
+        self._batches = batches_of(self._loader(split))
 
     def on_validation_epoch_end(self) -> None:
         self._finish("val")
@@ -94,7 +118,7 @@ class Classification(Task):
 
     def _finish(self, split: str) -> None:
         counts_KK = self.confusion.compute()  # on every device: it gathers
-        self.confusion_KK = counts_KK.cpu()
+        self.confusion_KK, self.mistakes = counts_KK.cpu(), self.worst.compute()
         # the same on every device; else Lightning warns that it may not be
         self.log(f"{split}/balanced_accuracy", balanced_accuracy(counts_KK), sync_dist=True)
 
@@ -104,6 +128,35 @@ class Classification(Task):
             counts_KK, classes = self.confusion_KK.numpy(), self.info.classes
             made["confusion.png"] = lambda path: draw_confusion(counts_KK, classes, path, title)
         return made
+
+    def sections(self, data: Any, split: str) -> dict[str, str]:
+        if self.confusion_KK is None:
+            return {}
+        counts_KK, classes = self.confusion_KK.numpy(), self.info.classes
+        return {
+            "Confusion": page.confusion(counts_KK, classes),
+            "Worst mistakes": self._show_mistakes(data, split),
+            "Classes": page.recalls(counts_KK, classes),
+        }
+
+    @torch.inference_mode()
+    def _show_mistakes(self, data: Any, split: str) -> str:
+        """The images that are taken for another class with the highest loss: the surest mistakes."""
+        self.eval()
+        shown, classes = [], self.info.classes
+        for row in self.mistakes:
+            try:
+                image, tensor_CHW, label = data.sample(split, row)
+            except (UnreadableImage, MissingFileError):
+                continue
+            share_K = self(tensor_CHW[None].to(self.device)).float().softmax(1)[0]
+            share, number = share_K.max(0)
+            says = f"{classes[int(number)]} ({page.percent(float(share))})"
+            is_ = f"is {classes[label]} ({page.percent(float(share_K[label]))})"
+            shown.append(page.Shown(image, [says, is_, data.name_of(split, row)]))
+        if not shown:
+            return ""
+        return page.paragraphs("with the highest loss: what the model says, and what it is") + page.images(shown)
 
     @torch.inference_mode()
     def _draw_examples(self, data: Any, split: str, title: str, path: Path) -> None:

@@ -15,6 +15,7 @@ from longvision.tasks.config import TaskConfig
 from longvision.tasks.task import Artifacts, Task
 from longvision.text import printable
 from longvision.types import DataInfo
+from longvision.viz import page
 from longvision.viz.charts import draw_class_metrics
 from longvision.viz.sheets import contact_sheet
 
@@ -100,6 +101,11 @@ class DenseTask(Task):
             with suppress(UnreadableImage, MissingFileError):  # named when it was read before
                 panels.append(self.panel(data, split, row))
         contact_sheet(panels, f"{title}: some images").save(path)
+
+    def sections(self, data: Any, split: str) -> dict[str, str]:
+        rows = zip(self.info.classes, *self.by_class.values(), strict=True)
+        cells = [[name, *map(page.percent, row)] for name, *row in rows]
+        return {"Classes": page.table(["class", *self.by_class], cells)} if self.by_class else {}
 
     def class_table(self) -> list[str]:
         """A line a class; those that do not occur have a dash."""

@@ -16,6 +16,7 @@ from longvision.types import DataInfo, Detections, Size, Target
 from longvision.viz.overlays import draw_objects
 
 Batch = tuple[list[Tensor], list[Target]]
+METRICS = {"box_ap": "box AP", "box_ap50": "box AP50", "mask_ap": "mask AP", "mask_ap50": "mask AP50"}
 
 
 class ObjectTask(DenseTask):
@@ -26,9 +27,7 @@ class ObjectTask(DenseTask):
     """
 
     pipeline = "object-detection"
-    metric_names: ClassVar = {
-        "box_ap": "box AP", "box_ap50": "box AP50", "mask_ap": "mask AP", "mask_ap50": "mask AP50"
-    }  # fmt: skip
+    metric_names = METRICS
     limit: ClassVar[str]  # the option of the most objects in an image
     class_metric_names: ClassVar = {"class_box_ap": "box AP", "class_mask_ap": "mask AP"}
 

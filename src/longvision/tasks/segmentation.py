@@ -19,6 +19,7 @@ from longvision.types import IGNORE, DataInfo, Size
 from longvision.viz.overlays import draw_segmentation
 
 Batch = tuple[list[Tensor], list[Tensor]]
+METRICS = {"miou": "mIoU", "pixel_accuracy": "pixel accuracy", "f1": "F1"}
 
 
 class Segmentation(DenseTask):
@@ -26,7 +27,7 @@ class Segmentation(DenseTask):
 
     task_name = "segmentation"
     pipeline = "image-segmentation"
-    metric_names: ClassVar = {"miou": "mIoU", "pixel_accuracy": "pixel accuracy", "f1": "F1"}
+    metric_names = METRICS
     class_metric_names: ClassVar = {"class_iou": "IoU", "class_f1": "F1"}
     config: SegmentationConfig
     create = staticmethod(create_segmenter)

@@ -65,6 +65,10 @@ class Task(LightningModule):
         """What can be drawn or written of the last evaluation, made when it is called. Runs on one device alone."""
         return {}
 
+    def sections(self, data: Any, split: str) -> dict[str, str]:
+        """Heading -> HTML (`viz.page`) of what a run's page shows of the last evaluation. Runs on one device alone."""
+        return {}
+
     def class_table(self) -> list[str]:
         """Lines that say what the last evaluation found for each class; none where a drawing says it better."""
         return []

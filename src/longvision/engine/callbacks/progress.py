@@ -56,9 +56,9 @@ class RunProgress(ProgressBar):
         done, total = trainer.global_step - self.first_step, trainer.estimated_stepping_batches - self.first_step
         gone = time.monotonic() - self.started
         left = max(0.0, gone * (total - done) / done) if done else math.nan
-        clock = f"{_clock(left)} left" if math.isfinite(left) else f"{_clock(gone)} gone"
+        time_left = f"{clock(left)} left" if math.isfinite(left) else f"{clock(gone)} gone"
         speed = _speed(*(float(trainer.callback_metrics.get(name, math.nan)) for name in (RATE, MEMORY)))
-        texts = [_epoch(trainer), _metrics(trainer, "train/loss", pl_module), speed, clock]
+        texts = [_epoch(trainer), _metrics(trainer, "train/loss", pl_module), speed, time_left]
         print("  ".join(filter(None, texts)), flush=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -111,7 +111,8 @@ def percent(value: float) -> str:
     return "not measurable" if math.isnan(value) else f"{100 * value:.1f} %"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """1:02:03, or 2:03."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
