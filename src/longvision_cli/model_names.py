@@ -30,7 +30,9 @@ def check_model(name: str) -> None:
 def check_size_of(configuration: Any) -> None:
     """Raises as `check_size`. Tasks other than classification pad images to whole cells of a pyramid."""
     if configuration.task == "classification":
-        check_size(configuration.model.name, configuration.model.args or {}, configuration.data.input().size)
+        data = configuration.data
+        for size in (data.input().size, *((side, side) for side in data.sizes)):
+            check_size(configuration.model.name, configuration.model.args or {}, size)
 
 
 def check_size(name: str, args: dict[str, Any], size: Size) -> None:

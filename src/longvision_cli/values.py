@@ -38,10 +38,17 @@ class Key:
         """Whether it is a table of any names, so that NAME.ITEM sets one of them."""
         return any(get_origin(kind) is dict for kind in _kinds(self.type))
 
+    @property
+    def _is_list(self) -> bool:
+        kinds = list(_kinds(self.type))
+        return str not in kinds and any(get_origin(kind) in (tuple, list) for kind in kinds)
+
     def read(self, value: Any, is_text: bool = False) -> Any:
         """A value of a file, or the text of a command line, as the type has it. Raises UserError."""
         parser = jsonargparse.ArgumentParser(exit_on_error=False, add_help=False)
         parser.add_argument("--value", type=self.type)
+        if is_text and self._is_list and not value.startswith("[") and "," in value:
+            value = f"[{value}]"
         try:
             read = parser.parse_args([f"--value={value}"]) if is_text else parser.parse_object({"value": value})
         except (jsonargparse.ArgumentError, TypeError) as error:

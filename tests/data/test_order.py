@@ -13,15 +13,15 @@ from longvision.errors import UserError
 
 
 def rows(order):
-    return [row for row, _ in order]
+    return [draw.row for draw in order]
 
 
 def test_an_epoch_of_repeated_augmentation_is_as_long_and_varies_an_image_otherwise_each_time():
     draws = list(EpochOrder(20, 3, repeats=3))
     assert len(draws) == len(set(draws)) == 20
-    assert sorted(Counter(row for row, _ in draws).values()) == [2, 3, 3, 3, 3, 3, 3]  # 7 of the images
-    assert len({seed for _, seed in draws}) == 20
-    assert all(draws[place][0] == draws[place - place % 3][0] for place in range(20))  # the times follow each other
+    assert sorted(Counter(rows(draws)).values()) == [2, 3, 3, 3, 3, 3, 3]  # 7 of the images
+    assert len({draw.seed for draw in draws}) == 20
+    assert all(draws[place].row == draws[place - place % 3].row for place in range(20))  # the times follow each other
 
 
 def test_without_repeats_it_is_the_order_that_it_was():
@@ -30,7 +30,7 @@ def test_without_repeats_it_is_the_order_that_it_was():
     order, seeds = random.permutation(6), random.integers(2**63, size=6)
     alone = EpochOrder(6, 3)
     alone.set_epoch(1)
-    assert list(alone) == [(row, seeds[row]) for row in order]
+    assert list(alone) == [(row, seeds[row], None) for row in order]
 
 
 @pytest.mark.parametrize(

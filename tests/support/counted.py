@@ -1,6 +1,7 @@
 """A training so small that it can be stopped anywhere and compared: numbered images, a linear model with dropout."""
 
 import contextlib
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from longvision.data.augment import Augment
 from longvision.data.datamodule import DataModule
 from longvision.data.loading import LoaderConfig
-from longvision.data.sources.base import ImageSet, Source
+from longvision.data.sources.base import ImageSet, Listed, Source
 from longvision.data.transforms.input_spec import InputSpec
 from longvision.engine import trainer as training
 from longvision.engine.run import Run
@@ -36,6 +37,9 @@ class Numbered(Source[int]):
     def split(self, split: Split) -> ImageSet[int]:
         return ImageSet(range(self.count if split == "train" else 4), _read)
 
+    def identified(self, split: Split, row: int, item: int) -> Listed:
+        return Listed(f"{split} {row}", self.classes[item])
+
 
 def _read(number: int) -> tuple[Image.Image, int]:
     pixels = np.random.RandomState(number).randint(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
@@ -56,7 +60,7 @@ class Linear(Task):
 
     def create_model(self, args: dict[str, Any]) -> nn.Module:
         layers = nn.Linear(3 * SIDE * SIDE, 6), nn.BatchNorm1d(6), nn.Dropout(0.5)
-        return nn.Sequential(nn.Flatten(), *layers, nn.Linear(6, len(self.info.classes)))
+        return nn.Sequential(nn.AdaptiveAvgPool2d(SIDE), nn.Flatten(), *layers, nn.Linear(6, len(self.info.classes)))
 
     def training_step(self, batch: Any, index: int) -> Tensor:
         self.stop("training_step", index)
@@ -95,12 +99,13 @@ class Linear(Task):
 def fit(folder: Path, count: int = 22, stop: tuple[str, int, int] | None = None, **options: Any) -> Linear:
     """Train, or go on with what is in the folder, until Ctrl-C in the moment `stop`.
 
-    `options`: of Lightning's Trainer, and batch_size, workers, augment, others (callbacks),
+    `options`: of Lightning's Trainer, and augment, and those of loading; others (callbacks),
     task (a subclass of `Linear`).
     """
     torch.manual_seed(0)
     others, kind = options.pop("others", ()), options.pop("task", Linear)
-    loader = LoaderConfig(batch_size=options.pop("batch_size", 4), workers=options.pop("workers", 0))
+    given = {each.name: options.pop(each.name) for each in fields(LoaderConfig) if each.name in options}
+    loader = LoaderConfig(**{"batch_size": 4, "workers": 0, **given})
     data = DataModule(Numbered(count), InputSpec((SIDE, SIDE)), options.pop("augment", VARIED), loader)
     task = kind(TaskConfig(name="linear"), data.info)
     task.stop_at = stop

@@ -12,6 +12,7 @@ from lightning import Trainer
 from torch.utils.data import DataLoader
 
 from longvision.data.config import ScatteredSegmentationData
+from longvision.data.order import EpochOrder
 from longvision.errors import UserError
 from longvision.inference.config import InferenceConfig
 from longvision.tasks.config import SegmentationConfig
@@ -152,7 +153,8 @@ def test_the_rate_rises_over_the_warm_up_and_falls_to_zero():
 def test_upernet_refuses_batches_of_one():
     for head, batch_size in (("upernet", 2), ("fpn", 1)):
         task = make(head=head)
-        task._trainer = SimpleNamespace(datamodule=SimpleNamespace(batch_size=batch_size, order=lambda: range(2)))
+        data = SimpleNamespace(batch_size=batch_size, order=lambda: EpochOrder(2, 0))
+        task._trainer = SimpleNamespace(datamodule=data)
         task.on_fit_start()
     task = make(head="upernet")
     task._trainer = SimpleNamespace(datamodule=SimpleNamespace(batch_size=1))

@@ -14,6 +14,8 @@ from support.counted import VARIED, Linear, fit
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
+SIZES = (8, 6)  # 4 or 7 images: 4 steps
+REPEATED = replace(VARIED, repeats=2)
 HALVES = {"val_check_interval": 2}  # of 5 batches: after the 2nd and the 4th
 
 
@@ -66,6 +68,10 @@ def whole(tmp_path_factory):
         pytest.param(("training_step", 1, 1), {"limit_val_batches": 0}, id="without-validation"),
         pytest.param(("training_step", 0, 1), {"check_val_every_n_epoch": 2}, id="an-epoch-without-validation"),
         pytest.param(("training_step", 1, 0), {"batch_size": 64}, id="fewer-images-than-a-batch"),
+        pytest.param(("training_step", 1, 2), {"sizes": SIZES}, id="steps-of-several-sizes"),
+        pytest.param(("training_step", 1, 1), {"sizes": SIZES, "accumulate_grad_batches": 3}, id="several-accumulated"),
+        pytest.param(("validation_step", 0, 0), {"sizes": SIZES, "workers": 2}, id="several-sizes-with-workers"),
+        pytest.param(("training_step", 1, 2), {"balance": True, "augment": REPEATED}, id="images-that-come-again"),
     ],
 )
 def test_an_interruption_changes_nothing(tmp_path, whole, stop, options):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 from longvision.data.augment import AnyAugment, Augment, DenseAugment, DetectionAugment
 from longvision.data.io.deep import Seen
 from longvision.data.io.images import Channels
-from longvision.data.loading import LoaderConfig
+from longvision.data.loading import LoaderConfig, images_of_sizes
 from longvision.data.sources.base import Source, Trained
 from longvision.data.sources.coco import CocoSource
 from longvision.data.sources.coco_layout import LabelsAndImages
@@ -65,7 +65,7 @@ class DataConfig(LoaderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.input()  # raises UserError
+        images_of_sizes(self.input().size, self.sizes, self.batch_size)  # raises UserError, as `input` does
 
     def input(self) -> InputSpec:
         """How an image becomes a model's input."""

@@ -1,6 +1,5 @@
 """The Lightning side of every set: its splits, opened once, in batches."""
 
-import math
 import os
 import warnings
 from dataclasses import replace
@@ -28,11 +27,12 @@ from longvision.data.io.ranges import (
     values_of,
 )
 from longvision.data.loading import LoaderConfig
+from longvision.data.multi_scale import MultiScaleOrder
 from longvision.data.order import EpochLoader, EpochOrder, EvaluationOrder, seed_all, seed_of_step
 from longvision.data.sources.base import ImageSet, Source, relative
 from longvision.data.transforms.input_spec import InputSpec
 from longvision.errors import UserError
-from longvision.types import DataInfo, Split
+from longvision.types import DataInfo, Size, Split
 
 MOST_WORKERS = 4
 NEEDED: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ()}
@@ -60,6 +60,7 @@ class DataModule(LightningDataModule):
         self.transforms: Any = augment.transforms(input, source)
         self.batch_size, self.total_batch, self.balance = loader.batch_size, loader.total_batch, loader.balance
         self.unreadable_share = loader.unreadable
+        self.sizes = loader.sizes
         self.workers = min(MOST_WORKERS, _cores()) if loader.workers is None else loader.workers
         self.info = DataInfo(source.name, source.classes, input.size, input.channels, source.has_masks, source.palette)
         self.name, self.classes, self.has_test = source.name, source.classes, source.has_test
@@ -79,7 +80,21 @@ class DataModule(LightningDataModule):
             self.images(split)
         if "train" in needed:
             self._look_once()
-            self.order()  # it may be refused
+            self._check_order()
+
+    def _check_order(self) -> None:
+        """Raises UserError for what an epoch cannot be ordered by."""
+        self.order()
+        if not self.sizes or self.trainer is None:
+            return
+        if self.trainer.overfit_batches:  # type: ignore[attr-defined]
+            raise UserError("--trainer.overfit_batches keeps to one order of images of one size: leave data.sizes out")
+        patches = getattr(getattr(self.trainer.lightning_module, "model", None), "patch_embed", None)
+        if getattr(patches, "strict_img_size", False):
+            raise UserError(
+                f"data.sizes {list(self.sizes)}: the model takes images of {self.size[0]}x{self.size[1]} alone; "
+                "timm's vision transformers take others with --model.args.dynamic_img_size true"
+            )
 
     def _look_once(self) -> None:
         """At the training images, in the first process, which tells the others."""
@@ -92,6 +107,9 @@ class DataModule(LightningDataModule):
         self._looked, self.measured = True, measured
         self.input = replace(self.input, **measured)
         self.transforms = self.augment.transforms(self.input, self.source)
+
+    def _transforms_at(self, size: Size) -> Any:
+        return self.augment.transforms(replace(self.input, size=size), self.source)
 
     def _found_in_training_images(self) -> dict[str, Any]:
         """The range of their values where they have more than 8 bits, and their mean where there is no usual one, if
@@ -179,8 +197,11 @@ class DataModule(LightningDataModule):
 
     def order(self) -> EpochOrder:
         """In which the training images are shown, beginning at `start`, by this device."""
-        repeats, labels_N = getattr(self.augment, "repeats", 1), self._labels() if self.balance else None
-        order = EpochOrder(self.count, self.seed, *self._place(), repeats=repeats, labels_N=labels_N)
+        options: dict[str, Any] = {"batch": self.batch_size, "repeats": getattr(self.augment, "repeats", 1)}
+        options["labels_N"] = self._labels if self.balance else None
+        if self.sizes:
+            options |= {"size": self.size, "sides": self.sizes}
+        order = (MultiScaleOrder if self.sizes else EpochOrder)(self.count, self.seed, *self._place(), **options)
         order.set_epoch(*self.start)
         return order
 
@@ -188,6 +209,7 @@ class DataModule(LightningDataModule):
         """How many devices there are, and which one this is."""
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
+    @cached_property
     def _labels(self) -> np.ndarray:
         """The class of each training image, by number. Raises UserError where an image has no single one."""
         numbers = {name: number for number, name in enumerate(self.classes)}
@@ -198,26 +220,26 @@ class DataModule(LightningDataModule):
 
     def batches(self) -> int:
         """Training steps of a whole epoch, on each device."""
-        return self._batches(len(self.order()))
+        return self.order().steps()
 
     def batches_left(self) -> int:
         """Of the epoch at `start`."""
         order = self.order()
-        return self._batches(order.share(order.begin))
+        return order.steps(order.begin)
 
-    def _batches(self, images: int) -> int:
-        drops = self._drops_last(len(self.order()))
-        return images // self.batch_size if drops else math.ceil(images / self.batch_size)
+    def shown(self, epoch: int, begin: int, batches: int) -> int:
+        """How many images of an epoch's order have been shown when as many steps are done behind the first `begin`."""
+        order = self.order()
+        order.set_epoch(epoch, begin)
+        return order.after(batches)
 
     def train_dataloader(self) -> DataLoader:
         order = self.order()
-        if len(order) < self.batch_size:
+        if order.share() < self.batch_size:
             warnings.warn(f"{self.name} has fewer training images than one batch ({self.batch_size})", stacklevel=2)
-        return self._loader("train", self.batch_size, sampler=order, drop_last=self._drops_last(len(order)))
-
-    def _drops_last(self, images: int) -> bool:
-        """A last batch of one or two images makes a wild step; a set smaller than a batch has no other."""
-        return images > self.batch_size
+        if self.sizes:
+            return self._loader("train", None, sampler=order)
+        return self._loader("train", self.batch_size, sampler=order, drop_last=order.drops_last)
 
     def val_dataloader(self) -> DataLoader:
         return self._evaluation_loader("val")
@@ -246,8 +268,10 @@ class DataModule(LightningDataModule):
         """`batch_size` None: the sampler makes the batches."""
         training = split == "train"
         folder = self.source.name if os.path.isdir(self.source.name) else None
+        sizes = {(side, side): self._transforms_at((side, side)) for side in self.sizes if training}
+        where = f"{self.name} ({split})"
         dataset = TransformedSet(
-            self.images(split), self.transforms, f"{self.name} ({split})", training, self.unreadable_share, folder
+            self.images(split), self.transforms, where, training, self.unreadable_share, folder, sizes
         )
         self._loaded[split] = dataset
         return EpochLoader(

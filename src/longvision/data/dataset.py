@@ -1,7 +1,7 @@
 """What a DataLoader reads: a set's images and labels, transformed. A few that cannot be read are named and skipped."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from longvision.data.problems import NAMED, TOLERATED, is_gone, is_too_many, too
 from longvision.data.sources.base import ImageSet
 from longvision.data.transforms.base import Sample, Transforms
 from longvision.errors import MissingFileError, UnreadableImage, UserError
+from longvision.types import Size
 
 
 class TransformedSet(Dataset[Any]):
@@ -20,7 +21,8 @@ class TransformedSet(Dataset[Any]):
 
     Which ones they are is marked in memory that the worker processes share, so that all of them count together.
     `where` is the split's name in messages; images are varied in `training`. A share of more than `tolerated` is an
-    error, and so is one when `folder`, where the set was, is gone.
+    error, and so is one when `folder`, where the set was, is gone. Training images of other sizes than the transforms'
+    own have the transforms `sizes`.
     """
 
     def __init__(
@@ -31,23 +33,24 @@ class TransformedSet(Dataset[Any]):
         training: bool,
         tolerated: float = TOLERATED,
         folder: str | None = None,
+        sizes: Mapping[Size, Transforms[Any]] | None = None,
     ) -> None:
         self.images, self.transforms, self.where, self.training = images, transforms, where, training
-        self.tolerated, self.folder = tolerated, folder
+        self.tolerated, self.folder, self.sizes = tolerated, folder, sizes or {}
         self.left_out = getattr(images, "left_out", 0)
         self.unreadable_N = torch.zeros(len(images), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, draw: int | Draw | list[int]) -> Any:
+    def __getitem__(self, draw: int | Draw | list[Any]) -> Any:
         """An image by its number; with a seed beside it, varied by what that draws. Of a list of these, the batch."""
-        if isinstance(draw, list):
-            return self.collate([self._sample(one) for one in draw])
-        return self._sample(draw)
+        if not isinstance(draw, list):
+            return self._sample(draw)
+        return self.collate([self._sample(one) for one in draw], draw[0].size if self.training else None)
 
     def _sample(self, draw: int | Draw) -> Sample | None:
-        index, seed = draw if isinstance(draw, tuple) else (draw, None)
+        index, seed, size = draw if isinstance(draw, tuple) else Draw(draw)
         if seed is not None:
             seed_all(seed)
         try:
@@ -56,22 +59,25 @@ class TransformedSet(Dataset[Any]):
             self._note(index, str(error))
             return None
         if self.training:
-            return self.transforms.train(image, label, self.images)
+            return self._at(size).train(image, label, self.images)
         return self.transforms.evaluate(image, label)
 
-    def collate(self, samples: list[Sample | None]) -> Any:
-        """Samples -> a batch, without those that could not be read. In training one of two images or more keeps two, as
-        batch norms need; where none is left in evaluation, it is two empty lists."""
+    def collate(self, samples: list[Sample | None], size: Size | None = None) -> Any:
+        """Samples, of that size in training -> a batch, without those that could not be read. In training one of two
+        images or more keeps two, as batch norms need; where none is left in evaluation, it is two empty lists."""
         read = [sample for sample in samples if sample is not None]
         if self.training:
             while len(read) < min(2, len(samples)):
-                read.append(self._another())
+                read.append(self._another(size))
         return self.transforms.collate(read) if read else ([], [])
 
-    def _another(self) -> Sample:
+    def _at(self, size: Size | None) -> Transforms[Any]:
+        return self.transforms if size is None else self.sizes[size]
+
+    def _another(self, size: Size | None) -> Sample:
         """Any image that can be read."""
         while True:  # some can be; else `_note` raises
-            sample = self._sample(int(torch.randint(len(self), ())))
+            sample = self._sample(Draw(int(torch.randint(len(self), ())), size=size))
             if sample is not None:
                 return sample
 

@@ -6,13 +6,28 @@ So an epoch that was interrupted goes on as if it had not been, and worker proce
 import math
 import random
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
-Draw = tuple[int, int]  # the number of an image, and the seed of its augmentation
+from longvision.types import Size
+
+
+class Draw(NamedTuple):
+    """An image as training sees it once.
+
+    Args:
+        row: its number.
+        seed: of its augmentation; None where nothing is drawn anew.
+        size: height and width that it is brought to, pixels; None for the data's own.
+    """
+
+    row: int
+    seed: int | None = None
+    size: Size | None = None
 
 
 class EpochOrder(DistributedSampler[Draw]):
@@ -26,6 +41,7 @@ class EpochOrder(DistributedSampler[Draw]):
         seed: of the whole training.
         devices: how many share an epoch.
         rank: which of them this is.
+        batch: images of a device in a step.
         repeats: how often an image that an epoch shows comes in it, each time varied otherwise; of repeats > 1 an epoch
             shows count / repeats of the images (repeated augmentation, arXiv 1901.09335, as DeiT's `RASampler`).
         labels_N: the class of each image, where every class is to come as often (`balanced`).
@@ -38,11 +54,13 @@ class EpochOrder(DistributedSampler[Draw]):
         devices: int = 1,
         rank: int = 0,
         *,
+        batch: int = 1,
         repeats: int = 1,
         labels_N: np.ndarray | None = None,
     ) -> None:
         super().__init__(range(count), devices, rank, seed=seed)  # type: ignore[arg-type]
-        self.count, self.begin, self.repeats, self.labels_N = count, 0, repeats, labels_N
+        self.count, self.begin, self.batch = count, 0, batch
+        self.repeats, self.labels_N = repeats, labels_N
 
     def set_epoch(self, epoch: int, begin: int | None = None) -> None:
         """The epoch that is read next, without its first `begin` images. Lightning calls this before each epoch."""
@@ -55,15 +73,30 @@ class EpochOrder(DistributedSampler[Draw]):
         left = self.count - begin
         return max(left // self.num_replicas, min(1, left))
 
+    @property
+    def drops_last(self) -> bool:
+        """A last batch of one or two images makes a wild step; a set smaller than a batch has no other."""
+        return self.share() > self.batch
+
+    def steps(self, begin: int = 0) -> int:
+        """Of each device, behind the first `begin` images."""
+        share = self.share(begin)
+        return share // self.batch if self.drops_last else math.ceil(share / self.batch)
+
+    def after(self, steps: int) -> int:
+        """How many images of the epoch all devices together have been shown when as many steps are done behind the
+        first `begin`."""
+        return min(self.begin + steps * self.batch * self.num_replicas, self.count)
+
     def __len__(self) -> int:
-        """Of a whole epoch, also of one that goes on."""
+        """Images of a device in a whole epoch, also in one that goes on."""
         return self.share()
 
     def __iter__(self) -> Iterator[Draw]:
         rows_N, seeds_N = self.drawn()
         for place in range(self.share(self.begin)):
             at = self.begin + (self.rank + place * self.num_replicas) % (self.count - self.begin)
-            yield int(rows_N[at]), int(seeds_N[at])
+            yield Draw(int(rows_N[at]), int(seeds_N[at]))
 
     def drawn(self) -> tuple[np.ndarray, np.ndarray]:
         """The images (N,) and seeds uint64 (N,) of the whole epoch, for all devices together."""

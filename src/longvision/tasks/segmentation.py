@@ -45,7 +45,7 @@ class Segmentation(DenseTask):
 
     def on_fit_start(self) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if self.config.head == "upernet" and (data.batch_size < 2 or len(data.order()) < 2):
+        if self.config.head == "upernet" and (data.batch_size < 2 or data.order().share() < 2):
             what = "--data.batch_size 1" if data.batch_size < 2 else "a single training image a device"
             raise UserError(f"{what}: UPerNet's batch norms need 2 images at least, --model.head fpn does not")
 

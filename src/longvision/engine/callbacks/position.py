@@ -85,9 +85,9 @@ class Position(Callback):
         place = Place(data.seed, data.training_set, progress.processed)
         if progress.started > progress.processed:
             batches, total = self._trained(trainer), int(trainer.num_training_batches)
-            images = self.images + (batches - self.batches) * data.batch_size * trainer.world_size
+            images = data.shown(progress.processed, self.images, batches - self.batches)
             validated = self.validated_at == trainer.global_step
-            place = replace(place, images=min(images, data.count), complete=batches >= total, validated=validated)
+            place = replace(place, images=images, complete=batches >= total, validated=validated)
             if batches == self.window_began < trainer.fit_loop.epoch_loop.batch_progress.current.ready:
                 checkpoint["state_dict"].update(self.buffers)
         checkpoint[KEY] = asdict(place)
