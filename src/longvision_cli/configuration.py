@@ -25,7 +25,10 @@ from longvision_cli.values import Key, build, in_words, keys_of, plain
 RENAMED = {"model.asking": "model.inference"}  # key or table of keys, as earlier versions called it -> as it is called
 DEFAULT_TASK = "classification"
 NO_LONGER = {"resume", "trainer.callbacks", "trainer.plugins"}  # in files of earlier versions; null says nothing
-GENERAL = {name: Key(name, kind, None) for name, kind in {"task": str, "source": str, "runs": str, "seed": int}.items()}
+GENERAL = {
+    name: Key(name, kind, None)
+    for name, kind in {"task": str, "source": str, "runs": str, "seed": int, "wandb": str | None}.items()
+}
 
 
 @dataclass
@@ -39,6 +42,7 @@ class Configuration:
     trainer: TrainerOptions
     runs: str = "runs"
     seed: int = 0
+    wandb: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:

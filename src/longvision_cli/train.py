@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ def run(arguments: list[str]) -> int:
     configuration, resuming = parse(arguments)
     resumed = resuming.run if resuming else None
     checkpoint, told = resumed.resume_from() if resumed else (None, [])
+    _check_wandb(configuration.wandb)
     check_model(configuration.model.name)
     check_size_of(configuration)
     pretrained = configuration.model.pretrained
@@ -70,7 +72,7 @@ def run(arguments: list[str]) -> int:
         else:
             trainer.callbacks.append(OnceTrained(save))  # type: ignore[attr-defined]
         _announce(task, data, run_folder, checkpoint is not None)
-        outcome = train(trainer, task, data, run_folder, checkpoint)
+        outcome = train(trainer, task, data, run_folder, checkpoint, configuration.wandb)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_what_is_left(run_folder)) from None
     finally:
@@ -84,6 +86,13 @@ def run(arguments: list[str]) -> int:
 
 def _save(configuration: Configuration, run_folder: "Run") -> None:
     configuration.save(run_folder.new_config())
+
+
+def _check_wandb(project: str | None) -> None:
+    if project is not None and find_spec("wandb") is None:
+        raise UserError(
+            f"--wandb {project}: Weights & Biases is not installed: pip install wandb, or leave --wandb away"
+        )
 
 
 @dataclass(frozen=True)
@@ -111,6 +120,7 @@ def parse(arguments: list[str]) -> tuple[Configuration, Resuming | None]:
         action="store_true",
         help="with --resume: also where images were added, are gone, or are labelled otherwise",
     )
+    parser.add_argument("--wandb", metavar="PROJECT", help="log to this project of Weights & Biases too")
     words = take_apart(parser, arguments)
     from longvision.engine.run import Run, check_root
 

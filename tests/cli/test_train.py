@@ -175,6 +175,12 @@ def test_the_card_s_program_works(digits_run, monkeypatch):
     assert all(torch.equal(own[name], weights[name]) for name in weights)
 
 
+def test_weights_and_biases_that_is_not_installed(train, monkeypatch):
+    monkeypatch.setattr("longvision_cli.train.find_spec", lambda name: None)
+    answer = train("--wandb", "my project")
+    assert answer.code == 2 and "pip install wandb" in answer.err and "my project" in answer.err
+
+
 def test_same_seed_same_metrics_in_a_folder_of_its_own(train, digits_run):
     before = {path: path.read_bytes() for path in digits_run.rglob("*") if path.is_file()}
     again = train("--runs", digits_run.parent)

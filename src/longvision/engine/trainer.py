@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from longvision.engine.callbacks.checkpoints import LastCheckpoint, RunCheckpoint
@@ -21,6 +20,7 @@ from longvision.engine.callbacks.skipped import SkippedSteps
 from longvision.engine.callbacks.throughput import Throughput
 from longvision.engine.callbacks.unreadable import UnreadableImages
 from longvision.engine.checkpoint_io import RunCheckpointIO
+from longvision.engine.loggers import make_loggers
 from longvision.engine.report import Outcome, write_report
 from longvision.engine.run import Run
 from longvision.engine.run_data import check_unchanged
@@ -63,7 +63,9 @@ def _precision(accelerator: str) -> str:
     return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
 
 
-def train(trainer: Trainer, task: Task, data: Any, run: Run | None, resume: Path | None = None) -> Outcome:
+def train(
+    trainer: Trainer, task: Task, data: Any, run: Run | None, resume: Path | None = None, wandb: str | None = None
+) -> Outcome:
     """Fit, take the epoch that validated best, and write everything into the run's folder.
 
     Args:
@@ -73,6 +75,7 @@ def train(trainer: Trainer, task: Task, data: Any, run: Run | None, resume: Path
         run: an open run folder. Of several processes the first needs one (`trainer.is_global_zero`), and tells the
             others: so there is one, however they were started.
         resume: a checkpoint to go on from. The source of `data` is what `run_data.resumed_source` made of it.
+        wandb: a project of Weights & Biases to log to.
 
     Raises:
         KeyboardInterrupt: stopped by hand; the state is in the run's last checkpoint.
@@ -83,7 +86,7 @@ def train(trainer: Trainer, task: Task, data: Any, run: Run | None, resume: Path
     if run is None and trainer.is_global_zero:
         raise ValueError("the first process of a run needs a folder: Run.create makes one")
     keep_total_batch(trainer, data)
-    write_into(trainer, run, task.monitor(), of_the_task(task, run))
+    write_into(trainer, run, task.monitor(), of_the_task(task, run), wandb)
     if run is not None:
         _note_data(trainer, run, data, goes_on=resume is not None)
     fit_or_interrupt(trainer, task, data, resume)
@@ -113,17 +116,19 @@ def of_the_task(task: Task, run: Run | None) -> list[Callback]:
     return [skipped, WeightAverage(task.config.ema)] if task.config.ema else [skipped]
 
 
-def write_into(trainer: Trainer, run: Run | None, monitor: str, others: Sequence[Callback] = ()) -> None:
+def write_into(
+    trainer: Trainer, run: Run | None, monitor: str, others: Sequence[Callback] = (), wandb: str | None = None
+) -> None:
     """History and checkpoints go into the run's folder. Lightning tells their place to processes without one.
 
     `monitor` is the metric whose highest value is saved as the best checkpoint. `others` come behind what notes the
-    place in the data, and before what saves it.
+    place in the data, and before what saves it. `wandb` is a project of Weights & Biases.
     """
     shared: dict[str, Any] = {"dirpath": run.checkpoints if run else None, "enable_version_counter": False}
     if run is not None:
         trainer.callbacks.append(EpochTable(run.metrics))  # type: ignore[attr-defined]
     if run is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-        trainer.logger = TensorBoardLogger(run.path, name="tensorboard", version="", default_hp_metric=False)
+        trainer.loggers = make_loggers(run, wandb)
     callbacks: list[Callback] = [Position(), *others]
     if trainer.limit_val_batches != 0:
         callbacks.append(RunCheckpoint(filename="best", monitor=monitor, mode="max", **shared))
