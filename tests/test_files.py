@@ -75,6 +75,7 @@ def test_metadata(tmp_path):
 
 @pytest.mark.parametrize("metadata, named", [
     ({"grid": 8}, "grid=8"),
+    ({"positions": 8}, "positions=8"),
     ({"grid": [4, 0]}, "grid="),
     ({"grid": [4.5, 2]}, "grid="),
     ({"grid": [True, 2]}, "grid="),

@@ -165,6 +165,7 @@ def _is_preprocess(value: Any) -> bool:
 _KNOWN: dict[str, tuple[Callable[[Any], bool], str]] = {
     "grid": (_is_size, "rows and columns"),
     "cls_token": (lambda value: value in ("none", "head", "middle", "double"), "none, head, middle or double"),
+    "positions": (lambda value: isinstance(value, str), "a word"),
     "classes": (lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value), "names"),
     "preprocess": (_is_preprocess, "an object with channels and size"),
 }

@@ -1,11 +1,12 @@
 """Modules of a few dozen lines: what a model is made of."""
 
 from longvision.layers.block import VimBlock
+from longvision.layers.factorised import FactorisedPositions, factorised_on_grid
 from longvision.layers.mixer import Direction, VimMixer
 from longvision.layers.norm import RMSNorm
 from longvision.layers.patch_embed import PatchEmbed
 from longvision.layers.plain import set_fused
-from longvision.layers.positions import resample_pos_embed
+from longvision.layers.positions import packed_pos_embed, resample_pos_embed
 from longvision.layers.stack import run_at_once
 from longvision.layers.tokens import ClassToken, ClassTokens
 
@@ -13,10 +14,13 @@ __all__ = [
     "ClassToken",
     "ClassTokens",
     "Direction",
+    "FactorisedPositions",
     "PatchEmbed",
     "RMSNorm",
     "VimBlock",
     "VimMixer",
+    "factorised_on_grid",
+    "packed_pos_embed",
     "resample_pos_embed",
     "run_at_once",
     "set_fused",

@@ -1,5 +1,7 @@
 """Position embeddings, learned on one grid of patches, for another."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,6 +22,24 @@ def resample_pos_embed(
         return pos_1MD
     patches_1MD, class_1TD = tokens.extract(pos_1MD)
     return tokens.insert(_resample(patches_1MD, old_grid, new_grid), class_1TD)
+
+
+def packed_pos_embed(
+    pos_1MD: Tensor, old_grid: tuple[int, int], grids: Sequence[tuple[int, int]], number_M: Tensor,
+    lengths: Sequence[int], tokens: ClassTokens,
+) -> Tensor:  # fmt: skip
+    """(M, D): of the patches with these numbers in their images' grids, `lengths` of them in each image.
+
+    Each grid that is there is resampled once, as in `resample_pos_embed`.
+    """
+    patches_1MD, _ = tokens.extract(pos_1MD)
+    starts, tables, begin = {}, [], 0
+    for grid in dict.fromkeys(grids):
+        starts[grid] = begin
+        tables.append(patches_1MD if grid == old_grid else _resample(patches_1MD, old_grid, grid))
+        begin += grid[0] * grid[1]
+    start_M = torch.tensor([starts[grid] for grid, length in zip(grids, lengths) for _ in range(length)])
+    return F.embedding(start_M.to(number_M.device) + number_M, torch.cat(tables, dim=1)[0])
 
 
 def _resample(patches_1MD: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:

@@ -1,5 +1,6 @@
 """Where the class token stands in the sequence."""
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -46,6 +47,18 @@ class ClassTokens(nn.Module):
         patches = x_BMD.shape[1] - self.count
         at = self._split(patches)
         return torch.cat([x_BMD[:, at : at + min(1, self.count)], x_BMD[:, patches + 1 :]], dim=1)
+
+    def packed_order(self, lengths: Sequence[int]) -> list[int]:
+        """Of S packed images of so many patches, M in all: which of M patches and then S * count class tokens, image by
+        image, stands where in the row."""
+        order: list[int] = []
+        begin, token = 0, sum(lengths)
+        for patches in lengths:
+            at, end = begin + self._split(patches), begin + patches
+            tokens = range(token, token + self.count)
+            order += [*range(begin, at), *tokens[:1], *range(at, end), *tokens[1:]]
+            begin, token = end, token + self.count
+        return order
 
     def _split(self, patches: int) -> int:
         """Patches before the first class token."""

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from timm.layers import lecun_normal_, to_2tuple, trunc_normal_
@@ -11,15 +11,47 @@ from torch import Tensor, nn
 
 from longvision.errors import UserError
 from longvision.grid import grid_size
-from longvision.layers import ClassToken, ClassTokens, PatchEmbed, resample_pos_embed
+from longvision.layers import (
+    ClassToken,
+    ClassTokens,
+    FactorisedPositions,
+    PatchEmbed,
+    factorised_on_grid,
+    packed_pos_embed,
+    resample_pos_embed,
+)
+from longvision.layers.factorised import FACTORISED, Factorised
 from longvision.models.base import Backbone, Pool
 from longvision.ops.common import cu_seqlens_of, widened
 from longvision.types import PackedImages
 
 # They look at dtypes and sizes that a symbolic trace does not know: it records the calls.
 torch.fx.wrap("grid_size")
+torch.fx.wrap("factorised_on_grid")
 torch.fx.wrap("resample_pos_embed")
 torch.fx.wrap("widened")
+
+
+Positions = Literal["absolute"] | Factorised
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where the tokens of packed images stand in their one row.
+
+    Args:
+        lengths: tokens of each image, class tokens among them.
+        cu_seqlens: int32 (S + 1,), where each image begins and the last ends.
+        order: int64 (M,), which of all patches and then all class tokens stands at each place.
+        places: int64 (M,), the place of each patch and then of each class token.
+        whole: whether the patches fill their grids.
+    """
+
+    lengths: Sequence[int]
+    cu_seqlens: Tensor
+    order: Tensor
+    places: Tensor
+    whole: bool
 
 
 @dataclass(frozen=True)
@@ -28,21 +60,13 @@ class Layout:
 
     Args:
         grids: rows and columns of patches: the one of a batch, or that of each packed image.
-        lengths: tokens of each packed image, class tokens among them; None for a batch.
-        cu_seqlens: int32 (S + 1,), where each packed image begins and the last ends; None for a batch.
+        packing: of packed images; None for a batch.
         flipped_B: the images whose tokens go from the last to the first; None where none do.
-        whole: whether the patches fill the grids.
     """
 
     grids: Sequence[tuple[int, int]]
-    lengths: Sequence[int] | None = None
-    cu_seqlens: Tensor | None = None
+    packing: Packing | None = None
     flipped_B: Tensor | None = None
-    whole: bool = True
-
-    def parts(self, x_BMD: Tensor) -> Sequence[Tensor]:
-        """The images one by one, (1, M, D) each, where they are packed; else the batch."""
-        return [x_BMD] if self.lengths is None else x_BMD.split(list(self.lengths), dim=1)
 
 
 class SequenceBackbone(Backbone):
@@ -63,6 +87,8 @@ class SequenceBackbone(Backbone):
         cls_token: where the class token stands: "middle", "head", "double" (both ends) or "none".
         pool: what goes to the head: the class "token" (of two, their mean), or "mean" or "max" over the patches, or
             "none" (all tokens). None: "token" where there is one, else "mean".
+        positions: position embeddings: "absolute", a table of all patches of one grid, resampled for others, or one of
+            those of `longvision.layers.FactorisedPositions`, for images of many shapes.
         drop_rate: dropout before the head.
         drop_path_rate: stochastic depth at the last block, rising from 0 at the first.
         pad: fill an image whose size does not divide with zeros, right and below, instead of refusing it.
@@ -85,6 +111,7 @@ class SequenceBackbone(Backbone):
         num_classes: int = 1000,
         cls_token: ClassToken = "head",
         pool: Pool | None = None,
+        positions: Positions = "absolute",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         pad: bool = False,
@@ -93,6 +120,8 @@ class SequenceBackbone(Backbone):
         check_at_least_one(in_chans=in_chans, embed_dim=embed_dim, depth=depth)
         if not 0 <= drop_path_rate < 1:
             raise UserError(f"drop_path_rate {drop_path_rate}: expected a number from 0 to below 1")
+        if positions not in ("absolute", *FACTORISED):
+            raise UserError(f"positions={positions!r} is unknown: choose one of absolute, {', '.join(FACTORISED)}")
         tokens = ClassTokens(cls_token)
         self.pools = ("token", "mean", "max", "none") if tokens.count else ("mean", "max", "none")
         super().__init__(embed_dim, in_chans, num_classes, pool if pool is not None else self.pools[0], drop_rate)
@@ -103,7 +132,12 @@ class SequenceBackbone(Backbone):
         self.grid = self.patch_embed.grid_size(*to_2tuple(img_size))
         for name in self._token_names():
             self.register_parameter(name, nn.Parameter(torch.empty(1, 1, embed_dim)))
-        self.pos_embed = nn.Parameter(torch.empty(1, math.prod(self.grid) + tokens.count, embed_dim))
+        self.positions, held = positions, math.prod(self.grid) + tokens.count
+        self.pos_embed: Any = (
+            nn.Parameter(torch.empty(1, held, embed_dim))
+            if positions == "absolute"
+            else FactorisedPositions(positions, embed_dim, self.grid)
+        )
         blocks = [block(i, drop_path_rate * i / max(1, depth - 1)) for i in range(depth)]
         self._add_blocks(blocks, norm(embed_dim), [(embed_dim, self.patch_embed.stride)] * depth)
         self._init_weights()
@@ -113,8 +147,12 @@ class SequenceBackbone(Backbone):
         """The blocks have set their own."""
         lecun_normal_(self.patch_embed.proj.weight)
         self.patch_embed.proj.bias.zero_()  # type: ignore[union-attr]
-        for parameter in (self.pos_embed, *(getattr(self, name) for name in self._token_names())):
-            trunc_normal_(parameter, std=0.02)
+        if isinstance(self.pos_embed, FactorisedPositions):
+            self.pos_embed.reset_parameters()
+        else:
+            trunc_normal_(self.pos_embed, std=0.02)
+        for name in self._token_names():
+            trunc_normal_(getattr(self, name), std=0.02)
         self._init_head()
 
     def _token_names(self) -> list[str]:
@@ -129,69 +167,87 @@ class SequenceBackbone(Backbone):
             return self._embed_packed(images)
         patch = self.patch_embed
         grid = grid_size(images.shape[2], images.shape[3], patch.patch, patch.stride, patch.pad)
-        return self._with_tokens(patch(images), self._positions(grid)), Layout([grid])
+        patches_BMD = patch(images)
+        x_BMD = self.tokens.insert(patches_BMD, self._class_tokens(patches_BMD.shape[0]))
+        return widened(x_BMD) + self._positions(grid, x_BMD), Layout([grid])
+
+    def _positions(self, grid: tuple[int, int], like_BMD: Tensor) -> Tensor:
+        """(1, M + class tokens, D)."""
+        if self.positions == "absolute":
+            return resample_pos_embed(self.pos_embed, self.grid, grid, self.tokens)
+        return factorised_on_grid(self.pos_embed, grid, self.tokens, like_BMD)
 
     def _embed_packed(self, images: PackedImages) -> tuple[Tensor, Layout]:
         """Each image as if it were alone: its class tokens at its own middle or ends, positions of its own grid."""
-        layout = self._layout(images)
-        positions = {grid: self._positions(grid) for grid in dict.fromkeys(images.grids)}
-        parts_1MD = self.patch_embed.packed(images.patches).split(list(images.lengths), dim=1)
-        positions_1MD = [positions[grid] for grid in images.grids]
-        if images.kept is not None:
-            kept = images.kept.split(list(images.lengths))
-            positions_1MD = [self._only(pos, numbers) for pos, numbers in zip(positions_1MD, kept)]
-        rows = [self._with_tokens(part, pos) for part, pos in zip(parts_1MD, positions_1MD)]
-        return torch.cat(rows, dim=1), layout
+        packing = self._packing(images)
+        layout = Layout(images.grids, packing)
+        x_1MD = widened(self.patch_embed.packed(images.patches)) + self._packed_positions(images)
+        if (class_1TD := self._class_tokens(1)) is None:
+            return x_1MD, layout
+        class_1TD = widened(class_1TD)
+        if self.positions == "absolute":
+            class_1TD = class_1TD + self.tokens.alone(self.pos_embed)
+        x_1MD = torch.cat([x_1MD, class_1TD.repeat(1, len(images), 1)], dim=1)
+        return x_1MD.index_select(1, packing.order), layout
 
-    def _only(self, pos_1MD: Tensor, kept_K: Tensor) -> Tensor:
-        """(1, M + count, D) -> (1, K + count, D): of the patches that are left; class tokens stand among those."""
-        patches_1MD, class_1TD = self.tokens.extract(pos_1MD)
-        return self.tokens.insert(patches_1MD[:, kept_K], class_1TD)
+    def _packed_positions(self, images: PackedImages) -> Tensor:
+        """(M, D)."""
+        number_M = images.kept
+        if number_M is None:
+            number_M = torch.cat([torch.arange(length) for length in images.lengths]).to(images.patches.device)
+        if self.positions != "absolute":
+            return self.pos_embed.packed(images.grids, number_M, images.lengths)
+        return packed_pos_embed(self.pos_embed, self.grid, images.grids, number_M, images.lengths, self.tokens)
 
     def _layout(self, images: PackedImages) -> Layout:
-        lengths = [length + self.tokens.count for length in images.lengths]
-        cu_seqlens = cu_seqlens_of(lengths, images.patches.device)
-        return Layout(images.grids, lengths, cu_seqlens, whole=images.kept is None)
+        return Layout(images.grids, self._packing(images))
 
-    def _positions(self, grid: tuple[int, int]) -> Tensor:
-        return resample_pos_embed(self.pos_embed, self.grid, grid, self.tokens)
-
-    def _with_tokens(self, patches_BMD: Tensor, pos_1MD: Tensor) -> Tensor:
-        x_BMD = self.tokens.insert(patches_BMD, self._class_tokens(patches_BMD.shape[0]))
-        return widened(x_BMD) + pos_1MD  # the residual stays in float32
+    def _packing(self, images: PackedImages) -> Packing:
+        lengths, device = [length + self.tokens.count for length in images.lengths], images.patches.device
+        order = torch.tensor(self.tokens.packed_order(images.lengths))
+        places = order.argsort().to(device)
+        return Packing(lengths, cu_seqlens_of(lengths, device), order.to(device), places, images.kept is None)
 
     def _class_tokens(self, batch: int) -> Tensor | None:
         names = self._token_names()
         return torch.cat([getattr(self, name) for name in names], dim=1).expand(batch, -1, -1) if names else None
 
     def _block_arguments(self, layout: Layout) -> tuple[Tensor, ...]:
-        return () if layout.cu_seqlens is None else (layout.cu_seqlens,)
+        return () if layout.packing is None else (layout.packing.cu_seqlens,)
 
     # Tokens to features
 
     def _patch_features(self, x: Tensor, layout: Layout, output_fmt: str) -> tuple[Any, Any]:
-        if output_fmt == "NCHW" and not layout.whole:
+        packing = layout.packing
+        if output_fmt == "NCHW" and packing is not None and not packing.whole:
             raise UserError("patches of these images were dropped, so that they fill no maps: ask for output_fmt='NLC'")
-        split = [self.tokens.extract(part) for part in layout.parts(x)]
-        patches = [
-            _to_map(patches_BMD, grid) if output_fmt == "NCHW" else patches_BMD
-            for (patches_BMD, _), grid in zip(split, layout.grids)
-        ]
-        prefixes = [prefix_BTD if self.tokens.count else None for _, prefix_BTD in split]
-        if layout.lengths is not None:
+        patches, prefixes = self._split(x, packing)
+        if output_fmt == "NCHW":
+            patches = [_to_map(patches_BMD, grid) for patches_BMD, grid in zip(patches, layout.grids)]
+        if packing is not None:
             return patches, prefixes if self.tokens.count else None
-        return patches[0], prefixes[0]
+        return patches[0], prefixes[0] if self.tokens.count else None
+
+    def _split(self, x_BMD: Tensor, packing: Packing | None) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """Patches and class tokens, of a batch in one piece, of packed images one by one."""
+        if packing is None:
+            patches_BMD, class_BTD = self.tokens.extract(x_BMD)
+            return [patches_BMD], [class_BTD]
+        count, images = self.tokens.count, len(packing.lengths)
+        apart_1MD = x_BMD.index_select(1, packing.places)
+        *patches, class_1TD = apart_1MD.split([*(length - count for length in packing.lengths), count * images], dim=1)
+        return patches, class_1TD.unflatten(1, (images, count)).unbind(1)
 
     def _pooled(self, x: Tensor, layout: Layout | None) -> Tensor:
-        parts = [x] if layout is None else layout.parts(x)
-        pooled = [self._pool_one(part_BMD) for part_BMD in parts]
-        return torch.cat(pooled) if len(pooled) > 1 else pooled[0]
-
-    def _pool_one(self, x_BMD: Tensor) -> Tensor:
+        packing = layout.packing if layout is not None else None
         if self.pool == "token":
-            return self.tokens.alone(x_BMD).mean(dim=1)
-        patches_BMD, _ = self.tokens.extract(x_BMD)
-        return patches_BMD.mean(dim=1) if self.pool == "mean" else patches_BMD.amax(dim=1)
+            if packing is None:
+                return self.tokens.alone(x).mean(dim=1)
+            class_T = packing.places[-len(packing.lengths) * self.tokens.count :]
+            return x[0, class_T].unflatten(0, (-1, self.tokens.count)).mean(dim=1)
+        patches, _ = self._split(x, packing)
+        pooled = [part_BMD.mean(1) if self.pool == "mean" else part_BMD.amax(1) for part_BMD in patches]
+        return torch.cat(pooled) if len(pooled) > 1 else pooled[0]
 
     # timm's contract
 
@@ -199,13 +255,17 @@ class SequenceBackbone(Backbone):
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
         """Hold position embeddings for images of that size from now on, resampled from those held."""
         grid = self.patch_embed.grid_size(*to_2tuple(img_size))
-        resampled = resample_pos_embed(self.pos_embed, self.grid, grid, self.tokens).clone()
-        self.pos_embed = nn.Parameter(resampled, requires_grad=self.pos_embed.requires_grad)
+        if isinstance(self.pos_embed, FactorisedPositions):
+            self.pos_embed.resize(grid)
+        else:
+            resampled = resample_pos_embed(self.pos_embed, self.grid, grid, self.tokens).clone()
+            self.pos_embed = nn.Parameter(resampled, requires_grad=self.pos_embed.requires_grad)
         self.grid = grid
 
     def no_weight_decay(self) -> set[str]:
         """Class tokens and positions; see `Backbone.no_weight_decay`."""
-        return {"pos_embed", *self._token_names()}
+        positions = {name for name, _ in self.named_parameters() if name.split(".")[0] == "pos_embed"}
+        return {*positions, *self._token_names()}
 
 
 def check_at_least_one(**values: int | tuple[int, int]) -> None:

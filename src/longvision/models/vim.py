@@ -71,7 +71,7 @@ class Vim(SequenceBackbone):
         x_BMD, layout = super().embed(images)
         if self.direction != "sequence" or not self.training:
             return x_BMD, layout
-        count = x_BMD.shape[0] if layout.lengths is None else len(layout.lengths)
+        count = x_BMD.shape[0] if layout.packing is None else len(layout.packing.lengths)
         layout = replace(layout, flipped_B=torch.rand(count, device=x_BMD.device) < 0.5)
         return self._in_order(x_BMD, layout), layout
 
@@ -79,9 +79,10 @@ class Vim(SequenceBackbone):
         """Flips what `embed` flipped."""
         if layout.flipped_B is None:
             return x
-        if layout.lengths is None:
+        if layout.packing is None:
             return torch.where(layout.flipped_B[:, None, None], x.flip(1), x)
-        return torch.cat([torch.where(flip, x.flip(1), x) for x, flip in zip(layout.parts(x), layout.flipped_B)], 1)
+        parts = x.split(list(layout.packing.lengths), dim=1)
+        return torch.cat([torch.where(flip, part.flip(1), part) for part, flip in zip(parts, layout.flipped_B)], 1)
 
     def no_weight_decay(self) -> set[str]:
         """The SSMs' parameters, class tokens and positions; see `Backbone.no_weight_decay`."""

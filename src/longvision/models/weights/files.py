@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from longvision.errors import MissingFileError, UserError
 from longvision.files import METADATA_KEY, opened_weights, written_beside
 from longvision.layers import ClassToken, ClassTokens, resample_pos_embed
+from longvision.layers.factorised import interpolated
 
 Weights = dict[str, Tensor]
 logger = logging.getLogger(__name__)
@@ -131,7 +132,16 @@ def fit_positions(weights: Weights, model: Any, metadata: dict[str, Any] | None 
 
     A model without class tokens takes those of the file away; one with others than the file has keeps what it gets,
     and the check for missing tensors speaks.
+
+    Raises UserError for positions of another kind, and for those that fill no grid.
     """
+    kind = getattr(model, "positions", "absolute")
+    if "grid" in (metadata or {}) and (found := (metadata or {}).get("positions", "absolute")) != kind:
+        raise UserError(
+            f"the checkpoint has positions={found!r}, the model {kind!r}: create the model with positions={found!r}"
+        )
+    if kind.endswith("_learned"):
+        return _fit_tables(weights, model)
     if (pos_1MD := weights.get("pos_embed")) is None or pos_1MD.ndim != 3:
         return weights
     tokens = ClassTokens(_class_token(weights, model, metadata or {}))
@@ -142,6 +152,15 @@ def fit_positions(weights: Weights, model: Any, metadata: dict[str, Any] | None 
         weights = {name: tensor for name, tensor in weights.items() if not name.startswith("cls_token")}
         return {**weights, "pos_embed": patches_1MD}
     return {**weights, "pos_embed": model.tokens.insert(patches_1MD, class_1TD) if tokens.count else pos_1MD}
+
+
+def _fit_tables(weights: Weights, model: Any) -> Weights:
+    """With tables of positions for the model's grid."""
+    fitted = dict(weights)
+    for name, side in zip(("pos_embed.rows", "pos_embed.columns"), model.grid):
+        if (table := weights.get(name)) is not None and table.ndim == 2 and len(table) != side:
+            fitted[name] = interpolated(table, [side], model.pos_embed.fractional).to(table.dtype)
+    return fitted
 
 
 def _class_token(weights: Weights, model: Any, metadata: dict[str, Any]) -> ClassToken:
@@ -208,4 +227,7 @@ def _check_fits(weights: Weights, model: nn.Module, path: str | os.PathLike[str]
 
 def _describe(model: Any) -> dict[str, Any]:
     """What names and shapes of the tensors do not say."""
-    return {"grid": list(model.grid), "cls_token": model.tokens.kind} if hasattr(model, "tokens") else {}
+    if not hasattr(model, "tokens"):
+        return {}
+    positions = {"positions": model.positions} if model.positions != "absolute" else {}
+    return {"grid": list(model.grid), "cls_token": model.tokens.kind, **positions}
