@@ -1,6 +1,7 @@
 """What a person can mend. The command prints these as one sentence and exits with 2; anything else is a bug of ours or
 of a library, and keeps its traceback."""
 
+import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,7 +45,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class UnsavedError(UserError):
-    """A checkpoint could not be written; those that were there are as they were."""
+    """A checkpoint or weights could not be written; those that were there are as they were."""
+
+
+def is_unsaved(error: BaseException) -> bool:
+    """Such a one, or the system's own words for a disk that is full."""
+    return isinstance(error, UnsavedError) or (
+        isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    )
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from longvision.errors import MissingFileError, UserError, user_paths
+from longvision.files import written_beside
 from longvision.names import did_you_mean
 from longvision.registry import TASKS, load
 from longvision.types import DataInfo
@@ -25,10 +26,8 @@ from longvision_cli.values import Key, build, in_words, keys_of, plain
 RENAMED = {"model.asking": "model.inference"}  # key or table of keys, as earlier versions called it -> as it is called
 DEFAULT_TASK = "classification"
 NO_LONGER = {"resume", "trainer.callbacks", "trainer.plugins"}  # in files of earlier versions; null says nothing
-GENERAL = {
-    name: Key(name, kind, None)
-    for name, kind in {"task": str, "source": str, "runs": str, "seed": int, "wandb": str | None}.items()
-}
+KINDS = {"task": str, "source": str, "runs": str, "seed": int, "wandb": str | None, "save_every": int}
+GENERAL = {name: Key(name, kind, None) for name, kind in KINDS.items()}
 
 
 @dataclass
@@ -43,15 +42,19 @@ class Configuration:
     runs: str = "runs"
     seed: int = 0
     wandb: str | None = None
+    save_every: int = 0
 
     def __post_init__(self) -> None:
+        if self.save_every < 0:
+            raise UserError(f"--save-every {self.save_every}: expected a number of steps, or 0")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"--seed {self.seed}: expected a whole number from 0 to {2**32 - 1}")
 
     def save(self, path: Path) -> None:
         """Write all values. Raises FileExistsError."""
-        with user_paths(), path.open("x", encoding="utf-8") as file:
-            yaml.safe_dump(plain(self), file, sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(plain(self), sort_keys=False, allow_unicode=True)
+        with user_paths(), written_beside(path, durable=True) as beside:
+            beside.write_text(text, encoding="utf-8")
 
     def build_task(self, info: DataInfo, weights_follow: bool = False) -> Any:
         """The task for this data. With `weights_follow` a checkpoint fills the model, and what it was pretrained with

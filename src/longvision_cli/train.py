@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longvision.errors import MissingFileError, UserError, user_paths
+from longvision.errors import MissingFileError, UnsavedError, UserError, is_unsaved, user_paths
 from longvision.text import printable
 from longvision_cli.arguments import ArgumentParser, Words, take_apart
 from longvision_cli.configuration import Configuration, absolute_paths, add_options, check_path, configure, read_recipes
@@ -30,18 +30,18 @@ def run(arguments: list[str]) -> int:
     check_model(configuration.model.name)
     check_size_of(configuration)
     pretrained = configuration.model.pretrained
-    if resumed is None and isinstance(pretrained, str) and not Path(pretrained).is_file():
+    if checkpoint is None and isinstance(pretrained, str) and not Path(pretrained).is_file():
         raise MissingFileError(f"{pretrained} is not a file: expected a checkpoint (.safetensors, .pth)")
     quiet()  # before the data is opened, which may warn
     source = configuration.data.source()
     from longvision.engine.run_data import new_source, resumed_source
 
     # the last of what is told before torch is loaded
-    if resuming:
+    if resuming and (checkpoint or resuming.run.data_files()):
         source, fingerprint = resumed_source(resuming.run, source, resuming.allow_changed_data)
-        source.notes.extend([*told, *resuming.notes])
     else:
         source, fingerprint = new_source(source, pretrained)
+    source.notes.extend([*told, *(resuming.notes if resuming else [])])
     from lightning import seed_everything
 
     from longvision.engine.callbacks.once_trained import OnceTrained
@@ -51,12 +51,13 @@ def run(arguments: list[str]) -> int:
 
     seed_everything(configuration.seed, workers=True, verbose=False)
     data = configuration.data.build(source, fingerprint.values)
-    task = configuration.build_task(data.info, weights_follow=resumed is not None)
+    task = configuration.build_task(data.info, weights_follow=checkpoint is not None)
     data.fingerprint = fingerprint
     trainer = make_trainer(vars(configuration.trainer))
     source.notes.extend(filter(None, [keep_total_batch(trainer, data)]))
+    beside = configuration.wandb, configuration.save_every
     if not trainer.is_global_zero:  # the first process makes the folder, looks at the images, and speaks for all
-        train(trainer, task, data, resumed, checkpoint)
+        train(trainer, task, data, resumed, checkpoint, *beside)
         return 0
     data.setup("fit")
     # the run reads other images alike, and is used from other folders
@@ -71,12 +72,17 @@ def run(arguments: list[str]) -> int:
             save()
         else:
             trainer.callbacks.append(OnceTrained(save))  # type: ignore[attr-defined]
-        _announce(task, data, run_folder, checkpoint is not None)
-        outcome = train(trainer, task, data, run_folder, checkpoint, configuration.wandb)
+        _announce(task, data, run_folder, resumed is not None)
+        outcome = train(trainer, task, data, run_folder, checkpoint, *beside)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_what_is_left(run_folder)) from None
+    except Exception as error:
+        if not is_unsaved(error):
+            raise
+        raise UnsavedError(f"{error}; {_make_room(run_folder)}") from error
     finally:
-        run_folder.discard_if_unused()
+        if resumed is None:
+            run_folder.discard_if_unused()
     tell([*data.unreadable(outcome.split), *task.remarks()])
     print(f"{', '.join([*outcome.artifacts, 'model.safetensors'])} and its card are in the run's folder")
     print(outcome)
@@ -116,6 +122,11 @@ def parse(arguments: list[str]) -> tuple[Configuration, Resuming | None]:
     add_options(parser)
     parser.add_argument("--resume", metavar="RUN", help="go on from the last checkpoint of this run's folder")
     parser.add_argument(
+        "--save-every",
+        metavar="STEPS",
+        help="a checkpoint after so many steps too (default: 0, after epochs and validations alone)",
+    )
+    parser.add_argument(
         "--allow-changed-data",
         action="store_true",
         help="with --resume: also where images were added, are gone, or are labelled otherwise",
@@ -140,8 +151,16 @@ def parse(arguments: list[str]) -> tuple[Configuration, Resuming | None]:
     run = Run.open(words.options.resume)
     before = configure(run.configs()[-1:], replace(words, dotted=[]), of_run=True)
     configuration = configure(run.configs()[-1:], words, of_run=True)
+    notes = _other_options(before, configuration, words)
+    if run.is_finished() and before.trainer.max_time is None and _length(before) == _length(configuration):
+        raise run.finished()
     check_path(configuration, words, run.path)
-    return configuration, Resuming(run, allow, _other_options(before, configuration, words))
+    return configuration, Resuming(run, allow, notes)
+
+
+def _length(configuration: Configuration) -> list[object]:
+    """Where a training ends."""
+    return [getattr(configuration.trainer, name) for name in ("max_epochs", "max_steps", "max_time")]
 
 
 def _other_options(before: Configuration, now: Configuration, words: Words) -> list[str]:
@@ -160,11 +179,19 @@ def _other_options(before: Configuration, now: Configuration, words: Words) -> l
 
 def _what_is_left(run_folder: "Run") -> str:
     """Of a run that was interrupted."""
-    if run_folder.weights.exists():
-        return f"the model is saved, it was not evaluated: longvision validate {run_folder.path}"
+    again = f"go on with: longvision train --resume {run_folder.path}"
+    if run_folder.unreported.exists():
+        return f"the model is trained, its report is not complete; {again}"
     if run_folder.last.exists():
-        return f"saved; go on with: longvision train --resume {run_folder.path}"
+        return f"saved; {again}"
     return "before there was anything to save"
+
+
+def _make_room(run_folder: "Run") -> str:
+    """Where a disk is full."""
+    checkpoint, _ = run_folder.resume_from()
+    untouched = f"{checkpoint} is whole" if checkpoint else "there is no checkpoint yet"
+    return f"{untouched}: make room, and go on with longvision train --resume {run_folder.path}"
 
 
 def _announce(task: Any, data: Any, run_folder: Any, goes_on: bool) -> None:

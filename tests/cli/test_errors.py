@@ -181,10 +181,12 @@ def test_a_finished_run_is_not_resumed(longvision, digits_run):
     assert sorted(digits_run.rglob("*")) == before
 
 
-def test_a_run_that_never_began_is_not_resumed(longvision, digits_run, tmp_path):
-    (tmp_path / "young").mkdir()
-    shutil.copy(digits_run / "config.yaml", tmp_path / "young")
-    check_one_line(longvision("train", "--resume", "young"), "young has no checkpoint yet: start again with -c young")
+def test_a_run_whose_checkpoints_are_gone_is_not_resumed(longvision, digits_run, tmp_path):
+    (tmp_path / "old").mkdir()
+    for name in ("config.yaml", "metrics.csv"):
+        shutil.copy(digits_run / name, tmp_path / "old")
+    said = "no other checkpoint: start again with -c old"
+    check_one_line(longvision("train", "--resume", "old"), said)
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x10", b"nonsense" * 100])

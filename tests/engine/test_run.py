@@ -65,8 +65,7 @@ def test_what_can_be_opened_resumed_and_predicted_with(tmp_path):
         Run.open(run.path)
     run.new_config().write_text("x")
     assert Run.open(str(run.path)).path == run.path
-    with pytest.raises(ValueError, match="has no checkpoint yet"):
-        run.resume_from()
+    assert run.resume_from()[0] is None
     run.checkpoints.mkdir()
     save(run.last)
     assert run.resume_from() == (run.last, [])
@@ -74,8 +73,9 @@ def test_what_can_be_opened_resumed_and_predicted_with(tmp_path):
         find_weights(run.path)
     run.weights.touch()
     assert find_weights(run.path) == run.weights
-    with pytest.raises(ValueError, match="is finished"):
-        run.resume_from()
+    assert run.is_finished()
+    run.unreported.touch()
+    assert not run.is_finished()
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)

@@ -68,6 +68,9 @@ class Linear(Task):
         self.seen += (target if target.ndim == 1 else target.argmax(1)).tolist()
         return nn.functional.cross_entropy(self.model(images_BCHW), target)
 
+    def on_before_zero_grad(self, optimizer: Any) -> None:
+        self.stop("after_the_loss", self.trainer.fit_loop.epoch_loop.batch_idx)
+
     def validation_step(self, batch: Any, index: int) -> None:
         self.stop("validation_step", index)
 
@@ -99,11 +102,12 @@ class Linear(Task):
 def fit(folder: Path, count: int = 22, stop: tuple[str, int, int] | None = None, **options: Any) -> Linear:
     """Train, or go on with what is in the folder, until Ctrl-C in the moment `stop`.
 
-    `options`: of Lightning's Trainer, and augment, and those of loading; others (callbacks),
+    `options`: of Lightning's Trainer, and augment, and those of loading; save_every, others (callbacks),
     task (a subclass of `Linear`).
     """
     torch.manual_seed(0)
     others, kind = options.pop("others", ()), options.pop("task", Linear)
+    save_every = options.pop("save_every", 0)
     given = {each.name: options.pop(each.name) for each in fields(LoaderConfig) if each.name in options}
     loader = LoaderConfig(**{"batch_size": 4, "workers": 0, **given})
     data = DataModule(Numbered(count), InputSpec((SIDE, SIDE)), options.pop("augment", VARIED), loader)
@@ -112,7 +116,7 @@ def fit(folder: Path, count: int = 22, stop: tuple[str, int, int] | None = None,
     options = {"max_epochs": 2, "accelerator": "cpu", "num_sanity_val_steps": 0, "log_every_n_steps": 1, **options}
     trainer, run = training.make_trainer(options), Run(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    training.write_into(trainer, run, task.monitor(), others)
+    training.write_into(trainer, run, task.monitor(), others, save_every=save_every)
     trainer.logger = None
     with contextlib.suppress(KeyboardInterrupt):
         training.fit_or_interrupt(trainer, task, data, run.last if run.last.exists() else None)

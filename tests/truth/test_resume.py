@@ -95,13 +95,33 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path, whole):
     assert first.seen[: 7 * 4] + second.seen == expected.seen  # the 8th batch is in no checkpoint, so it came again
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_worker_processes_change_nothing(tmp_path, whole, workers):
     expected = whole()
     first = fit(tmp_path, stop=("on_train_batch_end", 1, 1), workers=workers)
     second = fit(tmp_path, workers=0)
     assert first.seen + second.seen == expected.seen
     assert torch.equal(weights(second), weights(expected))
+
+
+@pytest.mark.parametrize("steps", [7, 5, 2], ids=["in-an-epoch", "at-its-end", "in-the-first"])
+def test_a_run_that_ended_at_a_number_of_steps_goes_on(tmp_path, whole, steps):
+    """Lightning takes the epoch that was left for a whole one."""
+    first, second = fit(tmp_path, max_steps=steps), fit(tmp_path)
+    assert first.seen + second.seen == whole().seen and len(first.seen) == 4 * steps
+    assert torch.equal(weights(second), weights(whole()))
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_killed_run_that_saves_every_so_many_steps(tmp_path, whole, every):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LastCheckpoint, "on_exception", lambda *_: None)
+        fit(tmp_path, stop=("training_step", 1, 3), save_every=every)
+    second = fit(tmp_path, save_every=every)
+    assert torch.equal(weights(second), weights(whole()))
+    assert len(second.seen) == 4 * (
+        2 if every == 1 else 4
+    )  # of the second epoch, behind its 3rd step or the 6th in all
 
 
 def test_with_mixup(tmp_path, whole):

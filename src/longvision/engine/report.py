@@ -71,8 +71,10 @@ def evaluate(trainer: Trainer, task: Task, data: Any, split: str) -> Outcome:
     return Outcome(split, metrics, {name: words for name, words in task.metric_names.items() if name in metrics})
 
 
-def write_report(trainer: Trainer, task: Task, data: Any, run: Run) -> Outcome:
+def write_report(trainer: Trainer, task: Task, data: Any, run: Run, again: bool = False) -> Outcome:
     """Take the epoch that validated best, save and evaluate it, and draw its results. Every process of a run calls it.
+
+    Of a run that went on, `again`, it takes the place of an earlier report.
 
     Raises:
         UserError, Exception: the evaluation failed. The weights, their card and what can be drawn are there.
@@ -87,7 +89,7 @@ def write_report(trainer: Trainer, task: Task, data: Any, run: Run) -> Outcome:
             "no epoch is known to be the best, the last one is kept",
             stacklevel=2,
         )
-    on_first_rank(trainer, lambda: save_model(task, data, run))
+    on_first_rank(trainer, lambda: save_model(task, data, run, again))
     split = "test" if data.has_test else "val"
     try:
         outcome = evaluate(trainer, task, data, split)
@@ -105,9 +107,9 @@ def write_report(trainer: Trainer, task: Task, data: Any, run: Run) -> Outcome:
     return outcome
 
 
-def save_model(task: Task, data: Any, run: Run) -> None:
+def save_model(task: Task, data: Any, run: Run, overwrite: bool = False) -> None:
     """The weights and their card, before they are evaluated: what fails then does not take them along."""
-    save_weights(task.model, run.weights, description(task, data))
+    save_weights(task.model, run.weights, description(task, data), overwrite)
     if data.source.coco_ids:
         write_image_ids(run.path, data.source.coco_ids.images)
     write_card(task, data, run)

@@ -33,6 +33,7 @@ class Run:
         self.last = self.checkpoints / LAST
         self.previous = self.checkpoints / PREVIOUS  # the last one's forerunner
         self.weights = path / "model.safetensors"
+        self.unreported = path / ".unreported"  # there while the report is being made
         self.card = path / "README.md"
 
     @classmethod
@@ -102,22 +103,36 @@ class Run:
         """Its data each time that it was trained on other data, the last one last."""
         return [Fingerprint.read(file) for file in self.data_files()]
 
-    def resume_from(self) -> tuple[Path, list[str]]:
-        """The newest checkpoint that is whole, and what is to be told of others. Raises UserError for a run that is
-        finished or never began, and where every checkpoint is damaged."""
-        if self.weights.exists():
-            raise UserError(
-                f"{self.path} is finished: to go on from its weights, start a new run with "
-                f"-c {self.configs()[-1]} --model.pretrained {self.weights}"
-            )
+    def is_finished(self) -> bool:
+        """Whether a training came to its end, and its report too."""
+        return self.weights.exists() and not self.unreported.exists()
+
+    def finished(self) -> UserError:
+        """What to do with such a one."""
+        return UserError(
+            f"{self.path} is finished: go on with more --trainer.max_epochs, max_steps or max_time (which counts from "
+            f"its beginning), or start a new run from its weights with -c {self.configs()[-1]} "
+            f"--model.pretrained {self.weights}"
+        )
+
+    def resume_from(self) -> tuple[Path | None, list[str]]:
+        """The newest checkpoint that is whole, None where there is none yet, and what is to be told of others. Raises
+        UserError where every checkpoint is damaged or gone."""
         damaged: list[str] = []
         for checkpoint in (self.last, self.previous, self.best):
             if is_whole(checkpoint):
-                words = f"{' and '.join(damaged)} cut short or damaged: goes on from {checkpoint}, which is older"
+                words = f"{' and '.join(damaged)}: goes on from {checkpoint}, which is older"
                 return checkpoint, [words] if damaged else []
             if checkpoint.exists():
-                damaged.append(str(checkpoint))
-        again = f"start again with -c {self.configs()[-1]}"
+                damaged.append(f"{checkpoint} is cut short or damaged")
+        if self._has_trained():
+            damaged = damaged or [f"{self.checkpoints} is empty"]
         if damaged:
-            raise UserError(f"{', '.join(damaged)}: cut short or damaged, and there is no other checkpoint: {again}")
-        raise UserError(f"{self.path} has no checkpoint yet: {again}")
+            again = f"start again with -c {self.configs()[-1]}"
+            raise UserError(f"{' and '.join(damaged)}, and there is no other checkpoint: {again}")
+        return None, [f"{self.path} was stopped before its first checkpoint: begins again"]
+
+    def _has_trained(self) -> bool:
+        """More than an epoch; after the first, a process may end between its row and its checkpoint."""
+        rows = self.metrics.read_text(encoding="utf-8").count("\n") - 1 if self.metrics.exists() else 0
+        return self.weights.exists() or rows > 1

@@ -16,12 +16,13 @@ from longvision.engine.callbacks.history import EpochTable
 from longvision.engine.callbacks.once_trained import OnceTrained
 from longvision.engine.callbacks.position import Position
 from longvision.engine.callbacks.progress import RunProgress
+from longvision.engine.callbacks.running_means import RunningMeans
 from longvision.engine.callbacks.skipped import SkippedSteps
 from longvision.engine.callbacks.throughput import Throughput
 from longvision.engine.callbacks.unreadable import UnreadableImages
 from longvision.engine.checkpoint_io import RunCheckpointIO
 from longvision.engine.loggers import make_loggers
-from longvision.engine.report import Outcome, write_report
+from longvision.engine.report import Outcome, read_checkpoint, write_report
 from longvision.engine.run import Run
 from longvision.engine.run_data import check_unchanged
 from longvision.engine.total_batch import keep_total_batch
@@ -64,7 +65,13 @@ def _precision(accelerator: str) -> str:
 
 
 def train(
-    trainer: Trainer, task: Task, data: Any, run: Run | None, resume: Path | None = None, wandb: str | None = None
+    trainer: Trainer,
+    task: Task,
+    data: Any,
+    run: Run | None,
+    resume: Path | None = None,
+    wandb: str | None = None,
+    save_every: int = 0,
 ) -> Outcome:
     """Fit, take the epoch that validated best, and write everything into the run's folder.
 
@@ -76,26 +83,38 @@ def train(
             others: so there is one, however they were started.
         resume: a checkpoint to go on from. The source of `data` is what `run_data.resumed_source` made of it.
         wandb: a project of Weights & Biases to log to.
+        save_every: a checkpoint after so many steps too; 0 for after epochs and validations alone.
 
     Raises:
         KeyboardInterrupt: stopped by hand; the state is in the run's last checkpoint.
         DivergedError: too many steps in a row had a loss or gradient that is not finite.
-        UserError: the data is not what the run was trained on, its total batch cannot be had on these devices, or the
-            evaluation failed, see `write_report`.
+        UserError: the data is not what the run was trained on, its total batch cannot be had on these devices, nothing
+            is left to train, or the evaluation failed, see `write_report`.
     """
     if run is None and trainer.is_global_zero:
         raise ValueError("the first process of a run needs a folder: Run.create makes one")
     keep_total_batch(trainer, data)
-    write_into(trainer, run, task.monitor(), of_the_task(task, run), wandb)
+    write_into(trainer, run, task.monitor(), of_the_task(task, run), wandb, save_every)
     if run is not None:
-        _note_data(trainer, run, data, goes_on=resume is not None)
+        _note_data(trainer, run, data)
     fit_or_interrupt(trainer, task, data, resume)
-    path: str = trainer.strategy.broadcast(str(run.path) if run else "")
-    return write_report(trainer, task, data, Run(Path(path)))
+    path, is_finished = trainer.strategy.broadcast((str(run.path), run.is_finished()) if run else ("", False))
+    run = Run(Path(path))
+    if resume and not trainer.progress_bar_callback.started:  # type: ignore[union-attr]  # there was nothing left
+        if is_finished:
+            raise run.finished()
+        task.load_state_dict(read_checkpoint(resume))  # those to be saved, as at the end of a training
+    if trainer.is_global_zero:
+        run.unreported.touch()
+    outcome = write_report(trainer, task, data, run, again=resume is not None)
+    if trainer.is_global_zero:
+        run.unreported.unlink()
+    return outcome
 
 
-def _note_data(trainer: Trainer, run: Run, data: Any, goes_on: bool) -> None:
+def _note_data(trainer: Trainer, run: Run, data: Any) -> None:
     """Of a new run at once, of one that goes on when other data has trained it."""
+    goes_on = bool(run.data_files())
     before = run.fingerprint() if goes_on else None
     if before is not None:
         check_unchanged(run, data.fingerprint, data.name)
@@ -117,22 +136,28 @@ def of_the_task(task: Task, run: Run | None) -> list[Callback]:
 
 
 def write_into(
-    trainer: Trainer, run: Run | None, monitor: str, others: Sequence[Callback] = (), wandb: str | None = None
+    trainer: Trainer,
+    run: Run | None,
+    monitor: str,
+    others: Sequence[Callback] = (),
+    wandb: str | None = None,
+    save_every: int = 0,
 ) -> None:
     """History and checkpoints go into the run's folder. Lightning tells their place to processes without one.
 
     `monitor` is the metric whose highest value is saved as the best checkpoint. `others` come behind what notes the
-    place in the data, and before what saves it. `wandb` is a project of Weights & Biases.
+    place in the data, and before what saves it. `wandb` is a project of Weights & Biases. The last checkpoint is saved
+    every `save_every` steps too.
     """
     shared: dict[str, Any] = {"dirpath": run.checkpoints if run else None, "enable_version_counter": False}
     if run is not None:
         trainer.callbacks.append(EpochTable(run.metrics))  # type: ignore[attr-defined]
     if run is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
         trainer.loggers = make_loggers(run, wandb)
-    callbacks: list[Callback] = [Position(), *others]
+    callbacks: list[Callback] = [Position(), RunningMeans(), *others]
     if trainer.limit_val_batches != 0:
         callbacks.append(RunCheckpoint(filename="best", monitor=monitor, mode="max", **shared))
-    trainer.callbacks += [*callbacks, LastCheckpoint(**shared)]  # type: ignore[attr-defined]
+    trainer.callbacks += [*callbacks, LastCheckpoint(save_every, **shared)]  # type: ignore[attr-defined]
 
 
 def fit_or_interrupt(trainer: Trainer, task: Task, data: Any, resume: Path | None) -> None:

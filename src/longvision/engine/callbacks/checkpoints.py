@@ -27,13 +27,21 @@ class RunCheckpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(RunCheckpoint):
-    """Saves the state after each epoch and each validation within one, and at an interruption or an error; a model that
-    diverged does not replace the last good one, nor does half a step."""
+    """Saves the state after each epoch and each validation within one, after every `every` steps if that is not 0, and
+    at an interruption or an error; a model that diverged does not replace the last good one, nor does half a step."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, every: int = 0, **options: Any) -> None:
+        self.every = every
         super().__init__(filename="last", save_on_exception=True, save_on_train_epoch_end=True, **options)
 
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        if self.every and trainer.global_step % self.every == 0:
+            self._save_within_an_epoch(trainer)
+
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        self._save_within_an_epoch(trainer)
+
+    def _save_within_an_epoch(self, trainer: Any) -> None:
         if not trainer.is_last_batch and not self._should_skip_saving_checkpoint(trainer):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 

@@ -2,6 +2,7 @@
 
 import csv
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lightning import LightningModule, Trainer
@@ -11,13 +12,19 @@ from longvision.files import written_beside
 
 
 class EpochTable(Callback):
-    """Appends a row to `path` when an epoch and its validation are over; a resumed run goes on in the same file."""
+    """Appends a row to `path` when an epoch and its validation are over; a resumed run goes on in the same file, and
+    drops the rows of epochs that come again."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started = time.monotonic()  # a run that goes on within an epoch does not start one
+        if trainer.is_global_zero and self.path.exists():
+            header, rows = _read(self.path)
+            past = [row for row in rows if int(row["epoch"]) <= trainer.current_epoch]
+            if past != rows:
+                self._write(header, past)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started = time.monotonic()
@@ -39,14 +46,16 @@ class EpochTable(Callback):
     def _append(self, row: dict[str, float | int | str]) -> None:
         """An epoch without validation has fewer columns: the table takes those of all epochs."""
         header, rows = _read(self.path) if self.path.exists() else ([], [])
-        columns = list(dict.fromkeys([*header, *row]))
+        self._write(list(dict.fromkeys([*header, *row])), [*rows, row])
+
+    def _write(self, columns: list[str], rows: Sequence[Mapping[str, float | int | str]]) -> None:
         with (
             written_beside(self.path, overwrite=True, durable=True) as beside,
             beside.open("w", newline="", encoding="utf-8") as file,
         ):
             table = csv.DictWriter(file, columns, restval="")
             table.writeheader()
-            table.writerows([*rows, row])
+            table.writerows(rows)
 
 
 def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:

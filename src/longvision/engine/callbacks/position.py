@@ -71,9 +71,14 @@ class Position(Callback):
         self.validated_at = -1  # the number of steps at the last validation
         self.window_began, self.buffers = -1, dict[str, Tensor]()  # a batch, and what the model's buffers were then
         self.in_step = self.asked_to_stop = False
+        self.left_early = False  # an epoch, at a number of steps or a time
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.images, self.batches, self.step = 0, 0, trainer.global_step
+        self.left_early = False
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.left_early = self._trained(trainer) < int(trainer.num_training_batches)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
@@ -82,8 +87,9 @@ class Position(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         progress: Any = trainer.fit_loop.epoch_progress.current
-        place = Place(data.seed, data.training_set, progress.processed)
-        if progress.started > progress.processed:
+        epoch = progress.processed - self.left_early
+        place = Place(data.seed, data.training_set, epoch)
+        if progress.started > epoch:
             batches, total = self._trained(trainer), int(trainer.num_training_batches)
             images = data.shown(progress.processed, self.images, batches - self.batches)
             validated = self.validated_at == trainer.global_step

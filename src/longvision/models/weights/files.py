@@ -21,7 +21,7 @@ import torch
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
-from longvision.errors import MissingFileError, UserError
+from longvision.errors import MissingFileError, UnsavedError, UserError
 from longvision.files import METADATA_KEY, opened_weights, written_beside
 from longvision.layers import ClassToken, ClassTokens, resample_pos_embed
 from longvision.layers.factorised import interpolated
@@ -79,7 +79,7 @@ def write_weights(
 ) -> None:
     """Whole or not at all; a tensor with two names is written under both.
 
-    Raises ExistingFileError where `path` exists and may not be overwritten.
+    Raises ExistingFileError where `path` exists and may not be overwritten, UnsavedError where the disk is full.
     """
     own: Weights = {}
     addresses = set()
@@ -89,7 +89,10 @@ def write_weights(
         own[name] = tensor.clone() if address in addresses else tensor  # safetensors refuses shared memory
         addresses.add(address)
     with written_beside(path, overwrite, durable=True) as beside:
-        safetensors.torch.save_file(own, beside, {"format": "pt", METADATA_KEY: json.dumps(metadata)})
+        try:
+            safetensors.torch.save_file(own, beside, {"format": "pt", METADATA_KEY: json.dumps(metadata)})
+        except safetensors.SafetensorError as error:  # its word for an OSError
+            raise UnsavedError(f"{path} could not be written: {error}") from error
 
 
 def read_weights(path: str | os.PathLike[str]) -> tuple[Weights, dict[str, Any]]:
