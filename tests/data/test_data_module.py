@@ -1,3 +1,4 @@
+import gc
 import io
 import os
 import warnings
@@ -133,6 +134,14 @@ def test_sample():
     assert image.size == (8, 8)
     assert torch.equal(seen_CHW, data.input.evaluated(image))
     assert label == data.images("test")[0][1]
+
+
+def test_workers_collect_no_garbage_of_the_process_that_they_share():
+    try:
+        DigitsData().build().train_dataloader().worker_init_fn(0)
+        assert gc.get_freeze_count() > 1000
+    finally:
+        gc.unfreeze()
 
 
 def test_parquet(tmp_path):

@@ -1,5 +1,3 @@
-import pickle
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,6 @@ from longvision.data.io.headers import read_header
 from longvision.data.sources.base import ImageSet
 from longvision.data.sources.objects import (
     ImageRecord,
-    SerializedList,
     as_target,
     check_files,
     cut_to,
@@ -39,17 +36,6 @@ def test_some_objects_of_a_target():
     assert some.boxes[:, 0].tolist() == [0, 2]
     assert torch.equal(some.masks, masks_NHW[[0, 2]])
     assert some.image_id == 0
-
-
-def test_a_serialized_list_gives_back_what_was_put_there():
-    records = [
-        ImageRecord(f"{i}.jpg", i, 4, 5, [(0.0, 0.0, 1.5, i)], [i], [False], [[[0, 0, 1, 1, 1, 0]]]) for i in range(5)
-    ]
-    records_again = pickle.loads(pickle.dumps(SerializedList(records)))
-    assert list(records_again) == records
-    assert (len(records_again), records_again[-1]) == (5, records[-1])
-    with pytest.raises(IndexError):
-        records_again[5]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +95,7 @@ def test_an_image_on_its_side_has_the_size_it_is_read_in(tmp_path):
 
 
 def test_images_are_read_in_colour_with_their_name(record):
-    read = ImageSet(SerializedList([record]), read_objects)
+    read = ImageSet([record], read_objects)
     image, target = read[0]
     assert (image.mode, len(target.labels)) == ("RGB", 0)
     assert np.asarray(image).shape == (6, 8, 3)

@@ -12,6 +12,7 @@ import numpy as np
 
 from longvision.data.io.deep import AnyImage
 from longvision.data.problems import TOLERATED, listing
+from longvision.data.serialized import SerializedList
 from longvision.errors import UserError
 from longvision.types import CocoIds, Colour, Split
 
@@ -54,7 +55,7 @@ class ImageSet(Generic[Label]):
     """Images with their labels at the images' own size, read when they are asked for.
 
     Args:
-        items: what is read, one an image: paths as text and numbers, as a million of them lie in every worker's memory.
+        items: what is read, one an image; a list is kept serialized, as a million of them lie in every worker's memory.
         read: an item -> the image and its label; may raise UnreadableImage. Like the items, it goes to the workers.
         file: an item -> the path or the bytes of its image; None where images are made.
 
@@ -69,7 +70,8 @@ class ImageSet(Generic[Label]):
         read: Callable[[Any], tuple[AnyImage, Label]],
         file: Callable[[Any], str | bytes | None] | None = None,
     ) -> None:
-        self.items, self.read, self.file = items, read, file
+        self.items = SerializedList(items) if isinstance(items, list) else items
+        self.read, self.file = read, file
 
     def file_of(self, index: int) -> str | bytes | None:
         """The path or the encoded bytes of an image; None for one that is made."""

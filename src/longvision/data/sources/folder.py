@@ -1,6 +1,7 @@
 """A folder per class: DIR/train/<class>/*, with DIR/val and DIR/test or without, or DIR/<class>/* alone."""
 
 import os
+from collections.abc import Sequence
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -13,13 +14,14 @@ from longvision.data.io.listing import ending, has_image_name, list_files
 from longvision.data.io.threads import in_threads
 from longvision.data.leftovers import cannot_be_listed, no_images
 from longvision.data.problems import refuse_many
+from longvision.data.serialized import SerializedList
 from longvision.data.sources.base import ImageSet, Source, Trained, hold_out, unknown_classes
 from longvision.data.sources.class_folders import check_nested, class_folders, refuse_splits, train_classes
 from longvision.data.sources.folder_layout import find_any_layout, find_layout
 from longvision.errors import UserError
 from longvision.types import Split
 
-Labelled = list[tuple[str, int]]  # files, each with the number of its class
+Labelled = Sequence[tuple[str, int]]  # files, each with the number of its class
 
 
 class FolderSource(Source[int]):
@@ -66,7 +68,7 @@ class FolderSource(Source[int]):
                 f"{folder} has the classes {', '.join(unknown)}, which {self.folders['train']} has not: "
                 "add training images for them, or remove their folders"
             )
-        files: Labelled = []
+        files: list[tuple[str, int]] = []
         nested: dict[str, list[str]] = {}
         numbers = {text: number for number, text in enumerate(self.classes)}
         for text, name in names.items():
@@ -78,7 +80,7 @@ class FolderSource(Source[int]):
             refuse_splits(folder, nested)
         if not files:
             raise UserError(f"{folder} has no images in class folders: add some, or remove {folder.name}/")
-        return files
+        return SerializedList(files)
 
     def _readable(self, split: Split) -> Labelled:
         if split not in self._checked:
@@ -94,7 +96,7 @@ class FolderSource(Source[int]):
                 bad, count, f"of {count} files in {folder} are not images that can be read{hint}", self.tolerated
             )
             self.left_out[split] = len(bad)
-            self._checked[split] = [file for file, fine in zip(files, readable) if fine]
+            self._checked[split] = SerializedList(file for file, fine in zip(files, readable) if fine)
             if split == "train" and self.trained is None:
                 _require_every_class(self.classes, self._checked[split], folder, "readable images")
         return self._checked[split]

@@ -1,7 +1,6 @@
 """What every source of objects shares: records of labelled images, the targets made of them, what labels must be."""
 
 import os
-import pickle
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +17,7 @@ from longvision.data.io.images import read_image, why_unreadable
 from longvision.data.io.object_masks import ObjectMasks
 from longvision.data.io.threads import in_threads
 from longvision.data.problems import NAMED, is_too_many, refuse, skipped_note, too_many_unreadable
+from longvision.data.serialized import SerializedList
 from longvision.data.sources.base import ImageSet, Listed, Source, relative
 from longvision.errors import UserError
 from longvision.types import Split, Target
@@ -93,29 +93,12 @@ def _are_shares(values: Iterable[float]) -> bool:
     return fractions
 
 
-class SerializedList(Sequence[ImageRecord]):
-    """Records as bytes in one array: what worker processes read they need not copy, as they do Python's objects."""
-
-    def __init__(self, records: Iterable[ImageRecord]) -> None:
-        packed = [pickle.dumps(record, pickle.HIGHEST_PROTOCOL) for record in records]
-        self.ends = np.cumsum([len(record) for record in packed], dtype=np.int64)
-        self.bytes = np.frombuffer(b"".join(packed), np.uint8)
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def __getitem__(self, index: Any) -> Any:
-        index = range(len(self))[index]  # IndexError past the end, negative numbers from the end
-        start = self.ends[index - 1] if index else 0
-        return pickle.loads(self.bytes[start : self.ends[index]].tobytes())
-
-
 class ObjectSource(Source[Target]):
     """Files of labels beside files of images; a subclass sets what `Source` says, and reads a split's labels."""
 
     def __init__(self, path: str | Path, channels: int = 3) -> None:
         self.name, self.channels = str(path), channels
-        self._records: dict[Split, SerializedList] = {}
+        self._records: dict[Split, SerializedList[ImageRecord]] = {}
 
     def split(self, split: Split) -> ImageSet[Target]:
         return ImageSet(self._read(split), partial(read_objects, channels=self.channels), attrgetter("file"))
@@ -151,7 +134,7 @@ class ObjectSource(Source[Target]):
         """The file or folder of a split's labels."""
         raise NotImplementedError
 
-    def _read(self, split: Split) -> SerializedList:
+    def _read(self, split: Split) -> SerializedList[ImageRecord]:
         if split not in self._records:
             self._records[split] = SerializedList(self.records(split))
         return self._records[split]
