@@ -5,6 +5,7 @@ opened, as a run does, and an epoch of it is loaded. The first case writes the c
 Run: python benchmarks/parquet_memory.py [FOLDER]
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -62,8 +63,9 @@ def measure(state: str, workers: int, folder: str) -> None:
 
     import longvision  # noqa: F401
     from longvision.benchmark.provenance import device_name, provenance
-    from longvision.data import ParquetData
+    from longvision.data import DataModule, ParquetData
 
+    assert DataModule  # Lightning and torchvision are loaded
     model = timm.create_model("vim_tiny_patch16_224", num_classes=100)
     model(torch.zeros(2, 3, 224, 224)).sum().backward()
     base, watch = anonymous(os.getpid()), Watch()
@@ -104,8 +106,9 @@ class Watch:
         while not self.ends.wait(0.05):
             self.most = max(self.most, anonymous(own))
             for task in Path(f"/proc/{own}/task").iterdir():
-                for child in (task / "children").read_text().split():
-                    self.most_of_worker = max(self.most_of_worker, anonymous(int(child)))
+                with contextlib.suppress(OSError):  # it has ended
+                    for child in (task / "children").read_text().split():
+                        self.most_of_worker = max(self.most_of_worker, anonymous(int(child)))
 
 
 def anonymous(process: int) -> int:

@@ -49,14 +49,8 @@ class Shards:
         place = self._place()
         if place is not None and (found := _mapped(place)) is not None:
             return self._told(found, place)
-        batches, size = [], 0
-        for batch in self._batches():
-            batches.append(batch)
-            if (size := size + batch.nbytes) > MOST_IN_MEMORY:
-                break
-        else:
-            return pa.Table.from_batches(batches, SCHEMA)
-        del batches, batch
+        if (small := self._small()) is not None:
+            return small
         try:
             if place is None:
                 raise OSError("there is none")
@@ -69,6 +63,17 @@ class Shards:
                 "folder with room for them"
             )
             return table
+
+    def _small(self) -> pa.Table | None:
+        """None for a large set. The files tell it where they hold images alone, and none of them twice."""
+        batches, size = [], 0
+        if sum(file.stat().st_size for file in self.files) > MOST_IN_MEMORY:
+            return None
+        for batch in self._batches():
+            batches.append(batch)
+            if (size := size + batch.nbytes) > MOST_IN_MEMORY:
+                return None
+        return pa.Table.from_batches(batches, SCHEMA)
 
     def read(self, row_and_label: np.ndarray) -> tuple[AnyImage, int]:
         row, label = row_and_label.tolist()

@@ -25,7 +25,7 @@ def check_shards(files: Iterable[Path], gaps: bool = True) -> None:
         groups[file.parent, without_number(file.stem)].append(file)
     for several in groups.values():
         numbers = {file: found for file in several if (found := SHARD.search(file.stem))}
-        totals = {found["total"] and int(found["total"]) for found in numbers.values()}
+        totals = {int(found["total"]) if found["total"] else None for found in numbers.values()}
         totals |= {None} if len(numbers) < len(several) else set()
         if len(totals) > 1:
             names = listing(sorted(file.name for file in several))
