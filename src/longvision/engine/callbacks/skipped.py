@@ -44,7 +44,8 @@ class SkippedSteps(Callback):
         if self._epoch != trainer.current_epoch:
             loader: Any = trainer.train_dataloader
             self._epoch = trainer.current_epoch
-            self._order = iter(getattr(loader, "batch_sampler", None) or getattr(loader, "sampler", ()))
+            batches: Any = getattr(loader, "batch_sampler", None) or getattr(loader, "sampler", ())
+            self._order = iter(batches)
         if batch_idx % trainer.accumulate_grad_batches == 0:
             self._losses, self._rows = [], []
             self._buffers = [(buffer, buffer.clone()) for buffer in pl_module.buffers()]
@@ -90,7 +91,8 @@ class SkippedSteps(Callback):
 
     def _images(self, trainer: Trainer, are_finite: list[bool]) -> str:
         """Those of the batches with such a loss on this device, or of all of a step with such a gradient."""
-        images = trainer.datamodule.images("train") if getattr(trainer, "datamodule", None) else None
+        data: Any = getattr(trainer, "datamodule", None)
+        images = data.images("train") if data else None
         batches = zip(self._rows, are_finite, strict=True)
         rows = [row for batch, is_finite in batches if all(are_finite) or not is_finite for row in batch]
         named = [_name(images, row) for row in rows[:NAMED]] + ["…"] * (len(rows) > NAMED)
