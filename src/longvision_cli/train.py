@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from longvision.errors import MissingFileError, UnsavedError, UserError, is_unsaved, user_paths
 from longvision.text import printable
-from longvision_cli.arguments import ArgumentParser, Words, take_apart
+from longvision_cli.arguments import ArgumentParser, take_apart
+from longvision_cli.changed_options import changed_options
 from longvision_cli.configuration import Configuration, absolute_paths, add_options, check_path, configure, read_recipes
 from longvision_cli.model_names import check_model, check_size_of
 from longvision_cli.notes import print_notes, tell
 from longvision_cli.quiet import quiet
-from longvision_cli.values import plain
 
 if TYPE_CHECKING:
     from longvision.engine.run import Run
 
 DEFAULT_RECIPE = "digits"
-KEPT = tuple(f"data.{name}" for name in ("size", "channels", "range", "mean", "std", "seed"))  # when a run goes on
 
 
 def run(arguments: list[str]) -> int:
@@ -131,14 +130,20 @@ def parse(arguments: list[str]) -> tuple[Configuration, Resuming | None]:
         action="store_true",
         help="with --resume: also where images were added, are gone, or are labelled otherwise",
     )
+    parser.add_argument(
+        "--allow-changed-config",
+        action="store_true",
+        help="with --resume: also with options that change what is learnt, as --data.augment.…",
+    )
     parser.add_argument("--wandb", metavar="PROJECT", help="log to this project of Weights & Biases too")
     words = take_apart(parser, arguments)
     from longvision.engine.run import Run, check_root
 
     allow = words.options.allow_changed_data
     if not words.options.resume:
-        if allow:
-            raise UserError("--allow-changed-data is for --resume RUN: a new run takes its data as it is")
+        for name in ("data", "config"):
+            if getattr(words.options, f"allow_changed_{name}"):
+                raise UserError(f"--allow-changed-{name} is for --resume RUN: a new run takes its {name} as it is")
         configuration = read_recipes(words, DEFAULT_RECIPE)
         check_root(configuration.runs)
         return configuration, None
@@ -151,7 +156,8 @@ def parse(arguments: list[str]) -> tuple[Configuration, Resuming | None]:
     run = Run.open(words.options.resume)
     before = configure(run.configs()[-1:], replace(words, dotted=[]), of_run=True)
     configuration = configure(run.configs()[-1:], words, of_run=True)
-    notes = _other_options(before, configuration, words)
+    names = [name for name, _ in words.dotted]
+    notes = changed_options(before, configuration, names, words.options.allow_changed_config)
     if run.is_finished() and before.trainer.max_time is None and _length(before) == _length(configuration):
         raise run.finished()
     check_path(configuration, words, run.path)
@@ -161,20 +167,6 @@ def parse(arguments: list[str]) -> tuple[Configuration, Resuming | None]:
 def _length(configuration: Configuration) -> list[object]:
     """Where a training ends."""
     return [getattr(configuration.trainer, name) for name in ("max_epochs", "max_steps", "max_time")]
-
-
-def _other_options(before: Configuration, now: Configuration, words: Words) -> list[str]:
-    """Lines on what is not as it was. Raises UserError where the run would not be the same model of the same images."""
-    lines = []
-    for name in dict.fromkeys(name for name, _ in words.dotted):
-        section, _, option = name.partition(".")
-        was, given = (plain(getattr(getattr(one, section), option.split(".")[0])) for one in (before, now))
-        if was == given:
-            continue
-        if name in KEPT:
-            raise UserError(f"--{name} {given}: the run was begun with {was}; leave it away, or start a new run")
-        lines.append(f"goes on with --{name} {given}, it was {was}")
-    return lines
 
 
 def _what_is_left(run_folder: "Run") -> str:

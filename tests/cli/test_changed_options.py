@@ -1,0 +1,87 @@
+"""With which options a run goes on, and with which not."""
+
+import pytest
+
+from longvision.errors import UserError
+from longvision_cli.changed_options import FREE, KEPT, OF_A_STEP, changed_options
+from longvision_cli.configuration import options_of
+from longvision_cli.train import parse
+from longvision_cli.values import keys_of
+
+MIXUP, LESS = "--data.augment.mixup 0.5", "--data.batch_size 16"
+
+
+def configuration(words):
+    """The digits', whose batch is 64 images; of those of 4 devices."""
+    return parse(["-c", "digits", "--trainer.devices", "4", *words.split()])[0]
+
+
+def changed(words, allowed=False, begun=""):
+    names = [word.removeprefix("--") for word in words.split() if word.startswith("--")]
+    return changed_options(configuration(begun), configuration(f"{begun} {words}"), names, allowed)
+
+
+@pytest.mark.parametrize(
+    "words, begun",
+    [
+        ("--trainer.max_epochs 99", ""),
+        ("--trainer.max_time 00:01:00:00 --data.workers 2", ""),
+        ("--trainer.devices 2", ""),
+        ("--trainer.precision bf16-mixed --trainer.limit_val_batches 3", ""),
+        (LESS, ""),
+        ("--data.batch_size 32 --trainer.accumulate_grad_batches 2", ""),
+        ("--data.batch_size 128 --trainer.devices 2", ""),
+        ("--data.batch_size 256 --trainer.devices [0] --trainer.num_nodes 1", ""),
+        ("--data.batch_size 16 --trainer.devices 2", "--data.total_batch 256"),
+        ("--data.total_batch 256", ""),
+    ],
+)
+def test_what_is_free_is_told(words, begun):
+    assert changed(words, begun=begun) == changed(words, True, begun)
+    assert len(changed(words, begun=begun)) >= words.count("--") - 1  # --trainer.num_nodes 1 is as it was
+
+
+@pytest.mark.parametrize(
+    "words, named",
+    [
+        (MIXUP, r"--data\.augment\.mixup 0\.5 \(it was 0\.0\)"),
+        ("--data.augment.flip 0.25 --data.workers 2", r"augment\.flip 0\.25"),
+        ("--data.balance true", r"--data\.balance True"),
+        ("--trainer.gradient_clip_val 9", r"gradient_clip_val 9"),
+        ("--trainer.limit_train_batches 5", "limit_train_batches 5"),
+        ("--data.batch_size 128", "batch_size 128"),
+        ("--data.batch_size 16 --trainer.accumulate_grad_batches 2", "batch_size 16.*accumulate_grad_batches 2"),
+        ("--data.batch_size 128 --trainer.devices 4", "batch_size 128"),
+        ("--trainer.accumulate_grad_batches 2", "accumulate_grad_batches 2"),
+        ("--data.total_batch 512", "total_batch 512"),
+        ("--data.crop 0.9", r"--data\.crop 0\.9"),
+    ],
+)
+def test_what_is_learnt_is_refused_unless_allowed(words, named):
+    with pytest.raises(UserError, match=rf"{named}.*--allow-changed-config"):
+        changed(words)
+    assert changed(words, allowed=True)
+
+
+def test_free_ones_are_not_named_among_the_refused():
+    with pytest.raises(UserError) as error:
+        changed(f"{MIXUP} --data.workers 2 {LESS}")
+    assert "workers" not in str(error.value) and "batch_size" not in str(error.value)
+
+
+def test_another_input_is_never_allowed():
+    with pytest.raises(UserError, match=r"--data\.size 32: the run was begun with 16"):
+        changed("--data.size 32", allowed=True)
+
+
+def test_a_new_run_has_nothing_to_allow():
+    with pytest.raises(UserError, match="--allow-changed-config is for --resume"):
+        parse(["--allow-changed-config"])
+
+
+def test_every_name_is_an_option():
+    kinds = [
+        options_of(*pair) for pair in (("classification", "parquet"), ("segmentation", "masks"), ("detection", "coco"))
+    ]
+    known = {key.name for kind in kinds for section, options in kind.items() for key in keys_of(options, section)}
+    assert (FREE | OF_A_STEP | set(KEPT)) - known == set()
