@@ -406,3 +406,10 @@ def test_a_pickle_that_holds_itself_ends(tmp_path):
     torch.save(content, tmp_path / "ring.pth")
     with pytest.raises(UserError, match="holds no weights"):
         load_weights(small(), tmp_path / "ring.pth")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes of files are POSIX's")
+def test_weights_can_be_read_by_whoever_can_read_other_files(tmp_path):
+    (tmp_path / "other").touch()
+    save_weights(torch.nn.Linear(2, 2), tmp_path / "model.safetensors")
+    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode

@@ -89,10 +89,13 @@ def write_weights(
         own[name] = tensor.clone() if address in addresses else tensor  # safetensors refuses shared memory
         addresses.add(address)
     with written_beside(path, overwrite, durable=True) as beside:
+        beside.touch()
+        usual_mode = beside.stat().st_mode
         try:
             safetensors.torch.save_file(own, beside, {"format": "pt", METADATA_KEY: json.dumps(metadata)})
         except safetensors.SafetensorError as error:  # its word for an OSError
             raise UnsavedError(f"{path} could not be written: {error}") from error
+        beside.chmod(usual_mode)  # safetensors keeps its files from all but their owner
 
 
 def read_weights(path: str | os.PathLike[str]) -> tuple[Weights, dict[str, Any]]:
