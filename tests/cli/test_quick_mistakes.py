@@ -58,7 +58,6 @@ MISTAKES = {
     "train --seed x": "a whole number",
     "train --resume nothing": "nothing",
     "train --resume a-folder.yaml": "config.yaml",
-    "train --resume young": "young",
     "train --resume young --task segmentation": "classification",
     "train --resume dense --task classification": "segmentation",
     "train --resume young --source parquet": "digits",
