@@ -21,6 +21,7 @@ def test_ours_are_listed_with_their_parameters(listed):
         "vim_tiny_patch16_stride8_224": "7,250,344",
         "vim_small_patch16_stride8_224": "26,001,256",
         "vim_nano_patch4_32": listed["vim_nano_patch4_32"][0],
+        "vit_nano_patch4_32": "546,186",
     }
 
 

@@ -1,6 +1,7 @@
 """All blocks of a model in one call."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from longvision.ops import BoundBlock, run_stack
 from longvision.ops.common import is_unseen
 
 
-def run_at_once(blocks: Iterable[nn.Module], x_BMD: Tensor, *arguments: Tensor) -> Tensor | None:
+def run_at_once(blocks: Iterable[nn.Module], x_BMD: Tensor, *arguments: Any) -> Tensor | None:
     """(B, M, D) -> (B, M, D), through one block after the other in one call of the kernels.
 
     None where the blocks are to be called: with gradients, where one is not a plain block of Vim, or where somebody is

@@ -18,5 +18,6 @@ for _name in filter(has_pyramid, NAMES):
     register_pyramid(_name)
 
 from longvision.models.vim import Vim  # noqa: E402
+from longvision.models.vit import ViT  # noqa: E402
 
-__all__ = ["NAMES", "FeaturePyramid", "Vim", "register_pyramid"]
+__all__ = ["NAMES", "FeaturePyramid", "ViT", "Vim", "register_pyramid"]

@@ -74,7 +74,7 @@ class SequenceBackbone(Backbone):
 
     Args:
         block: makes block i, with its rate of stochastic depth: (B, M, D) -> (B, M, D), and with `takes_packed` also
-            called with cu_seqlens.
+            called with cu_seqlens, or what `_block_arguments` returns.
         norm: makes the norm behind the last block, for the model width.
         embed_dim: model width D.
         depth: number of blocks.
@@ -212,7 +212,7 @@ class SequenceBackbone(Backbone):
         names = self._token_names()
         return torch.cat([getattr(self, name) for name in names], dim=1).expand(batch, -1, -1) if names else None
 
-    def _block_arguments(self, layout: Layout) -> tuple[Tensor, ...]:
+    def _block_arguments(self, layout: Layout) -> tuple[Any, ...]:
         return () if layout.packing is None else (layout.packing.cu_seqlens,)
 
     # Tokens to features
