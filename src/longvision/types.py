@@ -211,6 +211,12 @@ class PackedImages:
         """The same in memory from which a GPU copies without waiting."""
         return self._moved(lambda tensor: tensor.pin_memory())
 
+    def with_patches(self, patches: Tensor) -> Self:
+        """The same images with other patches, as many and where these are."""
+        other = copy(self)
+        object.__setattr__(other, "patches", patches)
+        return other
+
     def _moved(self, move: Callable[[Tensor], Tensor]) -> Self:
         """Not checked again: to look at numbers on a GPU is to wait for it."""
         moved = copy(self)

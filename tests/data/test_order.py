@@ -30,7 +30,7 @@ def test_without_repeats_it_is_the_order_that_it_was():
     order, seeds = random.permutation(6), random.integers(2**63, size=6)
     alone = EpochOrder(6, 3)
     alone.set_epoch(1)
-    assert list(alone) == [(row, seeds[row], None) for row in order]
+    assert list(alone) == [(row, seeds[row], None, None) for row in order]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """A training so small that it can be stopped anywhere and compared: numbered images, a linear model with dropout."""
 
 import contextlib
-from dataclasses import fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,15 +14,16 @@ from torch import Tensor, nn
 from longvision.data.augment import Augment
 from longvision.data.datamodule import DataModule
 from longvision.data.loading import LoaderConfig
+from longvision.data.packing import PackingConfig
 from longvision.data.sources.base import ImageSet, Listed, Source
 from longvision.data.transforms.input_spec import InputSpec
 from longvision.engine import trainer as training
 from longvision.engine.run import Run
 from longvision.tasks.config import TaskConfig
 from longvision.tasks.task import Task
-from longvision.types import DataInfo, Split
+from longvision.types import DataInfo, PackedImages, Split
 
-SIDE = 8
+SIDE, PATCH = 8, 2
 VARIED = Augment(crop_scale=(0.5, 1.0), flip=0.5, erase=0.25, rand_augment="rand-m5-n1")
 
 
@@ -44,6 +46,11 @@ class Numbered(Source[int]):
 def _read(number: int) -> tuple[Image.Image, int]:
     pixels = np.random.RandomState(number).randint(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
     return Image.fromarray(pixels), number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loading(LoaderConfig, PackingConfig):
+    """As a classification's."""
 
 
 class Linear(Task):
@@ -99,6 +106,21 @@ class Linear(Task):
         return torch.optim.AdamW(self.parameters(), 0.01)
 
 
+class PackedMean(nn.Sequential):
+    """Of packed images: their mean patches, through the layers."""
+
+    takes_packed, patch_embed = True, SimpleNamespace(patch=PATCH, stride=PATCH)
+
+    def forward(self, images: PackedImages) -> Tensor:
+        parts = images.patches[0].split(list(images.lengths))
+        return super().forward(torch.stack([part.mean(0) for part in parts]))
+
+
+class PackedLinear(Linear):
+    def create_model(self, args: dict[str, Any]) -> nn.Module:
+        return PackedMean(nn.Linear(3 * PATCH**2, 6), nn.Dropout(0.5), nn.Linear(6, len(self.info.classes)))
+
+
 def fit(folder: Path, count: int = 22, stop: tuple[str, int, int] | None = None, **options: Any) -> Linear:
     """Train, or go on with what is in the folder, until Ctrl-C in the moment `stop`.
 
@@ -108,9 +130,12 @@ def fit(folder: Path, count: int = 22, stop: tuple[str, int, int] | None = None,
     torch.manual_seed(0)
     others, kind = options.pop("others", ()), options.pop("task", Linear)
     save_every = options.pop("save_every", 0)
-    given = {each.name: options.pop(each.name) for each in fields(LoaderConfig) if each.name in options}
-    loader = LoaderConfig(**{"batch_size": 4, "workers": 0, **given})
-    data = DataModule(Numbered(count), InputSpec((SIDE, SIDE)), options.pop("augment", VARIED), loader)
+    given = {each.name: options.pop(each.name) for each in fields(Loading) if each.name in options}
+    loader = Loading(**{"batch_size": 4, "workers": 0, **given})
+    spec = InputSpec((SIDE, SIDE))
+    if loader.pack:
+        spec, kind = replace(spec, resize="area", patch=PATCH), PackedLinear
+    data = DataModule(Numbered(count), spec, options.pop("augment", VARIED), loader)
     task = kind(TaskConfig(name="linear"), data.info)
     task.stop_at = stop
     options = {"max_epochs": 2, "accelerator": "cpu", "num_sanity_val_steps": 0, "log_every_n_steps": 1, **options}

@@ -15,6 +15,8 @@ from support.counted import VARIED, Linear, fit
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 SIZES = (8, 6)  # 4 or 7 images: 4 steps
+PACKED = {"pack": True, "tokens": 24, "sizes": (4, 8), "sizes_by": "uniform", "drop": 0.3, "drop_by": "beta"}
+BYTES = replace(VARIED, erase=0.0)
 REPEATED = replace(VARIED, repeats=2)
 HALVES = {"val_check_interval": 2}  # of 5 batches: after the 2nd and the 4th
 
@@ -71,6 +73,9 @@ def whole(tmp_path_factory):
         pytest.param(("training_step", 1, 2), {"sizes": SIZES}, id="steps-of-several-sizes"),
         pytest.param(("training_step", 1, 1), {"sizes": SIZES, "accumulate_grad_batches": 3}, id="several-accumulated"),
         pytest.param(("validation_step", 0, 0), {"sizes": SIZES, "workers": 2}, id="several-sizes-with-workers"),
+        pytest.param(("training_step", 1, 2), PACKED, id="packs"),
+        pytest.param(("training_step", 1, 2), {**PACKED, "accumulate_grad_batches": 2}, id="packs-accumulated"),
+        pytest.param(("training_step", 1, 1), {**PACKED, "workers": 2, "augment": BYTES}, id="packs-with-workers"),
         pytest.param(("training_step", 1, 2), {"balance": True, "augment": REPEATED}, id="images-that-come-again"),
     ],
 )

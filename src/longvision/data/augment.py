@@ -68,6 +68,10 @@ class Augment:
                 f"rand_augment works on images of 8 bits in 1 or 3 channels, the model takes {spec.channels}: switch "
                 "it off (--data.augment.rand_augment null)"
             )
+        if spec.resize == "area":
+            from longvision.data.transforms.packing import PackedTransforms
+
+            return PackedTransforms(self, spec, len(source.classes))
         from longvision.data.transforms.classification import ClassificationTransforms
 
         return ClassificationTransforms(self, spec, len(source.classes))

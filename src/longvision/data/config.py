@@ -12,6 +12,7 @@ from longvision.data.augment import AnyAugment, Augment, DenseAugment, Detection
 from longvision.data.io.deep import Seen
 from longvision.data.io.images import Channels
 from longvision.data.loading import LoaderConfig, images_of_sizes
+from longvision.data.packing import PackingConfig
 from longvision.data.sources.base import Source, Trained
 from longvision.data.sources.coco import CocoSource
 from longvision.data.sources.coco_layout import LabelsAndImages
@@ -26,6 +27,7 @@ from longvision.data.sources.scattered_sets import (
 )
 from longvision.data.sources.voc import VocSource
 from longvision.data.transforms.input_spec import InputSpec, Resize
+from longvision.errors import UserError
 
 if TYPE_CHECKING:
     from longvision.data.datamodule import DataModule
@@ -65,7 +67,12 @@ class DataConfig(LoaderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        images_of_sizes(self.input().size, self.sizes, self.batch_size)  # raises UserError, as `input` does
+        size = self.input().size  # raises UserError, as all of this
+        packs = isinstance(self, PackingConfig) and self.pack
+        if self.total_batch and (self.sizes or packs):
+            raise UserError("total_batch counts images of one size: leave it out with sizes or pack")
+        if not packs:
+            images_of_sizes(size, self.sizes, self.batch_size)
 
     def input(self) -> InputSpec:
         """How an image becomes a model's input."""
@@ -106,7 +113,7 @@ class HoldOutConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassificationConfig(DataConfig):
+class ClassificationConfig(DataConfig, PackingConfig):
     """Images with one class each.
 
     Args:
@@ -116,6 +123,16 @@ class ClassificationConfig(DataConfig):
     resize: ClassVar[Resize] = "crop"
     crop: float = 0.875  # type: ignore[misc]
     augment: Augment = AUGMENT
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check(self.input().size, self.sizes)
+        if self.pack and (self.augment.mixup or self.augment.cutmix):
+            raise UserError("mixup and cutmix lay images of one size over each other: switch them off, or pack")
+
+    def input(self) -> InputSpec:
+        spec = super().input()
+        return replace(spec, resize="area", patch=self.patch or 1) if self.pack else spec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 import gc
 import os
 import warnings
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -28,8 +29,9 @@ from longvision.data.io.ranges import (
     values_of,
 )
 from longvision.data.loading import LoaderConfig
-from longvision.data.multi_scale import MultiScaleOrder
 from longvision.data.order import EpochLoader, EpochOrder, EvaluationOrder, seed_all, seed_of_step
+from longvision.data.ordering import check_model, order_of, patch_of, shapes_of
+from longvision.data.packing import PackingConfig
 from longvision.data.sources.base import ImageSet, Source, relative
 from longvision.data.transforms.input_spec import InputSpec
 from longvision.errors import UserError
@@ -62,6 +64,7 @@ class DataModule(LightningDataModule):
         self.batch_size, self.total_batch, self.balance = loader.batch_size, loader.total_batch, loader.balance
         self.unreadable_share = loader.unreadable
         self.sizes = loader.sizes
+        self.packing = loader if isinstance(loader, PackingConfig) and loader.pack else None
         self.workers = min(MOST_WORKERS, _cores()) if loader.workers is None else loader.workers
         self.info = DataInfo(source.name, source.classes, input.size, input.channels, source.has_masks, source.palette)
         self.name, self.classes, self.has_test = source.name, source.classes, source.has_test
@@ -72,6 +75,8 @@ class DataModule(LightningDataModule):
         self._loaded: dict[Split, TransformedSet] = {}
         self.measured: dict[str, Any] = {}  # options of the data that `setup` found in the training images
         self._looked = False  # at them
+        self.shapes_N2: np.ndarray | None = None  # of training images that are packed, height and width
+        self._made: tuple[Any, EpochOrder] | None = None  # what `order` is made for, and one
 
     def setup(self, stage: str | None = None) -> None:
         """Open what the stage needs, so that a mistake in the files shows before the first step."""
@@ -81,21 +86,28 @@ class DataModule(LightningDataModule):
             self.images(split)
         if "train" in needed:
             self._look_once()
-            self._check_order()
+        if self.trainer is not None:
+            self._take_up_model()
+        if self.packing and self.input.patch > 1:
+            self.packing.check_patch(self.input.patch, (self.size[0], *self.sizes))
+        if "train" in needed and (self.packing is None or self.trainer is not None):  # which says the patch
+            if self.packing:
+                self._look_at_shapes()
+            self.order()  # it may be refused
 
-    def _check_order(self) -> None:
-        """Raises UserError for what an epoch cannot be ordered by."""
-        self.order()
-        if not self.sizes or self.trainer is None:
-            return
-        if self.trainer.overfit_batches:  # type: ignore[attr-defined]
-            raise UserError("--trainer.overfit_batches keeps to one order of images of one size: leave data.sizes out")
-        patches = getattr(getattr(self.trainer.lightning_module, "model", None), "patch_embed", None)
-        if getattr(patches, "strict_img_size", False):
-            raise UserError(
-                f"data.sizes {list(self.sizes)}: the model takes images of {self.size[0]}x{self.size[1]} alone; "
-                "timm's vision transformers take others with --model.args.dynamic_img_size true"
-            )
+    def _take_up_model(self) -> None:
+        """What is trained or evaluated says how large its patches are. Raises UserError where it does not take what
+        these options make."""
+        check_model(self, self.trainer)
+        if self.packing:
+            self._take_up({**self.measured, "patch": patch_of(self, self.trainer)})
+
+    def _look_at_shapes(self) -> None:
+        """Of the training images that are packed: in the first process, which tells the others."""
+        if self.shapes_N2 is None and (self.trainer is None or self.trainer.is_global_zero):
+            self.shapes_N2 = shapes_of(self.images("train"))
+        if self.trainer is not None and self.trainer.world_size > 1:
+            self.shapes_N2 = self.trainer.strategy.broadcast(self.shapes_N2)
 
     def _look_once(self) -> None:
         """At the training images, in the first process, which tells the others."""
@@ -198,26 +210,16 @@ class DataModule(LightningDataModule):
 
     def order(self) -> EpochOrder:
         """In which the training images are shown, beginning at `start`, by this device."""
-        options: dict[str, Any] = {"batch": self.batch_size, "repeats": getattr(self.augment, "repeats", 1)}
-        options["labels_N"] = self._labels if self.balance else None
-        if self.sizes:
-            options |= {"size": self.size, "sides": self.sizes}
-        order = (MultiScaleOrder if self.sizes else EpochOrder)(self.count, self.seed, *self._place(), **options)
+        made_for = (self.seed, self.batch_size, self.place())
+        if self._made is None or self._made[0] != made_for:
+            self._made = made_for, order_of(self)
+        order = copy(self._made[1])
         order.set_epoch(*self.start)
         return order
 
-    def _place(self) -> tuple[int, int]:
+    def place(self) -> tuple[int, int]:
         """How many devices there are, and which one this is."""
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-
-    @cached_property
-    def _labels(self) -> np.ndarray:
-        """The class of each training image, by number. Raises UserError where an image has no single one."""
-        numbers = {name: number for number, name in enumerate(self.classes)}
-        labels = [image.label for image in self.fingerprint.images["train"]]
-        if not numbers.keys() >= set(labels):
-            raise UserError(f"data.balance true needs images of one class each, as {self.name} has none")
-        return np.array([numbers[label] for label in labels])
 
     def batches(self) -> int:
         """Training steps of a whole epoch, on each device."""
@@ -236,9 +238,9 @@ class DataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         order = self.order()
-        if order.share() < self.batch_size:
+        if order.share() < self.batch_size and not self.packing:
             warnings.warn(f"{self.name} has fewer training images than one batch ({self.batch_size})", stacklevel=2)
-        if self.sizes:
+        if self.sizes or self.packing:
             return self._loader("train", None, sampler=order)
         return self._loader("train", self.batch_size, sampler=order, drop_last=order.drops_last)
 
@@ -250,7 +252,7 @@ class DataModule(LightningDataModule):
 
     def _evaluation_loader(self, split: Split) -> DataLoader:
         """Lightning's own sampler for several devices would show images twice."""
-        batch, (devices, rank) = self.transforms.evaluation_batch or self.batch_size, self._place()
+        batch, (devices, rank) = self.transforms.evaluation_batch or self.batch_size, self.place()
         if devices == 1 or self.trainer.overfit_batches:  # type: ignore[union-attr]
             return self._loader(split, batch)
         return self._loader(split, None, sampler=EvaluationOrder(len(self.images(split)), batch, devices, rank))
@@ -269,7 +271,8 @@ class DataModule(LightningDataModule):
         """`batch_size` None: the sampler makes the batches."""
         training = split == "train"
         folder = self.source.name if os.path.isdir(self.source.name) else None
-        sizes = {(side, side): self._transforms_at((side, side)) for side in self.sizes if training}
+        sides = self.sizes if training and not self.packing else ()
+        sizes = {(side, side): self._transforms_at((side, side)) for side in sides}
         where = f"{self.name} ({split})"
         dataset = TransformedSet(
             self.images(split), self.transforms, where, training, self.unreadable_share, folder, sizes

@@ -50,7 +50,8 @@ class TransformedSet(Dataset[Any]):
         return self.collate([self._sample(one) for one in draw], draw[0].size if self.training else None)
 
     def _sample(self, draw: int | Draw) -> Sample | None:
-        index, seed, size = draw if isinstance(draw, tuple) else Draw(draw)
+        draw = Draw(*draw) if isinstance(draw, tuple) else Draw(draw)
+        index, seed, size, _ = draw
         if seed is not None:
             seed_all(seed)
         try:
@@ -58,9 +59,11 @@ class TransformedSet(Dataset[Any]):
         except (UnreadableImage, MissingFileError) as error:  # it was there when it was listed
             self._note(index, str(error))
             return None
-        if self.training:
-            return self._at(size).train(image, label, self.images)
-        return self.transforms.evaluate(image, label)
+        if not self.training:
+            return self.transforms.evaluate(image, label)
+        if size is None or size in self.sizes:
+            return (self.transforms if size is None else self.sizes[size]).train(image, label, self.images)
+        return self.transforms.train_at(draw, image, label)  # type: ignore[attr-defined]
 
     def collate(self, samples: list[Sample | None], size: Size | None = None) -> Any:
         """Samples, of that size in training -> a batch, without those that could not be read. In training one of two
@@ -70,9 +73,6 @@ class TransformedSet(Dataset[Any]):
             while len(read) < min(2, len(samples)):
                 read.append(self._another(size))
         return self.transforms.collate(read) if read else ([], [])
-
-    def _at(self, size: Size | None) -> Transforms[Any]:
-        return self.transforms if size is None else self.sizes[size]
 
     def _another(self, size: Size | None) -> Sample:
         """Any image that can be read."""

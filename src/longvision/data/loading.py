@@ -22,7 +22,8 @@ class LoaderConfig:
         balance: of a classification, whether an epoch shows each class as often: images of small classes several times,
             of large ones some.
         sizes: sides of square training images, each step of one of them: as many images as have the pixels of
-            batch_size images of data.size. Evaluation is at data.size. None: every step is at data.size.
+            batch_size images of data.size. With pack, each image has the area of one of them. Evaluation is at
+            data.size, and so is training without any.
     """
 
     batch_size: int = 64

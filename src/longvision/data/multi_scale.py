@@ -59,7 +59,7 @@ class MultiScaleOrder(EpochOrder):
         return self.begin + int(shown_K[min(done + steps, len(self))] - shown_K[done])
 
     def __iter__(self) -> Iterator[list[Draw]]:  # type: ignore[override]
-        rows_N, seeds_N = self.drawn()
+        rows_N, seeds_N = self.drawn(self.epoch)
         size_K, _ = self._plan()
         place = self.begin
         for number in size_K[self._done(self.begin) :].tolist():

@@ -23,11 +23,13 @@ class Draw(NamedTuple):
         row: its number.
         seed: of its augmentation; None where nothing is drawn anew.
         size: height and width that it is brought to, pixels; None for the data's own.
+        length: how many of its patches are shown, where it is packed.
     """
 
     row: int
     seed: int | None = None
     size: Size | None = None
+    length: int | None = None
 
 
 class EpochOrder(DistributedSampler[Draw]):
@@ -93,14 +95,14 @@ class EpochOrder(DistributedSampler[Draw]):
         return self.share()
 
     def __iter__(self) -> Iterator[Draw]:
-        rows_N, seeds_N = self.drawn()
+        rows_N, seeds_N = self.drawn(self.epoch)
         for place in range(self.share(self.begin)):
             at = self.begin + (self.rank + place * self.num_replicas) % (self.count - self.begin)
             yield Draw(int(rows_N[at]), int(seeds_N[at]))
 
-    def drawn(self) -> tuple[np.ndarray, np.ndarray]:
-        """The images (N,) and seeds uint64 (N,) of the whole epoch, for all devices together."""
-        draw = np.random.default_rng([self.seed, self.epoch])
+    def drawn(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The images (N,) and seeds uint64 (N,) of a whole epoch, for all devices together."""
+        draw = np.random.default_rng([self.seed, epoch])
         order_N, seeds_N = draw.permutation(self.count), draw.integers(2**63, size=self.count).astype(np.uint64)
         if self.labels_N is not None:
             order_N = balanced(order_N, self.labels_N, draw)

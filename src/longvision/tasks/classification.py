@@ -16,7 +16,7 @@ from longvision.metrics.mistakes import WorstMistakes, batches_of
 from longvision.models.backbone import create_backbone
 from longvision.tasks.config import ClassificationConfig
 from longvision.tasks.task import Artifacts, Task
-from longvision.types import DataInfo
+from longvision.types import DataInfo, PackedImages
 from longvision.viz import page
 from longvision.viz.charts import draw_confusion, draw_examples
 
@@ -27,7 +27,7 @@ MOST_AUROC = 1000  # classes: AUROC holds a probability of each for each image u
 
 
 class Classification(Task):
-    """A classifier of images. Batches are images (B, C, H, W) and labels (B,), or soft targets (B, K)."""
+    """A classifier of images. Batches are images, (B, C, H, W) or packed, and labels (B,), or soft targets (B, K)."""
 
     task_name = "classification"
     pipeline = "image-classification"
@@ -68,7 +68,14 @@ class Classification(Task):
         label_B = target if target.ndim == 1 else target.argmax(1)
         accuracy = (logits_BK.detach().argmax(1) == label_B).float().mean()
         self.log("train/accuracy", accuracy, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(images_BCHW))
-        return loss
+        return loss * self._weight(len(images_BCHW)) if isinstance(images_BCHW, PackedImages) else loss
+
+    def _weight(self, images: int) -> Tensor | float:
+        """Of a device's pack, by how many images are in it: as if all devices' images were in one batch."""
+        if self.trainer.world_size == 1:
+            return 1.0
+        count = torch.tensor(float(images), device=self.device)
+        return count / self.trainer.strategy.reduce(count.clone(), reduce_op="mean")
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
         self._evaluate(batch, "val", self.val_metrics, index)

@@ -1,6 +1,7 @@
 """What an image file says of itself before a pixel is decoded."""
 
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -37,16 +38,16 @@ class Header:
         return self.orientation != 1 and self.stored == self.size
 
 
-def read_header(path: str | Path) -> Header | None:
-    """None for what does not begin as an image."""
+def read_header(path: str | Path | bytes) -> Header | None:
+    """Of a file, or of its content. None for what does not begin as an image."""
     try:
-        if first_bytes(path) == ALIEN:
+        if not isinstance(path, bytes) and first_bytes(path) == ALIEN:
             raise UnidentifiedImageError
-        with without_pillows_limit(), Image.open(path) as image:
+        with without_pillows_limit(), Image.open(BytesIO(path) if isinstance(path, bytes) else path) as image:
             orientation = orientation_of(image)
             width, height = stored_size(image)
     except DECODE_ERRORS:
-        found = tiff_size(path)
+        found = None if isinstance(path, bytes) else tiff_size(path)
         if found is None:
             return None
         (height, width), orientation = found

@@ -1,6 +1,7 @@
 """What training does to an image and to a batch that evaluation does not."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,12 +46,13 @@ class ClassificationTransforms(Transforms[int]):
         return batch if self.mixup is None else self.mixup(*batch)
 
 
-def train_transform(augment: Augment, spec: InputSpec) -> Callable[[AnyImage], Tensor]:
-    """Image -> augmented, normalised float32 (C, H, W)."""
-    steps: list[Callable[..., Any]] = [spec.opened, *_geometry(augment, spec)]
+def train_transform(augment: Augment, spec: InputSpec, packed: bool = False) -> Callable[[AnyImage], Tensor]:
+    """Image -> augmented, normalised float32 (C, H, W). To be packed, a crop has the proportions of the size, and bytes
+    that are not erased stay bytes."""
+    steps: list[Callable[..., Any]] = [spec.opened, *_geometry(augment, spec, packed)]
     if augment.rand_augment:
         steps.append(ColourRandAugment(augment.rand_augment, spec))
-    steps.append(spec.normalised)
+    steps.append(partial(_bytes_or_normalised, spec) if packed and not augment.erase else spec.normalised)
     if augment.erase:
         # normal noise: after normalisation, pixels that look like neither class
         steps.append(RandomErasing(augment.erase, mode="pixel", device="cpu"))
@@ -72,6 +74,11 @@ class RandomResizedCrop(v2.RandomResizedCrop):
 def _tensor_if_deep(image: AnyImage) -> Image.Image | Tensor:
     """torchvision resizes Pillow's images and tensors."""
     return as_tensor(image) if isinstance(image, DeepImage) else image
+
+
+def _bytes_or_normalised(spec: InputSpec, image: AnyImage | Tensor) -> Tensor:
+    x_CHW = as_tensor(image)
+    return x_CHW if x_CHW.dtype == torch.uint8 else spec.normalised(x_CHW)
 
 
 def batch_mixup(augment: Augment, num_classes: int) -> "BatchMixup | None":
@@ -116,15 +123,16 @@ class ColourRandAugment:
         return varied.convert(image.mode)
 
 
-def _geometry(augment: Augment, spec: InputSpec) -> list[Callable[..., Any]]:
+def _geometry(augment: Augment, spec: InputSpec, keeps_proportions: bool) -> list[Callable[..., Any]]:
     """Crop, turn, move, zoom and flip, on the PIL image."""
     steps: list[Callable[..., Any]] = []
     size, interpolation = spec.size, v2.InterpolationMode(spec.interpolation)
     if augment.crop_scale is None:
         steps += [_tensor_if_deep, v2.Resize(size, interpolation, antialias=True)]
     else:
-        scale = augment.crop_scale
-        steps.append(RandomResizedCrop(size, scale, interpolation=interpolation, antialias=True))
+        scale, own = augment.crop_scale, size[1] / size[0]
+        ratio = (own, own) if keeps_proportions else (3 / 4, 4 / 3)
+        steps.append(RandomResizedCrop(size, scale, ratio, interpolation=interpolation, antialias=True))
     if augment.rotate or augment.shift or augment.zoom:
         steps.append(
             v2.RandomAffine(

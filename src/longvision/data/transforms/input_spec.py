@@ -14,13 +14,14 @@ from PIL import Image
 from longvision.data.io.deep import AnyImage, DeepImage, Range, Seen
 from longvision.data.io.images import Channels, as_channels
 from longvision.data.io.limits import without_pillows_limit
+from longvision.data.packing import grids_of
 from longvision.errors import UserError
 from longvision.types import Size
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Resize = Literal["crop", "none", "short", "fit"]
+Resize = Literal["crop", "none", "short", "fit", "area"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 IMAGENET_CHANNELS = (1, 3)  # for which its mean and std mean something
@@ -37,11 +38,13 @@ class InputSpec:
         mean: mean of each channel on the scale 0..1; ImageNet's when empty, for 1 or 3 channels.
         std: standard deviation of each channel; ImageNet's when empty, for 1 or 3 channels.
         resize: of an image in evaluation. "crop": it covers size / crop, of which the centre is kept. "none": as it was
-            taken. "short": its shorter side becomes that of `size`. "fit": as large as fits into `size`.
+            taken. "short": its shorter side becomes that of `size`. "fit": as large as fits into `size`. "area": in its
+            own proportions and in whole patches, no more of them than `size` has.
         crop: the centre of the image that "crop" keeps, as a share of its shorter side.
         interpolation: "bicubic", "bilinear", "nearest", "lanczos", "box" or "hamming"; when empty, bicubic for "crop"
             and bilinear for the others.
         range: what becomes 0 and 1 of images of more than 8 bits, see `DeepImage.scaled`.
+        patch: side of a patch, pixels, for "area".
         seen: of training images, each type of values with the highest one, and the highest one that 99 in 100 images
             reach; 255 of 8 bits. Images of another type, or far darker ones, are told. Empty where it is not known.
 
@@ -57,6 +60,7 @@ class InputSpec:
     crop: float = 0.875
     interpolation: str = ""
     range: Range | None = None
+    patch: int = 1
     seen: tuple[Seen, ...] = ()
 
     def __post_init__(self) -> None:
@@ -76,6 +80,8 @@ class InputSpec:
             raise UserError(f"std {self.std}: expected values above 0, the image is divided by them")
         if self.resize not in get_args(Resize):
             raise UserError(f"resize {self.resize!r} is unknown: choose {', '.join(get_args(Resize))}")
+        if type(self.patch) is not int or not 1 <= self.patch <= min(self.size):
+            raise UserError(f"patch {self.patch}: expected a side in pixels, up to that of size {self.size}")
         if not 0 < self.crop <= 1:
             raise UserError(f"crop {self.crop}: expected a share of the image, above 0 and at most 1")
         if self.interpolation not in INTERPOLATIONS:
@@ -105,6 +111,10 @@ class InputSpec:
             return height, width
         if self.resize == "crop":
             return _cover(height, width, *(int(side / self.crop) for side in self.size))
+        if self.resize == "area":
+            tokens = (self.size[0] // self.patch) * (self.size[1] // self.patch)
+            rows, columns = grids_of(np.array([[height, width]]), np.array([tokens]))[0].tolist()
+            return rows * self.patch, columns * self.patch
         if self.resize == "short":
             scale = min(self.size) / min(height, width)
         else:

@@ -1,0 +1,91 @@
+"""The order of a data module's epochs, as its options ask for it, and what is refused of them before the first step."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from longvision.data.io.headers import read_header
+from longvision.data.io.threads import in_threads
+from longvision.data.multi_scale import MultiScaleOrder
+from longvision.data.order import EpochOrder
+from longvision.data.packed_order import PackedOrder
+from longvision.data.sources.base import ImageSet
+from longvision.errors import MissingFileError, UnreadableImage, UserError
+
+if TYPE_CHECKING:
+    from longvision.data.datamodule import DataModule
+
+
+def order_of(data: "DataModule") -> EpochOrder:
+    """Raises UserError for options by which its images cannot be ordered."""
+    place = (data.count, data.seed, *data.place())
+    options: dict[str, Any] = {"batch": data.batch_size, "repeats": getattr(data.augment, "repeats", 1)}
+    options["labels_N"] = _labels(data) if data.balance else None
+    if data.packing:
+        shapes_N2 = shapes_of(data.images("train")) if data.shapes_N2 is None else data.shapes_N2
+        patch, sides = data.input.patch, data.sizes or data.size[:1]
+        return PackedOrder(*place, shapes_N2=shapes_N2, sides=sides, patch=patch, config=data.packing, **options)
+    if data.sizes:
+        return MultiScaleOrder(*place, size=data.size, sides=data.sizes, **options)
+    return EpochOrder(*place, **options)
+
+
+def check_model(data: "DataModule", trainer: Any) -> None:
+    """Raises UserError where the model that is trained does not take what these options make."""
+    if not (data.sizes or data.packing):
+        return
+    if trainer.overfit_batches:
+        raise UserError("--trainer.overfit_batches keeps to batches of one size: leave data.sizes and data.pack out")
+    model = getattr(trainer.lightning_module, "model", None)
+    patches = getattr(model, "patch_embed", None)
+    if data.packing and not getattr(model, "takes_packed", False):
+        raise UserError(
+            f"data.pack true: {type(model).__name__} cannot take packed images: choose a model that can, as a Vim, or "
+            "leave it out"
+        )
+    if getattr(patches, "strict_img_size", False):
+        raise UserError(
+            f"data.sizes {list(data.sizes)}: the model takes images of {data.size[0]}x{data.size[1]} alone; "
+            "timm's vision transformers take others with --model.args.dynamic_img_size true"
+        )
+
+
+def patch_of(data: "DataModule", trainer: Any) -> int:
+    """Side of the patches of packed images: the model's, which has to be that of the options where they have one."""
+    patches: Any = trainer.lightning_module.model.patch_embed
+    if patches.stride != patches.patch:
+        raise UserError(
+            f"data.pack true: the model's patches of {patches.patch} overlap, at a stride of {patches.stride}: "
+            "choose one whose patches do not"
+        )
+    given = data.packing.patch if data.packing else None
+    if given not in (None, patches.patch):
+        raise UserError(f"data.patch {given}: the model has patches of {patches.patch}: give that, or leave it out")
+    return int(patches.patch)
+
+
+def _labels(data: "DataModule") -> np.ndarray:
+    """The class of each training image, by number. Raises UserError where an image has no single one."""
+    numbers = {name: number for number, name in enumerate(data.classes)}
+    labels = [image.label for image in data.fingerprint.images["train"]]
+    if not numbers.keys() >= set(labels):
+        raise UserError(f"data.balance true needs images of one class each, as {data.name} has none")
+    return np.array([numbers[label] for label in labels])
+
+
+def shapes_of(images: ImageSet[Any]) -> np.ndarray:
+    """Height and width of each image as it is read, int32 (N, 2): from the head of its file, where it has one. One that
+    cannot be read counts as square."""
+
+    def shape(row: int) -> tuple[int, int]:
+        file = getattr(images, "file_of", lambda row: None)(row)
+        header = None if file is None else read_header(file)
+        if header is not None:
+            return header.size
+        try:
+            image, _ = images[row]
+        except (UnreadableImage, MissingFileError):
+            return 1, 1
+        return image.height, image.width
+
+    return np.array(list(in_threads(shape, range(len(images)))), dtype=np.int32)

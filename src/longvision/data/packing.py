@@ -1,0 +1,146 @@
+"""Which images go into one sequence of patches, at what size and with how many of their patches: numbers alone, after
+NaViT's Patch n' Pack (arXiv 2307.06304). Loads no torch."""
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
+
+import numpy as np
+
+from longvision.errors import UserError
+from longvision.types import Size
+
+AHEAD = 256  # images among which one is looked for that fills a pack
+MOST_DROPPED = 0.95
+BETA = 10.0  # the two parameters' sum: rates of a mean of 0.5 deviate by 0.15 from it
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackingConfig:
+    """How the images of a classification are packed, several in one sequence of patches.
+
+    Args:
+        pack: whether they are: each keeps its proportions, and batch_size does not count.
+        tokens: patches in a pack, the images of a step and device; class tokens come on top.
+        patch: side of a model's patches, pixels; the model's own when left out.
+        sizes_by: how an image's size is drawn, whose area is that of a square: "list", one of sizes; "uniform", a side
+            between the least and the largest of them; "normal", the same, small ones more often.
+        drop: the share of an image's patches that training leaves out, on average.
+        drop_by: "fixed", the same of every image; "beta", drawn for each; "resolution", rising with its patches from 0
+            to twice that.
+    """
+
+    pack: bool = False
+    tokens: int = 4096
+    patch: int | None = None
+    sizes_by: Literal["list", "uniform", "normal"] = "list"
+    drop: float = 0.0
+    drop_by: Literal["fixed", "beta", "resolution"] = "fixed"
+
+    def check(self, size: Size, sizes: tuple[int, ...]) -> None:
+        """Raises UserError for what does not go together; what depends on the patch, where it is known."""
+        if not 0 <= self.drop <= (0.5 if self.drop_by == "resolution" else MOST_DROPPED):
+            raise UserError(f"drop {self.drop}: expected a share from 0 to {MOST_DROPPED}, or to 0.5 by resolution")
+        if not self.pack:
+            if (self.sizes_by, self.drop) != ("list", 0.0):
+                raise UserError("sizes_by and drop are for packed images: set pack true, or leave them out")
+            return
+        if size[0] != size[1]:
+            raise UserError(f"size {list(size)}: packed images have their own proportions, give one number")
+        if len(sizes) < 2 and (self.sizes_by != "list" or (self.drop and self.drop_by == "resolution")):
+            raise UserError("sizes_by uniform or normal and drop_by resolution need two sizes or more, as [128, 256]")
+        if self.patch is not None:
+            self.check_patch(self.patch, (size[0], *sizes))
+
+    def check_patch(self, patch: int, sides: Iterable[int]) -> None:
+        """Raises UserError for a side that does not divide into patches, or of which no image fits into a pack."""
+        for side in sides:
+            if side < patch or side % patch:
+                raise UserError(f"size {side} does not divide into patches of {patch}: choose a multiple")
+            if (side // patch) ** 2 > self.tokens:
+                raise UserError(
+                    f"tokens {self.tokens}: an image of {side}x{side} has {(side // patch) ** 2} patches of {patch}, "
+                    "which is above that: raise it, or lower the size"
+                )
+
+
+def grids_of(shapes_N2: np.ndarray, tokens_N: np.ndarray) -> np.ndarray:
+    """Rows and columns of patches (N, 2) of images of these heights and widths: at most `tokens_N` patches each, in the
+    image's proportions as nearly as whole patches have them."""
+    ratio_N = shapes_N2[:, 1] / shapes_N2[:, 0]
+    rows_N = np.clip(np.rint(np.sqrt(tokens_N / ratio_N)), 1, tokens_N)
+    columns_N = np.clip(np.rint(rows_N * ratio_N), 1, tokens_N // rows_N)
+    return np.stack([rows_N, columns_N], axis=1).astype(np.int64)
+
+
+def drawn_tokens(
+    config: PackingConfig, sides: tuple[int, ...], patch: int, count: int, draw: np.random.Generator
+) -> np.ndarray:
+    """Patches that each of `count` images may have, int64 (N,)."""
+    if config.sizes_by == "list":
+        side_N = np.array(sides)[draw.integers(len(sides), size=count)]
+    else:
+        share_N = draw.random(count) if config.sizes_by == "uniform" else _low_shares(count, draw)
+        side_N = min(sides) + (max(sides) - min(sides)) * share_N
+    return np.maximum((side_N / patch) ** 2, 1).astype(np.int64)
+
+
+def _low_shares(count: int, draw: np.random.Generator) -> np.ndarray:
+    """(N,) from 0 to 1: a normal distribution of mean -0.5 and deviation 1, cut at -1 and 1, NaViT's, brought there."""
+    kept = np.empty(0)
+    while len(kept) < count:
+        values = draw.normal(-0.5, 1.0, 2 * count)
+        kept = np.concatenate([kept, values[np.abs(values) <= 1]])
+    return (kept[:count] + 1) / 2
+
+
+def drawn_lengths(
+    config: PackingConfig, patches_N: np.ndarray, ends: tuple[int, int], draw: np.random.Generator
+) -> np.ndarray:
+    """How many patches are left of each image's `patches_N`, int64 (N,), at least 1.
+
+    `ends`: the patches of the smallest and the largest image there may be.
+    """
+    if config.drop_by == "beta" and config.drop:
+        rate_N = draw.beta(BETA * config.drop, BETA * (1 - config.drop), len(patches_N))
+    elif config.drop_by == "resolution" and config.drop:
+        rate_N = 2 * config.drop * (patches_N - ends[0]) / (ends[1] - ends[0])
+    else:
+        rate_N = np.full(len(patches_N), config.drop)
+    left_N = np.rint(patches_N * (1 - np.clip(rate_N, 0, MOST_DROPPED)))
+    return np.maximum(left_N, 1).astype(np.int64)
+
+
+def packs_of(lengths: Iterable[int], budget: int, ahead: int = AHEAD) -> Iterator[list[int]]:
+    """Places of the lengths, in packs of at most `budget` together: each once, none larger than it.
+
+    Images go in as they come while any that waits would fit; what is left is filled by the largest of the `ahead` next
+    ones that fit. So it needs to know no more of them, and an image does not wait for long.
+    """
+    coming = enumerate(lengths)
+    waiting: dict[int, int] = {}  # place -> length, the oldest first
+    by_length: list[tuple[int, int]] = []
+    pack: list[int] = []
+    room = budget
+    while True:
+        for place, length in islice(coming, ahead - len(waiting)):
+            waiting[place] = length
+            insort(by_length, (length, place))
+        if by_length and by_length[-1][0] <= room:
+            place = next(iter(waiting))
+        else:
+            at = bisect_left(by_length, (room + 1,)) - 1
+            if at < 0:
+                if pack:
+                    yield pack
+                if not waiting:
+                    return
+                pack, room = [], budget
+                continue
+            place = by_length[at][1]
+        length = waiting.pop(place)
+        del by_length[bisect_left(by_length, (length, place))]
+        pack.append(place)
+        room -= length
