@@ -32,14 +32,11 @@ def run(arguments: list[str]) -> int:
     if checkpoint is None and isinstance(pretrained, str) and not Path(pretrained).is_file():
         raise MissingFileError(f"{pretrained} is not a file: expected a checkpoint (.safetensors, .pth)")
     quiet()  # before the data is opened, which may warn
-    source = configuration.data.source()
-    from longvision.engine.run_data import new_source, resumed_source
+    from longvision.data.index import found_by_one, hand_over
 
     # the last of what is told before torch is loaded
-    if resuming and (checkpoint or resuming.run.data_files()):
-        source, fingerprint = resumed_source(resuming.run, source, resuming.allow_changed_data)
-    else:
-        source, fingerprint = new_source(source, pretrained)
+    known = found_by_one(partial(_known, configuration, resuming, checkpoint), configuration.runs)
+    source, fingerprint = known
     source.notes.extend([*told, *(resuming.notes if resuming else [])])
     from lightning import seed_everything
 
@@ -53,6 +50,8 @@ def run(arguments: list[str]) -> int:
     task = configuration.build_task(data.info, weights_follow=checkpoint is not None)
     data.fingerprint = fingerprint
     trainer = make_trainer(vars(configuration.trainer))
+    if trainer.world_size > 1:
+        hand_over(known, configuration.runs)
     source.notes.extend(filter(None, [keep_total_batch(trainer, data)]))
     beside = configuration.wandb, configuration.save_every
     if not trainer.is_global_zero:  # the first process makes the folder, looks at the images, and speaks for all
@@ -87,6 +86,16 @@ def run(arguments: list[str]) -> int:
     print(outcome)
     print(run_folder.path)
     return 1 if outcome.failed else 0
+
+
+def _known(configuration: Configuration, resuming: "Resuming | None", checkpoint: Path | None) -> Any:
+    """The images, and what they are. Raises UserError for what is wrong with them, or has changed."""
+    from longvision.engine.run_data import new_source, resumed_source
+
+    source = configuration.data.source()
+    if resuming and (checkpoint or resuming.run.data_files()):
+        return resumed_source(resuming.run, source, resuming.allow_changed_data)
+    return new_source(source, configuration.model.pretrained)
 
 
 def _save(configuration: Configuration, run_folder: "Run") -> None:

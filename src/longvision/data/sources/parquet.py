@@ -81,10 +81,12 @@ class ParquetSource(Source[int]):
     def _open(self, split: Split) -> Shards:
         """The split's shards, read now: workers that fork later share the memory."""
         if split not in self._shards:
-            shards = Shards(self.files[split], self.image_column, self.channels, self._where(split), self.tolerated)
+            shards = self._shards[split] = Shards(
+                self.files[split], self.image_column, self.channels, self._where(split), self.tolerated
+            )
             _ = shards.table
-            self._shards[split] = shards
             self.notes += shards.notes
+        _ = self._shards[split].table  # if another process opened them for this one
         return self._shards[split]
 
     def _is_labelled(self, files: list[Path]) -> bool:

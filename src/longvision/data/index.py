@@ -1,0 +1,118 @@
+"""A set is listed, and its files are looked at, by one process of a machine; the others that train with it read what it
+found, from a file beside the runs.
+
+It lasts as long as the job: the next one, also one that goes on with a run, looks at the files themselves again.
+"""
+
+import atexit
+import hashlib
+import os
+import pickle
+import platform
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+from longvision.errors import UserError, user_paths
+from longvision.files import written_beside
+
+HANDED_OVER = "LONGVISION_INDEX"  # where a process finds what the one that started it has found
+PATIENCE = 3600  # seconds
+PAUSE = 0.2
+
+Found = TypeVar("Found")
+
+
+def found_by_one(find: Callable[[], Found], folder: str | Path) -> Found:
+    """`find()`, called by the first process of each machine alone, where torchrun or SLURM started several.
+
+    Args:
+        find: lists a set; what it gives may be pickled, or else each process calls it.
+        folder: where runs are, of all processes.
+
+    Raises:
+        UserError: what `find` raises, in every process; the first process wrote nothing in an hour.
+    """
+    rank, handed_over = _rank(), os.environ.get(HANDED_OVER)
+    if handed_over and rank not in (None, "0"):
+        return _read(Path(handed_over), find)
+    job = _job()
+    if rank is None or job is None:
+        return find()
+    place = Path(folder) / f".index-{job}"
+    if rank != "0":
+        return _read(place, find)
+    place.unlink(missing_ok=True)
+    try:
+        found = find()
+    except UserError as error:
+        _write(place, str(error))
+        raise
+    _write(place, (found,))
+    return found
+
+
+def hand_over(found: object, folder: str | Path) -> None:
+    """To the processes that this one is going to start, as Lightning's launcher does, unless it was started so."""
+    if _rank() is not None:
+        return
+    place = Path(folder) / f".index-{platform.node()}-{os.getpid()}"
+    _write(place, (found,))
+    os.environ[HANDED_OVER] = str(place.resolve())
+
+
+def _rank() -> str | None:
+    """Among the processes of this machine; None where it was started alone."""
+    return os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID"))
+
+
+def _job() -> str | None:
+    """What all processes of this job on this machine, and no others, have in common; None where nothing is known."""
+    environment = os.environ
+    if "TORCHELASTIC_RUN_ID" in environment:  # one process starts those of a machine
+        parts = [environment["TORCHELASTIC_RUN_ID"], str(os.getppid()), environment.get("TORCHELASTIC_RESTART_COUNT")]
+    elif "SLURM_STEP_ID" in environment:
+        names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
+        parts = [environment.get(name) for name in names]
+    else:
+        return None
+    command = hashlib.blake2b(repr([parts, sys.argv[1:]]).encode("utf-8", "surrogatepass"), digest_size=8)
+    return f"{platform.node()}-{command.hexdigest()}"
+
+
+def _write(place: Path, content: tuple[object] | str) -> None:
+    """What was found, or why nothing was; until this process ends."""
+    try:
+        packed = pickle.dumps(content, pickle.HIGHEST_PROTOCOL)
+    except Exception:  # a source of somebody else's may hold anything
+        packed = pickle.dumps(None)
+    with user_paths():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with written_beside(place, overwrite=True) as beside:
+            beside.touch(0o600)
+            beside.write_bytes(packed)
+    atexit.register(_remove, place, os.getpid())
+
+
+def _remove(place: Path, process: int) -> None:
+    if os.getpid() == process:  # no worker that was forked
+        with suppress(OSError):
+            place.unlink()
+
+
+def _read(place: Path, find: Callable[[], Found]) -> Found:
+    end = time.monotonic() + PATIENCE
+    while not place.exists():
+        if time.monotonic() > end:
+            raise UserError(
+                f"the first process of {platform.node()} wrote no list of the data to {place} in {PATIENCE} s: look at "
+                "what it says, and give all processes of a machine the same --runs"
+            )
+        time.sleep(PAUSE)
+    content = pickle.loads(place.read_bytes())
+    if isinstance(content, str):
+        raise UserError(content)
+    return find() if content is None else content[0]

@@ -1,0 +1,50 @@
+"""Two processes of one `longvision train`, however they were started: one of them lists the data."""
+
+import socket
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("lightning")
+from support.class_folders import in_splits
+
+PROGRAM = """
+import os, sys
+from pathlib import Path
+import torch
+from longvision.data.sources.folder import FolderSource
+
+list_files = FolderSource.__init__
+
+def listed(self, *arguments):
+    with open("listed.txt", "a") as file:
+        file.write(os.environ.get("LOCAL_RANK", "alone") + "\\n")
+    list_files(self, *arguments)
+
+FolderSource.__init__ = listed
+torch.set_num_threads(1)
+if __name__ == "__main__":
+    from longvision_cli.main import main
+    sys.exit(main(sys.argv[1:]))
+"""
+OPTIONS = """-c folder --data.path set --data.size 32 --data.workers 0 --data.batch_size 2
+--model.name vim_nano_patch4_32 --model.args.depth 1
+--trainer.accelerator cpu --trainer.devices 2 --trainer.strategy ddp --trainer.max_epochs 1"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["torchrun", "lightning"])
+def test_one_process_lists_the_data(launcher, tmp_path):
+    in_splits(tmp_path / "set")
+    (tmp_path / "program.py").write_text(PROGRAM)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    start = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
+    command = [sys.executable, *(start if launcher == "torchrun" else []), "program.py", "train", *OPTIONS.split()]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "listed.txt").read_text().split() == ["0" if launcher == "torchrun" else "alone"]
+    (run,) = (tmp_path / "runs").iterdir()
+    assert (run / "model.safetensors").exists()

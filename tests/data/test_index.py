@@ -1,0 +1,121 @@
+"""Several processes of a machine: one of them lists the data, and all have what it found."""
+
+import os
+import threading
+from functools import partial
+
+import numpy as np
+import pytest
+
+from longvision.data import index
+from longvision.data.fingerprint import Fingerprint
+from longvision.data.index import found_by_one, hand_over
+from longvision.data.sources.folder import FolderSource
+from longvision.errors import UserError
+from support.class_folders import in_splits
+
+STARTED = {
+    "torchrun": ({"TORCHELASTIC_RUN_ID": "none"}, "LOCAL_RANK"),
+    "slurm": ({"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}, "SLURM_LOCALID"),
+}
+
+
+@pytest.fixture(params=STARTED)
+def as_rank(request, monkeypatch):
+    variables, rank = STARTED[request.param]
+    for name in ("LOCAL_RANK", "SLURM_LOCALID", "TORCHELASTIC_RUN_ID", "SLURM_STEP_ID", index.HANDED_OVER):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return lambda number: monkeypatch.setenv(rank, str(number))
+
+
+def never():
+    raise AssertionError("this process lists the data itself")
+
+
+def raises(error):
+    def find():
+        raise error
+
+    return find
+
+
+def test_one_finds_and_the_others_read(as_rank, tmp_path):
+    as_rank(0)
+    assert found_by_one(lambda: ["a", 1], tmp_path / "runs") == ["a", 1]
+    for rank in (1, 2):
+        as_rank(rank)
+        assert found_by_one(never, tmp_path / "runs") == ["a", 1]
+
+
+def test_the_others_wait(as_rank, tmp_path, monkeypatch):
+    monkeypatch.setattr(index, "PAUSE", 0.01)
+    as_rank(1)
+    found = []
+    other = threading.Thread(target=lambda: found.append(found_by_one(never, tmp_path)))
+    other.start()
+    other.join(0.05)
+    assert other.is_alive()
+    as_rank(0)
+    found_by_one(lambda: 5, tmp_path)
+    other.join()
+    assert found == [5]
+
+
+def test_the_first_process_looks_anew(as_rank, tmp_path):
+    as_rank(0)
+    assert [found_by_one(partial(int, number), tmp_path) for number in "12"] == [1, 2]
+
+
+def test_what_another_job_left_is_not_read(as_rank, tmp_path, monkeypatch):
+    as_rank(0)
+    found_by_one(lambda: 1, tmp_path)
+    as_rank(1)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT" if "LOCAL_RANK" in os.environ else "SLURM_STEP_ID", "1")
+    monkeypatch.setattr(index, "PATIENCE", 0)
+    with pytest.raises(UserError, match=r"\.index-.* in 0 s"):
+        found_by_one(never, tmp_path)
+
+
+def test_a_mistake_in_the_data_ends_all(as_rank, tmp_path):
+    for rank, find in ((0, raises(UserError("no images"))), (1, never)):
+        as_rank(rank)
+        with pytest.raises(UserError, match="no images"):
+            found_by_one(find, tmp_path)
+
+
+def test_what_cannot_be_written_each_finds(as_rank, tmp_path):
+    for rank in (0, 1):
+        as_rank(rank)
+        assert found_by_one(lambda: raises, tmp_path) is raises
+
+
+@pytest.mark.parametrize("alone", [{}, {"LOCAL_RANK": "1"}], ids=["one-process", "of-an-unknown-launcher"])
+def test_a_process_of_no_known_job_looks_itself(alone, tmp_path, monkeypatch):
+    for name in ("LOCAL_RANK", "SLURM_LOCALID", "TORCHELASTIC_RUN_ID", "SLURM_STEP_ID", index.HANDED_OVER):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in alone.items():
+        monkeypatch.setenv(name, value)
+    assert found_by_one(lambda: 3, tmp_path) == 3 and not list(tmp_path.iterdir())
+
+
+def test_a_set_that_is_handed_over(tmp_path, monkeypatch):
+    for name in ("LOCAL_RANK", "SLURM_LOCALID"):
+        monkeypatch.delenv(name, raising=False)
+    in_splits(tmp_path / "set")
+    source = FolderSource(tmp_path / "set")
+    known = source, Fingerprint.of(source)
+    monkeypatch.setenv(index.HANDED_OVER, "")  # so that it is taken away after the test
+    hand_over(known, tmp_path / "runs")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    images, fingerprint = found_by_one(never, tmp_path)
+    assert fingerprint == known[1] and images.notes == source.notes
+    for split in ("train", "val"):
+        assert list(images.split(split).items) == list(source.split(split).items)
+        assert np.array_equal(images.split(split)[0][0], source.split(split)[0][0])
+    (written,) = (tmp_path / "runs").iterdir()
+    index._remove(written, -1)  # by another process
+    assert written.exists()
+    index._remove(written, os.getpid())
+    assert not written.exists()
