@@ -7,6 +7,8 @@ from longvision_cli.configuration import Configuration
 from longvision_cli.values import plain
 
 KEPT = tuple(f"data.{name}" for name in ("size", "channels", "range", "mean", "std", "seed"))
+# the packs that a run has seen are counted
+KEPT += tuple(f"data.{name}" for name in ("pack", "tokens", "patch", "sizes", "sizes_by", "drop", "drop_by"))
 # Where and how long a run trains, what it is looked at for, and where its data is: whether that is the same is checked.
 FREE = {
     *(f"data.{name}" for name in ("path", "classes_file", "train", "val", "test", "image_column", "label_column")),

@@ -72,7 +72,8 @@ def parquet(root):
     return f"ParquetData({str(root)!r})"
 
 
-EMBEDDED = ("DigitsData()", "MostDigitsData()", "ScatteredSegmentationData()", "ScatteredDetectionData()")
+NAMES_EMBEDDED = ("Digits", "MixedDigits", "MostDigits", "ScatteredSegmentation", "ScatteredDetection")
+EMBEDDED = tuple(f"{name}Data()" for name in NAMES_EMBEDDED)
 
 
 def listing(made):

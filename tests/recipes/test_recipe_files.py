@@ -22,7 +22,7 @@ every_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.st
 
 
 def read(path, *words):
-    embedded = yaml.safe_load(path.read_text())["source"] in ("digits", "scattered")
+    embedded = yaml.safe_load(path.read_text())["source"] in ("digits", "mixed_digits", "scattered")
     needed = [] if embedded else ["--data.path", "somewhere"]
     return parse(["-c", path.stem, *needed, *words])[0]
 

@@ -19,6 +19,7 @@ from longvision.data.sources.coco_layout import LabelsAndImages
 from longvision.data.sources.digits import DigitsSource
 from longvision.data.sources.folder import FolderSource
 from longvision.data.sources.mask_folder import MaskFolderSource
+from longvision.data.sources.mixed_digits import MixedDigitsSource
 from longvision.data.sources.scattered_sets import (
     ScatteredDetection,
     ScatteredMode,
@@ -148,6 +149,16 @@ class DigitsData(ClassificationConfig):
 
     def source(self) -> Source[int]:
         return DigitsSource(self.channels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixedDigitsData(DigitsData):
+    """The same digits in images of every shape, of 12x12 to 36x90 pixels."""
+
+    size: int | tuple[int, int] = 24
+
+    def source(self) -> Source[int]:
+        return MixedDigitsSource(self.channels)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,7 +90,7 @@ class DataModule(LightningDataModule):
             self._take_up_model()
         if self.packing and self.input.patch > 1:
             self.packing.check_patch(self.input.patch, (self.size[0], *self.sizes))
-        if "train" in needed and (self.packing is None or self.trainer is not None):  # which says the patch
+        if "train" in needed and (self.packing is None or self.input.patch > 1):
             if self.packing:
                 self._look_at_shapes()
             self.order()  # it may be refused
