@@ -42,6 +42,7 @@ TASKS = {
             "mixed_digits": "longvision.data.config.MixedDigitsData",
             "parquet": "longvision.data.config.ParquetData",
             "scattered": "longvision.data.config.MostDigitsData",
+            "shards": "longvision.data.config.ShardsData",
         },
         "longvision.inference.classification.ClassificationPredictor",
         "longvision.inference.outputs.ClassTable",

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from support.tars import write_tar
+
 SIDE = 32
 
 
@@ -36,6 +38,16 @@ def parquet(root: Path, files: dict[str, Sequence[bytes]]) -> dict[str, Any]:
         table = pa.table({"image": pa.array(contents, pa.binary()), "label": [n % 2 for n in range(len(contents))]})
         pq.write_table(table, root / f"{split}.parquet")
     return {"task": "classification", "source": "parquet"}
+
+
+def shards(root: Path, files: dict[str, Sequence[bytes]]) -> dict[str, Any]:
+    """Two tar files a split."""
+    for split, contents in files.items():
+        for part in range(2):
+            numbers = [number for number in range(len(contents)) if number % 2 == part]
+            samples = [{"__key__": f"in/{n}", "jpg": contents[n], "cls": "ab"[n // 2 % 2]} for n in numbers]
+            write_tar(root / f"{split}-{part:06}.tar", samples)
+    return {"task": "classification", "source": "shards"}
 
 
 def masks(root: Path, files: dict[str, Sequence[bytes]]) -> dict[str, Any]:
@@ -78,7 +90,7 @@ def voc(root: Path, files: dict[str, Sequence[bytes]]) -> dict[str, Any]:
     return {"task": "detection", "source": "voc"}
 
 
-SETS = {"folder": folder, "parquet": parquet, "masks": masks, "coco": coco, "voc": voc}
+SETS = {"folder": folder, "parquet": parquet, "shards": shards, "masks": masks, "coco": coco, "voc": voc}
 
 
 def mask(classes: int = 2) -> bytes:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from support.tars import write_tar
+
 SIDE = 32
 CLASSES = ["cat", "dog"]
 COUNTS = {"train": 8, "val": 4, "test": 4}
@@ -86,6 +88,24 @@ def parquet(root: Path, random: np.random.Generator) -> Known:
             "label": [CLASSES[one.label] for one in known[split]],
         }
         pyarrow.parquet.write_table(pyarrow.table(columns), root / f"{split}-00000-of-00001.parquet")
+    return known
+
+
+def shards(root: Path, random: np.random.Generator) -> Known:
+    """Numbers as labels, and a file with the names; in .cls and .json files in turn."""
+    (root / "classes.txt").write_text("\n".join(CLASSES))
+    known: Known = {}
+    for split, count in COUNTS.items():
+        made = [encoded(number, random) for number in range(count)]
+        known[split] = [Example(pixels, coded, number % 2) for number, (pixels, _, coded) in enumerate(made)]
+        samples = [
+            {"__key__": f"{number:04}", suffix: coded,
+             **({"json": json.dumps({"label": number % 2})} if number % 4 > 1 else {"cls": str(number % 2)})}
+            for number, (_, suffix, coded) in enumerate(made)
+        ]  # fmt: skip
+        for part in range(2):
+            half = count // 2
+            write_tar(root / split / f"{part:04}.tar", samples[part * half : (part + 1) * half])
     return known
 
 
@@ -177,6 +197,7 @@ def voc(root: Path, random: np.random.Generator) -> Known:
 WRITERS: dict[str, Callable[[Path, np.random.Generator], Known]] = {
     "folder": folder,
     "parquet": parquet,
+    "shards": shards,
     "masks": masks,
     "coco": coco,
     "voc": voc,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 pytest.importorskip("torchvision")
 pytest.importorskip("pyarrow")
 from longvision.data.augment import Augment, DenseAugment, DetectionAugment
-from longvision.data.config import CocoData, FolderData, MaskFolderData, ParquetData, VocData
+from longvision.data.config import CocoData, FolderData, MaskFolderData, ParquetData, ShardsData, VocData
 from longvision.data.datamodule import DataModule
 from longvision.data.io.colours import spread_colours
 from longvision.inference import Description, Predictor
@@ -29,6 +29,7 @@ from support.known_sets import CLASSES, SIDE, WRITERS, Example, Known
 PLAIN: dict[str, Any] = {  # options by which training shows an image as it is
     "folder": (FolderData, Augment(crop_scale=None, flip=0.0), {"crop": 1.0}),
     "parquet": (ParquetData, Augment(crop_scale=None, flip=0.0), {"crop": 1.0}),
+    "shards": (ShardsData, Augment(crop_scale=None, flip=0.0), {"crop": 1.0}),
     "masks": (MaskFolderData, DenseAugment(scale=(1.0, 1.0), flip=0.0, photometric=0.0, most=1.0), {}),
     "coco": (CocoData, DetectionAugment(scale=(1.0, 1.0), flip=0.0), {}),
     "voc": (VocData, DetectionAugment(scale=(1.0, 1.0), flip=0.0), {}),
@@ -56,8 +57,8 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     root = tmp_path_factory.mktemp(request.param)
     known = WRITERS[request.param](root, np.random.default_rng(0))
     config, augment, options = PLAIN[request.param]
-    if request.param == "masks":
-        options = {"classes_file": str(root / "classes.txt")}
+    if request.param in ("masks", "shards"):
+        options = {**options, "classes_file": str(root / "classes.txt")}
     data = config(path=str(root), size=SIDE, batch_size=2, workers=0, augment=augment, **options).build()
     assert data.classes == CLASSES
     return Set(request.param, root, known, data)
@@ -152,7 +153,7 @@ def panel(made: Set, example: Example) -> Image.Image:
 
 def test_what_check_data_shows(made: Set, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["check-data", "--task", made.task, "--source", made.source, "--data.path", made.root]
-    if made.source == "masks":
+    if made.source in ("masks", "shards"):
         words += ["--data.classes_file", made.root / "classes.txt"]
     assert main([str(word) for word in [*words, "--out", tmp_path / "drawn"]]) == 0
     assert "not used" not in capsys.readouterr().out

@@ -111,7 +111,7 @@ def test_a_set_that_vanished_is_no_unreadable_image(left, tmp_path):
 
 
 def _name(kind):
-    return {"voc": "train7.jpg", "parquet": "none"}.get(kind, "/7.jpg")
+    return {"voc": "train7.jpg", "parquet": "none", "shards": "in/7'"}.get(kind, "/7.jpg")
 
 
 def test_images_that_go_away_or_whose_mask_is_damaged_are_skipped(tmp_path):

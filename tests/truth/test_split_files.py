@@ -4,7 +4,7 @@ import pytest
 
 from longvision.data.leftovers import unlisted
 from longvision.data.sources.coco_layout import find_files as coco_files
-from longvision.data.sources.parquet_layout import find_files as parquet_files
+from longvision.data.sources.shard_layout import find_files as parquet_files
 from longvision.data.sources.voc_files import find_lists
 from longvision.errors import UserError
 from support.trees import plant

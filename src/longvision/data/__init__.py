@@ -10,7 +10,7 @@ _HOME = {
     "augment": ("Augment", "DenseAugment", "DetectionAugment"),
     "config": (
         "CocoData", "DigitsData", "FolderData", "MaskFolderData", "MostDigitsData", "ParquetData",
-        "ScatteredDetectionData", "ScatteredSegmentationData", "VocData",
+        "ScatteredDetectionData", "ScatteredSegmentationData", "ShardsData", "VocData",
     ),
     "datamodule": ("DataModule",),
     "io.images": ("find_images", "read_image"),

@@ -26,6 +26,7 @@ from longvision.data.sources.scattered_sets import (
     ScatteredSegmentation,
     ScatteredSource,
 )
+from longvision.data.sources.shards import ShardSource
 from longvision.data.sources.voc import VocSource
 from longvision.data.transforms.input_spec import InputSpec, Resize
 from longvision.errors import UserError
@@ -196,6 +197,28 @@ class ParquetData(ClassificationConfig, HoldOutConfig):
 
         return self.tolerant(
             ParquetSource(self.path, self.channels, self.seed, self.image_column, self.label_column, trained)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardsData(ClassificationConfig, HoldOutConfig):
+    """Tar files in WebDataset's layout: an image, and a .cls or .json with its class, a sample.
+
+    Args:
+        path: a folder with train*.tar and, where they exist, val*.tar and test*.tar, or with folders of these names;
+            without validation files, a tenth of the training images validates.
+        classes_file: names of the classes in the order of their numbers, a line each. When left out, classes are called
+            by their numbers, unless labels are names.
+        label_key: what a .json file calls the class, where there is no .cls file.
+    """
+
+    path: str = field(kw_only=False)
+    classes_file: str | None = None
+    label_key: str = "label"
+
+    def source(self, trained: Trained | None = None) -> Source[int]:
+        return self.tolerant(
+            ShardSource(self.path, self.channels, self.seed, self.classes_file, self.label_key, trained)
         )
 
 

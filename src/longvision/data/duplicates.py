@@ -51,7 +51,7 @@ def duplicates(source: Source[Any]) -> list[str]:
 def _places(source: Source[Any]) -> list[_Place]:
     splits: list[Split] = ["train", "val", *(["test"] if source.has_test else [])]  # type: ignore[list-item]
     return [
-        _Place(split, one.name if one.file else f"image {row}", one.label, one.file, one.name)
+        _Place(split, one.name if one.file or one.mark else f"image {row}", one.label, one.file, one.mark or one.name)
         for split in splits
         for row, one in enumerate(source.listed_images(split))
     ]

@@ -125,5 +125,7 @@ def _images_of(source: Source[Any], split: Split, seen: Counter[str]) -> list[Im
     images = []
     for one, mark in zip(listed, in_threads(mark_of, files), strict=True):
         seen[one.name] += 1
-        images.append(Image(one.name if seen[one.name] == 1 else f"{one.name} #{seen[one.name]}", one.label, mark))
+        images.append(
+            Image(one.name if seen[one.name] == 1 else f"{one.name} #{seen[one.name]}", one.label, mark or one.mark)
+        )
     return images

@@ -91,7 +91,7 @@ def test_no_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         ParquetSource(tmp_path / "nowhere")
     write(tmp_path / "deep" / "train.parquet", [0, 1])
-    with pytest.raises(FileNotFoundError, match=r"no train\*\.parquet in .*there are Parquet files in .*deep"):
+    with pytest.raises(FileNotFoundError, match=r"no train\*\.parquet in .*there are .parquet files in .*deep"):
         ParquetSource(tmp_path)
     with pytest.raises(ValueError, match="is a file: give the folder"):
         ParquetSource(tmp_path / "deep" / "train.parquet")

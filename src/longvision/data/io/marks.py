@@ -6,16 +6,20 @@ import os
 BLOCK = 16384  # bytes that are read at the beginning, in the middle and at the end of a file
 
 
-def mark_of(file: str | None) -> str:
-    """The size, and a hash of parts of the content, as no large file is read whole: images of one mark are the same."""
-    if file is None or not (size := size_of(file)):
+def mark_of(file: str | None, offset: int = 0, size: int | None = None) -> str:
+    """The size, and a hash of parts of the content, as no large file is read whole: images of one mark are the same.
+
+    Of an image inside a file, `offset` and `size` say where it is: its mark is that of the same image in its own file.
+    """
+    if file is None or (size is None and not size_of(file)):
         return ""
+    size = int(size_of(file)) if size is None else size
     words = hashlib.blake2b(digest_size=8)
     try:
         with open(file, "rb") as opened:
-            for place in sorted({0, max(0, int(size) // 2), max(0, int(size) - BLOCK)}):
-                opened.seek(place)
-                words.update(opened.read(BLOCK))
+            for place in sorted({0, size // 2, max(0, size - BLOCK)}):
+                opened.seek(offset + place)
+                words.update(opened.read(min(BLOCK, size - place)))
     except OSError:  # it is told when it is read
         return ""
     return f"{size}:{words.hexdigest()}"

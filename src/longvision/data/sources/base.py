@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from longvision.data.io.deep import AnyImage
-from longvision.data.problems import TOLERATED, listing
+from longvision.data.problems import TOLERATED, counted, listing
 from longvision.data.serialized import SerializedList
 from longvision.errors import UserError
 from longvision.types import CocoIds, Colour, Split
@@ -27,11 +27,13 @@ class Listed:
         name: its path from the set's folder; of images that have none, their content or number.
         label: its class, or what changes when its label does.
         file: where its bytes are, if they are in a file of their own.
+        mark: of its content, see `mark_of`, if they are a part of a file.
     """
 
     name: str
     label: str
     file: str | None = None
+    mark: str = ""
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,13 @@ def look_alike(names: Iterable[str], where: object) -> list[str]:
         alike["".join(unicodedata.normalize("NFKC", name).casefold().split())].append(name)
     found = [" and ".join(map(repr, several)) for several in alike.values() if len(several) > 1]
     return [f"{where} has classes that differ by capitals or blanks alone ({listing(found)})"] if found else []
+
+
+def without_images(classes: Sequence[str], labels: Iterable[int]) -> list[str]:
+    """The line, or none, for classes that no training image has."""
+    present = set(labels)
+    missing = [name for number, name in enumerate(classes) if number not in present]
+    return [f"no training image is of {counted(len(missing), 'class')}: {listing(missing)}"] if missing else []
 
 
 def relative(file: str, folder: str) -> str:

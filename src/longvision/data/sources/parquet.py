@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 
 from longvision.data.io.images import Channels
-from longvision.data.problems import counted, listing
-from longvision.data.sources.base import ImageSet, Listed, Source, Trained, hold_out, look_alike
+from longvision.data.problems import listing
+from longvision.data.sources.base import ImageSet, Listed, Source, Trained, hold_out, look_alike, without_images
 from longvision.data.sources.parquet_images import Shards
 from longvision.data.sources.parquet_labels import (
     ShardLabels,
@@ -18,7 +18,7 @@ from longvision.data.sources.parquet_labels import (
     read_labels,
     read_schema,
 )
-from longvision.data.sources.parquet_layout import find_files
+from longvision.data.sources.shard_layout import find_files
 from longvision.errors import UserError
 from longvision.types import Split
 
@@ -59,7 +59,7 @@ class ParquetSource(Source[int]):
             self.classes = trained.classes
             shards = {split: [by_name(shard, self.classes) for shard in found] for split, found in shards.items()}
         self.labels: dict[Split, np.ndarray] = {split: self._number(split, found) for split, found in shards.items()}
-        self.notes += self._missing_classes() if trained is None else []
+        self.notes += without_images(self.classes, self.labels["train"].tolist()) if trained is None else []
         self._shards: dict[Split, Shards] = {}
 
     def split(self, split: Split) -> ImageSet[int]:
@@ -106,11 +106,6 @@ class ParquetSource(Source[int]):
         if not len(labels):
             raise UserError(f"{self._where(split)} has no rows: expected images with labels")
         return labels
-
-    def _missing_classes(self) -> list[str]:
-        present = set(self.labels["train"].tolist())
-        missing = [name for number, name in enumerate(self.classes) if number not in present]
-        return [f"no training image is of {counted(len(missing), 'class')}: {listing(missing)}"] if missing else []
 
     def _check_columns(self, file: Path, schema: pa.Schema) -> None:
         if missing := [name for name in (self.image_column, self.label_column) if name not in schema.names]:

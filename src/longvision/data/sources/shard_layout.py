@@ -1,5 +1,6 @@
-"""Which Parquet files hold which split."""
+"""Which files of many images, Parquet or tar, hold which split."""
 
+import os
 from collections import defaultdict
 from pathlib import Path
 
@@ -12,70 +13,73 @@ from longvision.errors import MissingFileError
 from longvision.types import Split
 
 
-def find_files(root: Path, notes: list[str], any_split: bool = False) -> dict[Split, list[Path]]:
-    """The sorted Parquet files of each split, as `_find_files` or, for evaluation, `_find_any_files` says. Raises
-    UserError, also for shards that are missing or there twice."""
-    files = (_find_any_files if any_split else _find_files)(root, notes)
-    check_shards(path for paths in files.values() for path in paths)
+def find_files(
+    root: Path, notes: list[str], any_split: bool = False, suffix: str = ".parquet", beside: str | None = None
+) -> dict[Split, list[Path]]:
+    """The sorted files of each split, as `_find_files` or, for evaluation, `_find_any_files` says. Raises UserError,
+    also for shards that are missing or there twice; numbers of tar files have no gaps. `beside` is
+    a file that is used too."""
+    used = {os.path.realpath(beside)} if beside else set()
+    files = (_find_any_files if any_split else _find_files)(root, notes, suffix, used)
+    check_shards((path for paths in files.values() for path in paths), gaps=suffix != ".tar")
     return files
 
 
-def _find_files(root: Path, notes: list[str]) -> dict[Split, list[Path]]:
-    """The sorted Parquet files of each split, in `root` or in `root`/data, by their names or by those of folders:
+def _find_files(root: Path, notes: list[str], suffix: str, used: set[str]) -> dict[Split, list[Path]]:
+    """The sorted files of each split, in `root` or in `root`/data, by their names or by those of folders:
     train-00000-of-00002.parquet, train/0000.parquet. `notes` gets what is not used. Raises UserError."""
-    require_folder(root, "give the folder that holds train*.parquet")
+    require_folder(root, f"give the folder that holds train*{suffix}")
     for folder in (root, root / "data"):
-        groups = _groups(folder) if folder.is_dir() else {}
+        groups = _groups(folder, suffix) if folder.is_dir() else {}
         names = [name for name in groups if read_name(name).is_split]
         if not _train(names):  # mnist-train.parquet, mnist-test.parquet
             names = alike(groups) or [name for name in _train([*groups]) if len(_train([*groups])) == 1]
         if _train(names):
             chosen = choose(names, str(folder))
             files = {split: groups[name] for split, name in chosen.names.items()}
-            used = {path for paths in files.values() for path in paths}
-            notes += [*chosen.notes, *_not_used(root, folder, used)]
+            notes += [*chosen.notes, *_not_used(root, folder, files, used)]
             return files
         if len(groups) == 1 and not _split_of(*groups):
             (paths,) = groups.values()
             notes.append(
                 f"{folder} has {paths[0].name}, which is called as no split: a tenth of it validates, the rest trains"
             )
-            notes += _not_used(root, folder, set(paths))
+            notes += _not_used(root, folder, {"train": paths}, used)
             return {"train": sorted(paths)}
-    elsewhere = sorted({str(Path(file).parent) for file in list_files(root).files if ending(file) == ".parquet"})
-    hint = f"; there are Parquet files in {listing(elsewhere)}" if elsewhere else ""
-    raise MissingFileError(f"no train*.parquet in {root} or in {root / 'data'}: give the folder that holds it{hint}")
+    elsewhere = sorted({str(Path(file).parent) for file in list_files(root).files if ending(file) == suffix})
+    hint = f"; there are {suffix} files in {listing(elsewhere)}" if elsewhere else ""
+    raise MissingFileError(f"no train*{suffix} in {root} or in {root / 'data'}: give the folder that holds it{hint}")
 
 
-def _find_any_files(root: Path, notes: list[str]) -> dict[Split, list[Path]]:
+def _find_any_files(root: Path, notes: list[str], suffix: str, used: set[str]) -> dict[Split, list[Path]]:
     """For evaluation: the splits that there are, or else all files as "train". Raises UserError."""
-    require_folder(root, "give the folder that holds Parquet files")
+    require_folder(root, f"give the folder that holds {suffix} files")
     for folder in (root, root / "data"):
-        groups = _groups(folder) if folder.is_dir() else {}
+        groups = _groups(folder, suffix) if folder.is_dir() else {}
         names = [name for name in groups if read_name(name).is_split] or [name for name in groups if _split_of(name)]
         if names:
             chosen = choose(names, str(folder))
             files = {split: groups[name] for split, name in chosen.names.items()}
-            notes += [*chosen.notes, *_not_used(root, folder, {path for paths in files.values() for path in paths})]
+            notes += [*chosen.notes, *_not_used(root, folder, files, used)]
             return files
         if groups:
             return {"train": sorted(path for paths in groups.values() for path in paths)}
-    raise MissingFileError(f"no Parquet file in {root} or in {root / 'data'}: give the folder that holds them")
+    raise MissingFileError(f"no {suffix} file in {root} or in {root / 'data'}: give the folder that holds them")
 
 
 def _split_of(name: str) -> bool:
     return read_name(name).reading is not None
 
 
-def _groups(folder: Path) -> dict[str, list[Path]]:
+def _groups(folder: Path, suffix: str) -> dict[str, list[Path]]:
     """Shards by what they are called without their number; those in a split's folder by its name."""
     groups: dict[str, list[Path]] = defaultdict(list)
     for name in files_in(folder):
-        if ending(name) == ".parquet":
+        if ending(name) == suffix:
             groups[without_number(Path(name).stem)].append(folder / name)
     for name in folders_in(folder):
         if read_name(name).is_split:
-            files = [Path(file) for file in list_files(folder / name).files if ending(file) == ".parquet"]
+            files = [Path(file) for file in list_files(folder / name).files if ending(file) == suffix]
             groups[name] += files
     return {name: files for name, files in groups.items() if files}
 
@@ -84,9 +88,9 @@ def _train(names: list[str]) -> list[str]:
     return [name for name in names if read_name(name).reading in TRAINS]
 
 
-def _not_used(root: Path, folder: Path, used: set[Path]) -> list[str]:
-    below = {path.relative_to(folder).parts[0] for path in used}
-    names = [name for name in files_in(folder) if name not in below]
+def _not_used(root: Path, folder: Path, files: dict[Split, list[Path]], used: set[str]) -> list[str]:
+    below = {path.relative_to(folder).parts[0] for paths in files.values() for path in paths}
+    names = [name for name in files_in(folder) if name not in below and os.path.realpath(folder / name) not in used]
     lines = unused(folder, names, [name for name in folders_in(folder) if name not in below])
     if folder != root:
         lines += unused(root, files_in(root), [name for name in folders_in(root) if name != folder.name])
