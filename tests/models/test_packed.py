@@ -73,6 +73,16 @@ def test_with_patches_dropped(cls_token):
     check_as_alone(small(cls_token=cls_token, pool=pool), images(), kept=KEPT)
 
 
+@pytest.mark.parametrize("kept", [None, KEPT], ids=["whole", "dropped"])
+def test_in_float32(kept):
+    """To the 1e-5 that packing promises."""
+    model, several = small().float(), [image.float() for image in images()]
+    packed = model(PackedImages.from_images(several, 4, kept=kept))
+    each = zip(several, kept or [None] * len(several))
+    alone = [model(PackedImages.from_images([image], 4, kept=None if own is None else [own])) for image, own in each]
+    torch.testing.assert_close(packed, torch.cat(alone), rtol=1e-5, atol=1e-5)
+
+
 def test_patches_that_are_left_keep_their_positions():
     """And the class token stands in the middle of them: the model's own parts, called one by one."""
     model, image, kept = small(img_size=(8, 12)), images()[0], torch.tensor([0, 1, 3, 5])

@@ -61,8 +61,8 @@ def block_diagonal_attention(
 ) -> Tensor:
     """(M, H, d) each -> (M, H, d): attention within each of the sequences packed in a row.
 
-    In half precision on a GPU by torch's variable-length kernel. Else sequence by sequence: a mask for all M x M pairs
-    would compute what it throws away.
+    In half precision on a GPU by torch's variable-length kernel. Else sequence by sequence: on a CPU a mask of all
+    M x M pairs takes 20 times as long for 20 sequences in 4,000 tokens.
     """
     if q_MHd.is_cuda and q_MHd.dtype in (torch.float16, torch.bfloat16):
         return _varlen(q_MHd, k_MHd, v_MHd, cu_seqlens, max(lengths))

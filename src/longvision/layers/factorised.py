@@ -10,6 +10,7 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from longvision.errors import UserError
+from longvision.layers.positions import per_patch, starts_of
 from longvision.layers.tokens import ClassTokens
 from longvision.ops.common import widened
 
@@ -85,8 +86,7 @@ class FactorisedPositions(nn.Module):
         device = number_M.device
         rows, columns = ([grid[axis] for grid in grids] for axis in (0, 1))
         width_M, row_M, column_M = (
-            torch.tensor([value for value, length in zip(values, lengths) for _ in range(length)]).to(device)
-            for values in (columns, _starts(rows), _starts(columns))
+            per_patch(values, lengths, device) for values in (columns, starts_of(rows), starts_of(columns))
         )
         row_M, column_M = row_M + number_M // width_M, column_M + number_M % width_M
         return F.embedding(row_M, self.along(0, rows, device)) + F.embedding(column_M, self.along(1, columns, device))
@@ -133,11 +133,3 @@ def factorised_on_grid(
 def _waves(angle_NF: Tensor) -> Tensor:
     """(N, F) -> (N, 2 F)."""
     return torch.cat([angle_NF.sin(), angle_NF.cos()], dim=-1)
-
-
-def _starts(sides: Sequence[int]) -> list[int]:
-    """Where each image's rows begin, one behind another."""
-    starts = [0]
-    for side in sides[:-1]:
-        starts.append(starts[-1] + side)
-    return starts

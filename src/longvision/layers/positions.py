@@ -1,6 +1,7 @@
 """Position embeddings, learned on one grid of patches, for another."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -38,8 +39,19 @@ def packed_pos_embed(
         starts[grid] = begin
         tables.append(patches_1MD if grid == old_grid else _resample(patches_1MD, old_grid, grid))
         begin += grid[0] * grid[1]
-    start_M = torch.tensor([starts[grid] for grid, length in zip(grids, lengths) for _ in range(length)])
-    return F.embedding(start_M.to(number_M.device) + number_M, torch.cat(tables, dim=1)[0])
+    start_M = per_patch([starts[grid] for grid in grids], lengths, number_M.device)
+    return F.embedding(start_M + number_M, torch.cat(tables, dim=1)[0])
+
+
+def per_patch(values: Sequence[int], lengths: Sequence[int], device: torch.device) -> Tensor:
+    """int64 (M,): each image's value for each of its patches."""
+    counts = torch.tensor(lengths)
+    return torch.tensor(values).repeat_interleave(counts, output_size=sum(lengths)).to(device)
+
+
+def starts_of(lengths: Sequence[int]) -> list[int]:
+    """Where each begins, one behind another."""
+    return [0, *accumulate(lengths[:-1])]
 
 
 def _resample(patches_1MD: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:

@@ -21,6 +21,7 @@ from longvision.layers import (
     resample_pos_embed,
 )
 from longvision.layers.factorised import FACTORISED, Factorised
+from longvision.layers.positions import per_patch, starts_of
 from longvision.models.base import Backbone, Pool
 from longvision.ops.common import cu_seqlens_of, widened
 from longvision.types import PackedImages
@@ -192,9 +193,10 @@ class SequenceBackbone(Backbone):
 
     def _packed_positions(self, images: PackedImages) -> Tensor:
         """(M, D)."""
-        number_M = images.kept
+        number_M, device = images.kept, images.patches.device
         if number_M is None:
-            number_M = torch.cat([torch.arange(length) for length in images.lengths]).to(images.patches.device)
+            starts_M = per_patch(starts_of(images.lengths), images.lengths, device)
+            number_M = torch.arange(len(starts_M), device=device) - starts_M
         if self.positions != "absolute":
             return self.pos_embed.packed(images.grids, number_M, images.lengths)
         return packed_pos_embed(self.pos_embed, self.grid, images.grids, number_M, images.lengths, self.tokens)
