@@ -39,6 +39,7 @@ TASKS = {
         {
             "folder": "longvision.data.config.FolderData",
             "digits": "longvision.data.config.DigitsData",
+            "labels": "longvision.data.label_config.LabelTableData",
             "mixed_digits": "longvision.data.config.MixedDigitsData",
             "parquet": "longvision.data.config.ParquetData",
             "scattered": "longvision.data.config.MostDigitsData",

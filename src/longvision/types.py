@@ -125,6 +125,7 @@ class DataInfo:
         channels: 1 for grey, 3 for colour, or as many as the files have.
         has_masks: whether objects have masks.
         palette: a colour for each class, where pixels or objects are drawn.
+        multilabel: whether an image may have any number of the classes.
     """
 
     name: str
@@ -133,6 +134,7 @@ class DataInfo:
     channels: int = 3
     has_masks: bool = False
     palette: list[Colour] | None = None
+    multilabel: bool = False
 
 
 @dataclass(frozen=True)

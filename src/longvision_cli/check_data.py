@@ -1,5 +1,6 @@
 """`longvision check-data`: whether images and labels are what a recipe expects, and how they look together."""
 
+import itertools
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
@@ -104,12 +105,14 @@ def _samples(data: Any) -> Any:
 
 
 def _drawn(data: Any, image: Any, label: Any) -> Any:
-    """A class number, a class map or objects over the image."""
+    """A class number, several classes, a class map or objects over the image."""
     image = data.input.shown(image)
     from longvision.types import Target
     from longvision.viz.overlays import draw_objects, draw_segmentation, titled
 
     if isinstance(label, int):
         return titled(image, data.classes[label])
+    if isinstance(label, list):
+        return titled(image, ", ".join(itertools.compress(data.classes, label)) or "nothing")
     draw: Any = draw_objects if isinstance(label, Target) else draw_segmentation
     return draw(image, {"labels": label}, data.classes, data.info.palette)

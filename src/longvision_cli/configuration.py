@@ -135,7 +135,7 @@ def _refuse_another(own: dict[str, Any], given: dict[str, str]) -> None:
 
 def absolute_paths(data: Any) -> dict[str, str]:
     """Of the options of data, those that name a file or folder, wherever a command is called from."""
-    values = {name: getattr(data, name, None) for name in ("path", "classes_file")}
+    values = {name: getattr(data, name, None) for name in ("path", "classes_file", "images")}
     return {name: os.path.abspath(value) for name, value in values.items() if value and os.path.exists(value)}
 
 

@@ -20,7 +20,7 @@ from longvision_cli.quiet import quiet
 NAMED = 10  # images without a result that are named
 TASK_OPTIONS = {
     "window": "only a segmentation has windows",
-    "threshold": "only detections have scores to compare",
+    "threshold": "only objects, and labels of which an image may have any number, have scores to compare",
     "detections": "only detectors find objects",
 }
 
@@ -40,7 +40,7 @@ def run(arguments: list[str]) -> int:
     description = read_description(find_weights(options.run))
     writer = load(task_entry(description.task).output)
     given = {name: getattr(options, name) for name in TASK_OPTIONS if getattr(options, name) is not None}
-    for name in set(given) - writer.options:
+    for name in set(given) - writer.options - ({"threshold"} if description.multilabel else set()):
         raise UserError(
             f"--{name} means nothing to {options.run}, a model for {description.task}: {TASK_OPTIONS[name]}"
         )
@@ -101,7 +101,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--detections", metavar="N", type=int, help="of a detection: the most objects of an image (the run's, as 100)"
     )
-    parser.add_argument("--threshold", type=float, help="of a detection: least score that is drawn and counted (0.5)")
+    parser.add_argument(
+        "--threshold", type=float, help="of objects, and of any number of labels: least score that counts (0.5)"
+    )
     if any(word.split("=")[0] == "--picture" for word in arguments):
         raise UserError("--picture is now --out, which names a folder")
     return parser.parse_args(arguments)

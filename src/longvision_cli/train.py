@@ -60,6 +60,8 @@ def run(arguments: list[str]) -> int:
     data.setup("fit")
     # the run reads other images alike, and is used from other folders
     measured = {name: value for name, value in data.measured.items() if name != "seen"}
+    if hasattr(configuration.data, "multilabel"):
+        measured["multilabel"] = source.multilabel
     configuration.data = replace(configuration.data, **measured, **absolute_paths(configuration.data))
     with user_paths():
         run_folder = resumed or Run.create(configuration.runs, f"{configuration.source}-{task.config.name}")

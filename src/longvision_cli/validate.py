@@ -88,7 +88,8 @@ def _source(
         split: Split = asked or "val"
         return evaluated_source(folder, source, split), split, f"the {split} split of "
     known = folder.fingerprint()
-    trained = Trained(about.classes, bool(about.head.get("masks")), known is not None and known.binary)
+    binary = known is not None and known.binary
+    trained = Trained(about.classes, bool(about.head.get("masks")), binary, about.multilabel)
     source = configuration.data.evaluation_source(trained)
     _check_classes(words.options.run, about.classes, source)
     return source_elsewhere(folder, source, asked)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from longvision.data.io.colours import spread_colours
-from longvision.inference.results import ClassResult, MaskResult, ObjectResult, palette_image
+from longvision.inference.results import ClassResult, LabelResult, MaskResult, ObjectResult, palette_image
 from longvision.types import Detections
 
 CLASSES = ["road", "sky", "tree"]
@@ -33,6 +33,15 @@ def test_classes_come_most_likely_first():
     assert result.cells() == ["sky 62.5 %", "tree 25.0 %", "road 12.5 %"]
     assert result.to_dict()["file"] == "deep/a.jpg"
     assert result.to_dict()["top"][0] == {"class": "sky", "probability": 0.625}
+
+
+def test_any_number_of_labels():
+    result = LabelResult("deep/a.jpg", IMAGE, CLASSES, np.array([0.125, 0.625, 0.5], np.float32))
+    assert result.labels() == ["sky", "tree"] and result.labels(0.6) == ["sky"]
+    assert result.cells() == ["sky 62.5 %", "tree 50.0 %"] and result.cells(0.7) == ["nothing above 0.70"]
+    assert result.to_dict(0.6) == {
+        "file": "deep/a.jpg", "labels": ["sky"], "probabilities": {"sky": 0.625, "tree": 0.5, "road": 0.125},
+    }  # fmt: skip
 
 
 def test_pixels_come_the_largest_share_first():

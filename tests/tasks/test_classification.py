@@ -66,13 +66,13 @@ def test_accuracy_and_confusion_by_hand(monkeypatch):
     for logits, labels in [([[2.0, 1, 0], [0, 2.0, 1]], [0, 0]), ([[0, 2.0, 1], [0, 1, 2.0]], [1, 1])]:
         answering(task, logits, monkeypatch).validation_step((IMAGES, torch.tensor(labels)), 0)
     assert float(task.val_metrics.compute()["val/accuracy"]) == 0.5
-    assert task.confusion.compute().tolist() == [[1, 1, 0], [0, 1, 1], [0, 0, 0]]
+    assert task.counts.compute().tolist() == [[1, 1, 0], [0, 1, 1], [0, 0, 0]]
     e = math.e
     right, second, total = e**2, e, e**2 + e + 1
     assert logged["val/loss"][0] == pytest.approx((-math.log(right / total) - math.log(1 / total)) / 2)
     assert logged["val/loss"][1] == pytest.approx((-math.log(right / total) - math.log(second / total)) / 2)
     task.on_validation_epoch_start()
-    assert task.confusion.compute().sum() == 0
+    assert task.counts.compute().sum() == 0
 
 
 def test_top5(monkeypatch):
@@ -153,3 +153,44 @@ def test_the_caller_s_arguments_stay_as_they_are():
     args = {"depth": 1, "embed_dim": 16}
     make(args=args, drop_path=0.3)
     assert args == {"depth": 1, "embed_dim": 16}
+
+
+def make_multilabel(**options):
+    config = ClassificationConfig(**{"name": "vim_nano_patch4_32", "args": {"depth": 1, "embed_dim": 16}, **options})
+    task = Classification(config, DataInfo("set", ["cat", "dog"], (8, 8), 3, multilabel=True))
+    task.log_dict = task.log = lambda *_, **__: None
+    task._trainer = SimpleNamespace(global_step=7)
+    return task
+
+
+LOG3 = math.log(3)  # a sigmoid of 3/4
+
+
+def test_several_labels_have_a_binary_cross_entropy_each(monkeypatch):
+    task = answering(make_multilabel(label_smoothing=0.5), [[LOG3, 0.0], [-LOG3, LOG3]], monkeypatch)
+    batch = IMAGES, torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+    logged = {}
+    task.log = lambda name, value, **_: logged.update({name: float(value)})
+    right, wrong = -math.log(3 / 4), -math.log(1 / 4)
+    smooth = (0.75 * right + 0.25 * wrong + LOG2 + 0.25 * right + 0.75 * wrong + 0.75 * right + 0.25 * wrong) / 4
+    assert float(task.training_step(batch, 0)) == pytest.approx(smooth)
+    task.validation_step(batch, 0)
+    assert logged["train/loss"] == logged["val/loss"] == pytest.approx((right + LOG2 + wrong + right) / 4)
+
+
+def test_several_labels_are_measured_and_described(monkeypatch):
+    task = answering(make_multilabel(), [[LOG3, -1.0], [-1.0, LOG3]], monkeypatch)
+    logged = {}
+    task.log = lambda name, value, **_: logged.update({name: float(value)})
+    task.validation_step((IMAGES, torch.tensor([[1.0, 0.0], [1.0, 1.0]])), 0)
+    task.on_validation_epoch_end()
+    assert logged["val/f1"] == pytest.approx((2 / 3 + 1) / 2)
+    assert task.monitor() == "val/map" and task.describe() == {"multilabel": True} and make().describe() == {}
+    assert float(task.val_metrics.compute()["val/map"]) == 1
+    answer = task.kind.answer(torch.tensor([LOG3, -LOG3]), [1.0, 1.0], ["cat", "dog"])
+    assert (answer.says, answer.truth, answer.right) == ("cat (75 %)", "cat (75 %), dog (25 %)", False)
+    assert task.kind.answer(torch.tensor([-LOG3, -LOG3]), [0.0, 0.0], ["cat", "dog"]).says == "nothing"
+    with pytest.raises(UserError, match=r"accuracy.*map, f1, auroc"):
+        make_multilabel(monitor="accuracy")
+    with pytest.raises(UserError, match=r"map.*accuracy"):
+        make(monitor="map")

@@ -35,6 +35,12 @@ def test_bars_are_as_long_as_probabilities():
     ]
 
 
+def test_as_many_are_green_as_are_chosen():
+    for chosen in (0, 2):
+        sheet = draw_classes(Image.new("RGB", (60, 60)), "a.png", TOP, chosen)
+        assert (len(bars(sheet, MOST_LIKELY)), len(bars(sheet, OTHERS))) == (chosen, 3 - chosen)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (8, 8), (300, 20), (20, 3000), (4000, 3000)])
 def test_any_image_is_shown_whole_and_readable(size, written):
     colour = (200, 20, 200)

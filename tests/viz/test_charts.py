@@ -89,8 +89,8 @@ def test_confusion_of_a_class_without_images(tmp_path, figures):
 
 
 def test_examples_are_green_or_red(tmp_path, figures):
-    draw_examples([(GREY, "a", "a", 0.9)] * 9, tmp_path / "right.png", "title")
-    draw_examples([(GREY, "a", "b", 0.9)] * 9, tmp_path / "wrong.png", "title")
+    draw_examples([(GREY, "a (90 %)", "")] * 9, tmp_path / "right.png", "title")
+    draw_examples([(GREY, "b (90 %)", "a")] * 9, tmp_path / "wrong.png", "title")
     right, wrong = pixels(tmp_path / "right.png"), pixels(tmp_path / "wrong.png")
     assert share_near(right, GREEN) > 0.0005 > share_near(right, RED)
     assert share_near(wrong, RED) > 0.0005 > share_near(wrong, GREEN)

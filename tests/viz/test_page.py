@@ -38,7 +38,9 @@ def test_names_are_never_tags():
     classes = [NASTY, 'a" onload="x']
     sections = {
         NASTY: page.tiles({NASTY: NASTY}) + page.facts({NASTY: NASTY}) + page.table([NASTY], [[NASTY]]),
-        "b": page.confusion(counts_KK, classes) + page.recalls(counts_KK, classes) + page.details(NASTY, NASTY),
+        "b": page.confusion(counts_KK, classes)
+        + page.class_rates(classes, [1, 3], [0, 3], [0, 3])
+        + page.details(NASTY, NASTY),
         "c": page.images([page.Shown(Image.new("L", (8, 8)), [NASTY, 'a" onload="x'])]) + page.paragraphs(NASTY),
         "d": line_chart({NASTY: [(1, 1.0), (2, 2.0)]}, NASTY) + page.wide_image(Image.new("L", (8, 8)), 'a" onload="x'),
     }
@@ -86,7 +88,7 @@ def test_confusions_the_most_frequent_first():
 
 
 def test_recall_and_precision_with_a_dash_where_there_is_none():
-    texts = Read(page.recalls(np.array([[3, 1, 0], [0, 0, 0], [0, 0, 0]]), ["a", "b", "c"])).texts
+    texts = Read(page.class_rates(["a", "b", "c"], [4, 0, 0], [3, 1, 0], [3, 0, 0])).texts
     assert texts[4:] == ["a", "4", "75.0 %", "100.0 %", "b", "0", "–", "0.0 %", "c", "0", "–", "–"]
 
 

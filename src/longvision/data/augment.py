@@ -68,6 +68,8 @@ class Augment:
                 f"rand_augment works on images of 8 bits in 1 or 3 channels, the model takes {spec.channels}: switch "
                 "it off (--data.augment.rand_augment null)"
             )
+        if source.multilabel and (self.mixup or self.cutmix):
+            raise UserError("mixup and cutmix are for one class an image: set both to 0 for images of several labels")
         if spec.resize == "area":
             from longvision.data.transforms.packing import PackedTransforms
 

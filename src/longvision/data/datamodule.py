@@ -66,7 +66,8 @@ class DataModule(LightningDataModule):
         self.sizes = loader.sizes
         self.packing = loader if isinstance(loader, PackingConfig) and loader.pack else None
         self.workers = min(MOST_WORKERS, _cores()) if loader.workers is None else loader.workers
-        self.info = DataInfo(source.name, source.classes, input.size, input.channels, source.has_masks, source.palette)
+        what = source.has_masks, source.palette, source.multilabel
+        self.info = DataInfo(source.name, source.classes, input.size, input.channels, *what)
         self.name, self.classes, self.has_test = source.name, source.classes, source.has_test
         self.size, self.channels = input.size, input.channels
         self.seed = torch.initial_seed()
@@ -181,8 +182,9 @@ class DataModule(LightningDataModule):
 
     def name_of(self, split: Split, row: int) -> str:
         """Of an image, its path from the set's folder, or its number where it has none."""
-        file = getattr(self.images(split), "file_of", lambda row: None)(row)
-        return relative(file, self.source.name) if isinstance(file, str) else f"{split} image {row + 1}"
+        file, name = getattr(self.images(split), "file_of", lambda row: None)(row), self.source.name
+        folder = name if os.path.isdir(name) else os.path.dirname(name)
+        return relative(file, folder or os.curdir) if isinstance(file, str) else f"{split} image {row + 1}"
 
     def sample(self, split: Split, index: int) -> tuple[Image.Image, Tensor, Any]:
         """One image as 8 bits, what an evaluated model sees of it (C, H, W), and its label."""

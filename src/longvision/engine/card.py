@@ -23,6 +23,7 @@ def model_card(task: Task, data: Any, run: Run, metrics: dict[str, float]) -> st
     parameters = sum(p.numel() for p in task.model.parameters())
     rows = [f"| {name.replace('/', ' ')} | {value:.4f} |" for name, value in metrics.items()]
     table = "\n".join(["| metric | value |", "|---|---|", *rows]) if rows else "It was not evaluated."
+    several = ", of which an image may have any number" if info.multilabel else ""
     shown = ", ".join(map(_in_markdown, info.classes[:20])) + (", …" if len(info.classes) > 20 else "")
     return f"""---
 library_name: timm
@@ -31,7 +32,7 @@ tags: [timm, longvision, {task.pipeline}]
 ---
 # {task.config.name} on {_in_markdown(info.name)}
 
-{len(info.classes)} classes: {shown}. Input {info.size[0]}x{info.size[1]}, {info.channels} channel(s). \
+{len(info.classes)} classes{several}: {shown}. Input {info.size[0]}x{info.size[1]}, {info.channels} channel(s). \
 {parameters:,} parameters. Trained from {"given weights" if task.config.pretrained else "scratch"}; the whole \
 configuration is in `{run.configs()[-1].name}`. Made with longvision {__version__}, torch {torch.__version__}, timm \
 {timm.__version__}, Lightning {lightning.__version__}.
@@ -65,6 +66,7 @@ def _timm_program(task: Task, data: Any, run: Run) -> str:
     """For a model that is timm's own, without a head of ours."""
     info, inputs = task.info, data.input
     (height, width), classes = info.size, len(info.classes)
+    sigmoid = "The probability of each class is the sigmoid of its output. " if info.multilabel else ""
     arguments = {"num_classes": classes, "in_chans": info.channels, **task.args}
     return f"""
 The weights load into timm:
@@ -80,6 +82,6 @@ model = timm.create_model(
 ).eval()
 ```
 
-Images are normalised with mean {tuple(round(v, 4) for v in inputs.mean)} and standard deviation \
+{sigmoid}Images are normalised with mean {tuple(round(v, 4) for v in inputs.mean)} and standard deviation \
 {tuple(round(v, 4) for v in inputs.std)}, after a centre crop of {inputs.crop}.
 """

@@ -7,18 +7,19 @@ if TYPE_CHECKING:
     from longvision.inference.config import InferenceConfig
     from longvision.inference.description import Description
     from longvision.inference.predictor import Predictor
-    from longvision.inference.results import ClassResult, MaskResult, ObjectResult
+    from longvision.inference.results import ClassResult, LabelResult, MaskResult, ObjectResult
 
 _MODULES = {
     "InferenceConfig": "config",
     "Description": "description",
     "Predictor": "predictor",
     "ClassResult": "results",
+    "LabelResult": "results",
     "MaskResult": "results",
     "ObjectResult": "results",
 }
 
-__all__ = ["ClassResult", "Description", "InferenceConfig", "MaskResult", "ObjectResult", "Predictor"]
+__all__ = ["ClassResult", "Description", "InferenceConfig", "LabelResult", "MaskResult", "ObjectResult", "Predictor"]
 
 
 def __getattr__(name: str) -> Any:

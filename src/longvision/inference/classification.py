@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from longvision.inference.results import ClassResult
+from longvision.inference.results import ClassResult, LabelResult
 from longvision.inference.task import Named, TaskPredictor
 from longvision.models.backbone import create_backbone
 
@@ -22,7 +22,8 @@ class ClassificationPredictor(TaskPredictor):
         return create_backbone(about.architecture, len(about.classes), shape.channels, shape.size, args=about.args)
 
     def predict(self, model: Any, images: list[Tensor], inputs: Sequence[Named], batch: int) -> list[ClassResult]:
-        shares_BK = model(torch.stack(images)).float().softmax(1).cpu().numpy()
-        return [
-            ClassResult(*source, self.classes, shares_K) for source, shares_K in zip(inputs, shares_BK, strict=True)
-        ]
+        logits_BK = model(torch.stack(images)).float()
+        several = self.description.multilabel
+        shares_BK = (logits_BK.sigmoid() if several else logits_BK.softmax(1)).cpu().numpy()
+        made = LabelResult if several else ClassResult
+        return [made(*source, self.classes, shares_K) for source, shares_K in zip(inputs, shares_BK, strict=True)]

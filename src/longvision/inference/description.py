@@ -28,6 +28,7 @@ class Description:
         palette: a colour for each class, of tasks that draw.
         inference: windows and test-time augmentation, of a segmentation.
         coco_ids: what the data calls its categories, and its images where a run's folder says it, if it was COCO's.
+        multilabel: whether an image may have any number of the classes, of a classification.
         source: the file this was read from, for messages.
     """
 
@@ -40,6 +41,7 @@ class Description:
     palette: list[Colour] = field(default_factory=list)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     coco_ids: CocoIds | None = None
+    multilabel: bool = False
     source: str = "the model"
 
     @classmethod
@@ -118,4 +120,5 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {  # beside those of `re
     "coco_ids": (_are_ids, "ids of categories"),
     "head": _A_DICT,
     "inference": _A_DICT,
+    "multilabel": (lambda value: isinstance(value, bool), "true or false"),
 }

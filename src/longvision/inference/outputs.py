@@ -12,7 +12,6 @@ from longvision.errors import UserError
 from longvision.inference.coco import CocoResults
 from longvision.inference.results import (
     THRESHOLD,
-    ClassResult,
     MaskResult,
     ObjectResult,
     Result,
@@ -111,13 +110,22 @@ class ClassTable(Outputs):
 
     about = "images with their likeliest classes"
 
-    def __init__(self, classes: Sequence[str], folder: Path | None) -> None:
+    def __init__(self, classes: Sequence[str], folder: Path | None, threshold: float | None = None) -> None:
+        """`threshold` is of labels of which an image may have any number."""
         super().__init__(classes, folder)
         self.panels: list[Image.Image] = []
+        self.above = {} if threshold is None else {"threshold": _checked(threshold)}
 
-    def write(self, result: ClassResult, folder: Path) -> None:
+    def hold(self, result: Any) -> None:
+        if self.folder is None:
+            self.dicts.append(result.to_dict(**self.above))
+
+    def cells(self, result: Any) -> list[str]:
+        return result.cells(**self.above)
+
+    def write(self, result: Any, folder: Path) -> None:
         if len(self.panels) < ON_SHEET:  # thousands would not fit into memory
-            self.panels.append(result.image())
+            self.panels.append(result.image(**self.above))
 
     def finish(self, folder: Path) -> None:
         from longvision.viz.sheets import contact_sheet
@@ -145,9 +153,8 @@ class ObjectFiles(Outputs):
 
     def __init__(self, classes: Sequence[str], folder: Path | None, threshold: float = THRESHOLD) -> None:
         super().__init__(classes, folder)
-        if not 0 <= threshold <= 1:
-            raise UserError(f"--threshold {threshold}: expected a score from 0 to 1")
-        self.threshold, self.found = threshold, CocoResults(classes)  # with the data's ids, once a result says them
+        self.threshold = _checked(threshold)
+        self.found = CocoResults(classes)  # with the data's ids, once a result says them
         self.full: list[str] = []  # images with as many objects as can be found
         self.most, self.least_score = 0, 0.0
 
@@ -187,3 +194,9 @@ class ObjectFiles(Outputs):
 
     def as_json(self) -> Any:
         return self.found.as_dict()
+
+
+def _checked(threshold: float) -> float:
+    if not 0 <= threshold <= 1:
+        raise UserError(f"--threshold {threshold}: expected a score from 0 to 1")
+    return threshold

@@ -83,6 +83,30 @@ class ClassResult(Result):
 
 
 @dataclass(frozen=True)
+class LabelResult(ClassResult):
+    """The probability of each class, float32 (K,), of an image that may have any number of them."""
+
+    def labels(self, threshold: float = THRESHOLD) -> list[str]:
+        """The classes that are at least as likely as `threshold`, the likeliest first."""
+        return [name for name, share in self.top(len(self.classes)) if share >= threshold]
+
+    def image(self, threshold: float = THRESHOLD) -> Image.Image:
+        from longvision.viz.bars import draw_classes
+
+        return draw_classes(self.input, Path(self.name).name, self.top(), len(self.labels(threshold)))
+
+    def cells(self, threshold: float = THRESHOLD) -> list[str]:
+        """Those of at least `threshold`, all of them."""
+        found = [f"{name} {100 * share:.1f} %" for name, share in self.top(len(self.classes)) if share >= threshold]
+        return found or [f"nothing above {threshold:.2f}"]
+
+    def to_dict(self, threshold: float = THRESHOLD) -> dict[str, Any]:
+        """{"file": …, "labels": [those of at least `threshold`], "probabilities": {class: probability of each}}."""
+        shares = dict(self.top(len(self.classes)))
+        return {"file": self.name, "labels": self.labels(threshold), "probabilities": shares}
+
+
+@dataclass(frozen=True)
 class MaskResult(Result):
     """The class of each pixel.
 

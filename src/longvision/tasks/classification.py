@@ -1,20 +1,21 @@
-"""Image classification: any timm model, cross-entropy, accuracy."""
+"""Image classification by any timm model: one class an image, or any number of them."""
 
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from longvision.errors import MissingFileError, UnreadableImage, UserError
-from longvision.metrics.classification import MacroAUROC, balanced_accuracy
 from longvision.metrics.mistakes import WorstMistakes, batches_of
 from longvision.models.backbone import create_backbone
 from longvision.tasks.config import ClassificationConfig
+from longvision.tasks.label_kinds import MOST_AUROC, Answer, ManyLabels, OneLabel
 from longvision.tasks.task import Artifacts, Task
 from longvision.types import DataInfo, PackedImages
 from longvision.viz import page
@@ -22,12 +23,11 @@ from longvision.viz.charts import draw_confusion, draw_examples
 
 EXAMPLES = 32  # images in predictions.png
 MISTAKES = 24  # images in report.html
-METRICS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auroc": "AUROC"}
-MOST_AUROC = 1000  # classes: AUROC holds a probability of each for each image until the evaluation ends
 
 
 class Classification(Task):
-    """A classifier of images. Batches are images, (B, C, H, W) or packed, and labels (B,), or soft targets (B, K)."""
+    """A classifier of images. Batches are images, (B, C, H, W) or packed, and the targets of its kind of labels: class
+    numbers (B,) or soft targets (B, K), or of several labels an image 0 and 1, float (B, K)."""
 
     task_name = "classification"
     pipeline = "image-classification"
@@ -36,19 +36,18 @@ class Classification(Task):
     def __init__(self, config: ClassificationConfig, info: DataInfo) -> None:
         super().__init__(config, info)
         classes = len(info.classes)
-        top: dict[str, Any] = {"accuracy": MulticlassAccuracy(classes, average="micro")}
-        if classes > 5:
-            top["top5"] = MulticlassAccuracy(classes, top_k=5, average="micro")
-        if classes <= MOST_AUROC:
-            top["auroc"] = MacroAUROC(classes)
-        self.metric_names = _monitored_first(METRICS, config.monitor, classes)
-        metrics = MetricCollection(top)
+        self.kind: OneLabel | ManyLabels = ManyLabels() if info.multilabel else OneLabel()
+        metrics = MetricCollection(self.kind.metrics(classes))  # type: ignore[arg-type]
+        self.metric_names = _monitored_first(self.kind.metric_names, config.monitor, info)
         self.val_metrics, self.test_metrics = metrics.clone("val/"), metrics.clone("test/")
-        self.confusion = MulticlassConfusionMatrix(classes)
-        self.confusion_KK: Tensor | None = None
+        self.counts = self.kind.counts(classes)
+        self.counted: Tensor | None = None  # by class, in the last evaluation
         self.worst = WorstMistakes(MISTAKES)
         self.mistakes: list[int] = []  # of the last evaluation, the worst first
         self._batches: list[list[int]] = []  # the images of each batch that is evaluated
+
+    def describe(self) -> dict[str, Any]:
+        return {"multilabel": True} if self.info.multilabel else {}
 
     def create_model(self, args: dict[str, Any]) -> nn.Module:
         config, info = self.config, self.info
@@ -61,13 +60,12 @@ class Classification(Task):
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         images_BCHW, target = batch
         logits_BK = self(images_BCHW)
-        loss = plain = F.cross_entropy(logits_BK, target)
+        loss = plain = self.kind.loss(logits_BK, target)
         if self.config.label_smoothing:
-            loss = F.cross_entropy(logits_BK, target, label_smoothing=self.config.label_smoothing)
+            loss = self.kind.loss(logits_BK, target, self.config.label_smoothing)
         self.log_loss("train", plain, len(images_BCHW))
-        label_B = target if target.ndim == 1 else target.argmax(1)
-        accuracy = (logits_BK.detach().argmax(1) == label_B).float().mean()
-        self.log("train/accuracy", accuracy, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(images_BCHW))
+        for name, value in self.kind.in_training(logits_BK.detach(), target).items():
+            self.log(f"train/{name}", value, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(images_BCHW))
         return loss * self._weight(len(images_BCHW)) if isinstance(images_BCHW, PackedImages) else loss
 
     def _weight(self, images: int) -> Tensor | float:
@@ -84,14 +82,14 @@ class Classification(Task):
         self._evaluate(batch, "test", self.test_metrics, index)
 
     def _evaluate(self, batch: tuple[Tensor, Tensor], split: str, metrics: MetricCollection, index: int) -> None:
-        images_BCHW, label_B = batch
+        images_BCHW, target = batch
         if not len(images_BCHW):  # none of them could be read
             return
         logits_BK = self(images_BCHW)
-        metrics.update(logits_BK, label_B)
-        self.confusion.update(logits_BK, label_B)
-        loss_B = F.cross_entropy(logits_BK, label_B, reduction="none")
-        self._note_mistakes(split, index, loss_B, logits_BK.argmax(1) != label_B)
+        metrics.update(logits_BK, target)
+        self.kind.count(self.counts, logits_BK, target)
+        loss_B = self.kind.loss(logits_BK, target, reduction="none")
+        self._note_mistakes(split, index, loss_B, self.kind.wrong(logits_BK, target))
         self.log_loss(split, loss_B.mean(), len(images_BCHW))
         self.log_dict(dict(metrics.items()), on_epoch=True, on_step=False, batch_size=len(images_BCHW))
 
@@ -113,7 +111,7 @@ class Classification(Task):
         self._begin("test")
 
     def _begin(self, split: str) -> None:
-        self.confusion.reset()
+        self.counts.reset()
         self.worst.reset()
         self._batches = batches_of(self._loader(split))
 
@@ -124,67 +122,67 @@ class Classification(Task):
         self._finish("test")
 
     def _finish(self, split: str) -> None:
-        counts_KK = self.confusion.compute()  # on every device: it gathers
-        self.confusion_KK, self.mistakes = counts_KK.cpu(), self.worst.compute()
-        # the same on every device; else Lightning warns that it may not be
-        self.log(f"{split}/balanced_accuracy", balanced_accuracy(counts_KK), sync_dist=True)
+        counts = self.counts.compute()  # on every device: it gathers
+        self.counted, self.mistakes = counts.cpu(), self.worst.compute()
+        for name, value in self.kind.of_counts(counts).items():
+            # the same on every device; else Lightning warns that it may not be
+            self.log(f"{split}/{name}", value, sync_dist=True)
 
     def artifacts(self, data: Any, split: str, title: str) -> Artifacts:
         made: Artifacts = {"predictions.png": partial(self._draw_examples, data, split, title)}
-        if self.confusion_KK is not None:
-            counts_KK, classes = self.confusion_KK.numpy(), self.info.classes
+        if self.counted is not None and not self.info.multilabel:
+            counts_KK, classes = self.counted.numpy(), self.info.classes
             made["confusion.png"] = lambda path: draw_confusion(counts_KK, classes, path, title)
         return made
 
     def sections(self, data: Any, split: str) -> dict[str, str]:
-        if self.confusion_KK is None:
+        if self.counted is None:
             return {}
-        counts_KK, classes = self.confusion_KK.numpy(), self.info.classes
+        counts, classes = self.counted.numpy(), self.info.classes
         return {
-            "Confusion": page.confusion(counts_KK, classes),
+            "Confusion": "" if self.info.multilabel else page.confusion(counts, classes),
             "Worst mistakes": self._show_mistakes(data, split),
-            "Classes": page.recalls(counts_KK, classes),
+            "Classes": page.class_rates(classes, *self.kind.rates(counts)),
         }
 
-    @torch.inference_mode()
     def _show_mistakes(self, data: Any, split: str) -> str:
-        """The images that are taken for another class with the highest loss: the surest mistakes."""
-        self.eval()
-        shown, classes = [], self.info.classes
-        for row in self.mistakes:
-            try:
-                image, tensor_CHW, label = data.sample(split, row)
-            except (UnreadableImage, MissingFileError):
-                continue
-            share_K = self(tensor_CHW[None].to(self.device)).float().softmax(1)[0]
-            share, number = share_K.max(0)
-            says = f"{classes[int(number)]} ({page.percent(float(share))})"
-            is_ = f"is {classes[label]} ({page.percent(float(share_K[label]))})"
-            shown.append(page.Shown(image, [says, is_, data.name_of(split, row)]))
+        """The wrong answers with the highest loss: the surest mistakes."""
+        answers = self._answers(data, split, self.mistakes)
+        shown = [
+            page.Shown(image, [answer.says, f"is {answer.truth}", data.name_of(split, row)])
+            for row, image, answer in answers
+        ]
         if not shown:
             return ""
         return page.paragraphs("with the highest loss: what the model says, and what it is") + page.images(shown)
 
-    @torch.inference_mode()
     def _draw_examples(self, data: Any, split: str, title: str, path: Path) -> None:
-        """Images spread evenly over the split, each with its true class, the predicted one and its probability."""
-        self.eval()
-        examples = []
-        for row in data.examples(split, EXAMPLES):
-            try:
-                image, tensor_CHW, label = data.sample(split, row)
-            except (UnreadableImage, MissingFileError):  # named when it was read before
-                continue
-            probability, number = self(tensor_CHW[None].to(self.device)).float().softmax(1)[0].max(0)
-            examples.append((image, self.info.classes[label], self.info.classes[int(number)], float(probability)))
+        """Images spread evenly over the split, each with what the model says, and what it is where that is wrong."""
+        answers = self._answers(data, split, data.examples(split, EXAMPLES))
+        examples = [(image, answer.says, "" if answer.right else answer.truth) for _, image, answer in answers]
         draw_examples(examples, path, f"{title}: some images and what the model says")
 
+    @torch.inference_mode()
+    def _answers(self, data: Any, split: str, rows: Sequence[int]) -> list[tuple[int, Image.Image, Answer]]:
+        """Of some images of a split, without those that cannot be read: these were named when they were read before."""
+        self.eval()
+        answers = []
+        for row in rows:
+            with suppress(UnreadableImage, MissingFileError):
+                image, tensor_CHW, label = data.sample(split, row)
+                logits_K = self(tensor_CHW[None].to(self.device))[0]
+                answers.append((row, image, self.kind.answer(logits_K, label, self.info.classes)))
+        return answers
 
-def _monitored_first(names: dict[str, str], monitor: str | None, classes: int) -> dict[str, str]:
-    """Raises UserError for AUROC of more classes than it is measured of."""
-    if monitor == "auroc" and classes > MOST_AUROC:
+
+def _monitored_first(names: dict[str, str], monitor: str | None, info: DataInfo) -> dict[str, str]:
+    """Raises UserError for a metric that is not measured."""
+    if monitor is not None and monitor not in names:
+        labels = "any number of labels" if info.multilabel else "one label"
+        raise UserError(f"--model.monitor {monitor}: with {labels} an image it is one of {', '.join(names)}")
+    if monitor == "auroc" and len(info.classes) > MOST_AUROC:
         raise UserError(
-            f"--model.monitor auroc: it is not measured of {classes} classes, only up to {MOST_AUROC}: choose "
-            "balanced_accuracy"
+            f"--model.monitor auroc: it is not measured of {len(info.classes)} classes, only up to {MOST_AUROC}: "
+            f"choose {next(name for name in names if name != monitor)}"
         )
     return {monitor: names[monitor], **names} if monitor else names

@@ -84,14 +84,15 @@ class ClassificationConfig(TaskConfig):
 
     Args:
         label_smoothing: share of the target that is spread over all classes.
-        monitor: the metric that tells which epoch is best, the highest; accuracy when left out.
+        monitor: the metric that tells which epoch is best, the highest; accuracy when left out, or map
+            where an image may have any number of labels, which also has f1 and auroc.
     """
 
     schedule: Schedule = "cosine"
     warmup_epochs: float = 5.0
     final_lr: float = 0.01
     label_smoothing: float = 0.0
-    monitor: Literal["accuracy", "balanced_accuracy", "auroc"] | None = None
+    monitor: Literal["accuracy", "balanced_accuracy", "auroc", "map", "f1"] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,6 +1,7 @@
 """The charts of a run. Drawn without a display; matplotlib is imported when one is drawn."""
 
 import functools
+import textwrap
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from longvision.text import one_line
 from longvision.viz.sheets import short
 
 GOOD, BAD, GREY = "#2a7f4f", "#b3261e", "#666666"
+LONGEST_LINE = 24  # letters over an example
 
 
 Arguments = ParamSpec("Arguments")
@@ -102,19 +104,16 @@ def draw_confusion(counts_KK: np.ndarray, classes: Sequence[str], path: Path, ti
 
 
 @_names_as_they_are
-def draw_examples(
-    examples: Sequence[tuple[Image.Image, str, str, float]], path: Path, title: str, columns: int = 8
-) -> None:
-    """Images, each with what it is, what the model says, and how sure it is; mistakes in red."""
+def draw_examples(examples: Sequence[tuple[Image.Image, str, str]], path: Path, title: str, columns: int = 8) -> None:
+    """Images, each with what the model says, in red where that is wrong and with what it is, else ""."""
     rows = -(-len(examples) // columns)
     figure = _figure(1.6 * columns, 2.0 * rows + 0.5)
     figure.suptitle(one_line(title))
     grid = figure.subplots(rows, columns, squeeze=False).flat
     for axes in grid:
         axes.axis("off")
-    for axes, (image, true, predicted, probability) in zip(figure.axes, examples, strict=False):
+    for axes, (image, says, truth) in zip(figure.axes, examples, strict=False):
         axes.imshow(image, cmap="gray", vmin=0, vmax=255)
-        colour = GOOD if true == predicted else BAD
-        text = f"{short(predicted)} ({100 * probability:.0f} %)" + ("" if true == predicted else f"\nis {short(true)}")
-        axes.set_title(text, color=colour, fontsize=9)
+        lines = [textwrap.fill(one_line(line), LONGEST_LINE) for line in (says, f"is {truth}" if truth else "") if line]
+        axes.set_title("\n".join(lines), color=BAD if truth else GOOD, fontsize=9)
     figure.savefig(path, dpi=120)

@@ -190,11 +190,10 @@ def _matrix(counts_KK: Any, classes: Sequence[str]) -> str:
     )
 
 
-def recalls(counts_KK: Any, classes: Sequence[str]) -> str:
-    """A line a class of the confusion, rows true: how many images it has, and how many of them are found."""
+def class_rates(classes: Sequence[str], images_K: Any, said_K: Any, right_K: Any) -> str:
+    """A line a class: its images, how many of them are found, and how many of those that are said to be of it are."""
     rows = []
-    for number, name in enumerate(classes):
-        images, said, right = counts_KK[number].sum(), counts_KK[:, number].sum(), counts_KK[number, number]
+    for name, images, said, right in zip(classes, images_K, said_K, right_K, strict=True):
         shares = [right / total if total else math.nan for total in (images, said)]
         rows.append([name, images, *map(percent, shares)])
     return table(["class", "images", "recall", "precision"], rows)

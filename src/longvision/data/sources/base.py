@@ -46,11 +46,13 @@ class Trained:
         classes: their names.
         has_masks: whether objects had masks.
         binary: whether masks had the values 0 and 255 for the two classes.
+        multilabel: whether an image may have any number of classes.
     """
 
     classes: list[str]
     has_masks: bool = False
     binary: bool = False
+    multilabel: bool = False
 
 
 class ImageSet(Generic[Label]):
@@ -98,6 +100,7 @@ class Source(Generic[Label]):
     has_test: bool
     palette: list[Colour] | None = None  # of dense labels: a colour a class
     has_masks: bool = False  # of objects
+    multilabel: bool = False  # whether an image may have any number of classes
     coco_ids: CocoIds | None = None  # of objects, for what prediction writes
     ids: Sequence[int | str] = ()  # of the classes, where labels call them otherwise than by name
     binary: bool = False  # whether masks were read as having two classes, 0 and 255, without being told so

@@ -18,6 +18,7 @@ class RegroupedSource(Source[Label]):
         self.source, self.groups = source, groups
         self.name, self.classes, self.ids, self.palette = source.name, source.classes, source.ids, source.palette
         self.has_masks, self.binary, self.coco_ids = source.has_masks, source.binary, source.coco_ids
+        self.multilabel = source.multilabel
         self.draws_validation, self.tolerated = source.draws_validation, source.tolerated
         self.has_test = bool(groups.get("test"))
         self.notes = source.notes
