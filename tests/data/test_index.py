@@ -78,11 +78,14 @@ def test_what_another_job_left_is_not_read(as_rank, tmp_path, monkeypatch):
         found_by_one(never, tmp_path)
 
 
-def test_a_mistake_in_the_data_ends_all(as_rank, tmp_path):
-    for rank, find in ((0, raises(UserError("no images"))), (1, never)):
-        as_rank(rank)
-        with pytest.raises(UserError, match="no images"):
-            found_by_one(find, tmp_path)
+@pytest.mark.parametrize("kind", [UserError, ZeroDivisionError, KeyboardInterrupt])
+def test_a_process_that_fails_ends_all(kind, as_rank, tmp_path):
+    as_rank(0)
+    with pytest.raises(kind, match="no images"):
+        found_by_one(raises(kind("no images")), tmp_path)
+    as_rank(1)
+    with pytest.raises(UserError, match="no images"):
+        found_by_one(never, tmp_path)
 
 
 def test_what_cannot_be_written_each_finds(as_rank, tmp_path):

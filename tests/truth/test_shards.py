@@ -8,6 +8,7 @@ import pytest
 
 from longvision.data.duplicates import duplicates
 from longvision.data.fingerprint import Fingerprint
+from longvision.data.sources import tar_samples
 from longvision.data.sources.base import Trained
 from longvision.data.sources.folder import FolderSource
 from longvision.data.sources.shards import ShardSource
@@ -190,6 +191,28 @@ def test_keys_may_begin_anew_in_each_file(tmp_path):
     write_tar(tmp_path / "train-001.tar", samples("ab", images=JPEG[::-1]))
     assert len(ShardSource(tmp_path).split("train")) == 12
     assert len({one.name for one in ShardSource(tmp_path).listed_images("train")}) == 12
+
+
+def test_a_large_set_is_read_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(tar_samples, "WORTH_KEEPING", 5)
+    monkeypatch.setattr("longvision.cache.user_cache", lambda: tmp_path / "cache")
+    root = tmp_path / "set"
+    write_tar(root / "train-001.tar", [one | {"__key__": f"new/{one['__key__']}"} for one in samples("ab", 10)])
+    write_tar(root / "train-002.tar", [{"__key__": "readme", "txt": "how they were taken"}])
+    before = opened(root)
+    (kept,) = (tmp_path / "cache/tar").iterdir()  # two validation images are not worth it
+    notes = []
+    with monkeypatch.context() as closed:
+        closed.setattr(tar_samples, "_read_samples", None)
+        after = tar_samples.read_samples(before.files["train"], "label", notes)
+    assert after == [tar_samples._read_samples(file, "label", []) for file in before.files["train"]]
+    assert notes and notes[0] in before.notes
+    write_tar(root / "train-001.tar", samples("b", 11))
+    assert len(ShardSource(root).items["train"]) == 11
+    (new,) = (tmp_path / "cache/tar").iterdir()
+    assert new != kept
+    new.write_text("{")
+    assert len(ShardSource(root).items["train"]) == 11
 
 
 def test_a_file_that_ends_early_later_costs_its_images_alone(tmp_path):

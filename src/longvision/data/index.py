@@ -34,7 +34,7 @@ def found_by_one(find: Callable[[], Found], folder: str | Path) -> Found:
         folder: where runs are, of all processes.
 
     Raises:
-        UserError: what `find` raises, in every process; the first process wrote nothing in an hour.
+        UserError: `find` failed in the first process; or that wrote nothing in an hour.
     """
     rank, handed_over = _rank(), os.environ.get(HANDED_OVER)
     if handed_over and rank not in (None, "0"):
@@ -48,8 +48,9 @@ def found_by_one(find: Callable[[], Found], folder: str | Path) -> Found:
     place.unlink(missing_ok=True)
     try:
         found = find()
-    except UserError as error:
-        _write(place, str(error))
+    except BaseException as error:  # else the others would wait
+        said = str(error) if isinstance(error, UserError) else f"{type(error).__name__} {error}".strip()
+        _write(place, f"the first process of {platform.node()} found no data to train on: {said}")
         raise
     _write(place, (found,))
     return found

@@ -87,6 +87,16 @@ def test_workers_get_no_copy_of_the_images(tmp_path):
     assert shades(pickle.loads(pickled)) == shades(split)
 
 
+def test_a_source_of_another_process_opens_its_files_before_it_has_workers(tmp_path):
+    write(tmp_path / "train.parquet", [0, 1] * 30)
+    source = ParquetSource(tmp_path, channels=1)
+    shown = shades(source.split("train"))
+    received = pickle.loads(pickle.dumps(source))
+    images = received.split("train")
+    assert "table" in vars(received._shards["train"])
+    assert shades(images) == shown
+
+
 def test_no_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         ParquetSource(tmp_path / "nowhere")

@@ -113,7 +113,7 @@ def test_a_cache_without_room_is_told_once_and_the_images_held_in_memory(large, 
                 (large.parent / "file").touch()
                 broken.setenv("LONGVISION_CACHE", str(large.parent / "file/cache"))
             elif name == "home":
-                broken.setattr(parquet_images, "user_cache", lambda: None)
+                broken.setattr("longvision.cache.user_cache", lambda: None)
             else:
                 broken.setattr(parquet_images, "written_beside", full)
             (note,), found = opened(large)

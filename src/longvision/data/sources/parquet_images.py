@@ -4,8 +4,6 @@ A row of Parquet cannot be read without its page, many rows compressed together.
 once, uncompressed, into an Arrow file in the cache folder, of which a process holds no page of its own.
 """
 
-import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -18,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from longvision.cache import CACHE_VARIABLE, user_cache
+from longvision.cache import CACHE_VARIABLE, mark_used, place_of, remove_stale
 from longvision.data.io.deep import AnyImage
 from longvision.data.io.images import Channels, read_image
 from longvision.data.problems import is_too_many
@@ -28,7 +26,6 @@ from longvision.files import written_beside
 
 MOST_IN_MEMORY = 256 << 20  # bytes of a split's images
 AT_ONCE = 16 << 20  # bytes that are read or written at once, as far as the files' sizes tell
-UNUSED = 30 * 24 * 3600  # seconds, after which a cached file is removed
 SCHEMA = pa.schema([("image", pa.large_binary()), ("digest", pa.binary(12))])
 
 
@@ -46,7 +43,7 @@ class Shards:
     @cached_property
     def table(self) -> pa.Table:
         """`SCHEMA`, a row an image. Raises UserError for damaged files, and for rows without images."""
-        place = self._place()
+        place = place_of("parquet", self.files, self.column, ".arrow")
         if place is not None and (found := _mapped(place)) is not None:
             return self._told(found, place)
         if (small := self._small()) is not None:
@@ -93,26 +90,13 @@ class Shards:
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "table"}
 
-    def _place(self) -> Path | None:
-        """A name for these files as they are now; None where there is no cache. Another state of the same files differs
-        after the dash."""
-        folder = user_cache()
-        if folder is None:
-            return None
-        paths = [str(file.resolve()) for file in self.files]
-        states = [(stat.st_size, stat.st_mtime_ns) for stat in map(os.stat, self.files)]
-        which, state = (
-            blake2b(repr(one).encode(), digest_size=8).hexdigest() for one in ((paths, self.column), states)
-        )
-        return folder / "parquet" / f"{which}-{state}.arrow"
-
     def _cached(self, place: Path) -> pa.Table:
         """Written to the cache, unless another process does so meanwhile. Raises OSError where it cannot be."""
         place.parent.mkdir(parents=True, exist_ok=True)
         with _one_at_a_time(place.parent):
             if (found := _mapped(place)) is not None:
                 return found
-            _remove_stale(place)
+            remove_stale(place)
             with (
                 written_beside(place, overwrite=True) as beside,
                 pa.OSFile(str(beside), "wb") as file,
@@ -127,8 +111,7 @@ class Shards:
         return found
 
     def _told(self, table: pa.Table, place: Path) -> pa.Table:
-        with suppress(OSError):  # a cache that cannot be written
-            os.utime(place)
+        mark_used(place)
         self.notes.append(f"the images of {self.name}, {_gigabytes(table)}, are cached in {place}")
         return table
 
@@ -181,15 +164,6 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
 
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _remove_stale(place: Path) -> None:
-    """Other states of the same files, and what nobody has used for long."""
-    before = time.time() - UNUSED
-    for other in place.parent.glob("*.arrow"):
-        with suppress(OSError):
-            if other.name.startswith(place.name.split("-")[0]) or other.stat().st_mtime < before:
-                other.unlink()
 
 
 def _gigabytes(table: pa.Table) -> str:

@@ -14,8 +14,6 @@ import numpy as np
 from longvision.data.io.class_files import read_classes
 from longvision.data.io.deep import AnyImage
 from longvision.data.io.images import Channels, read_image
-from longvision.data.io.marks import mark_of
-from longvision.data.io.threads import in_threads
 from longvision.data.problems import counted, listing, refuse
 from longvision.data.serialized import SerializedList
 from longvision.data.sources.base import ImageSet, Listed, Source, Trained, hold_out, look_alike, without_images
@@ -24,7 +22,7 @@ from longvision.data.sources.tar_samples import Sample, read_samples
 from longvision.errors import UnreadableImage, UserError
 from longvision.types import Split
 
-Item = tuple[int, int, int, int, str]  # which of the split's files, offset and size in it, class number, key
+Item = tuple[int, int, int, int, str, str]  # which of the split's files, offset and size in it, class number, key, mark
 
 
 class ShardSource(Source[int]):
@@ -43,9 +41,9 @@ class ShardSource(Source[int]):
         label_key: str = "label",
         trained: Trained | None = None,
     ) -> None:
-        self.name, self.channels, self.seed, self.label_key = str(root), channels, seed, label_key
+        self.name, self.channels, self.seed = str(root), channels, seed
         self.files = find_files(Path(root), self.notes, trained is not None, ".tar", classes_file)
-        samples = {split: [self._samples(file) for file in files] for split, files in self.files.items()}
+        samples = {split: read_samples(files, label_key, self.notes) for split, files in self.files.items()}
         self.has_test, self.splits = "test" in self.files, list(self.files)
         self.draws_validation = trained is None and "val" not in self.files
         named = self._named(classes_file)
@@ -63,7 +61,7 @@ class ShardSource(Source[int]):
         source: Split = "train" if held_out else split
         items: Sequence[Item] = self.items[source]
         if held_out:
-            train, val = hold_out(np.array([label for _, _, _, label, _ in items]), self.seed)
+            train, val = hold_out(np.array([item[3] for item in items]), self.seed)
             items = [items[row] for row in (train if split == "train" else val)]
         files = self.files[source]
         return ImageSet(items, partial(_read, files=files, channels=self.channels), partial(_content, files))
@@ -72,15 +70,11 @@ class ShardSource(Source[int]):
         """By file and key; what they are is told by a mark of their bytes."""
         items = self.split(split).items
         files = self.files["train" if self.draws_validation and split != "test" else split]
-        marks = in_threads(partial(_mark, files), items)
-        return [Listed(self._name_of(files[item[0]], item[4]), self.classes[item[3]], None, mark)
-                for item, mark in zip(items, marks, strict=True)]  # fmt: skip
+        return [Listed(self._name_of(files[place], key), self.classes[label], None, mark)
+                for place, _, _, label, key, mark in items]  # fmt: skip
 
     def _name_of(self, file: Path, key: str) -> str:
         return f"{file.relative_to(self.name).as_posix()}/{key}"
-
-    def _samples(self, file: Path) -> list[Sample]:
-        return read_samples(file, self.label_key, self.notes)
 
     def _named(self, classes_file: str | None) -> list[str]:
         if classes_file is None:
@@ -102,7 +96,7 @@ class ShardSource(Source[int]):
                 number = label if isinstance(label, int) else numbers.get(label, -1)
                 if not 0 <= number < len(self.classes):
                     wrong.append(f"{files[place].name}/{one.key}: {label}")
-                items.append((place, one.image.offset, one.image.size, number, one.key))
+                items.append((place, one.image.offset, one.image.size, number, one.key, one.mark))
         if wrong:
             raise _outside(self.name, wrong, self.classes)
         if not items:
@@ -136,25 +130,15 @@ def _classes(samples: Sequence[Sample], where: str) -> list[str]:
 
 def _twice(items: Sequence[Item], files: Sequence[Path]) -> list[str]:
     """Samples of one key and the same bytes in two files. Many sets number theirs from 0 in each."""
-    same: dict[tuple[str, int], list[Item]] = defaultdict(list)
-    for item in items:
-        same[item[4], item[2]].append(item)
-    found = []
-    for (key, _), several in same.items():
-        if len(several) > 1:
-            marks = [_mark(files, item) for item in several]
-            if len(set(marks)) < len(marks):
-                found.append(f"{key} in {' and '.join(files[item[0]].name for item in several)}")
-    return found
-
-
-def _mark(files: Sequence[Path], item: Item) -> str:
-    return mark_of(str(files[item[0]]), item[1], item[2])
+    same: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for place, _, _, _, key, mark in items:
+        same[key, mark].append(files[place].name)
+    return [f"{key} in {' and '.join(names)}" for (key, _), names in same.items() if len(names) > 1]
 
 
 def _content(files: Sequence[Path], item: Item) -> bytes:
     """The encoded image. Raises UnreadableImage."""
-    place, offset, size, _, key = item
+    place, offset, size, _, key, _ = item
     try:
         with files[place].open("rb") as file:  # none stays open: there may be more than a process may have
             file.seek(offset)

@@ -2,16 +2,22 @@
 
 import json
 import tarfile
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from longvision.cache import mark_used, place_of, remove_stale
 from longvision.data.io.listing import IMAGE_ENDINGS
+from longvision.data.io.marks import mark_of
+from longvision.data.io.threads import in_threads
 from longvision.data.problems import refuse
 from longvision.errors import UserError
+from longvision.files import written_beside
 
 LABEL_ENDINGS = (".cls", ".json")
+WORTH_KEEPING = 10_000  # samples, of which headers are read in seconds
 
 
 @dataclass(frozen=True)
@@ -22,13 +28,14 @@ class Part:
     size: int
 
 
-@dataclass
+@dataclass(frozen=True)
 class Sample:
     """One image with its label: a class number or a class name."""
 
     key: str
     image: Part
     label: int | str
+    mark: str  # see `mark_of`
 
 
 @dataclass
@@ -41,7 +48,31 @@ class _Files:
     labels: dict[str, int | str] = field(default_factory=dict)
 
 
-def read_samples(file: Path, label_key: str, notes: list[str]) -> list[Sample]:
+def read_samples(files: Sequence[Path], label_key: str, notes: list[str]) -> list[list[Sample]]:
+    """The samples of each of these files. Of a large set they are kept in the cache, for as long as the files stay as
+    they are. Raises as `_read_samples`."""
+    place = place_of("tar", files, label_key, ".json")
+    with suppress(OSError, ValueError, TypeError, KeyError):  # or they are read again
+        if place is not None:
+            found = json.loads(place.read_bytes())
+            mark_used(place)
+            samples = [[Sample(key, Part(*part), *rest) for key, part, *rest in rows] for rows in found["samples"]]
+            notes += found["notes"]
+            return samples
+    told: list[str] = []
+    samples = [_read_samples(file, label_key, told) for file in files]
+    notes += told
+    with suppress(OSError):
+        if place is not None and sum(map(len, samples)) >= WORTH_KEEPING:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            remove_stale(place)
+            rows = [[[one.key, astuple(one.image), one.label, one.mark] for one in found] for found in samples]
+            with written_beside(place, overwrite=True) as beside:
+                beside.write_text(json.dumps({"notes": told, "samples": rows}))
+    return samples
+
+
+def _read_samples(file: Path, label_key: str, notes: list[str]) -> list[Sample]:
     """The samples of a tar file, in order; of images the headers alone are read. Files of no image and no label
     are not used, which `notes` tells.
 
@@ -78,11 +109,10 @@ def read_samples(file: Path, label_key: str, notes: list[str]) -> list[Sample]:
            "add the images, or drop the labels")  # fmt: skip
     if others := [key for key in groups if key not in labelled]:
         notes.append(f"{file} has files of no image ({', '.join(others[:3])}): not used")
-    return [
-        Sample(files.key, files.image, files.labels[min(files.labels)])  # .cls goes before .json
-        for files in labelled.values()
-        if files.image
-    ]
+    found = [(files.key, files.image, files.labels[min(files.labels)])  # .cls goes before .json
+             for files in labelled.values() if files.image]  # fmt: skip
+    marks = in_threads(lambda part: mark_of(str(file), part.offset, part.size), [part for _, part, _ in found])
+    return [Sample(*one, mark) for one, mark in zip(found, marks, strict=True)]
 
 
 def damaged(file: Path, reason: str) -> UserError:
