@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from longvision.data.io.images import decoded_at_least
 from longvision.data.order import Draw, seed_all
 from longvision.data.problems import NAMED, TOLERATED, is_gone, is_too_many, too_many_unreadable, unreadable
 from longvision.data.sources.base import ImageSet
@@ -28,7 +29,7 @@ class TransformedSet(Dataset[Any]):
     def __init__(
         self,
         images: ImageSet[Any],
-        transforms: Transforms[Any],
+        transforms: Any,
         where: str,
         training: bool,
         tolerated: float = TOLERATED,
@@ -52,18 +53,20 @@ class TransformedSet(Dataset[Any]):
     def _sample(self, draw: int | Draw) -> Sample | None:
         draw = Draw(*draw) if isinstance(draw, tuple) else Draw(draw)
         index, seed, size, _ = draw
+        packed = size is not None and size not in self.sizes
         if seed is not None:
             seed_all(seed)
         try:
-            image, label = self.images[index]
+            with decoded_at_least(self.transforms.needed(size) if packed else None):
+                image, label = self.images[index]
         except (UnreadableImage, MissingFileError) as error:  # it was there when it was listed
             self._note(index, str(error))
             return None
         if not self.training:
             return self.transforms.evaluate(image, label)
-        if size is None or size in self.sizes:
-            return (self.transforms if size is None else self.sizes[size]).train(image, label, self.images)
-        return self.transforms.train_at(draw, image, label)  # type: ignore[attr-defined]
+        if packed:
+            return self.transforms.train_at(draw, image, label)
+        return (self.transforms if size is None else self.sizes[size]).train(image, label, self.images)
 
     def collate(self, samples: list[Sample | None], size: Size | None = None) -> Any:
         """Samples, of that size in training -> a batch, without those that could not be read. In training one of two

@@ -3,7 +3,9 @@
 import io
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +21,21 @@ from longvision.data.io.listing import Listing, list_files
 from longvision.data.io.orientation import upright
 from longvision.data.problems import listing
 from longvision.errors import MissingFileError, UnreadableImage, UserError
+from longvision.types import Size
 
 Channels = int  # 1 for grey, 3 for colour, or what a file has
+_NEEDED: ContextVar[Size | None] = ContextVar("_NEEDED", default=None)
+
+
+@contextmanager
+def decoded_at_least(size: Size | None) -> Iterator[None]:
+    """Within it JPEG files may be decoded at a half, a quarter or an eighth of their size, in as much less time, where
+    that is no smaller than this height and width, for an image that lies as it does. None: at their size."""
+    before = _NEEDED.set(size)
+    try:
+        yield
+    finally:
+        _NEEDED.reset(before)
 
 
 def read_image(source: str | Path | bytes | Image.Image, channels: Channels = 3, name: str | None = None) -> AnyImage:
@@ -51,6 +66,9 @@ def decoded(source: str | Path | bytes | Image.Image, name: str | None = None) -
         check_pixels(name, *image.size)
         if isinstance(source, bytes):
             tell_lost_bits(source, image)
+        if (needed := _NEEDED.get()) and image.format == "JPEG":
+            short, long = sorted(needed)
+            image.draft(None, (long, short) if image.width >= image.height else (short, long))
         if name_of_file := getattr(image, "filename", ""):
             # else Pillow maps a TIFF file into memory as if it had the size to which it will be turned
             image.filename = ""  # type: ignore[attr-defined]

@@ -1,5 +1,6 @@
 """From images of every shape to packs of patches."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -29,6 +30,11 @@ class PackedTransforms(ClassificationTransforms):
         self.augment = augment
         self.varied: dict[Size, Callable[[AnyImage], Tensor]] = {}  # for the sizes that have come
 
+    def needed(self, size: Size) -> Size:
+        """Height and width that an image must have for its smallest crop to have that size."""
+        share = self.augment.crop_scale[0] if self.augment.crop_scale else 1.0
+        return math.ceil(size[0] / math.sqrt(share)), math.ceil(size[1] / math.sqrt(share))
+
     def train_at(self, draw: Draw, image: AnyImage, label: int) -> Sample:
         """-> image (C, H, W), uint8 or normalised float32, and its label with the patches left, None for all."""
         size: Size = draw.size  # type: ignore[assignment]
@@ -50,12 +56,25 @@ class PackedTransforms(ClassificationTransforms):
             labels, kept = zip(*labels, strict=True)
         if len({image_CHW.dtype for image_CHW in images}) > 1:
             images = tuple(self.spec.normalised(x) if x.dtype == torch.uint8 else x for x in images)
-        if any(numbers is not None for numbers in kept):
-            patches = [x.shape[1] * x.shape[2] // self.spec.patch**2 for x in images]
-            kept = [torch.arange(most) if numbers is None else numbers for numbers, most in zip(kept, patches)]
-        else:
-            kept = None
-        return PackedImages.from_images(images, self.spec.patch, kept=kept), torch.tensor(labels)
+        grids = [self._cut(image_CHW) for image_CHW in images]
+        shapes = tuple((grid.shape[0], grid.shape[1]) for grid in grids)
+        patches = [rows * columns for rows, columns in shapes]
+        lengths = [most if numbers is None else len(numbers) for numbers, most in zip(kept, patches)]
+        patches_MK = torch.empty(sum(lengths), grids[0][0, 0].numel(), dtype=images[0].dtype)
+        for grid, numbers, part in zip(grids, kept, patches_MK.split(lengths)):
+            if numbers is None:
+                part.view(grid.shape).copy_(grid)  # at once, without a copy in between
+            else:
+                part.copy_(grid.flatten(2).flatten(0, 1)[numbers])
+        kept_M = None
+        if lengths != patches:
+            kept_M = torch.cat([torch.arange(n) if numbers is None else numbers for numbers, n in zip(kept, patches)])
+        return PackedImages(patches_MK[None], shapes, kept_M, tuple(lengths)), torch.tensor(labels)
+
+    def _cut(self, image_CHW: Tensor) -> Tensor:
+        """(C, H, W) -> (rows, columns, C, P, P), as `PackedImages` has them."""
+        side = self.spec.patch
+        return image_CHW.unflatten(2, (-1, side)).unflatten(1, (-1, side)).permute(1, 3, 0, 2, 4)
 
     def mix(self, batch: Any) -> Any:
         """Bytes become normalised numbers."""
