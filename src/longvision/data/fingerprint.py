@@ -121,9 +121,10 @@ class Fingerprint:
 def _images_of(source: Source[Any], split: Split, seen: Counter[str]) -> list[Image]:
     """In order; of several that are called the same, the second is NAME #2. `seen` counts them over the splits."""
     listed = source.listed_images(split)
-    files = [one.file for one in listed]
+    marks = iter(in_threads(mark_of, [one.file for one in listed if one.file]))
     images = []
-    for one, mark in zip(listed, in_threads(mark_of, files), strict=True):
+    for one in listed:
+        mark = next(marks) if one.file else one.mark
         seen[one.name] += 1
         images.append(
             Image(one.name if seen[one.name] == 1 else f"{one.name} #{seen[one.name]}", one.label, mark or one.mark)

@@ -70,11 +70,9 @@ class ShardSource(Source[int]):
         """By file and key; what they are is told by a mark of their bytes."""
         items = self.split(split).items
         files = self.files["train" if self.draws_validation and split != "test" else split]
-        return [Listed(self._name_of(files[place], key), self.classes[label], None, mark)
+        names = [file.relative_to(self.name).as_posix() for file in files]
+        return [Listed(f"{names[place]}/{key}", self.classes[label], None, mark)
                 for place, _, _, label, key, mark in items]  # fmt: skip
-
-    def _name_of(self, file: Path, key: str) -> str:
-        return f"{file.relative_to(self.name).as_posix()}/{key}"
 
     def _named(self, classes_file: str | None) -> list[str]:
         if classes_file is None:
