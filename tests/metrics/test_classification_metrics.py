@@ -9,7 +9,7 @@ pytest.importorskip("torchmetrics")
 pytest.importorskip("sklearn")
 from sklearn import metrics as sklearn
 
-from longvision.metrics.classification import MacroAUROC, balanced_accuracy
+from longvision.metrics.classification import MacroAUROC, area_under_roc, balanced_accuracy
 
 
 def auroc(logits_NK, label_N, classes):
@@ -17,6 +17,15 @@ def auroc(logits_NK, label_N, classes):
     for rows in torch.arange(len(label_N)).split(7):
         metric.update(logits_NK[rows], label_N[rows])
     return float(metric.compute())
+
+
+def test_equal_probabilities_count_half():
+    """Of four pairs one is right, two are ties and one is wrong."""
+    share_N, positive_N = torch.tensor([0.5, 0.5, 0.5, 0.2, 0.9]), torch.tensor([True, False, False, False, False])
+    assert float(area_under_roc(share_N, positive_N)) == pytest.approx((1 + 2 / 2) / 4)
+    coarse_N, label_N = torch.randint(0, 4, (60,)) / 4, torch.randint(0, 2, (60,))
+    expected = sklearn.roc_auc_score(label_N, coarse_N)
+    assert float(area_under_roc(coarse_N, label_N.bool())) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 8.0])  # small logits are between 0 and 1, as probabilities are

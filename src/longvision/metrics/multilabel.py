@@ -5,8 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchmetrics.classification import MultilabelAUROC, MultilabelAveragePrecision
-from torchmetrics.functional.classification import multilabel_auroc, multilabel_average_precision
+from torchmetrics.functional.classification import multilabel_average_precision
 from torchmetrics.utilities import dim_zero_cat
+
+from longvision.metrics.classification import area_under_roc
 
 
 class LabelAveragePrecision(MultilabelAveragePrecision):
@@ -41,7 +43,8 @@ class LabelAUROC(MultilabelAUROC):
         share_NK, target_NK = _all(self)
         if not len(target_NK) or not (target_NK.any(0) & ~target_NK.all(0)).all():
             return torch.tensor(torch.nan, device=self.device)
-        return multilabel_auroc(share_NK, target_NK, self.num_labels, average="macro", validate_args=False)
+        columns = zip(share_NK.T, target_NK.bool().T, strict=True)
+        return torch.stack([area_under_roc(share_N, positive_N) for share_N, positive_N in columns]).mean()
 
 
 def _all(metric: Any) -> tuple[Tensor, Tensor]:
