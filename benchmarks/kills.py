@@ -4,7 +4,7 @@ Each is compared bit for bit with one that nobody disturbed: the loss of every s
 rows of metrics.csv, and the weights. In it is all that has a state: mixup, dropped paths, accumulation, an average of
 the weights, a schedule, checkpoints within epochs.
 
-Run: python benchmarks/kills.py [KILLS]
+Run: python benchmarks/kills.py [KILLS], which goes on behind the rows that are there.
 """
 
 import csv
@@ -67,13 +67,13 @@ class Training:
     def finish(self) -> None:
         process = self.start()
         _, said = process.communicate()
-        if process.returncode:
+        if process.returncode and b"is finished" not in said:  # it was killed when all was done
             raise RuntimeError(said.decode())
 
-    def kill(self, seconds: float) -> bool:
-        """So long after the run has a folder; -> whether it was not finished by then."""
+    def kill(self, seconds: float = 0.0, steps: int = 0) -> bool:
+        """So long after the run has a folder and has made so many steps; -> whether it was not finished by then."""
         process = self.start()
-        while self.run is None and process.poll() is None:
+        while (self.run is None or self.lines() < steps) and process.poll() is None:
             time.sleep(0.01)
         time.sleep(seconds)
         alive = process.poll() is None
@@ -120,7 +120,8 @@ class Training:
 def main(kills: int = 20) -> None:
     from longvision.benchmark.provenance import device_name, provenance
 
-    moments, rows = random.Random(0), []
+    rows = list(csv.DictReader(TABLE.open())) if TABLE.exists() else []
+    moments = random.Random(len(rows))
     with tempfile.TemporaryDirectory() as folder:
         whole = Training(Path(folder, "whole"), 0)
         began = time.monotonic()
@@ -145,11 +146,10 @@ def main(kills: int = 20) -> None:
                 "device": device_name("cpu"),
                 **provenance(),
             })  # fmt: skip
-            print(rows[-1], flush=True)
-    with TABLE.open("w", newline="") as file:
-        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+            with TABLE.open("w", newline="") as file:
+                table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+                table.writeheader()
+                table.writerows(rows)
 
 
 if __name__ == "__main__":

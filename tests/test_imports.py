@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "viz": "errors files types text data",
     "inference": "errors files types text registry models heads data viz",
     "tasks": "errors files types text models heads data metrics viz inference",
-    "engine": "errors files types text registry models data tasks viz",
+    "engine": "errors files types text registry layers models data tasks viz",
     "benchmark": "errors files types ops layers models heads",
 }
 HEAVY = ("lightning", "torchmetrics", "jsonargparse", "sklearn", "matplotlib", "pyarrow", "tensorboard", "triton")

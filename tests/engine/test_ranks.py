@@ -2,18 +2,13 @@
 
 import csv
 import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 
 pytest.importorskip("lightning")
-import longvision
+from support.launched import launch, torchrun
 
 pytestmark = pytest.mark.slow  # each process imports PyTorch and Lightning
 
@@ -129,18 +124,11 @@ with open(f"{folder}-{rank}.json", "w") as file:
 @pytest.fixture
 def start(tmp_path):
     """Run a program under a launcher -> what each rank said, and the folder of their runs."""
-    program, runs = tmp_path / "program.py", tmp_path / "runs"
-    launched = ("SLURM", "RANK", "LOCAL_", "GROUP_", "NODE_RANK", "WORLD_SIZE", "MASTER_", "TORCHELASTIC")
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(launched)}
-    paths = os.pathsep.join(str(Path(file).parents[1]) for file in (longvision.__file__, __file__))
-    environment = {**clean, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
     def started(*launcher, text=PROGRAM):
-        program.write_text(text)
-        command = [sys.executable, *launcher, str(program), str(runs)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        done = launch(tmp_path, text, *launcher)
         assert done.returncode == 0, done.stderr
-        return [json.loads(Path(f"{runs}-{rank}.json").read_text()) for rank in range(2)], runs
+        return [json.loads((tmp_path / f"runs-{rank}.json").read_text()) for rank in range(2)], tmp_path / "runs"
 
     return started
 
@@ -177,12 +165,12 @@ def test_lightning_starts_the_second_process(start):
 
 def test_torchrun_starts_both(start):
     """It tells neither process the other's folder."""
-    check_one_run(*start(*_torchrun()))
+    check_one_run(*start(*torchrun()))
 
 
 def test_a_run_that_was_interrupted_inside_an_epoch_goes_on(start):
     """Each process with its own images, as if there had been no break."""
-    said, _ = start(*_torchrun(), text=RESUMED)
+    said, _ = start(*torchrun(), text=RESUMED)
     for one in said:
         whole, first, second = one["seen"]
         assert len(whole) == 16 and first + second == whole
@@ -192,7 +180,7 @@ def test_a_run_that_was_interrupted_inside_an_epoch_goes_on(start):
 
 def test_two_train_as_one_on_all_their_images(start):
     """To rounding: the same weights and the same average of them. A step is skipped by both where one has no number."""
-    said, _ = start(*_torchrun(), text=EQUAL)
+    said, _ = start(*torchrun(), text=EQUAL)
     assert said[0]["two"] == said[1]["two"] and said[0]["poisoned"] == said[1]["poisoned"]
     assert (said[0]["two"][0], said[0]["poisoned"][0]) == (0, 1)
 
@@ -203,13 +191,3 @@ def test_two_train_as_one_on_all_their_images(start):
         torch.testing.assert_close(weights("two"), weights(other), rtol=1e-5, atol=1e-6)
     assert not torch.allclose(weights("two")[0], weights("poisoned")[0], atol=1e-4)
     assert all(tensor.isfinite().all() for tensor in weights("poisoned"))
-
-
-def _torchrun() -> list[str]:
-    return ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(_free_port())]
-
-
-def _free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]

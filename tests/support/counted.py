@@ -18,6 +18,7 @@ from longvision.data.packing import PackingConfig
 from longvision.data.sources.base import ImageSet, Listed, Source
 from longvision.data.transforms.input_spec import InputSpec
 from longvision.engine import trainer as training
+from longvision.engine.callbacks.stop import Agreed
 from longvision.engine.run import Run
 from longvision.tasks.config import TaskConfig
 from longvision.tasks.task import Task
@@ -100,7 +101,7 @@ class Linear(Task):
 
     def stop(self, where: str, index: int) -> None:
         if self.stop_at == (where, self.current_epoch, index) and not self.trainer.sanity_checking:
-            raise KeyboardInterrupt
+            raise Agreed  # in every process at once
 
     def configure_optimizers(self) -> Any:
         return torch.optim.AdamW(self.parameters(), 0.01)

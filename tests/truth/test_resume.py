@@ -9,7 +9,7 @@ import torch
 pytest.importorskip("lightning")
 from longvision.data.order import EpochOrder
 from longvision.engine.callbacks.checkpoints import LastCheckpoint
-from longvision.engine.callbacks.position import AtOnce, Position
+from longvision.engine.callbacks.position import Position
 from support.counted import VARIED, Linear, fit
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -205,22 +205,9 @@ def test_devices_share_an_epoch_without_overlap(count, devices):
     assert shares(3, begin) == [part[2:] for part in parts] or count < devices
 
 
-def test_ctrl_c_waits_for_the_step(tmp_path):
-    """The second one does not: half a step is not saved, what was saved before stays."""
-    position = Position()
-    position.in_step = True
-    position._on_ctrl_c(signal.SIGINT, None)
-    with pytest.raises(AtOnce):
-        position._on_ctrl_c(signal.SIGINT, None)
-    with pytest.raises(KeyboardInterrupt):
-        position.on_train_batch_end()
-    assert not position.in_step
-    with pytest.raises(KeyboardInterrupt):
-        position._on_ctrl_c(signal.SIGINT, None)
-
-
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
 def test_a_signal_inside_a_step_ends_the_run_after_it(tmp_path, whole, monkeypatch, name):
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
     step = Linear.training_step
 
     def signalled(self, batch, index):

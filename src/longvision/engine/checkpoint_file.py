@@ -4,6 +4,7 @@ A reader of zip files, and torch is one, ignores what follows the last record.
 """
 
 import hashlib
+import shutil
 import zipfile
 from pathlib import Path
 from typing import BinaryIO
@@ -48,3 +49,15 @@ def _is_whole_zip(path: Path) -> bool:
             return file.testzip() is None
     except Exception:  # a damaged header makes Python's reader raise anything
         return False
+
+
+def replace_folder(beside: Path, path: Path, backup: Path | None = None) -> None:
+    """As `files.replace_durably`, of folders; without a name for what was there it is removed."""
+    old = backup or path.with_name(f".old-{path.name}")
+    if path.exists():
+        if old.exists():
+            shutil.rmtree(old)
+        path.rename(old)
+    beside.rename(path)
+    if backup is None and old.exists():
+        shutil.rmtree(old)

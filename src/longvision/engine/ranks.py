@@ -1,7 +1,9 @@
-"""Work of the first process alone, whose failure all the others hear of."""
+"""Several processes of one run: work of the first alone, whose failure all the others hear of, and the end of one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+import torch
 from lightning import Trainer
 
 from longvision.errors import UserError
@@ -29,3 +31,18 @@ def on_first_rank(trainer: Trainer, work: Callable[[], None]) -> None:
     if told is not None:
         users, words = told
         raise (UserError if users else RuntimeError)(f"the first process failed: {words}")
+
+
+@contextmanager
+def lost_peers_named(trainer: Trainer) -> Iterator[None]:
+    """Inside, what a backend raises where another process has ended or hangs is one sentence. Raises UserError."""
+    try:
+        yield
+    except RuntimeError as error:
+        is_peer = isinstance(error, torch.distributed.DistError) or "gloo" in str(error).lower()
+        if trainer.world_size == 1 or not is_peer:
+            raise
+        raise UserError(
+            f"process {trainer.global_rank} of {trainer.world_size} has lost another one, which ended or no longer "
+            "answers: see what that said, then go on with longvision train --resume RUN"
+        ) from error

@@ -19,6 +19,7 @@ from longvision.engine.card import model_card
 from longvision.engine.ranks import on_first_rank
 from longvision.engine.run import Run
 from longvision.engine.run_page import write_page
+from longvision.engine.strategy import ShardedStrategy, in_one_piece
 from longvision.errors import UserError
 from longvision.files import written_beside
 from longvision.models.weights.files import save_weights
@@ -81,18 +82,21 @@ def write_report(trainer: Trainer, task: Task, data: Any, run: Run, again: bool 
         Exception: the first process could not write, which ends the others too (`on_first_rank`).
     """
     best = trainer.strategy.broadcast(run.best.exists())  # there is none where training ended before it validated
-    if best:
-        task.load_state_dict(read_checkpoint(run.best))
-    elif trainer.is_global_zero and trainer.callback_metrics.get(task.monitor(), torch.zeros(())).isnan():
+    if not best and trainer.is_global_zero and trainer.callback_metrics.get(task.monitor(), torch.zeros(())).isnan():
         warnings.warn(
             f"{task.monitor()} was not measurable in any epoch (are there labels among the validation images?): "
             "no epoch is known to be the best, the last one is kept",
             stacklevel=2,
         )
+    evaluator = trainer
+    if isinstance(trainer.strategy, ShardedStrategy):
+        evaluator, task = in_one_piece(trainer, task, read_checkpoint(run.best if best else run.last))
+    elif best:
+        task.load_state_dict(read_checkpoint(run.best))
     on_first_rank(trainer, lambda: save_model(task, data, run, again))
     split = "test" if data.has_test else "val"
     try:
-        outcome = evaluate(trainer, task, data, split)
+        outcome = evaluate(evaluator, task, data, split)
         outcome.epoch = "best" if best else "last"
     except Exception as error:
         # The others may have failed as well or be in the middle of it: nothing is said to them.

@@ -18,13 +18,16 @@ from longvision.engine.callbacks.position import Position
 from longvision.engine.callbacks.progress import RunProgress
 from longvision.engine.callbacks.running_means import RunningMeans
 from longvision.engine.callbacks.skipped import SkippedSteps
+from longvision.engine.callbacks.stop import Stop
 from longvision.engine.callbacks.throughput import Throughput
 from longvision.engine.callbacks.unreadable import UnreadableImages
 from longvision.engine.checkpoint_io import RunCheckpointIO
 from longvision.engine.loggers import make_loggers
+from longvision.engine.ranks import lost_peers_named
 from longvision.engine.report import Outcome, read_checkpoint, write_report
 from longvision.engine.run import Run
 from longvision.engine.run_data import check_unchanged
+from longvision.engine.strategy import TIMEOUT, ShardedStrategy, cluster, make_strategy
 from longvision.engine.total_batch import keep_total_batch
 from longvision.errors import UserError
 from longvision.tasks.task import Task
@@ -42,20 +45,24 @@ def make_trainer(options: dict[str, Any]) -> Trainer:
         raise UserError("--trainer.max_epochs and --trainer.max_steps must not be 0: there would be nothing to train")
     options = {
         **options,
+        "strategy": make_strategy(options.get("strategy", "auto")),
         "precision": options.get("precision") or _precision(options.get("accelerator", "auto")),
         # the first gathers over devices, and must do it before one that makes the first process gather metrics
         "callbacks": [UnreadableImages(), *(options.get("callbacks") or []), Throughput(), RunProgress()],
     }
     try:
-        return Trainer(
+        trainer = Trainer(
             **options,
-            plugins=[RunCheckpointIO()],
+            plugins=[RunCheckpointIO(), *cluster()],
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
         raise UserError(f"--trainer: {error}") from error
+    if hasattr(trainer.strategy, "_timeout"):
+        trainer.strategy._timeout = TIMEOUT
+    return trainer
 
 
 def _precision(accelerator: str) -> str:
@@ -93,17 +100,26 @@ def train(
     """
     if run is None and trainer.is_global_zero:
         raise ValueError("the first process of a run needs a folder: Run.create makes one")
+    if task.config.ema and isinstance(trainer.strategy, ShardedStrategy):
+        raise UserError("--model.ema averages whole weights: take --trainer.strategy ddp, or leave it away")
     keep_total_batch(trainer, data)
     write_into(trainer, run, task.monitor(), of_the_task(task, run), wandb, save_every)
     if run is not None:
         _note_data(trainer, run, data)
     fit_or_interrupt(trainer, task, data, resume)
+    with lost_peers_named(trainer):
+        return _report(trainer, task, data, run, resume)
+
+
+def _report(trainer: Trainer, task: Task, data: Any, run: Run | None, resume: Path | None) -> Outcome:
+    """Of a training that came to its end; what `.unreported` says of it is there until it is complete."""
     path, is_finished = trainer.strategy.broadcast((str(run.path), run.is_finished()) if run else ("", False))
     run = Run(Path(path))
     if resume and not trainer.progress_bar_callback.started:  # type: ignore[union-attr]  # there was nothing left
         if is_finished:
             raise run.finished()
-        task.load_state_dict(read_checkpoint(resume))  # those to be saved, as at the end of a training
+        if not isinstance(trainer.strategy, ShardedStrategy):
+            task.load_state_dict(read_checkpoint(resume))  # those to be saved, as at the end of a training
     if trainer.is_global_zero:
         run.unreported.touch()
     outcome = write_report(trainer, task, data, run, again=resume is not None)
@@ -157,13 +173,14 @@ def write_into(
     callbacks: list[Callback] = [Position(), RunningMeans(), *others]
     if trainer.limit_val_batches != 0:
         callbacks.append(RunCheckpoint(filename="best", monitor=monitor, mode="max", **shared))
-    trainer.callbacks += [*callbacks, LastCheckpoint(save_every, **shared)]  # type: ignore[attr-defined]
+    trainer.callbacks += [*callbacks, LastCheckpoint(save_every, **shared), Stop()]  # type: ignore[attr-defined]
 
 
 def fit_or_interrupt(trainer: Trainer, task: Task, data: Any, resume: Path | None) -> None:
     """`Trainer.fit`, which ends the process at Ctrl-C: a KeyboardInterrupt instead, for the caller to report."""
     try:
-        trainer.fit(task, datamodule=data, ckpt_path=resume)
+        with lost_peers_named(trainer):
+            trainer.fit(task, datamodule=data, ckpt_path=resume)
     except SystemExit as error:
         raise KeyboardInterrupt from error
     except ValueError as error:

@@ -6,7 +6,7 @@ from typing import Any
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from longvision.engine.callbacks.position import AtOnce
+from longvision.engine.callbacks.stop import Agreed, AtOnce
 from longvision.errors import DivergedError, UnsavedError
 
 
@@ -46,5 +46,7 @@ class LastCheckpoint(RunCheckpoint):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        if not isinstance(exception, DivergedError | UnsavedError | AtOnce):
+        # Several processes save together: of an error of its own one alone knows, and would wait for the others.
+        together = trainer.world_size == 1 or isinstance(exception, Agreed)
+        if together and not isinstance(exception, DivergedError | UnsavedError | AtOnce):
             super().on_exception(trainer, pl_module, exception)

@@ -4,11 +4,8 @@ A checkpoint holds what the optimizer has made of an epoch's images. Those whose
 are not in it, nor is half a validation: both come again. Lightning's own counters do not tell them apart.
 """
 
-import signal
-import threading
 import warnings
 from dataclasses import asdict, dataclass, replace
-from types import FrameType
 from typing import Any, Self
 
 from lightning import LightningModule, Trainer
@@ -54,15 +51,8 @@ class Place:
         return cls(data.seed, data.training_set, epochs["processed"], images, batches["is_last_batch"])
 
 
-class AtOnce(KeyboardInterrupt):
-    """The second Ctrl-C within a step: the state is not whole."""
-
-
 class Position(Callback):
-    """Counts the images that have been trained on by the optimizer's steps, and lets a run go on behind them.
-
-    Ctrl-C within a step waits for its end, since half a step cannot be saved; a second one does not.
-    """
+    """Counts the images that have been trained on by the optimizer's steps, and lets a run go on behind them."""
 
     def __init__(self) -> None:
         self.resumed: Place | None = None
@@ -70,7 +60,6 @@ class Position(Callback):
         self.images = self.batches = self.step = 0  # trained of this epoch, and the optimizer's steps, when it began
         self.validated_at = -1  # the number of steps at the last validation
         self.window_began, self.buffers = -1, dict[str, Tensor]()  # a batch, and what the model's buffers were then
-        self.in_step = self.asked_to_stop = False
         self.left_early = False  # an epoch, at a number of steps or a time
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -135,9 +124,6 @@ class Position(Callback):
         return Place(place.seed, data.training_set, place.epoch)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        alone = threading.current_thread() is threading.main_thread()  # signals reach no other one
-        if alone and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, self._on_ctrl_c)
         if self.resumed is None:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -152,34 +138,10 @@ class Position(Callback):
                 each._restarting = False
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self.in_step = True
         if trainer.accumulate_grad_batches > 1 and batch_idx % trainer.accumulate_grad_batches == 0:
             stored = pl_module.state_dict(keep_vars=True)
             self.buffers = {name: b.clone() for name, b in pl_module.named_buffers() if name in stored}
             self.window_began = batch_idx
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        self.in_step = False
-        if self.asked_to_stop:
-            raise KeyboardInterrupt
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._leave_ctrl_c()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._leave_ctrl_c()
-
-    def _leave_ctrl_c(self) -> None:
-        """As it was; while Lightning ends after an interruption, it is ignored, and stays so."""
-        if signal.getsignal(signal.SIGINT) == self._on_ctrl_c:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def _on_ctrl_c(self, number: int, frame: FrameType | None) -> None:
-        if self.in_step and self.asked_to_stop:
-            raise AtOnce
-        if not self.in_step:
-            raise KeyboardInterrupt
-        self.asked_to_stop = True
 
 
 def _tell(trainer: Trainer, words: str) -> None:

@@ -1,0 +1,75 @@
+"""Ctrl-C and a scheduler's signals end a training where its state can be saved, in all its processes."""
+
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")  # the last is SLURM's word before the end (--signal=USR1@120)
+
+
+class AtOnce(KeyboardInterrupt):
+    """The second Ctrl-C within a step: the state is not whole."""
+
+
+class Agreed(KeyboardInterrupt):
+    """Every process of the run is at this place."""
+
+
+class Stop(Callback):
+    """Ends the training at a signal: one within a step at its end, since half a step cannot be saved; a second Ctrl-C
+    does not wait. Of several processes any may get one: all end after the same step, or after the same validation.
+
+    Comes last: the other callbacks have done what is theirs of the step.
+    """
+
+    def __init__(self) -> None:
+        self.in_step = self.asked = self.alone = False
+        self.before: dict[int, Any] = {}  # handlers
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.alone = trainer.world_size == 1
+        if threading.current_thread() is not threading.main_thread():  # signals reach no other one
+            return
+        names = SIGNALS if "SLURM_JOB_ID" in os.environ else SIGNALS[:2]
+        for number in (getattr(signal, name) for name in names if hasattr(signal, name)):  # Windows has fewer
+            if number != signal.SIGINT or signal.getsignal(number) is signal.default_int_handler:
+                self.before[number] = signal.signal(number, self._on_signal)
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.in_step = True
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        self.in_step = False
+        self._end_together(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self.alone and not trainer.sanity_checking:
+            self._end_together(trainer)
+
+    def _end_together(self, trainer: Trainer) -> None:
+        if self.asked if self.alone else trainer.strategy.reduce_boolean_decision(self.asked, all=False):
+            raise Agreed
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restore()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        """As it was; while Lightning ends after an interruption, Ctrl-C is ignored, and stays so."""
+        for number, handler in self.before.items():
+            if signal.getsignal(number) == self._on_signal:
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise AtOnce
+        if self.alone and not self.in_step:
+            raise Agreed
+        self.asked = True

@@ -1,0 +1,87 @@
+"""How the processes of a run work together: their strategy, their cluster, and how long they wait for each other."""
+
+import shutil
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Trainer
+from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import FSDPStrategy
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from longvision.engine.callbacks.unreadable import UnreadableImages
+from longvision.engine.checkpoint_file import replace_folder
+from longvision.engine.run import LAST, PREVIOUS
+from longvision.errors import UserError
+from longvision.layers import VimBlock
+from longvision.tasks.task import Task
+
+# Longer than the first process draws a report; a process that hangs ends the others after it.
+TIMEOUT = timedelta(minutes=30)
+BLOCKS: set[type[nn.Module]] = {VimBlock, Block}
+
+
+def make_strategy(name: str) -> Any:
+    """Lightning's for a name; "fsdp" shards each block's weights over the GPUs, and a checkpoint is a folder. Raises
+    UserError for that without a GPU."""
+    if not name.startswith("fsdp"):
+        return name
+    if not torch.cuda.is_available():
+        raise UserError(f"--trainer.strategy {name} needs GPUs, and there is none: on a CPU there is ddp")
+    return ShardedStrategy(
+        auto_wrap_policy=BLOCKS, state_dict_type="sharded", cpu_offload=name == "fsdp_cpu_offload", timeout=TIMEOUT
+    )
+
+
+def cluster() -> list[Any]:
+    """Of SLURM, where it starts the processes: Lightning alone would answer SIGUSR1 by requeuing the job with a
+    checkpoint outside of the run's folder."""
+    by_slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
+    return [SLURMEnvironment(auto_requeue=False)] if by_slurm else []
+
+
+class ShardedStrategy(FSDPStrategy):
+    """A checkpoint takes its name when every device has written its share; the last one's forerunner stays."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
+        path = Path(self.broadcast(filepath))
+        beside = path.with_name(f".{path.name}")
+        if self.is_global_zero:
+            shutil.rmtree(beside, ignore_errors=True)
+        self.barrier()
+        super().save_checkpoint(checkpoint, beside, storage_options)
+        self.barrier()
+        if self.is_global_zero:
+            replace_folder(beside, path, path.with_name(PREVIOUS) if path.name == LAST else None)
+
+
+def in_one_piece(trainer: Trainer, task: Task, weights: dict[str, Tensor]) -> tuple[Trainer, Task]:
+    """What was trained in shards, with all its weights on every device, and a trainer to evaluate it.
+
+    A drawing, a file of weights, and whatever else the first process makes alone would wait for the others' shards.
+    """
+    copy = type(task)(replace(task.config, pretrained=False), task.info)
+    copy.config = task.config
+    copy.load_state_dict(weights)
+    callbacks: list[Callback] = [each for each in trainer.callbacks if isinstance(each, UnreadableImages)]  # type: ignore[attr-defined]
+    replicas = Trainer(
+        accelerator=trainer.accelerator,
+        devices=trainer.num_devices,
+        num_nodes=trainer.num_nodes,
+        strategy="auto" if trainer.world_size == 1 else "ddp",
+        precision=trainer.precision,
+        limit_val_batches=trainer.limit_val_batches,
+        limit_test_batches=trainer.limit_test_batches,
+        plugins=cluster(),
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+    )
+    return replicas, copy

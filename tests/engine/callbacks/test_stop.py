@@ -1,0 +1,78 @@
+"""Signals end a training where it can be saved."""
+
+import signal
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("lightning")
+from longvision.engine.callbacks.stop import Agreed, AtOnce, Stop
+
+
+def make_trainer(processes=1, others=False):
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda asked, all: asked or others)
+    return SimpleNamespace(world_size=processes, sanity_checking=False, strategy=strategy)
+
+
+@pytest.fixture
+def stop(monkeypatch):
+    """stop(trainer) -> the callback in a training; handlers are as they were afterwards."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+
+    def started(trainer):
+        callback = Stop()
+        callback.on_train_start(trainer, None)
+        return callback
+
+    yield started
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_within_a_step_waits_for_its_end(stop, number):
+    trainer = make_trainer()
+    callback = stop(trainer)
+    callback.on_train_batch_start()
+    signal.raise_signal(number)
+    with pytest.raises(Agreed):
+        callback.on_train_batch_end(trainer)
+    with pytest.raises(Agreed):
+        signal.raise_signal(signal.SIGTERM)  # between steps nothing is to be waited for
+
+
+def test_a_second_ctrl_c_does_not_wait(stop):
+    callback = stop(make_trainer())
+    callback.on_train_batch_start()
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)  # schedulers repeat theirs
+    with pytest.raises(AtOnce):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_slurm_s_word_is_a_signal_in_its_jobs(stop, monkeypatch):
+    before = signal.getsignal(signal.SIGUSR1)
+    stop(make_trainer())
+    assert signal.getsignal(signal.SIGUSR1) == before
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    callback = stop(make_trainer())
+    callback.on_train_batch_start()
+    signal.raise_signal(signal.SIGUSR1)
+    assert callback.asked
+    callback.on_train_end(None, None)
+    assert signal.getsignal(signal.SIGUSR1) == before
+
+
+@pytest.mark.parametrize("moment", ["on_train_batch_end", "on_validation_end"])
+@pytest.mark.parametrize("others", [False, True])
+def test_several_processes_agree(stop, moment, others):
+    """A signal to one of them raises nothing there, also between steps."""
+    trainer = make_trainer(2, others)
+    callback = stop(trainer)
+    if not others:
+        getattr(callback, moment)(trainer, None)
+        signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(Agreed):
+        getattr(callback, moment)(trainer, None)
