@@ -6,13 +6,13 @@ from longvision.errors import UserError
 from longvision_cli.configuration import Configuration
 from longvision_cli.values import plain
 
-KEPT = tuple(f"data.{name}" for name in ("size", "channels", "range", "mean", "std", "seed"))
+KEPT = tuple(f"data.{name}" for name in ("size", "channels", "range", "mean", "std", "seed", "multilabel"))
 # the packs that a run has seen are counted
 KEPT += tuple(f"data.{name}" for name in ("pack", "tokens", "patch", "sizes", "sizes_by", "drop", "drop_by"))
 # Where and how long a run trains, what it is looked at for, and where its data is: whether that is the same is checked.
 FREE = {
     *(f"data.{name}" for name in ("path", "classes_file", "train", "val", "test", "image_column", "label_column")),
-    *(f"data.{name}" for name in ("label_key", "workers", "unreadable")),
+    *(f"data.{name}" for name in ("label_key", "images", "separator", "workers", "unreadable")),
     *(f"trainer.{name}" for name in ("max_epochs", "min_epochs", "max_steps", "min_steps", "max_time")),
     *(f"trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy", "precision", "sync_batchnorm")),
     *(f"trainer.limit_{split}_batches" for split in ("val", "test", "predict")),

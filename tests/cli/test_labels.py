@@ -76,6 +76,19 @@ def test_mixup_is_for_one_class_an_image(train, table):
     assert answer.code == 2 and "mixup" in answer.err
 
 
+def test_a_run_keeps_what_a_label_is(run, longvision):
+    answer = longvision("train", "--resume", run.run, "--trainer.max_epochs", 3, "--data.multilabel", "false")
+    assert answer.code == 2 and "--data.multilabel" in answer.err
+
+
+@pytest.mark.slow
+def test_a_run_goes_on(train, longvision, table):
+    begun = train("--source", "labels", "--data.path", table, "--trainer.max_epochs", 1)
+    answer = longvision("train", "--resume", begun.run, "--trainer.max_epochs", 2)
+    assert answer.code == 0, answer.err
+    assert len((begun.run / "metrics.csv").read_text().splitlines()) == 3
+
+
 def test_check_data(longvision, table, tmp_path):
     answer = longvision("check-data", "--source", "labels", "--data.path", table, "--data.size", 16)
     assert answer.code == 0 and "separated by |" in answer.out and (tmp_path / "data-1" / "samples.png").is_file()

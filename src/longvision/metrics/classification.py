@@ -25,7 +25,7 @@ class MacroAUROC(MulticlassAUROC):
         label_N = dim_zero_cat(states) if len(states) else torch.zeros(0)
         if self.num_classes < 2 or len(label_N.unique()) < self.num_classes:
             return torch.tensor(torch.nan, device=self.device)
-        columns = enumerate(dim_zero_cat(self.preds).T)  # type: ignore[arg-type]
+        columns = enumerate(dim_zero_cat(self.preds).T)
         return torch.stack([area_under_roc(share_N, label_N == k) for k, share_N in columns]).mean()
 
 
