@@ -63,9 +63,13 @@ def test_the_others_wait(as_rank, tmp_path, monkeypatch):
     assert found == [5]
 
 
-def test_the_first_process_looks_anew(as_rank, tmp_path):
+def test_the_first_process_looks_anew_and_takes_away_what_was_left_long_ago(as_rank, tmp_path):
+    (tmp_path / ".index-old").touch()
+    (tmp_path / ".index-new").touch()
+    os.utime(tmp_path / ".index-old", (0, 0))
     as_rank(0)
     assert [found_by_one(partial(int, number), tmp_path) for number in "12"] == [1, 2]
+    assert not (tmp_path / ".index-old").exists() and (tmp_path / ".index-new").exists()
 
 
 def test_what_another_job_left_is_not_read(as_rank, tmp_path, monkeypatch):

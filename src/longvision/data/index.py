@@ -22,6 +22,7 @@ from longvision.files import written_beside
 HANDED_OVER = "LONGVISION_INDEX"  # where a process finds what the one that started it has found
 PATIENCE = 3600  # seconds
 PAUSE = 0.2
+DAY = 24 * 3600
 
 Found = TypeVar("Found")
 
@@ -92,6 +93,10 @@ def _write(place: Path, content: tuple[object] | str) -> None:
         packed = pickle.dumps(None)
     with user_paths():
         place.parent.mkdir(parents=True, exist_ok=True)
+        for other in place.parent.glob(".index-*"):  # of processes that were killed
+            with suppress(OSError):
+                if other.stat().st_mtime < time.time() - DAY:
+                    other.unlink()
         with written_beside(place, overwrite=True) as beside:
             beside.touch(0o600)
             beside.write_bytes(packed)
