@@ -80,8 +80,7 @@ def test_a_new_run_has_nothing_to_allow():
 
 
 def test_every_name_is_an_option():
-    kinds = [
-        options_of(*pair) for pair in (("classification", "parquet"), ("segmentation", "masks"), ("detection", "coco"))
-    ]
+    sources = {"classification": ("parquet", "labels", "shards"), "segmentation": ("masks",), "detection": ("coco",)}
+    kinds = [options_of(task, source) for task, names in sources.items() for source in names]
     known = {key.name for kind in kinds for section, options in kind.items() for key in keys_of(options, section)}
     assert (FREE | OF_A_STEP | set(KEPT)) - known == set()
