@@ -121,6 +121,30 @@ with open(f"{folder}-{rank}.json", "w") as file:
 """
 
 
+SIZES = """
+import json, os, sys, warnings
+from pathlib import Path
+from longvision.data.augment import Augment
+from support.counted import fit
+
+warnings.simplefilter("ignore")
+folder, two = Path(sys.argv[1]), {"devices": 2, "strategy": "ddp"}
+plain = Augment(crop_scale=(0.5, 1.0))
+MULTI = {"sizes": (8, 6), "count": 30, "augment": plain}
+PACKS = {"pack": True, "tokens": 32, "sizes": (4, 8), "sizes_by": "uniform", "count": 32, "augment": plain}
+said, rank = {}, int(os.environ["RANK"])
+for name, options in {"multi": MULTI, "packs": PACKS}.items():
+    whole = fit(folder / name / "whole", **two, **options)
+    first = fit(folder / name / "broken", stop=("training_step", 1, 1), **two, **options)
+    second = fit(folder / name / "broken", **two, **options)
+    weights = [[x.tolist() for x in task.model.state_dict().values()] for task in (whole, second)]
+    steps = whole.trainer.num_training_batches
+    said[name] = {"seen": [task.seen for task in (whole, first, second)], "weights": weights, "steps": steps}
+with open(f"{folder}-{rank}.json", "w") as file:
+    json.dump(said, file)
+"""
+
+
 @pytest.fixture
 def start(tmp_path):
     """Run a program under a launcher -> what each rank said, and the folder of their runs."""
@@ -191,3 +215,16 @@ def test_two_train_as_one_on_all_their_images(start):
         torch.testing.assert_close(weights("two"), weights(other), rtol=1e-5, atol=1e-6)
     assert not torch.allclose(weights("two")[0], weights("poisoned")[0], atol=1e-4)
     assert all(tensor.isfinite().all() for tensor in weights("poisoned"))
+
+
+def test_steps_of_several_sizes_and_packs_are_shared_and_go_on(start):
+    said, _ = start(*torchrun(), text=SIZES)
+    for name in ("multi", "packs"):
+        mine, other = (one[name] for one in said)
+        assert mine["steps"] == other["steps"] > 2
+        assert mine["weights"][0] == mine["weights"][1] == other["weights"][0]
+        for whole, first, second in (mine["seen"], other["seen"]):
+            assert first and first + second == whole
+    whole = [one["multi"]["seen"][0] for one in said]
+    epochs = [row for seen in whole for row in seen[: len(seen) // 2]]
+    assert len(set(epochs)) == len(epochs)  # no image twice, on whichever device

@@ -10,7 +10,7 @@ pytest.importorskip("lightning")
 from longvision.errors import UserError
 from longvision.tasks.classification import Classification
 from longvision.tasks.config import ClassificationConfig
-from longvision.types import DataInfo
+from longvision.types import DataInfo, PackedImages
 
 LOG2, LOG4 = math.log(2), math.log(4)
 
@@ -194,3 +194,17 @@ def test_several_labels_are_measured_and_described(monkeypatch):
         make_multilabel(monitor="accuracy")
     with pytest.raises(UserError, match=r"map.*accuracy"):
         make(monitor="map")
+
+
+def test_packs_of_two_devices_weigh_their_images_alike():
+    """The mean of both devices' gradients is that of all their images in one batch, however many each pack holds."""
+    torch.manual_seed(0)
+    images = [torch.randn(3, 4 * rows, 8) for rows in (1, 2, 3, 2, 1)]
+    labels_B = torch.tensor([0, 1, 2, 1, 0])
+    task, gradients = make(3), []
+    for some, devices in ((slice(0, 5), 1), (slice(0, 2), 2), (slice(2, 5), 2)):
+        mean = SimpleNamespace(reduce=lambda count, reduce_op: torch.tensor(2.5))  # images a device
+        task._trainer = SimpleNamespace(global_step=0, world_size=devices, strategy=mean)
+        loss = task.training_step((PackedImages.from_images(images[some], 4), labels_B[some]), 0)
+        gradients.append(torch.autograd.grad(loss, task.model.head.weight)[0])
+    torch.testing.assert_close((gradients[1] + gradients[2]) / 2, gradients[0])
