@@ -41,8 +41,6 @@ class LabelAUROC(MultilabelAUROC):
 
     def compute(self) -> Tensor:  # type: ignore[override]
         share_NK, target_NK = _all(self)
-        if not len(target_NK) or not (target_NK.any(0) & ~target_NK.all(0)).all():
-            return torch.tensor(torch.nan, device=self.device)
         columns = zip(share_NK.T, target_NK.bool().T, strict=True)
         return torch.stack([area_under_roc(share_N, positive_N) for share_N, positive_N in columns]).mean()
 
