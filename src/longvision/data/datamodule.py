@@ -30,12 +30,12 @@ from longvision.data.io.ranges import (
 )
 from longvision.data.loading import LoaderConfig
 from longvision.data.order import EpochLoader, EpochOrder, EvaluationOrder, seed_all, seed_of_step
-from longvision.data.ordering import check_model, order_of, patch_of, shapes_of
+from longvision.data.ordering import check_model, look_at_shapes, order_of, patch_of
 from longvision.data.packing import PackingConfig
 from longvision.data.sources.base import ImageSet, Source, relative
 from longvision.data.transforms.input_spec import InputSpec
 from longvision.errors import UserError
-from longvision.types import DataInfo, Size, Split
+from longvision.types import DataInfo, Split
 
 MOST_WORKERS = 4
 NEEDED: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ()}
@@ -93,7 +93,7 @@ class DataModule(LightningDataModule):
             self.packing.check_patch(self.input.patch, (self.size[0], *self.sizes))
         if "train" in needed and (self.packing is None or self.input.patch > 1):
             if self.packing:
-                self._look_at_shapes()
+                look_at_shapes(self)
             self.order()  # it may be refused
 
     def _take_up_model(self) -> None:
@@ -102,13 +102,6 @@ class DataModule(LightningDataModule):
         check_model(self, self.trainer)
         if self.packing:
             self._take_up({**self.measured, "patch": patch_of(self, self.trainer)})
-
-    def _look_at_shapes(self) -> None:
-        """Of the training images that are packed: in the first process, which tells the others."""
-        if self.shapes_N2 is None and (self.trainer is None or self.trainer.is_global_zero):
-            self.shapes_N2 = shapes_of(self.images("train"))
-        if self.trainer is not None and self.trainer.world_size > 1:
-            self.shapes_N2 = self.trainer.strategy.broadcast(self.shapes_N2)
 
     def _look_once(self) -> None:
         """At the training images, in the first process, which tells the others."""
@@ -121,9 +114,6 @@ class DataModule(LightningDataModule):
         self._looked, self.measured = True, measured
         self.input = replace(self.input, **measured)
         self.transforms = self.augment.transforms(self.input, self.source)
-
-    def _transforms_at(self, size: Size) -> Any:
-        return self.augment.transforms(replace(self.input, size=size), self.source)
 
     def _found_in_training_images(self) -> dict[str, Any]:
         """The range of their values where they have more than 8 bits, and their mean where there is no usual one, if
@@ -274,7 +264,8 @@ class DataModule(LightningDataModule):
         training = split == "train"
         folder = self.source.name if os.path.isdir(self.source.name) else None
         sides = self.sizes if training and not self.packing else ()
-        sizes = {(side, side): self._transforms_at((side, side)) for side in sides}
+        specs = [replace(self.input, size=(side, side)) for side in sides]
+        sizes = {spec.size: self.augment.transforms(spec, self.source) for spec in specs}
         where = f"{self.name} ({split})"
         dataset = TransformedSet(
             self.images(split), self.transforms, where, training, self.unreadable_share, folder, sizes

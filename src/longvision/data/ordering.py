@@ -73,6 +73,15 @@ def _labels(data: "DataModule") -> np.ndarray:
     return np.array([numbers[label] for label in labels])
 
 
+def look_at_shapes(data: "DataModule") -> None:
+    """Of the training images that are packed: in the first process, which tells the others."""
+    trainer = data.trainer
+    if data.shapes_N2 is None and (trainer is None or trainer.is_global_zero):
+        data.shapes_N2 = shapes_of(data.images("train"))
+    if trainer is not None and trainer.world_size > 1:
+        data.shapes_N2 = trainer.strategy.broadcast(data.shapes_N2)
+
+
 def shapes_of(images: ImageSet[Any]) -> np.ndarray:
     """Height and width of each image as it is read, int32 (N, 2): from the head of its file, where it has one. One that
     cannot be read counts as square."""
