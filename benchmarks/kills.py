@@ -65,9 +65,12 @@ class Training:
         return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
     def finish(self) -> None:
-        process = self.start()
+        self._wait(self.start())
+
+    def _wait(self, process: "subprocess.Popen[bytes]") -> None:
+        """Raises RuntimeError with what it said, if it failed by itself."""
         _, said = process.communicate()
-        if process.returncode and b"is finished" not in said:  # it was killed when all was done
+        if process.returncode > 0 and b"is finished" not in said:  # it was killed when all was done
             raise RuntimeError(said.decode())
 
     def kill(self, seconds: float = 0.0, steps: int = 0) -> bool:
@@ -79,7 +82,7 @@ class Training:
         alive = process.poll() is None
         if alive:
             os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        self._wait(process)
         return alive
 
     def losses(self) -> dict[str, set[str]]:
