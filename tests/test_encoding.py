@@ -7,7 +7,7 @@ from pathlib import Path
 import longvision
 
 SOURCES = Path(longvision.__file__).parent.parent
-OTHERS = {"Image", "Run", "os"}  # whose `open` is none of a text file
+OTHERS = {"Image", "Run", "os", "tarfile"}  # whose `open` is none of a text file
 OURS = "read_text"  # called by itself, the reader of all encodings in data/io/text.py
 
 
@@ -17,7 +17,7 @@ def text_files_opened(file: Path) -> Iterator[ast.Call]:
         if not isinstance(call, ast.Call):
             continue
         name, of = getattr(call.func, "attr", getattr(call.func, "id", "")), getattr(call.func, "value", None)
-        binary = {"rb", "wb", "xb"} & {getattr(argument, "value", None) for argument in call.args}
+        binary = {"rb", "wb", "xb", "r+b"} & {getattr(argument, "value", None) for argument in call.args}
         if getattr(call.func, "id", "") == OURS:
             continue
         if name in ("open", "read_text", "write_text") and getattr(of, "id", "") not in OTHERS and not binary:

@@ -69,7 +69,7 @@ def test_it_is_what_validates(tmp_path, monkeypatch):
     assert len(seen) == 2
     assert_equal(seen[0], averaged(average.first, average.steps[:5], 0.5))
     after = average.steps[5]  # and what trains goes on from the last step, not from the average
-    assert not torch.equal(after["model.1.weight"], seen[0]["model.1.weight"])
+    assert not torch.equal(after["model.2.weight"], seen[0]["model.2.weight"])
 
 
 @pytest.mark.parametrize(
@@ -97,13 +97,13 @@ def test_a_shared_parameter_is_averaged_once(tmp_path, monkeypatch):
 
     def tied(self, args):
         model = create(self, args)
-        model.add_module("again", model[1])
-        model.forward = lambda x: torch.nn.Sequential.forward(model[:5], x)
+        model.add_module("again", model[2])
+        model.forward = lambda x: torch.nn.Sequential.forward(model[:6], x)
         return model
 
     monkeypatch.setattr(Linear, "create_model", tied)
     average = Watched()
     task = fit(tmp_path, others=[average])
     state = torch.load(Run(tmp_path).last, weights_only=True)["state_dict"]
-    assert torch.equal(state["model.again.weight"], state["model.1.weight"])
+    assert torch.equal(state["model.again.weight"], state["model.2.weight"])
     assert_equal(copy_of(task), averaged(average.first, average.steps, 0.5))

@@ -158,7 +158,7 @@ def _mapped(place: Path) -> pa.Table | None:
 def _one_at_a_time(folder: Path) -> Iterator[None]:
     """Of processes that would write the same file. Where the system cannot say so each writes its own, and the last one
     stays."""
-    with (folder / "lock").open("w") as lock:
+    with (folder / "lock").open("wb") as lock:
         with suppress(ImportError, OSError):
             import fcntl
 

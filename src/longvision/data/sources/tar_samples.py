@@ -68,7 +68,7 @@ def read_samples(files: Sequence[Path], label_key: str, notes: list[str]) -> lis
             remove_stale(place)
             rows = [[[one.key, astuple(one.image), one.label, one.mark] for one in found] for found in samples]
             with written_beside(place, overwrite=True) as beside:
-                beside.write_text(json.dumps({"notes": told, "samples": rows}))
+                beside.write_text(json.dumps({"notes": told, "samples": rows}), encoding="utf-8")
     return samples
 
 
