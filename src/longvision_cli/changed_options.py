@@ -14,7 +14,7 @@ FREE = {
     *(f"data.{name}" for name in ("path", "classes_file", "train", "val", "test", "image_column", "label_column")),
     *(f"data.{name}" for name in ("label_key", "images", "separator", "workers", "unreadable")),
     *(f"trainer.{name}" for name in ("max_epochs", "min_epochs", "max_steps", "min_steps", "max_time")),
-    *(f"trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy", "precision", "sync_batchnorm")),
+    *(f"trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy")),
     *(f"trainer.limit_{split}_batches" for split in ("val", "test", "predict")),
     *(f"trainer.{name}" for name in ("val_check_interval", "check_val_every_n_epoch", "num_sanity_val_steps")),
     *(f"trainer.{name}" for name in ("log_every_n_steps", "enable_autolog_hparams", "model_registry", "profiler")),

@@ -27,7 +27,7 @@ def changed(words, allowed=False, begun=""):
         ("--trainer.max_epochs 99", ""),
         ("--trainer.max_time 00:01:00:00 --data.workers 2", ""),
         ("--trainer.devices 2", ""),
-        ("--trainer.precision bf16-mixed --trainer.limit_val_batches 3", ""),
+        ("--trainer.limit_val_batches 3", ""),
         (LESS, ""),
         ("--data.batch_size 32 --trainer.accumulate_grad_batches 2", ""),
         ("--data.batch_size 128 --trainer.devices 2", ""),
@@ -55,6 +55,7 @@ def test_what_is_free_is_told(words, begun):
         ("--trainer.accumulate_grad_batches 2", "accumulate_grad_batches 2"),
         ("--data.total_batch 512", "total_batch 512"),
         ("--data.crop 0.9", r"--data\.crop 0\.9"),
+        ("--trainer.precision bf16-mixed", "precision bf16-mixed"),
     ],
 )
 def test_what_is_learnt_is_refused_unless_allowed(words, named):

@@ -1,12 +1,13 @@
 """A step whose loss or gradient is not finite changes nothing, is told with its images, and ends a training at last."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 pytest.importorskip("lightning")
-from longvision.engine.callbacks.skipped import SkippedSteps
+from longvision.engine.callbacks.skipped import SkippedSteps, _is_scaled
 from longvision.errors import DivergedError
 from support.counted import Linear, fit
 
@@ -114,3 +115,10 @@ def test_a_run_that_goes_on_counts_on_and_names_the_right_images(tmp_path, spoil
     assert watched.skipped == 2
     images = ", ".join(f"number {number}" for number in task.seen[4:8])  # batch 2 comes again, and then 3
     assert any(f"step 8 is skipped, its loss is not finite; its 4 images: {images}" == str(t.message) for t in told)
+
+
+@pytest.mark.parametrize("scale, scaled", [(65536.0, True), (1.0, True), (0.5, False), (None, False)])
+def test_a_gradient_that_overflows_is_the_scale_s_until_there_is_none_left(scale, scaled):
+    """Of float16: then it is a gradient that is not finite."""
+    scaler = None if scale is None else SimpleNamespace(get_scale=lambda: scale)
+    assert _is_scaled(SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler))) == scaled

@@ -59,17 +59,18 @@ class SkippedSteps(Callback):
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
         # A sum in float16 overflows where no gradient does.
         norm = get_total_norm([g.float() if g.dtype == torch.float16 else g for g in gradients])
-        bad = torch.stack([~losses.all(), ~norm.isfinite() & (not _scales(trainer))]).any()
+        found = torch.stack([~losses.all(), ~norm.isfinite() & (not _is_scaled(trainer))]).float()
         if trainer.world_size > 1:
-            bad = trainer.strategy.reduce(bad.float(), reduce_op="max")
-        if not bad:  # waits for the device, once a step
+            found = trainer.strategy.reduce(found, reduce_op="max")
+        of_loss, of_gradient = found.tolist()  # waits for the device, once a step
+        if not (of_loss or of_gradient):
             self.in_a_row = 0
             return
         for parameter in pl_module.parameters():
             parameter.grad = None
         for buffer, before in self._buffers:
             buffer.copy_(before)
-        self._count(trainer, losses.tolist())
+        self._count(trainer, losses.tolist(), "loss" if of_loss else "gradient")
         if not all(parameter.isfinite().all() for parameter in pl_module.parameters()):
             raise DivergedError(f"a weight is not finite at step {trainer.global_step}: {self._what_to_do()}")
         if self.in_a_row >= self.most:
@@ -78,10 +79,10 @@ class SkippedSteps(Callback):
                 f"the loss or its gradient was not finite {row} step {trainer.global_step}: {self._what_to_do()}"
             )
 
-    def _count(self, trainer: Trainer, are_finite: list[bool]) -> None:
+    def _count(self, trainer: Trainer, are_finite: list[bool], what: str) -> None:
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
-        what = "gradient" if all(are_finite) else "loss"
-        if self.skipped <= TOLD or self.in_a_row == self.most:
+        is_another_s = what == "loss" and all(are_finite)  # that device names its images
+        if not is_another_s and (self.skipped <= TOLD or self.in_a_row == self.most):
             named = self._images(trainer, are_finite)
             warnings.warn(f"step {trainer.global_step} is skipped, its {what} is not finite{named}", stacklevel=2)
 
@@ -110,9 +111,10 @@ class SkippedSteps(Callback):
         self.skipped = state["skipped"]
 
 
-def _scales(trainer: Trainer) -> bool:
-    """Whether the loss is scaled for float16: a gradient that overflows lowers the scale."""
-    return getattr(trainer.precision_plugin, "scaler", None) is not None
+def _is_scaled(trainer: Trainer) -> bool:
+    """Whether the loss is scaled for float16: a gradient that overflows lowers the scale. Below 1 it is no scale's."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    return scaler is not None and scaler.get_scale() >= 1
 
 
 def _rows(batch: Any) -> list[int]:
