@@ -31,7 +31,7 @@ def write_page(task: Task, data: Any, run: Run, outcome: Any, path: Path) -> Non
     history = read_history(run.metrics) if run.metrics.exists() else []
     sections = {
         "Result": _result(outcome),
-        "Curves": _curves(task, history),
+        "Curves": _curves(task, data, history),
         **task.sections(data, outcome.split),
         "Examples": _examples(run),
         "Speed": _speed(task, history),
@@ -55,7 +55,7 @@ def _result(outcome: Any) -> str:
     return page.tiles(values) + page.paragraphs(f"of the {outcome.epoch} epoch, on the {images} images")
 
 
-def _curves(task: Task, history: list[dict[str, float]]) -> str:
+def _curves(task: Task, data: Any, history: list[dict[str, float]]) -> str:
     name, words = next(iter(task.metric_names.items()))
     charts = []
     for metric, scale, label in (("loss", 1, "loss"), (name, 100, f"{words}, %")):
@@ -64,7 +64,9 @@ def _curves(task: Task, history: list[dict[str, float]]) -> str:
             for split, said in (("train", "training, augmented"), ("val", "validation"))
         }
         charts.append(line_chart(lines, label))
-    same = page.paragraphs("the losses of training and validation are the same quantity")
+    mixes = any(getattr(data.augment, name, 0) for name in ("mixup", "cutmix"))
+    of_mixed = ", that of training of mixed images and labels" if mixes else ""
+    same = page.paragraphs(f"the losses of training and validation are the same quantity{of_mixed}")
     compared = any("val/loss" in row for row in history)
     return f'<div class="charts">{"".join(charts)}</div>{same if compared else ""}' if history else ""
 
