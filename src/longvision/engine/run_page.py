@@ -64,7 +64,7 @@ def _curves(task: Task, data: Any, history: list[dict[str, float]]) -> str:
             for split, said in (("train", "training, augmented"), ("val", "validation"))
         }
         charts.append(line_chart(lines, label))
-    mixes = any(getattr(data.augment, name, 0) for name in ("mixup", "cutmix"))
+    mixes = any(getattr(getattr(data, "augment", None), name, 0) for name in ("mixup", "cutmix"))
     of_mixed = ", that of training of mixed images and labels" if mixes else ""
     same = page.paragraphs(f"the losses of training and validation are the same quantity{of_mixed}")
     compared = any("val/loss" in row for row in history)
