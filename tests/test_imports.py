@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "layers": "errors grid types ops",
     "models": "errors files grid names types ops layers",
     "heads": "errors types models",
-    "data": "errors cache files types text",
+    "data": "errors cache files types text grid",
     "metrics": "errors types",
     "viz": "errors files types text data",
     "inference": "errors files types text registry models heads data viz",

@@ -36,8 +36,9 @@ def check_size_of(configuration: Any) -> None:
 
 
 def check_size(name: str, args: dict[str, Any], size: Size) -> None:
-    """Raises UserError for an image size that does not divide into a Vim's patches; other models are not known here."""
-    sides = re.fullmatch(r"vim_[a-z]+_patch(\d+)(?:_stride(\d+))?_\d+", name.partition(".")[0])
+    """Raises UserError for an image size that does not divide into the patches of one of our models; others are not
+    known here."""
+    sides = re.fullmatch(r"(?:vim_[a-z]+|vit_nano)_patch(\d+)(?:_stride(\d+))?_\d+", name.partition(".")[0])
     if sides is None or args.get("pad"):
         return
     patch = args.get("patch_size", int(sides[1]))

@@ -1,12 +1,15 @@
 """Steps of different image sizes: as many pixels each, the same size on every device, the same number an epoch."""
 
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
+import timm
 
 pytest.importorskip("lightning")
 from longvision.data import DigitsData
 from longvision.data.multi_scale import MultiScaleOrder
+from longvision.data.ordering import check_model
 from longvision.errors import UserError
 
 SIDES = (128, 160, 192)
@@ -92,3 +95,37 @@ def test_mistakes(options, words):
     with pytest.raises(UserError) as raised:
         DigitsData(size=16, **options)
     assert [word for word in words if word not in str(raised.value)] == []
+
+
+def checked(name, size=32, sizes=(), **args):
+    model = timm.create_model(name, img_size=size, in_chans=1, **args)
+    trainer = SimpleNamespace(overfit_batches=0, lightning_module=SimpleNamespace(model=model))
+    check_model(DigitsData(size=size, sizes=sizes).build(), trainer)
+
+
+@pytest.mark.parametrize(
+    "name, sizes, args, words",
+    [
+        ("vim_nano_patch4_32", (24, 30), {}, ["30x30", "28x28 or 32x32", "--model.args.pad"]),
+        ("vit_nano_patch4_32", (24, 30), {}, ["30x30", "28x28 or 32x32", "--model.args.pad"]),
+        ("vit_nano_patch4_32", (24, 30), {"pad": True}, []),
+        ("vim_nano_patch4_32", (24, 30), {"stride": 2}, []),
+        ("test_vit", (64, 40), {"dynamic_img_size": True}, ["40x40", "32x32 or 48x48", "dynamic_img_pad"]),
+        ("test_vit", (64, 40), {"dynamic_img_size": True, "dynamic_img_pad": True}, []),
+        ("test_vit", (64,), {"dynamic_img_size": False}, ["32x32 alone", "dynamic_img_size"]),
+    ],
+    ids=["vim", "vit", "padded", "stride", "timm", "timm-padded", "timm-of-one-size"],
+)
+def test_sizes_that_do_not_divide_into_the_model_s_patches(name, sizes, args, words):
+    """Before the first step, which may be of another size."""
+    if not words:
+        return checked(name, sizes=sizes, **args)
+    with pytest.raises(UserError) as raised:
+        checked(name, sizes=sizes, **args)
+    assert [word for word in words if word not in str(raised.value)] == []
+
+
+def test_a_size_alone_that_does_not_divide():
+    with pytest.raises(UserError, match="30x30"):
+        checked("vit_nano_patch4_32", size=30)
+    checked("test_vit", size=40, dynamic_img_size=False)  # timm leaves the edge out

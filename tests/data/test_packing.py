@@ -238,7 +238,7 @@ class Model:
         ({"tokens": 20, "patch": 4, "sizes": (24,)}, ["24x24", "36"]),
         ({"size": 18, "patch": 4}, ["18", "patches of 4"]),
         ({"size": (16, 32)}, ["16, 32"]),
-        ({"augment": Augment(mixup=0.2)}, ["mixup"]),
+        ({"augment": Augment(mixup=0.2)}, ["mixup", "leave data.pack out"]),
         ({"augment": Augment(cutmix=0.2)}, ["cutmix"]),
         ({"drop": 1.0}, ["drop 1.0"]),
         ({"drop": 0.7, "drop_by": "resolution", "sizes": (8, 16)}, ["drop 0.7"]),

@@ -107,7 +107,9 @@ class ClassificationConfig(DataConfig, PackingConfig):
         super().__post_init__()
         self.check(self.input().size, self.sizes)
         if self.pack and (self.augment.mixup or self.augment.cutmix):
-            raise UserError("mixup and cutmix lay images of one size over each other: switch them off, or pack")
+            raise UserError(
+                "mixup and cutmix lay images of one size over each other: switch them off, or leave data.pack out"
+            )
 
     def input(self) -> InputSpec:
         spec = super().input()

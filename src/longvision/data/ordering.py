@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from timm.layers import PatchEmbed
 
 from longvision.data.io.headers import read_header
 from longvision.data.io.threads import in_threads
@@ -11,6 +12,8 @@ from longvision.data.order import EpochOrder
 from longvision.data.packed_order import PackedOrder
 from longvision.data.sources.base import ImageSet
 from longvision.errors import MissingFileError, UnreadableImage, UserError
+from longvision.grid import grid_size
+from longvision.types import Size
 
 if TYPE_CHECKING:
     from longvision.data.datamodule import DataModule
@@ -32,12 +35,14 @@ def order_of(data: "DataModule") -> EpochOrder:
 
 def check_model(data: "DataModule", trainer: Any) -> None:
     """Raises UserError where the model that is trained does not take what these options make."""
+    model = getattr(trainer.lightning_module, "model", None)
+    patches = getattr(model, "patch_embed", None)
+    if not data.packing:  # its sizes are checked where the patch is known
+        _check_sizes([data.size, *((side, side) for side in data.sizes)], patches)
     if not (data.sizes or data.packing):
         return
     if trainer.overfit_batches:
         raise UserError("--trainer.overfit_batches keeps to batches of one size: leave data.sizes and data.pack out")
-    model = getattr(trainer.lightning_module, "model", None)
-    patches = getattr(model, "patch_embed", None)
     if data.packing and not getattr(model, "takes_packed", False):
         raise UserError(
             f"data.pack true: {type(model).__name__} cannot take packed images: choose a model that can, as a Vim, or "
@@ -48,6 +53,22 @@ def check_model(data: "DataModule", trainer: Any) -> None:
             f"data.sizes {list(data.sizes)}: the model takes images of {data.size[0]}x{data.size[1]} alone; "
             "timm's vision transformers take others with --model.args.dynamic_img_size true"
         )
+
+
+def _check_sizes(sizes: list[Size], patches: Any) -> None:
+    """Raises UserError for a size that does not divide into the patches of a model of ours, or of timm's that takes
+    several sizes: with one alone it leaves the rest of the image out."""
+    if isinstance(patches, PatchEmbed):
+        if patches.strict_img_size or patches.dynamic_img_pad:
+            return
+        patch = stride = patches.patch_size[0]
+        pad, to_pad = False, "--model.args.dynamic_img_pad true"
+    elif hasattr(patches, "pad") and hasattr(patches, "stride"):
+        patch, stride, pad, to_pad = patches.patch, patches.stride, patches.pad, "--model.args.pad true"
+    else:
+        return
+    for size in sizes:
+        grid_size(*size, patch, stride, pad, to_pad)
 
 
 def patch_of(data: "DataModule", trainer: Any) -> int:
