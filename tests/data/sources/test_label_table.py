@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from longvision.data.io.listing import files_below
 from longvision.data.label_config import LabelTableData
+from longvision.data.sources import label_table
 from longvision.data.sources.base import Trained
 from longvision.errors import MissingFileError, UserError
 
@@ -141,6 +143,33 @@ def test_images_are_found_by_their_names_where_one_file_has_it(root):
     Image.new("RGB", (8, 8)).save(root / "again/3.png")
     with pytest.raises(UserError, match=r"line 5: 3 may be"):
         found(source(root, "image_id,label\n" + "".join(f"{n},{odd(n)}\n" for n in range(8))))
+
+
+@pytest.mark.parametrize("again", ["./im/2.png", "im/../im/2.png", "2", "same/2.png", r"im\2.png"])
+def test_an_image_under_two_names_is_refused(root, again):
+    """Else it would train, and validate with another label."""
+    (root / "same").symlink_to(root / "im")
+    (root / "train.csv").write_text("image,label\nim/1.png,cat\nim/2.png,dog\n")
+    (root / "val.csv").write_text(f"image,label\nim/0.png,dog\n{again},cat\n")
+    for split in ("train", "val"):
+        with pytest.raises(UserError) as refused:
+            LabelTableData(str(root)).source().split(split)
+        places = f"{root}/val.csv, line 3: {again} ", f"{root}/train.csv, line 3 calls im/2.png"
+        assert all(place in str(refused.value) for place in places)
+
+
+def test_links_to_one_file_are_images_of_their_own(root):
+    """As stores that keep each content once lay out a set."""
+    for name in ("a.png", "b.png"):
+        (root / name).symlink_to(root / "im/0.png")
+    assert len(source(root, "image,label\na.png,cat\nb.png,dog\nim/1.png,cat\nim/2.png,dog\n").split("train")) == 2
+
+
+def test_files_are_looked_for_once(root, monkeypatch):
+    looked = []
+    monkeypatch.setattr(label_table, "files_below", lambda folder: looked.append(folder) or files_below(folder))
+    table = source(root, "image,label\n" + "".join(f"{n},{odd(n)}\n" for n in range(8)))
+    assert len(found(table)) == 8 and len(looked) == 1
 
 
 def test_images_elsewhere(root):

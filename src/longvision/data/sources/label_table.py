@@ -3,7 +3,7 @@
 import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, cached_property, partial
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
@@ -148,25 +148,25 @@ class LabelTableSource(Source[Any]):
 
     def _readable(self, split: Split) -> list[Item]:
         """Raises UserError for more missing or unreadable images than are tolerated."""
-        rows = self.rows[split]
-        files = _Files(self.folder).find(rows, self.notes)
-        there = [(file, row) for file, row in zip(files, rows, strict=True) if file]
+        rows, files = self.rows[split], self._files
+        there = [(files[row.image], row) for row in rows if row.image in files]
         fine = in_threads(is_image, [file for file, _ in there])
-        bad = [f"{row.place}: {row.image}" for file, row in zip(files, rows, strict=True) if not file]
+        bad = [f"{row.place}: {row.image}" for row in rows if row.image not in files]
         bad += [f"{row.place}: {row.image}" for (_, row), good in zip(there, fine, strict=True) if not good]
         problem = f"of {len(rows)} images that {self.name} names are not in {self.folder}, or are no images"
         refuse_many(bad, len(rows), problem, self.tolerated)
         self._left_out[split] = len(bad)
-        self.notes += unlisted(self.folder, self._named(), Path(self.name)) if split == "train" else []
+        self.notes += unlisted(self.folder, files.values(), Path(self.name)) if split == "train" else []
         return [
             (file, tuple(sorted(map(self._numbers.__getitem__, row.labels))))
             for (file, row), good in zip(there, fine, strict=True)
             if good
         ]
 
-    def _named(self) -> list[str]:
-        rows = list(chain.from_iterable(self.rows.values()))
-        return [file for file in _Files(self.folder).find(rows, []) if file]
+    @cached_property
+    def _files(self) -> dict[str, str]:
+        """Of all splits: what the tables call an image -> its path. Raises UserError as `_Files.find`."""
+        return _Files(self.folder).find(list(chain.from_iterable(self.rows.values())), self.notes)
 
 
 class _Files:
@@ -176,15 +176,26 @@ class _Files:
         self.folder = folder
         self._by_name: dict[str, list[str]] | None = None
 
-    def find(self, rows: Sequence[LabelRow], notes: list[str]) -> list[str | None]:
-        """Raises UserError for a name that several files have."""
-        found, searched = [], []
+    def find(self, rows: Sequence[LabelRow], notes: list[str]) -> dict[str, str]:
+        """Paths of those that are there, by what rows call them. Raises UserError for a name that several files have,
+        and for a file that two rows have."""
+        found, searched = {}, []
+        first: dict[str, LabelRow] = {}  # of a file, however its path is written; a link is a file of its own
+        resolved = cache(os.path.realpath)
         for row in rows:
             path = os.path.join(self.folder, row.image.replace("\\", "/") if os.sep == "/" else row.image)
             if not os.path.isfile(path):
                 path = self._search(row)
                 searched += [row.image] * bool(path)
-            found.append(path or None)
+            if path:
+                folder, name = os.path.split(path)
+                other = first.setdefault(os.path.join(resolved(folder), name), row)
+                if other is not row:
+                    raise UserError(
+                        f"{row.place}: {row.image} is the file that {other.place} calls {other.image}: give an image "
+                        "one line"
+                    )
+                found[row.image] = path
         if searched:
             where = f"{counted(len(searched), 'image')} that are named without a part of their path, or an ending"
             notes.append(f"{where}, are found in {self.folder} ({listing(searched)})")
