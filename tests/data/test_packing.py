@@ -178,7 +178,16 @@ def test_batches_hold_the_images_themselves(photos):
     torch.testing.assert_close(packed.patches, alone.patches, atol=1.1 / 255 / 0.224, rtol=0)
     assert packed.patches.shape[1] <= 40
     (evaluated, _), *_ = data.val_dataloader()
-    assert evaluated.patches.dtype == torch.float32 and len(evaluated) == 4
+    assert evaluated.patches.dtype == torch.float32 and len(evaluated) == 2  # of 16 patches each, and the budget is 40
+
+
+@pytest.mark.parametrize("tokens, images", [(16, 1), (47, 2), (64, 4)])
+def test_evaluation_keeps_to_the_budget(photos, tokens, images):
+    data = FolderData(photos, size=32, pack=True, tokens=tokens, patch=8, workers=0, batch_size=64).build()
+    data.setup("validate")
+    packs = [packed for packed, _ in data.val_dataloader()]
+    assert max(map(len, packs)) == images and max(packed.patches.shape[1] for packed in packs) <= tokens
+    assert sum(map(len, packs)) == len(data.images("val"))
 
 
 @pytest.mark.parametrize("erase", [0.0, 1.0])

@@ -23,7 +23,7 @@ class PackingConfig:
 
     Args:
         pack: whether they are: each keeps its proportions, and batch_size does not count.
-        tokens: patches in a pack, the images of a step and device; class tokens come on top.
+        tokens: patches in a pack, the images of a step and device, in evaluation too; class tokens come on top.
         patch: side of a model's patches, pixels; the model's own when left out.
         sizes_by: how an image's size is drawn, whose area is that of a square: "list", one of sizes; "uniform", a side
             between the least and the largest of them; "normal", the same, small ones more often.
@@ -64,6 +64,10 @@ class PackingConfig:
                     f"tokens {self.tokens}: an image of {side}x{side} has {(side // patch) ** 2} patches of {patch}, "
                     "which is above that: raise it, or lower the size"
                 )
+
+    def evaluated_together(self, patch: int, side: int) -> int:
+        """Images of at most `side` x `side` pixels that surely fit into a pack."""
+        return max(1, self.tokens // (side // patch) ** 2)
 
 
 def grids_of(shapes_N2: np.ndarray, tokens_N: np.ndarray) -> np.ndarray:
