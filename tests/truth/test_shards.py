@@ -72,6 +72,29 @@ def test_names_of_a_file(tmp_path):
         opened(tmp_path / "other", "0130120120", classes_file=tmp_path / "names.txt")
 
 
+@pytest.mark.parametrize("names, labels, read", [
+    ("012", "0120120120", "012"), ("123", "0120120120", "123"),
+    ("210", "0120120120", None), ("357", "3573573573", None),
+], ids=["the same", "a label that is no name", "both", "names alone"])  # fmt: skip
+def test_names_that_are_numbers(tmp_path, names, labels, read):
+    """Labels are places in the file of names, unless they could be names in it too."""
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    options = {"classes_file": tmp_path / "names.txt"}
+    if read:
+        assert "".join(labels_of(opened(tmp_path / "set", labels, **options))[:3]) == read
+    else:
+        with pytest.raises(UserError, match=rf"label {min(labels)} may mean"):
+            opened(tmp_path / "set", labels, **options)
+
+
+def test_numbers_are_read_as_when_the_model_was_trained(tmp_path):
+    (tmp_path / "names.txt").write_text("1\n2\n3")
+    options = {"classes_file": tmp_path / "names.txt"}
+    assert labels_of(opened(tmp_path / "set", "12" * 5, **options, trained=Trained(["1", "2", "3"])))[:2] == ["2", "3"]
+    with pytest.raises(UserError, match="label 1 may mean"):
+        opened(tmp_path / "set", "12" * 5, **options, trained=Trained(["3", "2", "1"]))
+
+
 def test_shards_are_one_split_in_order(tmp_path):
     for number in range(3):
         write_tar(tmp_path / f"imagenet-train-{number:02}.tar", samples("0101", 4 * number))

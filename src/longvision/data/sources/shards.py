@@ -7,6 +7,7 @@ very same one after an interruption, and shared by any number of processes witho
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,9 @@ class ShardSource(Source[int]):
         self.has_test, self.splits = "test" in self.files, list(self.files)
         self.draws_validation = trained is None and "val" not in self.files
         named = self._named(classes_file)
+        if named != (trained and trained.classes):  # a model's were certain when it was trained
+            numbers = {one.label for file in chain(*samples.values()) for one in file if isinstance(one.label, int)}
+            _refuse_two_meanings(numbers, named, f"{self.name} and {classes_file}")
         if trained is None:
             self.classes = named or _classes([one for found in samples["train"] for one in found], self.name)
             self.notes += look_alike(self.classes, self.name)
@@ -108,6 +112,18 @@ def _outside(where: str, wrong: list[str], classes: list[str]) -> UserError:
         f"{where} has {counted(len(wrong), 'label')} outside the {len(classes)} classes {listing(classes)} "
         f"({listing(wrong)}): correct or drop these samples, or give data.classes_file"
     )
+
+
+def _refuse_two_meanings(numbers: set[int], named: Sequence[str], where: str) -> None:
+    """Labels that may be places in a class file, or names in it that are numbers. One that is not both tells which."""
+    called = {name: place for place, name in enumerate(named)}
+    if all(str(number) in called for number in numbers):
+        for number in sorted(numbers):
+            if called[str(number)] != number:
+                raise UserError(
+                    f"{where}: the label {number} may mean number {number} of the classes, counted from 0, or the one "
+                    f"called {number}: give classes names that are no numbers, or list them in their numbers' order"
+                )
 
 
 def _classes(samples: Sequence[Sample], where: str) -> list[str]:
