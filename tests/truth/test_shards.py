@@ -42,9 +42,11 @@ def labels_of(source, split="train"):
     ("0101010101", "cls", {}, ["0", "1"]),
     (["dog", "cat"] * 5, "cls", {}, ["cat", "dog"]),
     (["dog\n", "cat\n"] * 5, "cls", {}, ["cat", "dog"]),
+    (["--5", "5-"] * 5, "cls", {}, ["--5", "5-"]),
+    (["7" * 5000, "8" * 20] * 5, "cls", {}, ["7" * 5000, "8" * 20]),
     ([json.dumps({"label": 1 - n % 2, "width": 8}) for n in range(10)], "json", {}, ["0", "1"]),
     ([json.dumps({"name": "ab"[n % 2]}) for n in range(10)], "json", {"label_key": "name"}, ["a", "b"]),
-], ids=["numbers", "names", "line-ends", "json", "json-by-another-key"])  # fmt: skip
+], ids=["numbers", "names", "line-ends", "no-numbers", "longer", "json", "json-by-another-key"])  # fmt: skip
 def test_labels(tmp_path, labels, ending, options, classes):
     write_tar(tmp_path / "train-000.tar", samples(labels, ending=ending))
     write_tar(tmp_path / "val-000.tar", samples(labels[:2], 10, ending))

@@ -1,6 +1,7 @@
 """Samples of a tar file in WebDataset's layout: neighbouring files that are called alike but for their ending."""
 
 import json
+import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -17,6 +18,7 @@ from longvision.errors import UserError
 from longvision.files import written_beside
 
 LABEL_ENDINGS = (".cls", ".json")
+NUMBER = re.compile(r"-?\d{1,18}")  # of longer ones Python makes no int at some length: they are names
 WORTH_KEEPING = 10_000  # samples, of which headers are read in seconds
 
 
@@ -143,7 +145,7 @@ def _label(content: bytes, ending: str, label_key: str, name: str) -> Any:
             return None
         found = found[label_key]
     if isinstance(found, str):
-        found = int(found) if found.lstrip("-").isdecimal() else found
+        found = int(found) if NUMBER.fullmatch(found) else found
     if isinstance(found, bool) or not isinstance(found, int | str) or found == "":
         raise UserError(f"{name} has the label {str(found)[:60]!r}: expected a class number or a class name")
     return found
