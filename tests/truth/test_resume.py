@@ -8,6 +8,7 @@ import torch
 
 pytest.importorskip("lightning")
 from longvision.data.order import EpochOrder
+from longvision.engine import checkpoint_io
 from longvision.engine.callbacks.checkpoints import LastCheckpoint
 from longvision.engine.callbacks.position import Position
 from support.counted import VARIED, Linear, fit
@@ -219,4 +220,24 @@ def test_a_signal_inside_a_step_ends_the_run_after_it(tmp_path, whole, monkeypat
         patch.setattr(Linear, "training_step", signalled)
         first = fit(tmp_path)
     assert first.seen == whole().seen[: 8 * 4]
+    assert first.seen + fit(tmp_path).seen == whole().seen
+
+
+def test_a_signal_that_is_repeated_does_not_end_the_saving(tmp_path, whole, monkeypatch):
+    """As schedulers do."""
+    step, seal = Linear.training_step, checkpoint_io.seal
+
+    def again(path):
+        signal.raise_signal(signal.SIGTERM)
+        seal(path)
+
+    def signalled(self, batch, index):
+        if (self.current_epoch, index) == (1, 2):
+            signal.raise_signal(signal.SIGTERM)
+            patch.setattr(checkpoint_io, "seal", again)
+        return step(self, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Linear, "training_step", signalled)
+        first = fit(tmp_path)
     assert first.seen + fit(tmp_path).seen == whole().seen

@@ -1,5 +1,7 @@
 """The average of the weights: what it is, where it is, and what an interruption makes of it."""
 
+import signal
+
 import pytest
 import torch
 
@@ -84,12 +86,50 @@ def test_an_interruption_changes_nothing(tmp_path, stop):
     expected = fit(tmp_path / "whole", others=[WeightAverage(0.5)])
     first = fit(tmp_path / "halves", stop=stop, others=[WeightAverage(0.5)])
     assert len(first.seen) < len(expected.seen)
-    second = fit(tmp_path / "halves", others=[WeightAverage(0.5)])
-    for name, tensor in copy_of(expected).items():
-        assert torch.equal(copy_of(second)[name], tensor), name
-    saved = [torch.load(Run(tmp_path / folder).last, weights_only=True) for folder in ("whole", "halves")]
+    fit(tmp_path / "halves", others=[WeightAverage(0.5)])
+    assert_same_end(tmp_path)
+
+
+def assert_same_end(folder):
+    saved = [torch.load(Run(folder / name).last, weights_only=True) for name in ("whole", "halves")]
     for key in ("state_dict", KEY):
         assert all(torch.equal(saved[0][key][name], saved[1][key][name]) for name in saved[0][key])
+
+
+class Signalled(WeightAverage):
+    """Gets one while the weights are exchanged for the `at`-th time."""
+
+    def __init__(self, at):
+        super().__init__(0.5)
+        self.at = at
+
+    def _swap(self):
+        self.at -= 1
+        before = self.own
+        if self.at == 0:
+            self.own = Halfway(before)
+        try:
+            super()._swap()
+        finally:
+            self.own = before
+
+
+class Halfway(dict):
+    def items(self):
+        for number, item in enumerate(super().items()):
+            if number == len(self) // 2:
+                signal.raise_signal(signal.SIGTERM)
+            yield item
+
+
+@pytest.mark.parametrize("at", [1, 2, 5], ids=["before-a-validation", "after-it", "after-training"])
+def test_a_signal_within_an_exchange_changes_nothing(tmp_path, at):
+    """SIGTERM, or Ctrl-C; it comes between two tensors."""
+    expected = fit(tmp_path / "whole", others=[WeightAverage(0.5)])
+    first = fit(tmp_path / "halves", others=[Signalled(at)])
+    assert first.trainer.interrupted and len(first.seen) == len(expected.seen) // (2 if at < 5 else 1)
+    fit(tmp_path / "halves", others=[WeightAverage(0.5)])
+    assert_same_end(tmp_path)
 
 
 def test_a_shared_parameter_is_averaged_once(tmp_path, monkeypatch):

@@ -8,6 +8,8 @@ import pytest
 pytest.importorskip("lightning")
 from longvision.engine.callbacks.stop import Agreed, AtOnce, Stop
 
+MOMENTS = ["on_train_batch_end", "on_validation_end"]
+
 
 def make_trainer(processes=1, others=False):
     strategy = SimpleNamespace(reduce_boolean_decision=lambda asked, all: asked or others)
@@ -32,20 +34,19 @@ def stop(monkeypatch):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_one_within_a_step_waits_for_its_end(stop, number):
+@pytest.mark.parametrize("moment", [*MOMENTS, "on_validation_batch_end", "on_train_end"])
+def test_one_waits_until_the_state_is_whole(stop, number, moment):
     trainer = make_trainer()
     callback = stop(trainer)
-    callback.on_train_batch_start()
+    getattr(callback, moment)(trainer, None)
+    callback.on_train_start(trainer, None)
     signal.raise_signal(number)
     with pytest.raises(Agreed):
-        callback.on_train_batch_end(trainer)
-    with pytest.raises(Agreed):
-        signal.raise_signal(signal.SIGTERM)  # between steps nothing is to be waited for
+        getattr(callback, moment)(trainer, None)
 
 
 def test_a_second_ctrl_c_does_not_wait(stop):
-    callback = stop(make_trainer())
-    callback.on_train_batch_start()
+    stop(make_trainer())
     signal.raise_signal(signal.SIGTERM)
     signal.raise_signal(signal.SIGTERM)  # schedulers repeat theirs
     with pytest.raises(AtOnce):
@@ -58,14 +59,13 @@ def test_slurm_s_word_is_a_signal_in_its_jobs(stop, monkeypatch):
     assert signal.getsignal(signal.SIGUSR1) == before
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     callback = stop(make_trainer())
-    callback.on_train_batch_start()
     signal.raise_signal(signal.SIGUSR1)
     assert callback.asked
-    callback.on_train_end(None, None)
+    callback.on_exception(None, None, Agreed())
     assert signal.getsignal(signal.SIGUSR1) == before
 
 
-@pytest.mark.parametrize("moment", ["on_train_batch_end", "on_validation_end"])
+@pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("others", [False, True])
 def test_several_processes_agree(stop, moment, others):
     """A signal to one of them raises nothing there, also between steps."""
@@ -74,5 +74,6 @@ def test_several_processes_agree(stop, moment, others):
     if not others:
         getattr(callback, moment)(trainer, None)
         signal.raise_signal(signal.SIGTERM)
+        callback.on_validation_batch_end(trainer)  # the others may be in another batch
     with pytest.raises(Agreed):
         getattr(callback, moment)(trainer, None)

@@ -21,14 +21,15 @@ class Agreed(KeyboardInterrupt):
 
 
 class Stop(Callback):
-    """Ends the training at a signal: one within a step at its end, since half a step cannot be saved; a second Ctrl-C
-    does not wait. Of several processes any may get one: all end after the same step, or after the same validation.
+    """Ends the training at a signal, where its state is whole: after a step, a batch of validation, or a validation; a
+    second Ctrl-C does not wait. Of several processes any may get one: all end in the same place, and not between the
+    batches of a validation.
 
     Comes last: the other callbacks have done what is theirs of the step.
     """
 
     def __init__(self) -> None:
-        self.in_step = self.asked = self.alone = False
+        self.asked = self.alone = False
         self.before: dict[int, Any] = {}  # handlers
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -40,15 +41,15 @@ class Stop(Callback):
             if number != signal.SIGINT or signal.getsignal(number) is signal.default_int_handler:
                 self.before[number] = signal.signal(number, self._on_signal)
 
-    def on_train_batch_start(self, *_: Any) -> None:
-        self.in_step = True
-
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        self.in_step = False
         self._end_together(trainer)
 
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if self.alone:
+            self._end_together(trainer)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self.alone and not trainer.sanity_checking:
+        if not trainer.sanity_checking:
             self._end_together(trainer)
 
     def _end_together(self, trainer: Trainer) -> None:
@@ -57,6 +58,7 @@ class Stop(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore()
+        self._end_together(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._restore()
@@ -70,6 +72,4 @@ class Stop(Callback):
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.asked and number == signal.SIGINT:
             raise AtOnce
-        if self.alone and not self.in_step:
-            raise Agreed
-        self.asked = True
+        self.asked = True  # and nothing is raised: weights may be half exchanged, a checkpoint half written
