@@ -49,6 +49,35 @@ def test_devices_share_it_without_overlap_and_from_any_place(options):
         assert [draw for both in zip(*parts) for draw in both] == whole[begin:]
 
 
+@pytest.mark.parametrize(
+    "count, batch, devices, accumulated, steps",
+    [
+        (1_281_167, 128, 1, 8, 8 * 1251),  # ImageNet at a total batch of 1024: 10009 batches, 1 left over
+        (1_281_167, 128, 8, 1, 1251),
+        (1_281_167, 64, 2, 8, 8 * 1251),
+        (22, 4, 1, 2, 4),
+        (22, 4, 1, 5, 5),
+        (22, 4, 1, 8, 5),  # not enough for one whole step: a smaller one
+        (3, 4, 1, 2, 1),
+    ],
+)
+def test_every_step_of_the_optimizer_has_the_total_batch(count, batch, devices, accumulated, steps):
+    order = EpochOrder(count, 0, devices, batch=batch, accumulated=accumulated)
+    assert order.steps() == steps and len(order) == min(steps * batch, count)
+    begin = order.after(accumulated)
+    assert order.steps(begin) == max(0, steps - accumulated)
+    if count < 100:
+        assert len(list(order)) == len(order)
+        order.set_epoch(0, begin)
+        assert len(list(order)) == len(order) - min(accumulated * batch, len(order))
+
+
+def test_the_total_batch_is_of_the_options():
+    data = DigitsData(size=8, batch_size=64, total_batch=256).build()
+    assert data.count // 64 == 20 and data.batches() == 20
+    assert DigitsData(size=8, batch_size=64, total_batch=512).build().batches() == 16
+
+
 def test_balance_shows_each_class_as_often():
     labels_N = np.array([0] * 90 + [2] * 9 + [5])
     order = EpochOrder(100, 0, labels_N=labels_N)
@@ -64,10 +93,10 @@ def test_balance_shows_each_class_as_often():
 
 
 def test_balance_takes_the_classes_of_the_source():
-    data = DigitsData(size=8, balance=True).build()
+    data = DigitsData(size=8, batch_size=1, balance=True).build()
     labels = [data.images("train")[row][1] for row in rows(data.order())]
     assert set(Counter(labels).values()) <= {129, 130}  # of 1,293
-    repeated = DigitsData(size=8, balance=True, augment=Augment(repeats=3)).build()
+    repeated = DigitsData(size=8, batch_size=1, balance=True, augment=Augment(repeats=3)).build()
     assert set(Counter(rows(repeated.order())).values()) <= {1, 2, 3, 4}
 
 

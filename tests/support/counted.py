@@ -141,6 +141,7 @@ def fit(folder: Path, count: int = 22, stop: tuple[str, int, int] | None = None,
     task.stop_at = stop
     options = {"max_epochs": 2, "accelerator": "cpu", "num_sanity_val_steps": 0, "log_every_n_steps": 1, **options}
     trainer, run = training.make_trainer(options), Run(folder)
+    training.keep_total_batch(trainer, data)
     folder.mkdir(parents=True, exist_ok=True)
     training.write_into(trainer, run, task.monitor(), others, save_every=save_every)
     trainer.logger = None

@@ -62,6 +62,8 @@ def whole(tmp_path_factory):
         pytest.param(("training_step", 1, 3), {"accumulate_grad_batches": 2}, id="within-an-accumulation"),
         pytest.param(("training_step", 1, 2), {"accumulate_grad_batches": 3}, id="within-the-first-accumulation"),
         pytest.param(("training_step", 1, 4), {"accumulate_grad_batches": 3}, id="within-the-last-accumulation"),
+        pytest.param(("training_step", 1, 3), {"total_batch": 8}, id="within-a-total-batch"),
+        pytest.param(("on_train_batch_end", 0, 3), {"total_batch": 8}, id="after-the-last-total-batch"),
         pytest.param(("training_step", 1, 3), {"max_steps": 9, "max_epochs": -1}, id="with-a-number-of-steps"),
         pytest.param(("on_train_epoch_end", 0, 0), {"max_steps": 9, "max_epochs": -1}, id="steps-between-epochs"),
         pytest.param(("training_step", 1, 3), HALVES, id="after-a-validation-within-an-epoch"),
@@ -88,6 +90,12 @@ def test_an_interruption_changes_nothing(tmp_path, whole, stop, options):
     assert torch.equal(weights(second), weights(expected))
     assert second.seen == expected.seen[len(expected.seen) - len(second.seen) :]  # and so what the first one kept
     assert set(first.validated) | set(second.validated) == set(expected.validated)
+
+
+def test_an_epoch_has_whole_total_batches_only(whole):
+    """Of 22 images in batches of 4: the fifth batch would be a step of its own, whose gradient counts half."""
+    task = whole(total_batch=8)
+    assert len(task.seen) == 2 * 16 and task.validated == [2, 4]
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path, whole):

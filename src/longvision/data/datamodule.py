@@ -234,7 +234,7 @@ class DataModule(LightningDataModule):
             warnings.warn(f"{self.name} has fewer training images than one batch ({self.batch_size})", stacklevel=2)
         if self.sizes or self.packing:
             return self._loader("train", None, sampler=order)
-        return self._loader("train", self.batch_size, sampler=order, drop_last=order.drops_last)
+        return self._loader("train", self.batch_size, sampler=order)
 
     def val_dataloader(self) -> DataLoader:
         return self._evaluation_loader("val")

@@ -36,7 +36,8 @@ class EpochOrder(DistributedSampler[Draw]):
     """One device's share of the images in the order of an epoch.
 
     Of the whole order, device r of R takes places r, r + R, r + 2R, …: what all of them have read so far is always its
-    beginning. The few images that do not divide among the devices are left out of that epoch.
+    beginning. The few images that do not divide among the devices, or are not enough for a step, are left out of that
+    epoch.
 
     Args:
         count: images in all, and places in an epoch.
@@ -47,6 +48,8 @@ class EpochOrder(DistributedSampler[Draw]):
         repeats: how often an image that an epoch shows comes in it, each time varied otherwise; of repeats > 1 an epoch
             shows count / repeats of the images (repeated augmentation, arXiv 1901.09335, as DeiT's `RASampler`).
         labels_N: the class of each image, where every class is to come as often (`balanced`).
+        accumulated: batches of a step of the optimizer. An epoch has no step of fewer, unless it has no other: their
+            gradient would count for less.
     """
 
     def __init__(
@@ -59,10 +62,12 @@ class EpochOrder(DistributedSampler[Draw]):
         batch: int = 1,
         repeats: int = 1,
         labels_N: np.ndarray | None = None,
+        accumulated: int = 1,
     ) -> None:
         super().__init__(range(count), devices, rank, seed=seed)  # type: ignore[arg-type]
         self.count, self.begin, self.batch = count, 0, batch
         self.repeats, self.labels_N = repeats, labels_N
+        self.accumulated = accumulated if self.share() // batch >= accumulated else 1
 
     def set_epoch(self, epoch: int, begin: int | None = None) -> None:
         """The epoch that is read next, without its first `begin` images. Lightning calls this before each epoch."""
@@ -71,7 +76,7 @@ class EpochOrder(DistributedSampler[Draw]):
         self.epoch, self.begin = epoch, begin
 
     def share(self, begin: int = 0) -> int:
-        """How many images a device reads of those after the first `begin`."""
+        """How many images there are for a device after the first `begin`."""
         left = self.count - begin
         return max(left // self.num_replicas, min(1, left))
 
@@ -83,7 +88,8 @@ class EpochOrder(DistributedSampler[Draw]):
     def steps(self, begin: int = 0) -> int:
         """Of each device, behind the first `begin` images."""
         share = self.share(begin)
-        return share // self.batch if self.drops_last else math.ceil(share / self.batch)
+        steps = share // self.batch if self.drops_last else math.ceil(share / self.batch)
+        return steps - steps % self.accumulated
 
     def after(self, steps: int) -> int:
         """How many images of the epoch all devices together have been shown when as many steps are done behind the
@@ -92,11 +98,15 @@ class EpochOrder(DistributedSampler[Draw]):
 
     def __len__(self) -> int:
         """Images of a device in a whole epoch, also in one that goes on."""
-        return self.share()
+        return self._shown()
+
+    def _shown(self, begin: int = 0) -> int:
+        """Images of a device in the steps behind the first `begin`."""
+        return min(self.steps(begin) * self.batch, self.share(begin))
 
     def __iter__(self) -> Iterator[Draw]:
         rows_N, seeds_N = self.drawn(self.epoch)
-        for place in range(self.share(self.begin)):
+        for place in range(self._shown(self.begin)):
             at = self.begin + (self.rank + place * self.num_replicas) % (self.count - self.begin)
             yield Draw(int(rows_N[at]), int(seeds_N[at]))
 

@@ -30,7 +30,9 @@ def order_of(data: "DataModule") -> EpochOrder:
         return PackedOrder(*place, shapes_N2=shapes_N2, sides=sides, patch=patch, config=data.packing, **options)
     if data.sizes:
         return MultiScaleOrder(*place, size=data.size, sides=data.sizes, **options)
-    return EpochOrder(*place, **options)
+    devices, _ = data.place()
+    accumulated = data.total_batch // (data.batch_size * devices) if data.total_batch else 1
+    return EpochOrder(*place, accumulated=max(1, accumulated), **options)
 
 
 def check_model(data: "DataModule", trainer: Any) -> None:
