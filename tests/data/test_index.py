@@ -2,7 +2,9 @@
 
 import os
 import threading
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -80,6 +82,35 @@ def test_what_another_job_left_is_not_read(as_rank, tmp_path, monkeypatch):
     monkeypatch.setattr(index, "PATIENCE", 0)
     with pytest.raises(UserError, match=r"\.index-.* in 0 s"):
         found_by_one(never, tmp_path)
+
+
+@pytest.mark.parametrize("find", [int, raises(ZeroDivisionError())], ids=["found", "failed"])
+def test_what_is_left_when_the_first_process_ended(find, as_rank, tmp_path, monkeypatch):
+    """What it found is not, for a job that begins later; why it failed is, for one that looks seldom."""
+    at_exit = []
+    monkeypatch.setattr(index.atexit, "register", lambda *call: at_exit.append(partial(*call)))
+    as_rank(0)
+    with suppress(ZeroDivisionError):
+        found_by_one(find, tmp_path)
+    for call in at_exit:
+        call()
+    as_rank(1)
+    monkeypatch.setattr(index, "PATIENCE", 0)
+    with pytest.raises(UserError, match="wrote no list" if find is int else "ZeroDivisionError"):
+        found_by_one(never, tmp_path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system tells no process's start")
+def test_a_parent_is_told_from_an_earlier_one_of_its_number(monkeypatch):
+    """As in a container that is started again."""
+    stat = "7 (a (strange) name) S " + " ".join(map(str, range(1, 50)))  # of which the start is the 22nd
+    monkeypatch.setattr(os, "getppid", lambda: 7)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: {"/proc/7/stat": stat.encode()}[str(path)])
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    before = index._job()
+    assert index._parent() == "7-19" and index._job() == before
+    stat = stat.replace(" 19 ", " 2019 ")
+    assert index._job() != before
 
 
 @pytest.mark.parametrize("kind", [UserError, ZeroDivisionError, KeyboardInterrupt])

@@ -75,7 +75,8 @@ def _job() -> str | None:
     """What all processes of this job on this machine, and no others, have in common; None where nothing is known."""
     environment = os.environ
     if "TORCHELASTIC_RUN_ID" in environment:  # one process starts those of a machine
-        parts = [environment["TORCHELASTIC_RUN_ID"], str(os.getppid()), environment.get("TORCHELASTIC_RESTART_COUNT")]
+        names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT")
+        parts = [_parent(), *(environment.get(name) for name in names)]
     elif "SLURM_STEP_ID" in environment:
         names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
         parts = [environment.get(name) for name in names]
@@ -85,8 +86,17 @@ def _job() -> str | None:
     return f"{platform.node()}-{command.hexdigest()}"
 
 
+def _parent() -> str:
+    """The process that started this one, and where the system says so when it began: in a container that is started
+    again, processes have the numbers that they had before."""
+    parent = os.getppid()
+    with suppress(OSError):
+        return f"{parent}-{Path(f'/proc/{parent}/stat').read_bytes().rpartition(b')')[2].split()[19].decode()}"
+    return str(parent)
+
+
 def _write(place: Path, content: tuple[object] | str) -> None:
-    """What was found, or why nothing was; until this process ends."""
+    """What was found, until this process ends; or why nothing was, which stays for processes that come later."""
     try:
         packed = pickle.dumps(content, pickle.HIGHEST_PROTOCOL)
     except Exception:  # a source of somebody else's may hold anything
@@ -100,7 +110,8 @@ def _write(place: Path, content: tuple[object] | str) -> None:
         with written_beside(place, overwrite=True) as beside:
             beside.touch(0o600)
             beside.write_bytes(packed)
-    atexit.register(_remove, place, os.getpid())
+    if not isinstance(content, str):
+        atexit.register(_remove, place, os.getpid())
 
 
 def _remove(place: Path, process: int) -> None:
