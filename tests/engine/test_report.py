@@ -12,12 +12,14 @@ from longvision.data.config import DigitsData
 from longvision.data.sources.base import Source
 from longvision.engine import report
 from longvision.engine import trainer as training
+from longvision.engine.callbacks.checkpoints import RunCheckpoint
 from longvision.engine.report import Outcome, read_checkpoint
 from longvision.engine.run import Run
 from longvision.errors import UserError
 from longvision.tasks.classification import Classification
 from longvision.tasks.config import ClassificationConfig
 from longvision.types import CocoIds, DataInfo
+from support.checkpoints import DAMAGES
 
 QUICK = {
     "accelerator": "cpu", "max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1, "limit_test_batches": 1,
@@ -131,6 +133,26 @@ def test_where_nothing_validated_the_last_weights_are_taken_and_tested(run, recw
     assert train(run, limit_val_batches=0).metrics["accuracy"] >= 0
     assert not [warning for warning in recwarn if "monitor" in str(warning.message)]  # nobody asked for a best epoch
     assert not run.best.exists() and "last step" in run.card.read_text()
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("damage", ["cut", "a-bit-of-a-tensor"])
+def test_a_damaged_best_epoch_is_not_taken(run, monkeypatch, damage):
+    """Nor is it an error: the run has its last epoch."""
+    save = RunCheckpoint._save_checkpoint
+
+    def damaged(self, trainer, path):
+        save(self, trainer, path)
+        if path == str(run.best):
+            DAMAGES[damage](run.best)
+
+    monkeypatch.setattr(RunCheckpoint, "_save_checkpoint", damaged)
+    with pytest.warns(UserWarning, match=r"best\.ckpt.*damaged"):
+        assert train(run).epoch == "last"
+    assert "last step" in run.card.read_text()
+    last = read_checkpoint(run.last)
+    with safe_open(run.weights, "pt") as file:
+        assert all(torch.equal(file.get_tensor(name), last[f"model.{name}"]) for name in file.keys())  # noqa: SIM118
 
 
 def test_an_outcome_in_words():

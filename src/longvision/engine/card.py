@@ -7,6 +7,7 @@ import lightning
 import timm
 import torch
 
+from longvision.engine.checkpoint_file import is_whole
 from longvision.engine.run import Run
 from longvision.tasks.task import Task
 from longvision.text import printable
@@ -39,7 +40,7 @@ configuration is in `{run.configs()[-1].name}`. Made with longvision {__version_
 
 {table}
 
-The weights are those of the {"epoch that validated best" if run.best.exists() else "last step"}.
+The weights are those of the {"epoch that validated best" if is_whole(run.best) else "last step"}.
 
 ## Use
 

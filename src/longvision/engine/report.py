@@ -16,6 +16,7 @@ from longvision.data.image_ids import write_image_ids
 from longvision.engine.callbacks.history import read_history
 from longvision.engine.callbacks.progress import percent
 from longvision.engine.card import model_card
+from longvision.engine.checkpoint_file import is_whole
 from longvision.engine.ranks import on_first_rank
 from longvision.engine.run import Run
 from longvision.engine.run_page import write_page
@@ -81,13 +82,9 @@ def write_report(trainer: Trainer, task: Task, data: Any, run: Run, again: bool 
         UserError, Exception: the evaluation failed. The weights, their card and what can be drawn are there.
         Exception: the first process could not write, which ends the others too (`on_first_rank`).
     """
-    best = trainer.strategy.broadcast(run.best.exists())  # there is none where training ended before it validated
-    if not best and trainer.is_global_zero and trainer.callback_metrics.get(task.monitor(), torch.zeros(())).isnan():
-        warnings.warn(
-            f"{task.monitor()} was not measurable in any epoch (are there labels among the validation images?): "
-            "no epoch is known to be the best, the last one is kept",
-            stacklevel=2,
-        )
+    best = trainer.strategy.broadcast(trainer.is_global_zero and is_whole(run.best))
+    if not best and trainer.is_global_zero:
+        _tell_why_not(trainer, task, run)
     evaluator = trainer
     if isinstance(trainer.strategy, ShardedStrategy):
         evaluator, task = in_one_piece(trainer, task, read_checkpoint(run.best if best else run.last))
@@ -109,6 +106,20 @@ def write_report(trainer: Trainer, task: Task, data: Any, run: Run, again: bool 
         raise
     on_first_rank(trainer, lambda: save_results(task, data, run, outcome))
     return outcome
+
+
+def _tell_why_not(trainer: Trainer, task: Task, run: Run) -> None:
+    """The best epoch is not taken; where training ended before it validated there is none, and no word."""
+    reason = ""
+    if run.best.exists():
+        reason = f"{run.best} is cut short or damaged: the last epoch is taken in place of the best one"
+    elif trainer.callback_metrics.get(task.monitor(), torch.zeros(())).isnan():
+        reason = (
+            f"{task.monitor()} was not measurable in any epoch (are there labels among the validation images?): "
+            "no epoch is known to be the best, the last one is kept"
+        )
+    if reason:
+        warnings.warn(reason, stacklevel=3)
 
 
 def save_model(task: Task, data: Any, run: Run, overwrite: bool = False) -> None:
