@@ -2,8 +2,9 @@
 
 import os
 from collections import Counter
-from dataclasses import dataclass
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ pytest.importorskip("lightning")
 from longvision.data import Augment, DigitsData, FolderData, read_image
 from longvision.data.io.headers import upright_size
 from longvision.data.io.images import decoded_at_least
+from longvision.data.ordering import check_model
 from longvision.data.packed_order import PackedOrder
 from longvision.data.packing import PackingConfig, drawn_lengths, drawn_tokens, grids_of, packs_of
 from longvision.errors import UserError
@@ -234,10 +236,24 @@ def test_an_image_that_cannot_be_read_leaves_its_pack(photos):
     assert read_image(Path(photos, "cat", "4.png"), 3).size == (56, 34)
 
 
-@dataclass
-class Model:
-    takes_packed: bool = True
-    patch_embed: object = None
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({}, []),
+        ({"accumulate_grad_batches": 4}, ["accumulate_grad_batches 4"]),
+        ({"overfit_batches": 2}, ["overfit_batches"]),
+    ],
+    ids=["plain", "accumulated", "overfit"],
+)
+def test_what_a_trainer_cannot_do_with_packs(options, words):
+    """Packs have different numbers of images: an accumulation would weigh them alike."""
+    model = SimpleNamespace(takes_packed=True)
+    trainer = SimpleNamespace(
+        **{"accumulate_grad_batches": 1, "overfit_batches": 0, **options}, lightning_module=SimpleNamespace(model=model)
+    )
+    data = DigitsData(size=16, pack=True).build()
+    with pytest.raises(UserError, match=words[0]) if words else nullcontext():
+        check_model(data, trainer)
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,6 @@ def whole(tmp_path_factory):
         pytest.param(("training_step", 1, 1), {"sizes": SIZES, "accumulate_grad_batches": 3}, id="several-accumulated"),
         pytest.param(("validation_step", 0, 0), {"sizes": SIZES, "workers": 2}, id="several-sizes-with-workers"),
         pytest.param(("training_step", 1, 2), PACKED, id="packs"),
-        pytest.param(("training_step", 1, 2), {**PACKED, "accumulate_grad_batches": 2}, id="packs-accumulated"),
         pytest.param(("training_step", 1, 1), {**PACKED, "workers": 2, "augment": BYTES}, id="packs-with-workers"),
         pytest.param(("training_step", 1, 2), {"balance": True, "augment": REPEATED}, id="images-that-come-again"),
     ],
