@@ -103,6 +103,8 @@ def test_fsdp_wraps_blocks_and_writes_folders(gpu):
     made = make_strategy("fsdp")
     assert isinstance(made, ShardedStrategy) and made._state_dict_type == "sharded"
     assert make_strategy("ddp") == "ddp"
+    with pytest.raises(UserError, match="fsdp2"):  # unknown to Lightning
+        make_trainer({"strategy": "fsdp2", "accelerator": "cpu"})
 
 
 def test_fsdp_without_a_gpu_is_told():

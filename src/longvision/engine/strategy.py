@@ -29,7 +29,7 @@ BLOCKS: set[type[nn.Module]] = {VimBlock, Block}
 def make_strategy(name: str) -> Any:
     """Lightning's for a name; "fsdp" shards each block's weights over the GPUs, and a checkpoint is a folder. Raises
     UserError for that without a GPU."""
-    if not name.startswith("fsdp"):
+    if name not in ("fsdp", "fsdp_cpu_offload"):
         return name
     if not torch.cuda.is_available():
         raise UserError(f"--trainer.strategy {name} needs GPUs, and there is none: on a CPU there is ddp")
