@@ -4,10 +4,11 @@ from threading import Barrier, Thread
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 pytest.importorskip("lightning")
 from longvision.engine import report
-from longvision.engine.ranks import on_first_rank
+from longvision.engine.ranks import lost_peers_named, on_first_rank
 from longvision.errors import MissingFileError, UserError
 
 RANKS = 3
@@ -91,3 +92,10 @@ def test_a_report_that_cannot_be_written_ends_every_rank(monkeypatch, tmp_path, 
     assert [type(error) for error in raised] == [OSError, RuntimeError, RuntimeError]
     assert all("disk full" in str(error) for error in raised)
     assert len(evaluated) == (0 if stage == "save_model" else RANKS)
+
+
+def test_of_a_single_process_an_error_is_its_own(monkeypatch):
+    """Also where torch was built without processes."""
+    monkeypatch.delattr(torch.distributed, "DistError")
+    with pytest.raises(RuntimeError, match="a bug of gloo"), lost_peers_named(SimpleNamespace(world_size=1)):
+        raise RuntimeError("a bug of gloo")

@@ -39,8 +39,9 @@ def lost_peers_named(trainer: Trainer) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        is_peer = isinstance(error, torch.distributed.DistError) or "gloo" in str(error).lower()
-        if trainer.world_size == 1 or not is_peer:
+        if trainer.world_size == 1:  # also of a torch without torch.distributed
+            raise
+        if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error).lower():
             raise
         raise UserError(
             f"process {trainer.global_rank} of {trainer.world_size} has lost another one, which ended or no longer "
