@@ -32,7 +32,8 @@ def place_of(kind: str, files: Sequence[Path], about: object, suffix: str) -> Pa
     folder = user_cache()
     if folder is None:
         return None
-    states = [(stat.st_size, stat.st_mtime_ns) for stat in map(os.stat, files)]
+    # programs that make the same file of the same content set its time of modification, not the one of its change
+    states = [(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for stat in map(os.stat, files)]
     which, state = (hashlib.blake2b(repr(one).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
                     for one in (([str(file.resolve()) for file in files], about), states))  # fmt: skip
     return folder / kind / f"{which}-{state}{suffix}"

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 
 import numpy as np
 import pytest
@@ -238,6 +239,30 @@ def test_a_large_set_is_read_once(tmp_path, monkeypatch):
     assert new != kept
     new.write_text("{")
     assert len(ShardSource(root).items["train"]) == 11
+
+
+def test_a_corrected_label_is_read_though_size_and_time_are_the_same(tmp_path, monkeypatch):
+    """As of a tar file that is made reproducibly."""
+    monkeypatch.setattr(tar_samples, "WORTH_KEEPING", 5)
+    monkeypatch.setattr("longvision.cache.user_cache", lambda: tmp_path / "cache")
+    file, sizes = tmp_path / "train-000.tar", set()
+    write_tar(tmp_path / "val-000.tar", samples("ab", 10))
+    for labels in ("ab" * 5, "ba" * 5):
+        write_tar(file, samples(labels))
+        os.utime(file, (0, 0))
+        sizes.add(file.stat().st_size)
+        assert "".join(labels_of(ShardSource(tmp_path))) == labels
+    assert len(sizes) == 1
+
+
+def test_what_another_version_kept_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(tar_samples, "WORTH_KEEPING", 5)
+    monkeypatch.setattr("longvision.cache.user_cache", lambda: tmp_path / "cache")
+    source = opened(tmp_path / "set")
+    (kept,) = (tmp_path / "cache/tar").iterdir()
+    kept.write_text('{"samples": [[]], "notes": []}')
+    monkeypatch.setattr(tar_samples, "FORMAT", tar_samples.FORMAT + 1)
+    assert len(ShardSource(tmp_path / "set").items["train"]) == len(source.items["train"]) == 10
 
 
 def test_a_file_that_ends_early_later_costs_its_images_alone(tmp_path):

@@ -19,6 +19,7 @@ from longvision.files import written_beside
 
 LABEL_ENDINGS = (".cls", ".json")
 NUMBER = re.compile(r"-?\d{1,18}")  # of longer ones Python makes no int at some length: they are names
+FORMAT = 2  # of what is kept, and of how labels are read: one more where either changes
 WORTH_KEEPING = 10_000  # samples, of which headers are read in seconds
 
 
@@ -53,7 +54,7 @@ class _Files:
 def read_samples(files: Sequence[Path], label_key: str, notes: list[str]) -> list[list[Sample]]:
     """The samples of each of these files. Of a large set they are kept in the cache, for as long as the files stay as
     they are. Raises as `_read_samples`."""
-    place = place_of("tar", files, label_key, ".json")
+    place = place_of("tar", files, (FORMAT, label_key), ".json")
     with suppress(OSError, ValueError, TypeError, KeyError):  # or they are read again
         if place is not None:
             found = json.loads(place.read_bytes())
