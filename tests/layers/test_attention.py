@@ -7,7 +7,7 @@ import torch
 import torch.nn.attention.varlen
 import torch.nn.functional as F
 
-from longvision.layers.attention import LayerNorm, TransformerBlock, _varlen, block_diagonal_attention
+from longvision.layers.attention import LayerNorm, TransformerBlock, _has_varlen, _varlen, block_diagonal_attention
 
 LENGTHS = [3, 1, 7, 2]
 M, HEADS, WIDTH = sum(LENGTHS), 2, 4
@@ -51,6 +51,16 @@ def test_what_torch_s_kernel_is_given(monkeypatch):
     qkv = torch.stack(inputs(), dim=1).unbind(1)
     got = _varlen(*qkv, cu_seqlens(), max(LENGTHS))
     torch.testing.assert_close(got, block_diagonal_attention(*qkv, cu_seqlens(), LENGTHS), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "capability, has", [((7, 0), False), ((7, 5), False), ((8, 0), True), ((10, 0), True)], ids=str
+)
+def test_older_gpus_have_no_such_kernel(monkeypatch, capability, has):
+    """V100 and T4, which train in 16-mixed."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert _has_varlen(torch.device("cuda")) == has
+    assert not _has_varlen(torch.device("cpu"))
 
 
 @pytest.mark.gpu
