@@ -75,8 +75,7 @@ def _job() -> str | None:
     """What all processes of this job on this machine, and no others, have in common; None where nothing is known."""
     environment = os.environ
     if "TORCHELASTIC_RUN_ID" in environment:  # one process starts those of a machine
-        names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT")
-        parts = [_parent(), *(environment.get(name) for name in names)]
+        parts = [environment["TORCHELASTIC_RUN_ID"], _parent(), environment.get("TORCHELASTIC_RESTART_COUNT")]
     elif "SLURM_STEP_ID" in environment:
         names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
         parts = [environment.get(name) for name in names]
