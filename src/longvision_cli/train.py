@@ -43,7 +43,7 @@ def run(arguments: list[str]) -> int:
     from longvision.engine.callbacks.once_trained import OnceTrained
     from longvision.engine.run import Run
     from longvision.engine.total_batch import keep_total_batch
-    from longvision.engine.trainer import make_trainer, train
+    from longvision.engine.trainer import ended_by_time, make_trainer, train
 
     seed_everything(configuration.seed, workers=True, verbose=False)
     data = configuration.data.build(source, fingerprint.values)
@@ -84,6 +84,9 @@ def run(arguments: list[str]) -> int:
         if resumed is None:
             run_folder.discard_if_unused()
     tell([*data.unreadable(outcome.split), *task.remarks()])
+    if ended := ended_by_time(trainer):
+        again = f"longvision train --resume {run_folder.path} --trainer.max_time TIME"
+        tell([f"{ended}; go on with: {again} (from its beginning)"])
     print(f"{', '.join([*outcome.artifacts, 'model.safetensors'])} and its card are in the run's folder")
     print(outcome)
     print(run_folder.path)

@@ -110,13 +110,18 @@ def test_more_epochs_than_a_finished_run_had(train, longvision, digits_run):
 def test_a_run_that_time_ended_goes_on(train, longvision, digits_run):
     """Within its second epoch; when its time is used up, that is said."""
     words = ["--trainer.max_epochs", -1, "--trainer.max_time"]
-    run = train(*words, "00:00:00:00", "--trainer.min_steps", 3).run
+    ended = train(*words, "00:00:00:00", "--trainer.min_steps", 3)
+    run = ended.run
     assert steps(run) == [("1", "2"), ("2", "3")]
+    assert "max_time ended the training after 3 steps; go on with: longvision train --resume" in ended.out
     used = longvision("train", "--resume", run)
     assert used.code == 2 and "is finished" in used.err and "max_time" in used.err
     answer = longvision("train", "--resume", run, *words, "01:00:00:00", "--trainer.max_epochs", 2)
     assert answer.code == 0, answer.err
     assert steps(run) == [("1", "2"), ("2", "4")]
+    assert "max_time ended" not in answer.out
+    less = longvision("train", "--resume", run, "--trainer.max_epochs", 1)
+    assert less.code == 2 and "Traceback" not in less.err and "max_epochs" in less.err
 
 
 def test_a_full_disk(train, longvision, monkeypatch):

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from lightning import Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, Timer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from longvision.engine.callbacks.checkpoints import LastCheckpoint, RunCheckpoint
@@ -183,7 +183,11 @@ def fit_or_interrupt(trainer: Trainer, task: Task, data: Any, resume: Path | Non
             trainer.fit(task, datamodule=data, ckpt_path=resume)
     except SystemExit as error:
         raise KeyboardInterrupt from error
+    except MisconfigurationException as error:  # a length that the run has gone beyond
+        raise UserError(f"--trainer: {error}") from error
     except ValueError as error:
+        if "does not match the world size" in str(error):  # that of who started the processes
+            raise UserError(f"--trainer.devices, --trainer.num_nodes: {error}") from error
         if "Expected more than 1 value per channel" not in str(error):
             raise
         raise UserError(
@@ -192,3 +196,13 @@ def fit_or_interrupt(trainer: Trainer, task: Task, data: Any, resume: Path | Non
         ) from error
     if trainer.interrupted:
         raise KeyboardInterrupt
+
+
+def ended_by_time(trainer: Trainer) -> str:
+    """What is to be said of a training whose `max_time` was over before its other lengths; else nothing."""
+    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
+    is_over = any((left := timer.time_remaining("train")) is not None and left <= 0 for timer in timers)
+    has_all = trainer.current_epoch == trainer.max_epochs or trainer.global_step == trainer.max_steps
+    if not is_over or has_all:
+        return ""
+    return f"--trainer.max_time ended the training after {trainer.global_step} steps"
