@@ -38,7 +38,7 @@ def run(arguments: list[str]) -> int:
     if configuration.task != "classification" and "data.size" in dict(words.dotted):
         raise UserError("--data.size: a dense run keeps the size that it was trained at; images may have any size")
     check_path(configuration, words, folder.path)
-    _without_limits_of_training(configuration, words)
+    _as_evaluated(configuration, words)
     about = read_description(find_weights(folder.path))
     quiet()  # before the data is opened, which may warn
     source, split, where = _source(folder, about, configuration, words)
@@ -51,9 +51,12 @@ def run(arguments: list[str]) -> int:
     data = configuration.data.build(source, about.input.seen)
     task = configuration.build_task(data.info, weights_follow=True)
     restore_weights(task.model, find_weights(folder.path))
-    outcome = evaluate(make_trainer(vars(configuration.trainer)), task, data, split)
+    trainer = make_trainer(vars(configuration.trainer))
+    outcome = evaluate(trainer, task, data, split)
     if not outcome.metrics:
         raise UserError(str(outcome))
+    if not trainer.is_global_zero:  # of several the first speaks
+        return 0
     print(f"{task.evaluated} images of {where}{printable(data.name)}")
     print_notes(source)
     tell([*data.unreadable(outcome.split), *task.remarks()])
@@ -65,9 +68,13 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _without_limits_of_training(configuration: Configuration, words: Words) -> None:
-    """Where training evaluated nothing, or a few batches again and again, everything is evaluated."""
+def _as_evaluated(configuration: Configuration, words: Words) -> None:
+    """Where training evaluated nothing, or a few batches again and again, everything is evaluated; and on one device,
+    on however many it trained."""
     trainer, given = configuration.trainer, dict(words.dotted)
+    for name, value in {"devices": 1, "num_nodes": 1, "strategy": "auto"}.items():
+        if f"trainer.{name}" not in given:
+            setattr(trainer, name, value)
     for name in ("limit_val_batches", "limit_test_batches"):
         if getattr(trainer, name) == 0 and f"trainer.{name}" not in given:
             setattr(trainer, name, None)

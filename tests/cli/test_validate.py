@@ -5,7 +5,9 @@ import re
 import shutil
 
 import pytest
+import yaml
 
+from longvision.engine import trainer
 from longvision.models.weights.files import read_weights
 
 
@@ -33,6 +35,18 @@ def test_the_val_split_is_that_of_the_best_epoch(longvision, digits_run):
         best = max(csv.DictReader(file), key=lambda row: float(row["val/accuracy"]))
     assert metrics(answer)["accuracy"] == pytest.approx(100 * float(best["val/accuracy"]), abs=0.06)
     assert metrics(answer)["loss"] == pytest.approx(float(best["val/loss"]), abs=1e-3)
+
+
+def test_on_one_device_on_however_many_it_trained(longvision, digits_run, tmp_path, monkeypatch):
+    run = shutil.copytree(digits_run, tmp_path / "run")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["trainer"] |= {"devices": 2, "strategy": "ddp", "num_nodes": 2}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    asked, make = {}, trainer.make_trainer
+    monkeypatch.setattr(trainer, "make_trainer", lambda options: make(asked.setdefault("options", options)))
+    answer = longvision("validate", run)
+    assert answer.code == 0, answer.err
+    assert [asked["options"][name] for name in ("devices", "strategy", "num_nodes")] == [1, "auto", 1]
 
 
 def test_nothing_is_written(longvision, digits_run, tmp_path):
