@@ -230,6 +230,22 @@ def test_a_signal_inside_a_step_ends_the_run_after_it(tmp_path, whole, monkeypat
     assert first.seen + fit(tmp_path).seen == whole().seen
 
 
+def test_a_signal_within_an_accumulation_ends_the_run_after_its_step(tmp_path, whole, monkeypatch):
+    step, options = Linear.training_step, {"accumulate_grad_batches": 2}
+
+    def signalled(self, batch, index):
+        if (self.current_epoch, index) == (1, 2):
+            signal.raise_signal(signal.SIGTERM)
+        return step(self, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Linear, "training_step", signalled)
+        first = fit(tmp_path, **options)
+    second = fit(tmp_path, **options)
+    assert len(first.seen) == 9 * 4 and first.seen + second.seen == whole(**options).seen  # no batch comes again
+    assert torch.equal(weights(second), weights(whole(**options)))
+
+
 def test_a_signal_that_is_repeated_does_not_end_the_saving(tmp_path, whole, monkeypatch):
     """As schedulers do."""
     step, seal = Linear.training_step, checkpoint_io.seal

@@ -13,7 +13,14 @@ MOMENTS = ["on_train_batch_end", "on_validation_end"]
 
 def make_trainer(processes=1, others=False):
     strategy = SimpleNamespace(reduce_boolean_decision=lambda asked, all: asked or others)
-    return SimpleNamespace(world_size=processes, sanity_checking=False, strategy=strategy)
+    return SimpleNamespace(
+        world_size=processes, sanity_checking=False, strategy=strategy, accumulate_grad_batches=1, is_last_batch=False
+    )
+
+
+def reach(callback, moment, trainer, batch=0):
+    """A moment of the training."""
+    getattr(callback, moment)(trainer, None, *((None, None, batch) if "batch" in moment else ()))
 
 
 @pytest.fixture
@@ -38,11 +45,11 @@ def stop(monkeypatch):
 def test_one_waits_until_the_state_is_whole(stop, number, moment):
     trainer = make_trainer()
     callback = stop(trainer)
-    getattr(callback, moment)(trainer, None)
+    reach(callback, moment, trainer)
     callback.on_train_start(trainer, None)
     signal.raise_signal(number)
     with pytest.raises(Agreed):
-        getattr(callback, moment)(trainer, None)
+        reach(callback, moment, trainer)
 
 
 def test_a_second_ctrl_c_does_not_wait(stop):
@@ -72,8 +79,26 @@ def test_several_processes_agree(stop, moment, others):
     trainer = make_trainer(2, others)
     callback = stop(trainer)
     if not others:
-        getattr(callback, moment)(trainer, None)
+        reach(callback, moment, trainer)
         signal.raise_signal(signal.SIGTERM)
         callback.on_validation_batch_end(trainer)  # the others may be in another batch
     with pytest.raises(Agreed):
-        getattr(callback, moment)(trainer, None)
+        reach(callback, moment, trainer)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_batches_that_are_accumulated_are_one_step(stop, processes):
+    """Between them the processes do not wait for each other."""
+    trainer, asked = make_trainer(processes), []
+    trainer.accumulate_grad_batches = 3
+    trainer.strategy.reduce_boolean_decision = lambda one, all: asked.append(one)
+    callback = stop(trainer)
+    for batch in range(7):
+        trainer.is_last_batch = batch == 6
+        reach(callback, "on_train_batch_end", trainer, batch)
+    assert len(asked) == (0 if processes == 1 else 3)
+    signal.raise_signal(signal.SIGTERM)
+    trainer.is_last_batch, trainer.strategy.reduce_boolean_decision = False, lambda one, all: one
+    reach(callback, "on_train_batch_end", trainer, 1)
+    with pytest.raises(Agreed):
+        reach(callback, "on_train_batch_end", trainer, 2)

@@ -41,8 +41,12 @@ class Stop(Callback):
             if number != signal.SIGINT or signal.getsignal(number) is signal.default_int_handler:
                 self.before[number] = signal.signal(number, self._on_signal)
 
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        self._end_together(trainer)
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # Agreeing waits for the device.
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch:
+            self._end_together(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if self.alone:
