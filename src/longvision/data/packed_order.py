@@ -1,6 +1,7 @@
 """The packs of an epoch: which images, at which size, with how many patches, follow from seed and epoch alone."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,6 @@ class PackedOrder(EpochOrder):
     ) -> None:
         super().__init__(*others, **options)
         self.shapes_N2, self.sides, self.patch, self.config = shapes_N2, tuple(sides), patch, config
-        self._planned: tuple[int, list[list[Draw]]] | None = None
         whole = len(self._plan(0)) - 1  # the last one is not full
         self.packs = max(1, whole // self.num_replicas) * self.num_replicas  # of every epoch, all devices together
 
@@ -55,21 +55,51 @@ class PackedOrder(EpochOrder):
         for step in range(self.steps(self.begin)):
             number = self.begin + self.rank + step * self.num_replicas
             again, number = divmod(number, len(plan))
-            yield [draw._replace(seed=draw.seed + again * AGAIN) for draw in plan[number]]  # type: ignore[operator]
+            yield plan.pack(number, again * AGAIN)
 
-    def _plan(self, epoch: int) -> list[list[Draw]]:
-        if self._planned is None or self._planned[0] != epoch:
-            self._planned = epoch, self._packed(epoch)
-        return self._planned[1]
-
-    def _packed(self, epoch: int) -> list[list[Draw]]:
+    def _plan(self, epoch: int) -> "Plan":
         draw = np.random.default_rng([self.seed, epoch, self.config.tokens])
         rows_N, seeds_N = self.drawn(epoch)
         grids_N2 = grids_of(self.shapes_N2[rows_N], drawn_tokens(self.config, self.sides, self.patch, self.count, draw))
         least, most = ((side // self.patch) ** 2 for side in (min(self.sides), max(self.sides)))
-        lengths = drawn_lengths(self.config, grids_N2.prod(1), (least, most), draw).tolist()
-        sizes, rows, seeds = (grids_N2 * self.patch).tolist(), rows_N.tolist(), seeds_N.tolist()
-        return [
-            [Draw(rows[at], seeds[at], tuple(sizes[at]), lengths[at]) for at in pack]
-            for pack in packs_of(lengths, self.config.tokens)
-        ]
+        lengths_N = drawn_lengths(self.config, grids_N2.prod(1), (least, most), draw)
+        ends = [0]
+
+        def places() -> Iterator[int]:
+            for pack in packs_of(map(int, lengths_N), self.config.tokens):
+                ends.append(ends[-1] + len(pack))
+                yield from pack
+
+        places_N = np.fromiter(places(), np.int64, self.count)
+        sizes_N2 = (grids_N2 * self.patch).astype(np.int32)
+        return Plan(rows_N[places_N], seeds_N[places_N], sizes_N2[places_N], lengths_N[places_N], np.array(ends))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Of an epoch the images of all packs, one behind the other, as arrays: millions of objects would take ten times as
+    much memory.
+
+    Args:
+        rows_N: their numbers.
+        seeds_N: of their augmentation.
+        sizes_N2: heights and widths, pixels.
+        lengths_N: patches that are shown.
+        ends_K: before which a pack ends, and before it 0 (K + 1,).
+    """
+
+    rows_N: np.ndarray
+    seeds_N: np.ndarray
+    sizes_N2: np.ndarray
+    lengths_N: np.ndarray
+    ends_K: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ends_K) - 1
+
+    def pack(self, number: int, more: int) -> list[Draw]:
+        """With `more` added to the seeds."""
+        part = slice(*self.ends_K[number : number + 2])
+        columns = (self.rows_N, self.seeds_N, self.sizes_N2, self.lengths_N)
+        images = zip(*(x_N[part].tolist() for x_N in columns), strict=True)
+        return [Draw(row, seed + more, tuple(size), length) for row, seed, size, length in images]
