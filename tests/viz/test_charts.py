@@ -96,3 +96,19 @@ def test_examples_are_green_or_red(tmp_path, figures):
     assert share_near(wrong, RED) > 0.0005 > share_near(wrong, GREEN)
     assert [axes.get_title() for axes in figures[1].axes[:9]] == ["b (90 %)\nis a"] * 9
     assert right.shape[0] == pytest.approx(120 * 4.5, abs=2)  # nine are two rows
+
+
+LONG = "validation accuracy 83.1 %, balanced accuracy 80.2 %, AUROC not measurable (the best epoch's; no test images)"
+
+
+@pytest.mark.parametrize("drawing", ["confusion", "examples"])
+def test_a_long_title_is_inside_the_drawing(tmp_path, figures, drawing):
+    if drawing == "confusion":
+        draw_confusion(np.eye(2, dtype=int), ["a", "b"], tmp_path / "c.png", LONG)
+        title = figures[0].axes[0].title
+    else:
+        draw_examples([(GREY, "a (90 %)", "")] * 9, tmp_path / "c.png", f"{LONG}: some images and what the model says")
+        title = figures[0]._suptitle
+    box = title.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figures[0].bbox.x1
+    assert LONG.split()[0] in title.get_text()

@@ -14,6 +14,7 @@ from longvision.text import one_line
 from longvision.viz.sheets import short
 
 GOOD, BAD, GREY = "#2a7f4f", "#b3261e", "#666666"
+CHARACTERS = 8  # of a title, an inch
 LONGEST_LINE = 24  # letters over an example
 
 
@@ -41,13 +42,18 @@ def _figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def _title(figure: Any, words: str) -> str:
+    """In lines that a figure is wide enough for."""
+    return textwrap.fill(one_line(words), int(CHARACTERS * figure.get_figwidth()))
+
+
 @_names_as_they_are
 def draw_curves(
     history: Sequence[dict[str, float]], path: Path, title: str, metric_name: str = "accuracy", words: str = "accuracy"
 ) -> None:
     """Loss and the metric that decides, over the epochs, training and validation, where there are such."""
     figure = _figure(10, 4)
-    figure.suptitle(one_line(title))
+    figure.suptitle(_title(figure, title))
     epochs = [row["epoch"] for row in history]
     for axes, metric, scale, label in zip(
         figure.subplots(1, 2), ("loss", metric_name), (1, 100), ("loss", f"{words}, %"), strict=True
@@ -77,7 +83,7 @@ def draw_class_metrics(shares: dict[str, float], path: Path, title: str, label: 
     axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
     axes.set_yticks(range(len(known)), [short(name) for name, _ in known])
     note = f"\nnot in these images: {', '.join(absent[:8])}{', …' if len(absent) > 8 else ''}" if absent else ""
-    axes.set(xlim=(0, 110), xlabel=f"{label}{note}", title=one_line(title))
+    axes.set(xlim=(0, 110), xlabel=f"{label}{note}", title=_title(figure, title))
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
 
@@ -91,7 +97,7 @@ def draw_confusion(counts_KK: np.ndarray, classes: Sequence[str], path: Path, ti
     share_KK = counts_KK / np.maximum(counts_KK.sum(1, keepdims=True), 1)
     image = axes.imshow(share_KK, cmap="Greens", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
-    axes.set(xlabel="predicted", ylabel="true", title=one_line(title))
+    axes.set(xlabel="predicted", ylabel="true", title=_title(figure, title))
     if len(classes) <= 40:
         names = list(map(short, classes))
         axes.set_xticks(range(len(names)), names, rotation=0 if max(map(len, names)) < 4 else 90)
@@ -108,7 +114,7 @@ def draw_examples(examples: Sequence[tuple[Image.Image, str, str]], path: Path, 
     """Images, each with what the model says, in red where that is wrong and with what it is, else ""."""
     rows = -(-len(examples) // columns)
     figure = _figure(1.6 * columns, 2.0 * rows + 0.5)
-    figure.suptitle(one_line(title))
+    figure.suptitle(_title(figure, title))
     grid = figure.subplots(rows, columns, squeeze=False).flat
     for axes in grid:
         axes.axis("off")
