@@ -117,7 +117,7 @@ def test_options_that_would_make_it_another_run(longvision, drawn, words, told):
 
 @pytest.mark.slow
 def test_other_options_are_told_and_noted_once_they_have_trained(longvision, stopped_run, stop):
-    command = ["train", "--resume", stopped_run, "--trainer.precision", "bf16-mixed"]
+    command = ["train", "--resume", stopped_run, "--trainer.precision", "bf16-mixed", "--allow-changed-config"]
     assert stop(6, lambda: longvision(*command), "on_train_batch_start").code == 130
     assert len(Run.open(stopped_run).configs()) == 1
     answer = longvision(*command)

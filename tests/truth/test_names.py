@@ -52,7 +52,7 @@ def test_charts(tmp_path):
     with warnings.catch_warnings(action="error"):
         draw_confusion(np.eye(len(classes), dtype=int), classes, tmp_path / "confusion.png", title)
         draw_class_metrics(shares, tmp_path / "classes.png", title, "IoU, %")
-        draw_examples([(GREY, name, "other", 0.5) for name in classes[:4]], tmp_path / "examples.png", title)
+        draw_examples([(GREY, name, "other") for name in classes[:4]], tmp_path / "examples.png", title)
         draw_curves([{"epoch": 1, "train/loss": 1.0}], tmp_path / "curves.png", title)
     assert len(list(tmp_path.iterdir())) == 4
 

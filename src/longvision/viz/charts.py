@@ -44,7 +44,8 @@ def _figure(width: float, height: float) -> Any:
 
 def _title(figure: Any, words: str) -> str:
     """In lines that a figure is wide enough for."""
-    return textwrap.fill(one_line(words), int(CHARACTERS * figure.get_figwidth()))
+    width = int(CHARACTERS * figure.get_figwidth())
+    return textwrap.fill(one_line(words), width, max_lines=3, placeholder=" …")
 
 
 @_names_as_they_are
