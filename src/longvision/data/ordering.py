@@ -45,9 +45,7 @@ def check_model(data: "DataModule", trainer: Any) -> None:
         return
     if trainer.overfit_batches:
         raise UserError("--trainer.overfit_batches keeps to batches of one size: leave data.sizes and data.pack out")
-    if (
-        data.packing and trainer.accumulate_grad_batches > 1
-    ):  # it would weigh packs alike, however many images they have
+    if data.packing and trainer.accumulate_grad_batches > 1:  # packs would weigh alike, whatever is in them
         raise UserError(
             f"--trainer.accumulate_grad_batches {trainer.accumulate_grad_batches}: packs are not accumulated, as each "
             "has another number of images: raise --data.tokens instead, or leave data.pack out"
