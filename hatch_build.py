@@ -69,7 +69,10 @@ def build(compiler: ModuleType, targets: dict[str, list[tuple[str, ...]]], folde
 
 
 def _compiler_of(path: Path) -> ModuleType:
-    """The package's own module, without the package, which would import torch."""
+    """The package's own module, and what it imports, without the package's `__init__`, which would import torch."""
+    package = ModuleType("longvision")
+    package.__path__ = [str(path.parents[3])]
+    sys.modules["longvision"] = package
     spec = importlib.util.spec_from_file_location("longvision_compiler", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)

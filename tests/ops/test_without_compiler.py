@@ -95,9 +95,24 @@ def copy_checkout(to):
     shutil.copytree(ROOT / "src", to / "src", ignore=shutil.ignore_patterns("__pycache__"))
 
 
+# Where a wheel is built, the package is not installed yet.
+BUILD_ALONE = """
+import sys
+from hatchling.cli import hatchling
+
+class Hidden:
+    def find_spec(self, name, *_):
+        if name == "longvision":
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Hidden())
+sys.exit(hatchling())
+"""
+
+
 def build_wheel(root, out, **environment):
     """-> the file, and what was said."""
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(out)]
+    command = [sys.executable, "-c", BUILD_ALONE, "build", "-t", "wheel", "-d", str(out)]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, env={**os.environ, **environment})
     assert done.returncode == 0, done.stderr
     (file,) = out.iterdir()
