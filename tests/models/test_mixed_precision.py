@@ -39,14 +39,14 @@ def digits():
 def train(dtype=None, order=0):
     """12 blocks, always from the same weights, the images in the order of that number; in autocast to `dtype`."""
     from longvision.tasks.config import OptimConfig
-    from longvision.tasks.optim import adamw
+    from longvision.tasks.optim import make_optimizer
 
     images, labels = digits()
     torch.manual_seed(0)
     model = Vim(img_size=9, patch_size=3, in_chans=1, num_classes=10, embed_dim=32, depth=12, state=4)
     # The paper's weight decay; twice its learning rate, for a third of the steps.
     config = OptimConfig(lr=2e-3, weight_decay=0.1, schedule="cosine", final_lr=0.01)
-    chosen = adamw(model, config, warmup=5, steps=STEPS)
+    chosen = make_optimizer(model, config, warmup=5, steps=STEPS)
     optimizer, schedule = chosen["optimizer"], chosen["lr_scheduler"]["scheduler"]
     for group in optimizer.param_groups:
         group["fused"] = True  # the same steps in a fifth of the time

@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("lightning")
 import longvision.models  # noqa: F401 registers them
 from longvision.tasks.config import OptimConfig
-from longvision.tasks.optim import adamw
+from longvision.tasks.optim import make_optimizer
 
 
 def make(lr=1.0, weight_decay=0.1, layer_decay=None, warmup_steps=10.0, steps=50.0, final_lr=0.01, **arguments):
@@ -18,7 +18,7 @@ def make(lr=1.0, weight_decay=0.1, layer_decay=None, warmup_steps=10.0, steps=50
     config = OptimConfig(
         lr=lr, weight_decay=weight_decay, layer_decay=layer_decay, final_lr=final_lr, schedule="cosine"
     )
-    made = adamw(model, config, warmup_steps, steps)
+    made = make_optimizer(model, config, warmup_steps, steps)
     return model, made["optimizer"], made["lr_scheduler"]
 
 
@@ -94,7 +94,7 @@ def test_a_backbone_under_a_head_decays_from_below_it():
     model = torch.nn.Sequential(
         timm.create_model("vim_nano_patch4_32_pyramid", depth=3, embed_dim=32), torch.nn.Linear(4, 4)
     )
-    optimizer = adamw(model, OptimConfig(lr=1.0, weight_decay=0.1, layer_decay=0.5), 0, 10)["optimizer"]
+    optimizer = make_optimizer(model, OptimConfig(lr=1.0, weight_decay=0.1, layer_decay=0.5), 0, 10)["optimizer"]
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     rate = {names[id(parameter)]: group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
     blocks = [rate[f"0.base.layers.{i}.mixer.in_proj.weight"] for i in range(3)]
@@ -110,7 +110,7 @@ def names_of(model):
 
 def test_the_line_of_dense_heads():
     model = timm.create_model("vim_nano_patch4_32", img_size=16, depth=1, embed_dim=32)
-    made = adamw(model, OptimConfig(lr=1.0, weight_decay=0.1, schedule="poly"), 2, 10)
+    made = make_optimizer(model, OptimConfig(lr=1.0, weight_decay=0.1, schedule="poly"), 2, 10)
     assert rates(made["optimizer"], made["lr_scheduler"], 10) == pytest.approx(
         [1 / 3, 2 / 3, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0.0]
     )
@@ -124,3 +124,15 @@ def test_a_step_moves_the_weights_by_the_rate():
     weight.grad = torch.full_like(weight, 3.0)
     optimizer.step()
     torch.testing.assert_close(weight.detach(), before * (1 - 0.1 * 0.5) - 0.1, rtol=1e-4, atol=1e-5)
+
+
+def test_sgd_has_a_plain_momentum_of_0_9():
+    """The second step goes on with nine tenths of the first one's; Nesterov's first would be 1.9 times as long."""
+    weight = torch.nn.Parameter(torch.zeros(2, 2))
+    model = torch.nn.ParameterList([weight])
+    config = OptimConfig(optimizer="sgd", lr=0.1, weight_decay=0, schedule="poly")
+    optimizer = make_optimizer(model, config, 0, math.inf)["optimizer"]
+    for expected in (-0.1, -0.1 - 0.19):
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()
+        torch.testing.assert_close(weight.detach(), torch.full_like(weight, expected))

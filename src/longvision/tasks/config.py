@@ -35,11 +35,12 @@ class BackboneConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW with a linear warm-up, then a schedule that ends with the training.
+    """An optimizer with a linear warm-up, then a schedule that ends with the training.
 
     Args:
+        optimizer: adamw, or sgd with a momentum of 0.9.
         lr: learning rate at the end of the warm-up.
-        weight_decay: AdamW's, for all but norms, biases, positions and decay rates.
+        weight_decay: the optimizer's, for all but norms, biases, positions and decay rates.
         layer_decay: factor on the learning rate from each block to the one before it; null for none.
         schedule: from the warm-up to the end: cosine, or poly, a straight line.
         warmup_epochs: over which the learning rate rises.
@@ -47,6 +48,7 @@ class OptimConfig:
         final_lr: at the end, as a fraction of lr.
     """
 
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = 1e-3
     weight_decay: float = 0.05
     layer_decay: float | None = None

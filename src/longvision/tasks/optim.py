@@ -1,4 +1,4 @@
-"""AdamW with a warm-up, then a cosine, as DeiT and Vim are trained, or a line, as dense heads are."""
+"""AdamW or SGD with a warm-up, then a cosine, as DeiT and Vim are trained, or a line, as dense heads are."""
 
 import math
 from typing import Any
@@ -12,7 +12,7 @@ from longvision.models.backbone import backbone_of
 from longvision.tasks.config import OptimConfig
 
 
-def adamw(model: nn.Module, config: OptimConfig, warmup: float, steps: float) -> dict[str, Any]:
+def make_optimizer(model: nn.Module, config: OptimConfig, warmup: float, steps: float) -> dict[str, Any]:
     """Optimizer and schedule as Lightning wants them.
 
     A head on a backbone has the full rate; the backbone's is that times `config.backbone_lr`, where there is such, as
@@ -29,7 +29,9 @@ def adamw(model: nn.Module, config: OptimConfig, warmup: float, steps: float) ->
         UserError: layer-wise decay for a model whose layers timm cannot number.
     """
     groups = _groups(model, config.weight_decay, config.layer_decay, getattr(config, "backbone_lr", 1.0))
-    optimizer = create_optimizer_v2(groups, "adamw", lr=config.lr)
+    # timm's "sgd" is Nesterov's; its "momentum" is the plain one, 0.9, with which ViT was fine-tuned.
+    name = "momentum" if config.optimizer == "sgd" else config.optimizer
+    optimizer = create_optimizer_v2(groups, name, lr=config.lr)
     for group in optimizer.param_groups:  # timm leaves the factor of each layer to schedules of its own
         group["lr"] *= group.pop("lr_scale", 1.0)
 

@@ -10,7 +10,7 @@ from torchmetrics import SumMetric
 
 from longvision.models.backbone import checkpoint_activations
 from longvision.tasks.config import TaskConfig
-from longvision.tasks.optim import adamw
+from longvision.tasks.optim import make_optimizer
 from longvision.types import DataInfo
 
 NO_WEIGHT = 1e-6  # beside one pixel's, 1, it does not count
@@ -81,7 +81,7 @@ class Task(LightningModule):
         steps = self.trainer.estimated_stepping_batches  # first: before it the number of batches is not known
         per_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
         warmup = self.config.warmup_steps + self.config.warmup_epochs * per_epoch
-        return adamw(self.model, self.config, warmup, steps)
+        return make_optimizer(self.model, self.config, warmup, steps)
 
     def log_loss(self, split: str, loss: Tensor, weight: int | Tensor) -> None:
         """The main loss of a batch; an epoch's is the mean by `weight`, over all devices.
