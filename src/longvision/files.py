@@ -30,27 +30,27 @@ def written_beside(path: str | os.PathLike[str], overwrite: bool = False, durabl
     try:
         yield beside
         if durable:
-            _sync(beside)
+            sync(beside)
         if overwrite:
             os.replace(beside, path)
         else:
             _link_new(beside, path)
         if durable:
-            _sync(path.parent)
+            sync(path.parent)
     finally:
         beside.unlink(missing_ok=True)
 
 
 def replace_durably(beside: Path, path: Path, backup: Path | None = None) -> None:
     """Give a file the name of another, which takes the name `backup`. If power fails one of them is there, whole."""
-    _sync(beside)
+    sync(beside)
     if backup is not None:
         os.replace(path, backup)
     os.replace(beside, path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Wait until a file's content, or a folder's names, are on the disk. Windows knows no such thing of folders."""
     if os.name == "nt" and path.is_dir():
         return

@@ -53,12 +53,6 @@ def test_of_earlier_versions(tmp_path):
     assert not is_whole(path)
 
 
-def test_of_several_devices_a_folder(tmp_path):
-    assert not is_whole(tmp_path)
-    (tmp_path / ".metadata").touch()
-    assert is_whole(tmp_path)
-
-
 def test_the_two_newest_are_there(tmp_path):
     run = Run(tmp_path)
     write(RunCheckpointIO(), run.last, 1, 2, 3)

@@ -1,19 +1,28 @@
 """Weights in shards, block by block: what Lightning's FSDP does on GPUs, by torch's `fully_shard` over gloo."""
 
+import errno
 import json
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 pytest.importorskip("lightning")
 from lightning.pytorch.strategies import FSDPStrategy
+from torch.distributed.checkpoint.api import CheckpointException
 
-from longvision.engine.report import evaluate
+from longvision.engine import strategy as strategies
+from longvision.engine.checkpoint_file import MANIFEST, is_whole
+from longvision.engine.checkpoint_io import RunCheckpointIO
+from longvision.engine.report import evaluate, read_checkpoint
 from longvision.engine.run import Run
 from longvision.engine.strategy import TIMEOUT, ShardedStrategy, cluster, in_one_piece, make_strategy
 from longvision.engine.trainer import make_trainer, train
-from longvision.errors import UserError
+from longvision.errors import UnsavedError, UserError
+from support.checkpoints import CONTENT, flipped, save, save_shards
 from support.counted import fit
 from support.launched import launch, torchrun
 
@@ -26,6 +35,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 import longvision
+from longvision.engine.checkpoint_file import is_whole, seal_folder
 from longvision.engine.report import read_checkpoint
 from longvision.engine.strategy import BLOCKS
 
@@ -67,6 +77,10 @@ with torch.no_grad():
 optimizer = torch.optim.AdamW(sharded.parameters(), 0.01)
 optimizer.step()
 dcp.save({"model": sharded.state_dict()}, checkpoint_id=folder)
+if rank == 0:
+    seal_folder(folder)
+dist.barrier()
+sealed = is_whole(folder)
 other, _ = shard(model(seed=2))
 state = {"model": other.state_dict()}
 dcp.load(state, checkpoint_id=folder)
@@ -77,6 +91,7 @@ full = read_checkpoint(folder) if rank == 0 else {}
 states = {k: whole(v) for k, v in sharded.state_dict().items()}
 file = all(torch.equal(states[k], v) for k, v in full.items()) and (rank or len(full) == len(states))
 said = {"blocks": blocks, "worst": worst, "held": held, "total": total}
+said |= {"sealed": sealed, "shards": len(list(folder.glob("*.distcp")))}
 said |= {"same": same, "again": again, "trained": trained, "file": bool(file)}
 Path(f"{folder}-{rank}.json").write_text(json.dumps(said))
 dist.destroy_process_group()
@@ -90,6 +105,7 @@ def test_blocks_in_shards_train_and_are_saved_as_one_process_does(tmp_path):
     said = [json.loads((tmp_path / f"runs-{rank}.json").read_text()) for rank in range(2)]
     for one in said:
         assert one["blocks"] == 2 and one["worst"] < 1e-6  # of the gradients of the joint batch
+        assert one["sealed"] and one["shards"] == 2
         assert one["same"] and one["again"] and one["trained"] and one["file"]
     assert sum(one["held"] for one in said) == said[0]["total"]
 
@@ -133,35 +149,128 @@ def test_slurm_requeues_nothing_by_itself(monkeypatch, job, launcher, ours):
     assert [each.auto_requeue for each in cluster()] == [False] * ours
 
 
-def test_a_folder_takes_its_name_when_it_is_complete(tmp_path, monkeypatch, gpu):
-    run = Run(tmp_path)
-    run.checkpoints.mkdir()
-    monkeypatch.setattr(ShardedStrategy, "broadcast", lambda self, value: value)
-    monkeypatch.setattr(ShardedStrategy, "barrier", lambda self: None)
-    monkeypatch.setattr(ShardedStrategy, "is_global_zero", True)
-    names = []
+@pytest.fixture
+def alone(monkeypatch, gpu):
+    """The strategy in one process, whose shards are files with a word."""
 
-    def save(self, checkpoint, path, options):
-        names.append(path.name)
+    def write(self, checkpoint, path, options):
         path.mkdir()
         (path / ".metadata").write_text(checkpoint["step"])
 
-    monkeypatch.setattr(FSDPStrategy, "save_checkpoint", save)
-    saver = make_strategy("fsdp")
-    for step in "123":
-        for path in (run.last, run.best):
-            saver.save_checkpoint({"step": step}, path)
-    assert set(names) == {".last.ckpt", ".best.ckpt"}
-    found = {path.name: (path / ".metadata").read_text() for path in run.checkpoints.iterdir()}
-    assert found == {"last.ckpt": "3", "previous.ckpt": "2", "best.ckpt": "3"}
+    monkeypatch.setattr(FSDPStrategy, "save_checkpoint", write)
+    monkeypatch.setattr(ShardedStrategy, "broadcast", lambda self, value: value)
+    monkeypatch.setattr(ShardedStrategy, "barrier", lambda self: None)
+    monkeypatch.setattr(ShardedStrategy, "is_global_zero", True)
+    strategy = make_strategy("fsdp")
+    strategy.checkpoint_io = RunCheckpointIO()
+    return strategy
+
+
+def write_steps(strategy, path, steps):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for step in steps:
+        strategy.save_checkpoint({"step": step}, path)
+
+
+def steps(run):
+    return {path.name: (path / ".metadata").read_text() for path in run.checkpoints.iterdir()}
+
+
+def test_a_folder_takes_its_name_when_it_is_complete(tmp_path, alone):
+    run = Run(tmp_path)
+    write_steps(alone, run.last, "123")
+    write_steps(alone, run.best, "123")
+    assert steps(run) == {"last.ckpt": "3", "previous.ckpt": "2", "best.ckpt": "3"}
     assert run.resume_from() == (run.last, [])
 
 
-def test_a_damaged_folder_gives_way(tmp_path):
+def test_a_damaged_folder_does_not_replace_the_one_before_it(tmp_path, alone):
+    run = Run(tmp_path)
+    write_steps(alone, run.last, "12")
+    (run.last / ".metadata").write_text("")
+    alone.checkpoint_io = RunCheckpointIO()  # of another process
+    write_steps(alone, run.last, "3")
+    assert steps(run) == {"last.ckpt": "3", "previous.ckpt": "1"}
+
+
+@pytest.mark.parametrize("moment", ["seal_folder", "replace_folder"])
+def test_a_process_that_dies_before_the_name_leaves_what_was_there(tmp_path, alone, monkeypatch, moment):
+    run = Run(tmp_path)
+    for path in (run.last, run.best):
+        write_steps(alone, path, "1")
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(strategies, moment, Mock(side_effect=KeyboardInterrupt))
+            write_steps(alone, path, "2")
+    assert is_whole(run.last) and is_whole(run.best)
+    assert steps(run) == {"last.ckpt": "1", "best.ckpt": "1", ".last.ckpt": "2", ".best.ckpt": "2"}
+    write_steps(alone, run.last, "3")
+    assert steps(run)["last.ckpt"] == "3"
+
+
+def test_a_process_that_dies_between_the_names_leaves_the_best(tmp_path, alone, monkeypatch):
+    run, rename = Run(tmp_path), Path.rename
+    write_steps(alone, run.last, "1")
+    write_steps(alone, run.best, "1")
+
+    def die(path, target):
+        if path.name == ".best.ckpt":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Path, "rename", die)
+        write_steps(alone, run.best, "2")
+    assert not run.best.exists()
+    assert run.resume_from() == (run.last, [])
+    assert is_whole(run.best) and steps(run)["best.ckpt"] == "1"
+    write_steps(alone, run.best, "3")
+    assert steps(run) == {"last.ckpt": "1", "best.ckpt": "3"}
+
+
+def test_a_full_disk_is_told_on_every_device(tmp_path, alone, monkeypatch):
+    full = CheckpointException("write", {1: (OSError(errno.ENOSPC, "No space left on device"), [])})
+    monkeypatch.setattr(FSDPStrategy, "save_checkpoint", Mock(side_effect=full))
+    with pytest.raises(UnsavedError, match=r"last\.ckpt.*No space left"):
+        write_steps(alone, Run(tmp_path).last, "1")
+
+
+def test_a_file_gives_its_name_to_a_folder(tmp_path, alone):
+    """Of a run that goes on in shards."""
+    run = Run(tmp_path)
+    save(run.last)
+    save(run.best)
+    write_steps(alone, run.last, "1")
+    write_steps(alone, run.best, "1")
+    assert run.previous.is_file() and run.last.is_dir() and run.best.is_dir()
+    write_steps(alone, run.last, "2")
+    assert steps(run) == {"last.ckpt": "2", "previous.ckpt": "1", "best.ckpt": "1"}
+
+
+def test_a_folder_is_not_read_in_one_piece(tmp_path):
+    trainer = SimpleNamespace(is_global_zero=False, strategy=None)
+    task = SimpleNamespace(config=SimpleNamespace(ema=0))
+    with pytest.raises(UserError, match="strategy fsdp"):
+        train(trainer, task, None, None, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return save_shards(tmp_path_factory.mktemp("checkpoints") / "last.ckpt")
+
+
+def test_shards_are_read(shards):
+    assert is_whole(shards) and ".metadata" in json.loads((shards / MANIFEST).read_text())
+    assert torch.equal(read_checkpoint(shards)["weight"], CONTENT["state_dict"]["weight"])
+
+
+@pytest.mark.parametrize("name", [".metadata", "__0_0.distcp", MANIFEST])
+@pytest.mark.parametrize("damage", [flipped(60), lambda path: path.write_bytes(b""), Path.unlink], ids=range(3))
+def test_damaged_shards_give_way(tmp_path, shards, name, damage):
     run = Run(tmp_path)
     for path in (run.last, run.previous):
-        path.mkdir(parents=True)
-    (run.previous / ".metadata").touch()
+        shutil.copytree(shards, path)
+    damage(run.last / name)
+    assert not is_whole(run.last)
     taken, told = run.resume_from()
     assert taken == run.previous and str(run.last) in told[0]
 

@@ -1,10 +1,12 @@
 """Checkpoints as a run writes them, and what can happen to a file."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from longvision.engine.checkpoint_file import seal_folder
 from longvision.engine.checkpoint_io import RunCheckpointIO
 
 CONTENT = {"state_dict": {"weight": torch.arange(300.0)}, "epoch": 3, "name": "x"}
@@ -13,6 +15,16 @@ CONTENT = {"state_dict": {"weight": torch.arange(300.0)}, "epoch": 3, "name": "x
 def save(path: Path) -> Path:
     RunCheckpointIO().save_checkpoint(CONTENT, path)
     return path
+
+
+def save_shards(folder: Path) -> Path:
+    """As torch writes them, though by one process."""
+    from torch.distributed.checkpoint import save
+
+    with warnings.catch_warnings(action="ignore"):  # torch has words for a process that is alone
+        save({"model": CONTENT["state_dict"]}, checkpoint_id=folder, no_dist=True)
+    seal_folder(folder)
+    return folder
 
 
 def flipped(place: int) -> Callable[[Path], object]:

@@ -1,14 +1,20 @@
-"""A checkpoint's file: what torch saved, and behind it a checksum of all that. Loads no torch.
+"""A checkpoint's file: what torch saved, and behind it a checksum of all that; or the folder of one in shards, in which
+a list has the checksum of each file. Loads no torch.
 
 A reader of zip files, and torch is one, ignores what follows the last record.
 """
 
 import hashlib
+import json
 import shutil
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from longvision.files import sync
+
+MANIFEST = "manifest.json"
 MARK = b"longvision sha256 "
 SEAL = len(MARK) + hashlib.sha256().digest_size  # bytes
 BLOCK = 1 << 20
@@ -20,17 +26,36 @@ def seal(path: Path) -> None:
         file.write(MARK + _digest(file, path.stat().st_size))
 
 
+def seal_folder(folder: Path) -> None:
+    """When every device has written its share: wait for the disk, and list the files."""
+    files = sorted(folder.iterdir())
+    for file in files:
+        sync(file)
+    manifest = folder / MANIFEST
+    manifest.write_text(json.dumps({file.name: _described(file) for file in files}, indent=1), encoding="utf-8")
+    sync(manifest)
+    sync(folder)
+
+
 def is_whole(checkpoint: Path) -> bool:
-    """Whether every byte is as it was written; of a folder that several devices wrote, whether all of it is there."""
-    if checkpoint.is_dir():
-        return (checkpoint / ".metadata").is_file()  # which is written when every device has written its share
+    """Whether every byte is as it was written, in a folder of every file."""
     try:
+        if checkpoint.is_dir():
+            listed = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+            return all(_described(checkpoint / name) == about for name, about in listed.items())
         with checkpoint.open("rb") as file:
             digest = _digest(file, checkpoint.stat().st_size - SEAL)
             end = file.read()
-    except OSError:
+    except (OSError, ValueError):  # no file; no list
         return False
     return end == MARK + digest if end.startswith(MARK) else _is_whole_zip(checkpoint)
+
+
+def _described(file: Path) -> dict[str, int | str]:
+    """What the list says of it."""
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        return {"bytes": size, "sha256": _digest(opened, size).hex()}
 
 
 def _digest(file: BinaryIO, size: int) -> bytes:
@@ -52,12 +77,33 @@ def _is_whole_zip(path: Path) -> bool:
 
 
 def replace_folder(beside: Path, path: Path, backup: Path | None = None) -> None:
-    """As `files.replace_durably`, of folders; without a name for what was there it is removed."""
-    old = backup or path.with_name(f".old-{path.name}")
+    """As `files.replace_durably`, of folders; without a name for what was there it is removed.
+
+    One folder cannot take the name of another at once: `put_back` is for a process that ended in between.
+    """
+    old = backup or _aside(path)
     if path.exists():
-        if old.exists():
-            shutil.rmtree(old)
+        _remove(old)
         path.rename(old)
     beside.rename(path)
-    if backup is None and old.exists():
-        shutil.rmtree(old)
+    sync(path.parent)
+    if backup is None:
+        _remove(old)
+
+
+def put_back(path: Path) -> None:
+    """Give a folder its name again, where another was to take it and has not."""
+    if not path.exists():
+        with suppress(FileNotFoundError):  # none, or another process was first
+            _aside(path).rename(path)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".old-{path.name}")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:  # a run that was not in shards before
+        path.unlink(missing_ok=True)

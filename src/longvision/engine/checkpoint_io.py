@@ -31,7 +31,7 @@ class RunCheckpointIO(TorchCheckpointIO):
             with beside.open("wb") as file:
                 torch.save(checkpoint, file)
             seal(beside)
-            replace_durably(beside, path, self._backup(path))
+            replace_durably(beside, path, self.backup(path))
             self.whole.add(path)
         except (OSError, RuntimeError) as error:
             # torch, which cannot end its zip file then, raises an error of its own after the disk's
@@ -42,8 +42,8 @@ class RunCheckpointIO(TorchCheckpointIO):
         finally:
             beside.unlink(missing_ok=True)
 
-    def _backup(self, path: Path) -> Path | None:
-        """Where the file that has the name now stays; a damaged one does not take the place of a whole one."""
+    def backup(self, path: Path) -> Path | None:
+        """Where what has the name now stays; a damaged one does not take the place of a whole one."""
         is_last = path.name == LAST and path.exists() and (path in self.whole or is_whole(path))
         return path.with_name(PREVIOUS) if is_last else None
 

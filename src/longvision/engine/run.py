@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from longvision.data.fingerprint import Fingerprint
-from longvision.engine.checkpoint_file import is_whole
+from longvision.engine.checkpoint_file import is_whole, put_back
 from longvision.errors import UserError
 from longvision.files import check_run
 
@@ -119,6 +119,7 @@ class Run:
         """The newest checkpoint that is whole, None where there is none yet, and what is to be told of others. Raises
         UserError where every checkpoint is damaged or gone."""
         damaged: list[str] = []
+        put_back(self.best)
         for checkpoint in (self.last, self.previous, self.best):
             if is_whole(checkpoint):
                 words = f"{' and '.join(damaged)}: goes on from {checkpoint}, which is older"

@@ -15,9 +15,8 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from longvision.engine.callbacks.unreadable import UnreadableImages
-from longvision.engine.checkpoint_file import replace_folder
-from longvision.engine.run import LAST, PREVIOUS
-from longvision.errors import UserError
+from longvision.engine.checkpoint_file import replace_folder, seal_folder
+from longvision.errors import UnsavedError, UserError
 from longvision.layers import VimBlock
 from longvision.tasks.task import Task
 
@@ -46,18 +45,27 @@ def cluster() -> list[Any]:
 
 
 class ShardedStrategy(FSDPStrategy):
-    """A checkpoint takes its name when every device has written its share; the last one's forerunner stays."""
+    """A checkpoint takes its name when every device has written its share, as `RunCheckpointIO`'s does."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
-        path = Path(self.broadcast(filepath))
+        """Raises UnsavedError, on every device, where the disk does not take it."""
+        from torch.distributed.checkpoint.api import CheckpointException
+
+        path = Path(self.broadcast(filepath)).resolve()
         beside = path.with_name(f".{path.name}")
         if self.is_global_zero:
             shutil.rmtree(beside, ignore_errors=True)
         self.barrier()
-        super().save_checkpoint(checkpoint, beside, storage_options)
+        try:
+            super().save_checkpoint(checkpoint, beside, storage_options)
+        except CheckpointException as error:
+            raise UnsavedError(f"{path} could not be written: {next(iter(error.failures.values()))[0]}") from error
         self.barrier()
         if self.is_global_zero:
-            replace_folder(beside, path, path.with_name(PREVIOUS) if path.name == LAST else None)
+            seal_folder(beside)
+            saver: Any = self.checkpoint_io  # a RunCheckpointIO, which writes no folder itself
+            replace_folder(beside, path, saver.backup(path))
+            saver.whole.add(path)
 
 
 def in_one_piece(trainer: Trainer, task: Task, weights: dict[str, Tensor]) -> tuple[Trainer, Task]:

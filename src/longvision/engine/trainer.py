@@ -102,6 +102,8 @@ def train(
         raise ValueError("the first process of a run needs a folder: Run.create makes one")
     if task.config.ema and isinstance(trainer.strategy, ShardedStrategy):
         raise UserError("--model.ema averages whole weights: take --trainer.strategy ddp, or leave it away")
+    if resume is not None and resume.is_dir() and not isinstance(trainer.strategy, ShardedStrategy):
+        raise UserError(f"{resume} is in shards: go on with --trainer.strategy fsdp")
     keep_total_batch(trainer, data)
     write_into(trainer, run, task.monitor(), of_the_task(task, run), wandb, save_every)
     if run is not None:
