@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "metrics": "errors types",
     "viz": "errors files types text data",
     "inference": "errors files types text registry models heads data viz",
+    "explain": "errors files types text names layers models data viz inference",
     "tasks": "errors files types text models heads data metrics viz inference",
     "engine": "errors files types text registry layers models data tasks viz",
     "benchmark": "errors files types ops layers models heads",

@@ -1,12 +1,14 @@
 """Plain options, with mistakes told in the same way by every command, and dotted ones (`--data.size 64`) set apart."""
 
 import argparse
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from longvision.errors import UserError
 from longvision.names import did_you_mean
+from longvision.types import Size
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -70,3 +72,13 @@ def take_apart(parser: ArgumentParser, words: Sequence[str]) -> Words:
         dotted.append((name[2:], text))
     options, unknown = parser.parse_known_args(plain)
     return Words(parser, options, dotted, unknown)
+
+
+def parse_size(text: str | None) -> Size | None:
+    """`--size`, (height, width). Raises UserError."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if not match or not int(match[1]) or match[2] == "0":
+        raise UserError(f"--size {text!r} is no size: expected pixels, such as 512 or 480x640 (height x width)")
+    return int(match[1]), int(match[2] or match[1])

@@ -30,6 +30,7 @@ COMMANDS = {
     "train": Command("train a model; without arguments, on the embedded digits", "train", "lightning"),
     "validate": Command("evaluate a run on its validation or test images", "train", "lightning"),
     "predict": Command("say what is in images, with a run's model"),
+    "explain": Command("show what goes on inside a model", "train", "matplotlib"),
     "check-data": Command("check images and labels, and draw some", "train", "lightning"),
     "models": Command("list the models with parameters and multiply-adds"),
     "recipes": Command("list the recipes with what they cost and reach"),

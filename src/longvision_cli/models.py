@@ -1,10 +1,9 @@
 """`longvision models`: what there is, and what each costs at a size."""
 
 import fnmatch
-import re
 
 from longvision.errors import UserError
-from longvision_cli.arguments import ArgumentParser
+from longvision_cli.arguments import ArgumentParser, parse_size
 from longvision_cli.model_names import model_names
 
 
@@ -18,7 +17,7 @@ def run(arguments: list[str]) -> int:
     )
     parser.add_argument("--size", metavar="PIXELS", help="of the image: 512, or 480x640; default: each model's own")
     options = parser.parse_args(arguments)
-    size = _size(options.size)
+    size = parse_size(options.size)
     if options.pattern:
         _check_fits(options.pattern, [known for name in model_names() for known in (name, f"{name}_pyramid")])
 
@@ -51,15 +50,6 @@ def _check_fits(pattern: str, names: list[str]) -> None:
     if not fnmatch.filter(names, pattern):
         near = f"*{pattern.strip('*')}*"
         raise UserError(f"no model's name fits {pattern!r}: try {near!r}")
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
-    if not match or not int(match[1]) or match[2] == "0":
-        raise UserError(f"--size {text!r} is no size: expected pixels, such as 512 or 480x640 (height x width)")
-    return int(match[1]), int(match[2] or match[1])
 
 
 def _reason(error: Exception) -> str:

@@ -87,7 +87,7 @@ def test_debug_shows_the_traceback(longvision):
     assert longvision("--debug", "recipes", "nosuch").err.startswith("Traceback")
 
 
-@pytest.mark.parametrize("name", ["train", "validate", "check-data"])
+@pytest.mark.parametrize("name", ["train", "validate", "check-data", "explain"])
 def test_a_missing_extra_is_named(longvision, monkeypatch, name):
     found = importlib.util.find_spec
     missing = entry.COMMANDS[name].probe

@@ -88,6 +88,22 @@ MISTAKES = {
     "predict nothing image.png": "nothing",
     "predict young image.png --device nonsense": "'nonsense'",
     "predict young image.png": "young",
+    "explain": "--method",
+    "explain --method similarity": "WHAT",
+    "explain deit_tiny_patch16_224 image.png": "--method",
+    "explain deit_tiny_patch16_224 image.png --method similrity": "similarity",
+    "explain deit_tiny_patch16_224 image.png --method similarity": "image.png",
+    "explain deit_tiny_patch16_224 --method similarity": "images",
+    "explain deit_tinny_patch16_224 image.png --method similarity": "deit_tiny_patch16_224",
+    "explain deit_tiny_patch16_224 image.png --method similarity --device nonsense": "'nonsense'",
+    "explain deit_tiny_patch16_224 image.png --method similarity --size x": "'x'",
+    "explain deit_tiny_patch16_224 image.png --method similarity --weights nowhere.pth": "nowhere.pth",
+    "explain vim_nano_patch4_32 image.png --method similarity --size 30": "30x30",
+    "explain nothing/run image.png --method similarity": "nothing/run",
+    "explain young image.png --method similarity": "young",
+    "explain young image.png --method similarity --size 32": "--size",
+    "explain broken.yaml image.png --method similarity": "--weights broken.yaml",
+    "explain deit_tiny_patch16_224 image.png --method similarity --out a-folder.yaml": "a-folder.yaml",
 }
 
 

@@ -124,3 +124,27 @@ def draw_examples(examples: Sequence[tuple[Image.Image, str, str]], path: Path, 
         lines = [textwrap.fill(one_line(line), LONGEST_LINE) for line in (says, f"is {truth}" if truth else "") if line]
         axes.set_title("\n".join(lines), color=BAD if truth else GOOD, fontsize=9)
     figure.savefig(path, dpi=120)
+
+
+@_names_as_they_are
+def draw_similarity(layers_LL: np.ndarray, heads_L: np.ndarray, threshold: float, path: Path, title: str) -> None:
+    """Cosines of attention maps: of all pairs of layers as a heat map, of each layer with the one before and of its
+    heads as curves; grey where two were not compared."""
+    figure = _figure(11, 4.5)
+    figure.suptitle(_title(figure, title))
+    heat, curves = figure.subplots(1, 2)
+    heat.set_facecolor(GREY)
+    image = heat.imshow(layers_LL, cmap="viridis", vmin=min(0.0, float(np.nanmin(layers_LL))), vmax=1)
+    figure.colorbar(image, ax=heat, label="cosine of two layers' maps", shrink=0.8)
+    heat.set(xlabel="layer", ylabel="layer")
+    curves.plot(
+        range(1, len(layers_LL)), np.diagonal(layers_LL, 1), color=BAD, marker="o", label="with the layer before"
+    )
+    curves.plot(range(len(heads_L)), heads_L, color=GOOD, marker="o", label="of its heads")
+    curves.axhline(threshold, color=GREY, linestyle="--", label=f"similar: from {threshold:g}")
+    curves.set(xlabel="layer", ylabel="cosine")
+    curves.grid(alpha=0.3)
+    curves.legend(frameon=False)
+    for axis in (heat.xaxis, heat.yaxis, curves.xaxis):
+        axis.get_major_locator().set_params(integer=True)
+    figure.savefig(path, dpi=120)

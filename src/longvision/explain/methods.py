@@ -1,0 +1,53 @@
+"""Which methods there are, and where the code of each lies: dotted paths, so that reading the table loads nothing."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from longvision.errors import UserError
+from longvision.names import did_you_mean
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a method on the command line: what makes its value from a word, and what --help says of it."""
+
+    type: Callable[[str], Any]
+    help: str
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method.
+
+    Args:
+        run: a function (predictor, images, **options) -> `Finding`s, one after the other; the options that were given
+            alone are passed.
+        help: what it shows.
+        options: its own, by their names; methods may share one.
+        images: how many images are used at most, where nobody says; 0 for a method that takes none.
+        tasks: whose models it can explain; None for any.
+    """
+
+    run: str
+    help: str
+    options: dict[str, Option] = field(default_factory=dict)
+    images: int = 64
+    tasks: frozenset[str] | None = None
+
+
+METHODS = {
+    "similarity": Method(
+        "longvision.explain.similarity.explain_similarity",
+        "how alike the attention maps of layers and of heads are (DeepViT, arXiv 2103.11886)",
+        {"threshold": Option(float, "cosine from which two maps count as similar (0.9)")},
+        images=16,
+    ),
+}
+
+
+def find_method(name: str) -> Method:
+    """Raises UserError for a method that does not exist."""
+    if name not in METHODS:
+        raise UserError(f"unknown method {name!r}: {did_you_mean(name, METHODS)}")
+    return METHODS[name]

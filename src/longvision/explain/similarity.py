@@ -1,0 +1,134 @@
+"""How alike the attention maps of a model's layers, and of its heads, are (DeepViT, arXiv 2103.11886, equation 2)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from longvision.errors import UserError
+from longvision.explain.attention import attention_layers, watched_attention
+from longvision.explain.finding import Finding, as_csv
+from longvision.inference.predictor import Predictor
+from longvision.viz.charts import draw_similarity
+
+MEMORY = 2**30  # bytes for the maps of one image: above, layers are compared with the one before alone
+
+
+@dataclass
+class Similarity:
+    """Of L layers, averaged over images, heads and tokens; NaN for what was not compared.
+
+    Args:
+        layers_LL: cosine of the maps of two layers: of column t of one head in both, which says how much each token
+            reads of token t.
+        heads_L: cosine of the same columns of two heads of one layer, averaged over all pairs of heads.
+    """
+
+    layers_LL: np.ndarray
+    heads_L: np.ndarray
+
+    def adjacent(self) -> np.ndarray:
+        """(L - 1,): each layer's cosine with the one before."""
+        return np.diagonal(self.layers_LL, 1)
+
+    def similar_share(self, threshold: float) -> float:
+        """The share of layers, of those that have one before, whose cosine with it reaches the threshold."""
+        known = self.adjacent()[np.isfinite(self.adjacent())]
+        return float((known >= threshold).mean()) if len(known) else float("nan")
+
+
+@dataclass
+class SimilarityMeter:
+    """Adds up cosines while maps come in, layer by layer, image after image.
+
+    Args:
+        layers: how many there are.
+        memory: bytes that the maps of all layers of one image may take to be compared all with all.
+    """
+
+    layers: int
+    memory: int = MEMORY
+    _held: dict[int, Tensor] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self._sums_LL, self._counts_LL = (np.zeros((self.layers, self.layers)) for _ in range(2))
+        self._heads_L = np.zeros((2, self.layers))
+
+    def add(self, number: int, map_BHMM: Tensor) -> None:
+        """The map of one layer; the first layer's begins the next images."""
+        unit_BHMM = F.normalize(map_BHMM.float(), dim=-2)
+        if number == 0:
+            self._held.clear()
+        elif unit_BHMM.nbytes * self.layers > self.memory:
+            self._held = {key: held for key, held in self._held.items() if key == number - 1}
+        for other, held_BHMM in self._held.items():
+            if held_BHMM.shape == unit_BHMM.shape:
+                self._count(other, number, float((held_BHMM * unit_BHMM).sum(-2).mean()))
+        self._held[number] = unit_BHMM
+        self._count(number, number, 1.0)
+        heads = unit_BHMM.shape[1]
+        if heads > 1:  # |sum of H unit vectors|² is H and twice the sum of the cosines of all pairs
+            squares = unit_BHMM.sum(1).square().sum(-2).mean()
+            self._heads_L[:, number] += (float(squares) - heads) / (heads * (heads - 1)), 1
+
+    def _count(self, layer: int, other: int, cosine: float) -> None:
+        for pair in {(layer, other), (other, layer)}:
+            self._sums_LL[pair] += cosine
+            self._counts_LL[pair] += 1
+
+    def result(self) -> Similarity:
+        """Of all that was added."""
+        with np.errstate(invalid="ignore"):
+            return Similarity(self._sums_LL / self._counts_LL, self._heads_L[0] / self._heads_L[1])
+
+
+def explain_similarity(predictor: Predictor, images: Sequence[Path], threshold: float = 0.9) -> Iterator[Finding]:
+    """For `longvision explain`. Raises UserError for a model that has no attention maps to compare."""
+    if not 0 < threshold <= 1:
+        raise UserError(f"threshold {threshold}: expected a cosine, above 0 and at most 1")
+    names = list(attention_layers(predictor.model))
+    if len(names) < 2:
+        raise UserError(
+            f"{predictor.description.architecture} has {len(names)} attention maps: expected two layers to compare, "
+            "as vision transformers have"
+        )
+    meter = SimilarityMeter(len(names))
+    predictor.batch = 1
+    with watched_attention(predictor.model, meter.add):
+        for _ in predictor.stream(images):
+            pass
+    found = meter.result()
+    yield Finding(
+        _sentence(found, len(images), threshold),
+        {
+            "similarity.csv": as_csv(_rows(found, names)),
+            "similarity.png": partial(
+                draw_similarity, found.layers_LL, found.heads_L, threshold, title=predictor.description.architecture
+            ),
+        },
+    )
+
+
+def _sentence(found: Similarity, images: int, threshold: float) -> str:
+    adjacent = found.adjacent()
+    share = found.similar_share(threshold)
+    return (
+        f"over {images} images, adjacent layers' maps have a cosine of {np.nanmean(adjacent):.3f} on average and "
+        f"{np.nanmax(adjacent):.3f} at most; {share:.0%} of the layers are similar (cosine from {threshold:g}) to the "
+        f"one before; heads of one layer have {np.nanmean(found.heads_L):.3f}"
+    )
+
+
+def _rows(found: Similarity, names: Sequence[str]) -> list[dict[str, object]]:
+    """A row a layer: its cosine with each layer, and of its heads with each other."""
+    numbers = torch.arange(len(names)).tolist()
+    return [
+        {"layer": number, "module": names[number], "heads": f"{found.heads_L[number]:.6f}"}
+        | {f"with_{other}": f"{found.layers_LL[number, other]:.6f}" for other in numbers}
+        for number in numbers
+    ]

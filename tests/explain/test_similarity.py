@@ -1,0 +1,79 @@
+"""Similarity of attention maps, against the paper's equation written out."""
+
+import itertools
+
+import numpy as np
+import pytest
+import timm
+import torch
+from timm.layers import Attention
+
+from longvision.explain.attention import attention_layers, watched_attention
+from longvision.explain.similarity import SimilarityMeter
+
+
+def cosine(a, b):
+    return float(a @ b / (a.norm() * b.norm()))
+
+
+def maps(layers=3, batch=2, heads=2, tokens=4):
+    return [torch.randn(batch, heads, tokens, tokens, dtype=torch.float64).softmax(-1) for _ in range(layers)]
+
+
+def test_the_paper_s_equation():
+    """Mean over images, heads and tokens t of cos(A^p[h, :, t], A^q[h, :, t]); float32 sums."""
+    found = [maps(), maps()]  # two forward passes
+    meter = SimilarityMeter(3)
+    for own in found:
+        for number, map_BHMM in enumerate(own):
+            meter.add(number, map_BHMM)
+    result = meter.result()
+    every = list(itertools.product(range(2), range(2), range(4)))
+    for p, q in itertools.product(range(3), range(3)):
+        each = [cosine(own[p][b, h, :, t], own[q][b, h, :, t]) for own in found for b, h, t in every]
+        assert result.layers_LL[p, q] == pytest.approx(np.mean(each), abs=1e-6)
+    for layer in range(3):
+        each = [cosine(own[layer][b, 0, :, t], own[layer][b, 1, :, t]) for own in found for b, _, t in every]
+        assert result.heads_L[layer] == pytest.approx(np.mean(each), abs=1e-6)
+    assert result.adjacent() == pytest.approx([result.layers_LL[0, 1], result.layers_LL[1, 2]])
+    low, high = sorted(result.adjacent())
+    assert [result.similar_share(t) for t in (low, high, 1.0)] == [1.0, 0.5, 0.0]
+
+
+def test_with_little_memory_adjacent_layers_alone_are_compared():
+    whole, small = SimilarityMeter(4), SimilarityMeter(4, memory=0)
+    for number, map_BHMM in enumerate(maps(4)):
+        whole.add(number, map_BHMM)
+        small.add(number, map_BHMM)
+        assert len(small._held) <= 2
+    assert np.array_equal(whole.result().adjacent(), small.result().adjacent())
+    assert np.isnan(small.result().layers_LL[0, 2]) and np.isfinite(whole.result().layers_LL).all()
+
+
+def test_layers_of_other_shapes_and_of_one_head_are_not_compared():
+    meter = SimilarityMeter(2)
+    meter.add(0, torch.rand(1, 1, 4, 4))
+    meter.add(1, torch.rand(1, 2, 4, 4))
+    result = meter.result()
+    assert np.isnan(result.layers_LL[0, 1]) and np.isnan(result.heads_L[0]) and np.isfinite(result.heads_L[1])
+    assert np.isnan(result.similar_share(0.5))
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_nano_patch4_32"])
+@torch.no_grad()
+def test_maps_are_those_of_the_model(name):
+    """And the model is as it was, afterwards."""
+    model = timm.create_model(name, img_size=32, depth=2, embed_dim=16, num_heads=2).eval()
+    image, taken = torch.randn(1, 3, 32, 32), {}
+    truth, inputs = model(image), {}
+    for number, layer in enumerate(m for m in model.modules() if isinstance(m, Attention)):
+        layer.register_forward_pre_hook(lambda _, x, number=number: inputs.update({number: x[0]}))
+    with watched_attention(model, lambda number, map_BHMM: taken.update({number: map_BHMM})):
+        torch.testing.assert_close(model(image), truth)
+        assert not any(layer.fused_attn for layer in attention_layers(model).values())
+    for number, layer in enumerate(attention_layers(model).values()):
+        q, k, _ = layer.qkv(inputs[number]).unflatten(-1, (3, 2, 8)).permute(2, 0, 3, 1, 4)
+        torch.testing.assert_close(taken[number], (q @ k.mT / 8**0.5).softmax(-1))
+        assert layer.fused_attn and not layer.attn_drop._forward_hooks
+    taken.clear()
+    assert torch.equal(model(image), truth) and not taken
