@@ -41,6 +41,7 @@ MISTAKES = {
     "train --data.augment.repeats 0": "repeats 0",
     "train --data.sizes 16,30": "30x30",
     "train --data.pack true --data.tokens 8 --data.patch 4": "tokens 8",
+    "train --data.tokens 512": "data.pack true",
     "train --data.pack true --data.augment.mixup 0.2": "mixup",
     "train --data.sizes [16,320]": "320x320",
     "train --trainer.max_epoch 3": "--trainer.max_epochs",

@@ -282,7 +282,10 @@ def test_what_a_trainer_cannot_do_with_packs(options, words):
         ({"drop": 0.3, "drop_by": "resolution"}, ["two sizes"]),
         ({"sizes_by": "uniform", "sizes": (8,)}, ["two sizes"]),
         ({"total_batch": 64}, ["total_batch"]),
-        ({"pack": False, "drop": 0.2}, ["drop", "pack"]),
+        ({"pack": False, "drop": 0.2}, ["data.drop 0.2", "data.pack true", "at 0.0"]),
+        ({"pack": False, "drop_by": "beta"}, ["data.drop_by beta", "data.pack true", "at fixed"]),
+        ({"pack": False, "sizes_by": "normal"}, ["data.sizes_by normal", "data.pack true", "at list"]),
+        ({"pack": False, "tokens": 512, "patch": 4}, ["data.tokens 512, data.patch 4", "data.pack true", "4096, null"]),
     ],
     ids=lambda value: None if isinstance(value, list) else "-".join(value),
 )

@@ -3,7 +3,7 @@ NaViT's Patch n' Pack (arXiv 2307.06304). Loads no torch."""
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from typing import Literal
 
@@ -41,18 +41,24 @@ class PackingConfig:
 
     def check(self, size: Size, sizes: tuple[int, ...]) -> None:
         """Raises UserError for what does not go together; what depends on the patch, where it is known."""
+        if not self.pack:
+            self._refuse_options_of_packs()
+            return
         if not 0 <= self.drop <= (0.5 if self.drop_by == "resolution" else MOST_DROPPED):
             raise UserError(f"drop {self.drop}: expected a share from 0 to {MOST_DROPPED}, or to 0.5 by resolution")
-        if not self.pack:
-            if (self.sizes_by, self.drop) != ("list", 0.0):
-                raise UserError("sizes_by and drop are for packed images: set pack true, or leave them out")
-            return
         if size[0] != size[1]:
             raise UserError(f"size {list(size)}: packed images have their own proportions, give one number")
         if len(sizes) < 2 and (self.sizes_by != "list" or (self.drop and self.drop_by == "resolution")):
             raise UserError("sizes_by uniform or normal and drop_by resolution need two sizes or more, as [128, 256]")
         if self.patch is not None:
             self.check_patch(self.patch, (size[0], *sizes))
+
+    def _refuse_options_of_packs(self) -> None:
+        given = {each.name: each.default for each in fields(PackingConfig) if getattr(self, each.name) != each.default}
+        if given:
+            values = ", ".join(f"data.{name} {getattr(self, name)}" for name in given)
+            unset = ", ".join("null" if value is None else str(value) for value in given.values())
+            raise UserError(f"{values}: this is for packed images: set data.pack true, or leave it at {unset}")
 
     def check_patch(self, patch: int, sides: Iterable[int]) -> None:
         """Raises UserError for a side that does not divide into patches, or of which no image fits into a pack."""
