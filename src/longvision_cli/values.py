@@ -47,13 +47,20 @@ class Key:
         """A value of a file, or the text of a command line, as the type has it. Raises UserError."""
         parser = jsonargparse.ArgumentParser(exit_on_error=False, add_help=False)
         parser.add_argument("--value", type=self.type)
-        if is_text and self._is_list and not value.startswith("[") and "," in value:
-            value = f"[{value}]"
-        try:
-            read = parser.parse_args([f"--value={value}"]) if is_text else parser.parse_object({"value": value})
-        except (jsonargparse.ArgumentError, TypeError) as error:
-            raise UserError(f"{self.name} is {value!r}: expected {in_words(self.type)}") from error
-        return read.value
+        for way in self._ways(value, is_text):
+            try:
+                read = parser.parse_args([f"--value={way}"]) if is_text else parser.parse_object({"value": way})
+                return read.value
+            except (jsonargparse.ArgumentError, TypeError):
+                continue
+        raise UserError(f"{self.name} is {value!r}: expected {in_words(self.type)}")
+
+    def _ways(self, value: Any, is_text: bool) -> list[Any]:
+        """A value as it is written and, of a list, in the brackets that were left out."""
+        is_bracketed = value.startswith("[") if is_text else isinstance(value, list)
+        if not self._is_list or is_bracketed or value == "":
+            return [value]
+        return [value, f"[{value}]" if is_text else [value]]
 
 
 def keys_of(options: type, section: str, default: Any = None) -> Iterator[Key]:

@@ -79,6 +79,13 @@ def test_plain_is_what_yaml_holds():
     [
         (float, "1e-3", 1e-3),
         (int | tuple[int, int], "[16, 32]", (16, 32)),
+        (int | tuple[int, int], "16,32", (16, 32)),
+        (int | tuple[int, int], "16", 16),
+        (tuple[int, ...], "32", (32,)),
+        (tuple[int, ...], "16,32", (16, 32)),
+        (tuple[float, ...] | None, "0.5", (0.5,)),
+        (tuple[float, float] | Literal["dtype"] | None, "dtype", "dtype"),
+        (tuple[float, float] | Literal["dtype"] | None, "0,3", (0.0, 3.0)),
         (bool | str, "true", True),
         (bool | str, "a.pth", "a.pth"),
         (str, "123", "123"),
@@ -90,6 +97,19 @@ def test_plain_is_what_yaml_holds():
 def test_a_value_is_read_by_its_type(kind, text, value):
     read = Key("x", kind, None).read(text, is_text=True)
     assert (read, type(read)) == (value, type(value))
+
+
+def test_a_number_of_a_file_is_a_list_of_one():
+    assert Key("x", tuple[int, ...], None).read(32) == (32,)
+    assert Key("x", int | tuple[int, int], None).read(32) == 32
+
+
+@pytest.mark.parametrize(
+    "kind, text", [(tuple[int, ...], "x"), (tuple[int, ...], ""), (tuple[float, float] | None, "3")], ids=str
+)
+def test_a_text_that_is_no_list(kind, text):
+    with pytest.raises(UserError, match="a list in brackets"):
+        Key("x", kind, None).read(text, is_text=True)
 
 
 @pytest.mark.parametrize(
