@@ -168,7 +168,7 @@ REFUSED = {
                                  r"train-001\.tar has samples without a label \(x\)"),
     "a json without the key": (
         lambda root: write_tar(root / "train-001.tar", [{"__key__": "x", "jpg": JPEG[0], "json": '{"id": 1}'}]),
-        r"samples without a label \(x\)"),
+        r"samples without a label \(x\).*'label'.*--data\.label_key"),
     "a label without an image": (lambda root: write_tar(root / "train-001.tar", [{"__key__": "x", "cls": "a"}]),
                                  r"labels without an image \(x\)"),
     "two images": (
@@ -186,7 +186,11 @@ REFUSED = {
     "a class that training has not": (lambda root: write_tar(root / "val-001.tar", samples("c")),
                                       r"outside the 2 classes a, b .*val-001\.tar/0000: c"),
     "names and numbers": (lambda root: write_tar(root / "train-001.tar", samples("0", 11)), "names and class numbers"),
-    "compressed": (lambda root: [file.rename(file.with_suffix(".tgz")) for file in root.iterdir()], r"no train\*\.tar"),
+    "compressed": (lambda root: [file.rename(file.with_suffix(".tgz")) for file in root.iterdir()],
+                   r"compressed tar files \(train-000\.tgz, val-000\.tgz\).*gunzip"),
+    "one compressed": (lambda root: (root / "train-001.tar.gz").touch(), r"compressed .* \(train-001\.tar\.gz\)"),
+    "compressed in a folder": (lambda root: (root / "test").mkdir() or (root / "test" / "0.TAR.GZ").touch(),
+                               r"compressed .* \(test/0\.TAR\.GZ\)"),
 }  # fmt: skip
 
 
@@ -198,6 +202,42 @@ def test_refused(what, tmp_path):
     with pytest.raises(UserError, match=said) as refused:
         ShardSource(tmp_path)
     assert "\n" not in str(refused.value)
+
+
+def test_shards_that_are_called_as_no_split_and_are_compressed(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "part-0.tar.gz").touch()
+    with pytest.raises(UserError, match=r"compressed .* \(data/part-0\.tar\.gz\)"):
+        ShardSource(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["", "data"])
+def test_another_compressed_file_beside_the_shards_is_not_used(tmp_path, folder):
+    (tmp_path / "originals.tar.gz").touch()
+    source = opened(tmp_path / folder)
+    assert any("originals.tar.gz" in note for note in ShardSource(tmp_path).notes)
+    assert len(source.split("train")) == 10
+
+
+@pytest.mark.parametrize("names, said", [
+    (["train-000.tar", "train-001.tar"], None), (["train-001.tar", "train-002.tar"], "train* begin with number 1 ("),
+    (["train-3.tar"], "train* begin with number 3 (train-3.tar)"), (["train2017.tar"], None),
+    (["train-000001-of-000002.tar", "train-000002-of-000002.tar"], None),
+    (["train/07.tar"], "train/* begin with number 7"),
+], ids=["from-0", "from-1", "one", "a-year", "counted-from-1", "a-folder"])  # fmt: skip
+def test_a_row_that_may_have_lost_its_first_shard_is_told(tmp_path, names, said):
+    for number, name in enumerate(names):
+        write_tar(tmp_path / name, samples("ab", 2 * number))
+    notes = [note for note in ShardSource(tmp_path).notes if "begin with number" in note]
+    assert len(notes) == bool(said) and all(said in note for note in notes)
+
+
+def test_an_empty_tar_file_is_told(tmp_path):
+    opened(tmp_path)
+    write_tar(tmp_path / "train-001.tar", [])
+    source = ShardSource(tmp_path)
+    assert [note for note in source.notes if f"{tmp_path / 'train-001.tar'} holds no files" in note]
+    assert len(source.split("train")) == 10
 
 
 @pytest.mark.parametrize("labels, said", [

@@ -1,6 +1,7 @@
 """Which files of many images, Parquet or tar, hold which split."""
 
 import os
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -9,8 +10,10 @@ from longvision.data.leftovers import unused
 from longvision.data.problems import listing, require_folder
 from longvision.data.sources.shard_names import check_shards, without_number
 from longvision.data.splits import TRAINS, alike, choose, read_name
-from longvision.errors import MissingFileError
+from longvision.errors import MissingFileError, UserError
 from longvision.types import Split
+
+COMPRESSED = re.compile(r"(?i)(?P<name>.+)\.(tar\.(gz|bz2|xz|zst)|tgz|tbz2?|txz)")
 
 
 def find_files(
@@ -19,10 +22,30 @@ def find_files(
     """The sorted files of each split, as `_find_files` or, for evaluation, `_find_any_files` says. Raises UserError,
     also for shards that are missing or there twice; numbers of tar files have no gaps. `beside` is
     a file that is used too."""
-    used = {os.path.realpath(beside)} if beside else set()
+    used, is_tar = {os.path.realpath(beside)} if beside else set(), suffix == ".tar"
+    if is_tar:
+        _refuse_compressed(root)
     files = (_find_any_files if any_split else _find_files)(root, notes, suffix, used)
-    check_shards((path for paths in files.values() for path in paths), gaps=suffix != ".tar")
+    notes += check_shards((path for paths in files.values() for path in paths), gaps=not is_tar)
     return files
+
+
+def _refuse_compressed(root: Path) -> None:
+    """Raises UserError for compressed tar files that are called as a split's, or that are there in place of others."""
+    files: list[Path] = []
+    for folder in filter(os.path.isdir, (root, root / "data")):
+        files += [folder / name for name in files_in(folder)]
+        files += [Path(file) for name in _splits_in(folder) for file in list_files(folder / name).files]
+    packed = {file: found["name"] for file in files if (found := COMPRESSED.fullmatch(file.name))}
+    if any(ending(file) == ".tar" for file in files):
+        packed = {file: name for file, name in packed.items()
+                  if file.parent not in (root, root / "data") or _split_of(without_number(name))}  # fmt: skip
+    if packed:
+        names = listing(sorted(file.relative_to(root).as_posix() for file in packed))
+        raise UserError(
+            f"{root} has compressed tar files ({names}), of which no image can be read by itself: unpack them to .tar, "
+            "as with gunzip, or move away those that are not meant"
+        )
 
 
 def _find_files(root: Path, notes: list[str], suffix: str, used: set[str]) -> dict[Split, list[Path]]:
@@ -71,16 +94,18 @@ def _split_of(name: str) -> bool:
     return read_name(name).reading is not None
 
 
+def _splits_in(folder: Path) -> list[str]:
+    return [name for name in folders_in(folder) if read_name(name).is_split]
+
+
 def _groups(folder: Path, suffix: str) -> dict[str, list[Path]]:
     """Shards by what they are called without their number; those in a split's folder by its name."""
     groups: dict[str, list[Path]] = defaultdict(list)
     for name in files_in(folder):
         if ending(name) == suffix:
             groups[without_number(Path(name).stem)].append(folder / name)
-    for name in folders_in(folder):
-        if read_name(name).is_split:
-            files = [Path(file) for file in list_files(folder / name).files if ending(file) == suffix]
-            groups[name] += files
+    for name in _splits_in(folder):
+        groups[name] += [Path(file) for file in list_files(folder / name).files if ending(file) == suffix]
     return {name: files for name, files in groups.items() if files}
 
 

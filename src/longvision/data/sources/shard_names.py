@@ -11,16 +11,21 @@ from longvision.errors import UserError
 # train-00000-of-00002-0123456789abcdef
 SHARD = re.compile(r"[-_.]*(?P<number>\d+)(-of-(?P<total>\d+))?(-[0-9a-f]{6,})?$")
 
+FIRST_YEAR = 1900  # train2017.tar
+
 
 def without_number(name: str) -> str:
     """What the shards of one split are all called."""
     return SHARD.sub("", name)
 
 
-def check_shards(files: Iterable[Path], gaps: bool = True) -> None:
-    """Raises UserError for shards that say how many they are, where one is missing, there twice, or of another number
-    of shards; unless `gaps` are allowed, also where a number is left out of those that do not say so."""
-    groups: dict[tuple[Path, str], list[Path]] = defaultdict(list)
+def check_shards(files: Iterable[Path], gaps: bool = True) -> list[str]:
+    """-> what is to be told: a row whose numbers do not begin with 0.
+
+    Raises UserError for shards that say how many they are, where one is missing, there twice, or of another number of
+    shards; unless `gaps` are allowed, also where a number is left out of those that do not say so.
+    """
+    notes, groups = [], defaultdict[tuple[Path, str], list[Path]](list)
     for file in files:
         groups[file.parent, without_number(file.stem)].append(file)
     for several in groups.values():
@@ -33,6 +38,20 @@ def check_shards(files: Iterable[Path], gaps: bool = True) -> None:
         (total,) = totals
         if total is not None or not gaps:
             _check_numbers({file: int(found["number"]) for file, found in numbers.items()}, total)
+        if total is None and not gaps:
+            notes += _begins_late({int(found["number"]): file for file, found in numbers.items()})
+    return notes
+
+
+def _begins_late(files: dict[int, Path]) -> list[str]:
+    """The line, or none, for a row that may have lost its first shards; a number alone may be a year."""
+    first = min(files, default=0)
+    if not first or (len(files) == 1 and first >= FIRST_YEAR):
+        return []
+    return [
+        f"the shards {files[first].parent}/{without_number(files[first].stem)}* begin with number {first} "
+        f"({files[first].name}): if there were any before it, they are missing"
+    ]
 
 
 def _check_numbers(numbers: dict[Path, int], total: int | None) -> None:

@@ -19,7 +19,7 @@ from longvision.files import written_beside
 
 LABEL_ENDINGS = (".cls", ".json")
 NUMBER = re.compile(r"-?\d{1,18}")  # of longer ones Python makes no int at some length: they are names
-FORMAT = 2  # of what is kept, and of how labels are read: one more where either changes
+FORMAT = 3  # of what is kept, and of how labels are read: one more where either changes
 WORTH_KEEPING = 10_000  # samples, of which headers are read in seconds
 
 
@@ -107,9 +107,12 @@ def _read_samples(file: Path, label_key: str, notes: list[str]) -> list[Sample]:
     refuse(several, f"{file} has samples of several images", "keep one image a sample")
     labelled = {key: files for key, files in groups.items() if files.image or ".cls" in files.labels}
     refuse([key for key, files in labelled.items() if not files.labels], f"{file} has samples without a label",
-           "give each a .cls with its class number or name, or a .json")  # fmt: skip
+           "give each a .cls with its class number or name, or a .json that has it under "
+           f"{label_key!r} (another key: --data.label_key)")  # fmt: skip
     refuse([key for key, files in labelled.items() if not files.image], f"{file} has labels without an image",
            "add the images, or drop the labels")  # fmt: skip
+    if not groups:
+        notes.append(f"{file} holds no files: if it should, write it again")
     if others := [key for key in groups if key not in labelled]:
         notes.append(f"{file} has files of no image ({', '.join(others[:3])}): not used")
     found = [(files.key, files.image, files.labels[min(files.labels)])  # .cls goes before .json
