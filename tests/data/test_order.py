@@ -1,13 +1,16 @@
 """Which images an epoch shows, how often, and on which device."""
 
 from collections import Counter
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("lightning")
 from longvision.data import DigitsData, MostDigitsData
 from longvision.data.augment import Augment
+from longvision.data.label_config import LabelTableData
 from longvision.data.order import EpochOrder, EvaluationOrder
 from longvision.errors import UserError
 
@@ -100,9 +103,15 @@ def test_balance_takes_the_classes_of_the_source():
     assert set(Counter(rows(repeated.order())).values()) <= {1, 2, 3, 4}
 
 
-def test_balance_without_a_class_an_image_is_refused_before_the_first_step():
-    with pytest.raises(UserError, match="balance"):
+def test_balance_without_a_class_an_image_is_refused_before_the_first_step(tmp_path):
+    with pytest.raises(UserError, match=r"data\.balance true .*are not of one class"):
         MostDigitsData(size=32, pictures=4, balance=True).build().setup("fit")
+    for number in range(4):
+        Image.new("L", (8, 8)).save(tmp_path / f"{number}.png")
+    (tmp_path / "labels.csv").write_text("image,label\n0.png,a\n1.png,b\n2.png,a\n3.png,b\n")
+    for multilabel, words in ((False, nullcontext()), (True, pytest.raises(UserError, match="any number of classes"))):
+        with words:
+            LabelTableData(str(tmp_path), size=8, balance=True, multilabel=multilabel).build().setup("fit")
 
 
 @pytest.mark.parametrize(

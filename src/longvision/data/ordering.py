@@ -96,8 +96,9 @@ def _labels(data: "DataModule") -> np.ndarray:
     """The class of each training image, by number. Raises UserError where an image has no single one."""
     numbers = {name: number for number, name in enumerate(data.classes)}
     labels = [image.label for image in data.fingerprint.images["train"]]
-    if not numbers.keys() >= set(labels):
-        raise UserError(f"data.balance true needs images of one class each, as {data.name} has none")
+    if data.source.multilabel or not numbers.keys() >= set(labels):
+        how = "may have any number of classes" if data.source.multilabel else "are not of one class each"
+        raise UserError(f"data.balance true is for one class an image, and those of {data.name} {how}: leave it out")
     return np.array([numbers[label] for label in labels])
 
 

@@ -95,8 +95,8 @@ def test_a_comma_within_labels_is_asked_about(root):
 
 
 def test_blanks_within_labels_are_told(root):
-    table = source(root, lines(lambda n: "polar bear"))
-    assert table.classes == ["polar bear"] and any("'polar bear'" in note for note in table.notes)
+    table = source(root, lines(lambda n: "polar bear" if n % 2 else DOG))
+    assert table.classes == [DOG, "polar bear"] and any("'polar bear'" in note for note in table.notes)
     assert source(root, lines(lambda n: "polar bear"), separator=" ").classes == ["bear", "polar"]
 
 
@@ -197,15 +197,39 @@ def test_images_elsewhere(root):
         (lines(lambda n: CAT, "image,image"), r"several columns image"),
         ("image,label\n", r"no line below"),
         ("im/0.png\n", r"heading of two columns"),
-        (lines(lambda n: '"cat'), r"line \d+: .*expected CSV"),
-        (lines(lambda n: CAT, count=9), r"1 of 9 images .*line 10: im/8.png"),
+        (lines(lambda n: '"cat'), r"line 2: it is no CSV .*quotation mark"),
+        (lines(odd, count=9), r"1 of 9 images .*line 10: im/8.png"),
+        ("\n" + lines(lambda n: '"' * (n == 3) + odd(n)), r"line 6: it is no CSV .*quotation mark"),
+        (lines(lambda n: f'"{odd(n)}"s' if n == 3 else odd(n)), r"line 5: it is no CSV .*quotation mark"),
+        (lines(lambda n: {3: '"cat', 5: 'cat"'}.get(n, odd(n))), r"line 5: its label 'cat\\nim/4.* end of a line"),
+        (lines(lambda n: {3: '"1', 5: '0",0'}.get(n, "0,0"), "image,cat,dog"), r"line 5: its cat '1\\nim/4.*mark"),
+        (lines(odd).partition("\n")[2], r"begins with the image im/0\.png: put a heading"),
+        (lines(lambda n: "0,1").partition("\n")[2], r"begins with the image im/0\.png: put a heading"),
+        (lines(lambda n: CAT), r"the one class 'cat'.*--data\.multilabel true"),
     ],
-    ids=range(17),
+    ids=range(24),
 )
 def test_what_is_refused(root, text, said):
     with pytest.raises(UserError, match=said) as refused:
         found(source(root, text))
     assert str(root / "labels.csv") in str(refused.value)
+
+
+def test_text_with_line_ends_in_a_column_that_is_not_read_is_let_be(root):
+    table = source(root, lines(lambda n: f'{odd(n)},"by me,\nin ""June"""', "image,label,comment"))
+    assert found(table) == ONE
+    with pytest.raises(UserError, match=r"line 18: im/3.png is in .*line 8"):
+        source(root, lines(lambda n: f'{odd(n)},"by me,\nin June"', "image,label,comment") + "im/3.png,dog,\n")
+
+
+def test_labels_with_quotation_marks_are_told(root):
+    table = source(root, lines(lambda n: '"24"" wide"' if n % 2 else '27" wide'))
+    assert table.classes == ['24" wide', '27" wide']
+    assert any("quotation marks" in note and "'27\" wide'" in note for note in table.notes)
+
+
+def test_one_class_that_images_may_be_of_or_not(root):
+    assert source(root, lines(lambda n: CAT * (n % 2)), multilabel=True).classes == [CAT]
 
 
 def test_one_label_was_asked_for(root):

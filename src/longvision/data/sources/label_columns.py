@@ -22,6 +22,7 @@ LABELS = frozenset(
 SPLITS = frozenset("split|set|subset|partition|usage|phase|data split".split("|"))  # noqa: SIM905
 FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 CERTAIN = "|;"  # between labels; no name has them
+STRAY_QUOTE = 'close its quotation mark, or write a mark that is a part of a name twice, in quoted text: "24"" wide"'
 EXPECTED = "expected a column of labels, or a column of 0 and 1 for each class"
 
 
@@ -72,12 +73,9 @@ class _Cells:
             raise UserError(
                 f"{file} begins with {heading[:60]!r}: expected a heading of two columns or more, such as image,label"
             )
-        reader = csv.reader(io.StringIO(text), delimiter=marks[0], skipinitialspace=True, strict=True)
-        try:
-            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))]
-        except csv.Error as error:
-            raise UserError(f"{file}, line {reader.line_num}: {error}: expected CSV") from error
-        (_, self.heads), *self.rows = rows
+        (_, self.heads), *self.rows = _rows_of(file, text, marks[0])
+        if image := next(filter(has_image_name, self.heads), None):
+            raise UserError(f"{file} begins with the image {image}: put a heading above it, such as image,label")
         if twice := sorted({name for name in self.heads if name and self.heads.count(name) > 1}):
             raise UserError(f"{file} has several columns {listing(twice)}: keep one of each")
         for line, cells in self.rows:
@@ -85,6 +83,15 @@ class _Cells:
                 raise UserError(f"{file}, line {line}: it has {len(cells)} cells, the heading {len(self.heads)}")
         if not self.rows:
             raise UserError(f"{file} has no line below its heading: expected a line an image")
+
+    def refuse_line_ends(self, names: Sequence[str]) -> None:
+        """Raises UserError for what a quotation mark took together, in one of these columns."""
+        for name in names:
+            if found := next(((line, cell) for line, cell in self.of(name) if "\n" in cell), None):
+                line, cell = found
+                raise UserError(
+                    f"{self.file}, line {line}: its {name} {cell[:60]!r} holds the end of a line: {STRAY_QUOTE}"
+                )
 
     def of(self, name: str) -> list[tuple[int, str]]:
         """(line, cell) of a column."""
@@ -104,6 +111,20 @@ class _Cells:
         return found[0] if found else None
 
 
+def _rows_of(file: Path, text: str, mark: str) -> list[tuple[int, list[str]]]:
+    """(first line, cells) of each row that is not empty. Raises UserError for what is no CSV."""
+    reader = csv.reader(io.StringIO(text), delimiter=mark, skipinitialspace=True, strict=True)
+    rows, line = [], 1
+    try:
+        for row in reader:
+            if any(map(str.strip, row)):
+                rows.append((line, [cell.strip() for cell in row]))
+            line = reader.line_num + 1
+    except csv.Error as error:  # without an end, it is met at that of the file
+        raise UserError(f"{file}, line {line}: it is no CSV ({error}): {STRAY_QUOTE}") from error
+    return rows
+
+
 def read_label_table(file: Path, asked: Columns, notes: list[str]) -> LabelTable:
     """Raises UserError for what is no such table, or one that can be read in two ways; what was found is noted."""
     cells = _Cells(file, notes)
@@ -111,6 +132,7 @@ def read_label_table(file: Path, asked: Columns, notes: list[str]) -> LabelTable
     split = cells.find(None, SPLITS - {asked.image, asked.label}, "splits")
     rest = [name for name in cells.heads if name and name not in (image, split)]
     label = cells.find(asked.label, LABELS - {image, split}, "labels", "label_column")
+    cells.refuse_line_ends(list(filter(None, [image, split, label])) if label else cells.heads)
     if label is None and len(rest) == 1:
         label = rest[0]
         notes.append(f"{file}: its column {label} is taken for the labels")
@@ -168,6 +190,8 @@ def _of_cells(cells: _Cells, column: str, asked: str | None, notes: list[str]) -
             raise UserError(f"{cells.file}, line {line}: its {column} is {cell[:40]!r}: expected labels as cat|dog")
         parts = [part.strip() for part in cell.split(mark)] if mark else [cell]
         labels.append(tuple(dict.fromkeys(part for part in parts if part)))
+    if quoted := next((cell for _, cell in values if '"' in cell), None):
+        notes.append(f"{cells.file}: labels with quotation marks, as {quoted!r}, are taken as they are")
     return labels
 
 

@@ -129,7 +129,7 @@ class LabelTableSource(Source[Any]):
 
     def _check_labels(self) -> None:
         """Raises UserError for the first row with an image that an earlier one has, a label that is not known, or none
-        where each has one."""
+        where each has one; and for a single class."""
         places: dict[str, str] = {}
         for row in chain.from_iterable(self.rows.values()):
             if row.image in places:
@@ -145,6 +145,11 @@ class LabelTableSource(Source[Any]):
             if not row.labels and not self.multilabel:
                 hint = "" if self.trained else ", or let images have any number of labels: --data.multilabel true"
                 raise UserError(f"{row.place}: {row.image} has no label: label or remove it{hint}")
+        if len(self.classes) < 2 and not self.multilabel:
+            raise UserError(
+                f"{self.name} has the one class {self.classes[0]!r} for all images: two are needed at least, or "
+                "--data.multilabel true for images that may be of it or not"
+            )
 
     def _readable(self, split: Split) -> list[Item]:
         """Raises UserError for more missing or unreadable images than are tolerated."""
