@@ -36,17 +36,22 @@ def check_size_of(configuration: Any) -> None:
 
 
 def check_size(name: str, args: dict[str, Any], size: Size) -> None:
-    """Raises UserError for an image size that does not divide into the patches of one of our models; others are not
-    known here."""
-    sides = re.fullmatch(r"(?:vim_[a-z]+|vit_nano)_patch(\d+)(?:_stride(\d+))?_\d+", name.partition(".")[0])
-    if sides is None or args.get("pad"):
+    """Raises UserError for an image size that does not divide into the patches of one of our models, or of timm's ViT
+    or DeiT; others are not known here."""
+    base = name.partition(".")[0]
+    ours = re.fullmatch(r"(?:vim_[a-z]+|vit_nano)_patch(\d+)(?:_stride(\d+))?_\d+", base)
+    sides = ours or re.match(r"(?:vit|deit3?)_\w*?patch(\d+)_()", base)
+    if sides is None or args.get("pad" if ours else "dynamic_img_pad"):
+        return
+    if not ours and isinstance(args.get("patch_size"), list):  # timm takes two sides
         return
     patch = args.get("patch_size", int(sides[1]))
-    stride = args.get("stride") or (int(sides[2]) if sides[2] else patch)
+    stride = (args.get("stride") or int(sides[2] or patch)) if ours else patch
     for key, value in {"patch_size": patch, "stride": stride}.items():
         if type(value) is not int or value < 1:
             raise UserError(f"--model.args.{key} {value!r}: expected a whole number, at least 1")
-    grid_size(*size, patch, stride, to_pad="--model.args.pad true")
+    timms = "--model.args.dynamic_img_size true --model.args.dynamic_img_pad true"
+    grid_size(*size, patch, stride, to_pad="--model.args.pad true" if ours else timms)
 
 
 def _sources() -> Iterator[str]:

@@ -128,4 +128,6 @@ def test_sizes_that_do_not_divide_into_the_model_s_patches(name, sizes, args, wo
 def test_a_size_alone_that_does_not_divide():
     with pytest.raises(UserError, match="30x30"):
         checked("vit_nano_patch4_32", size=30)
-    checked("test_vit", size=40, dynamic_img_size=False)  # timm leaves the edge out
+    with pytest.raises(UserError, match=r"40x40.*32x32 or 48x48.*dynamic_img_size true .*dynamic_img_pad true"):
+        checked("test_vit", size=40, dynamic_img_size=False)  # timm would leave the edge out
+    checked("test_vit", size=40, dynamic_img_size=True, dynamic_img_pad=True)

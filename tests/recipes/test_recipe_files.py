@@ -83,7 +83,7 @@ def test_its_model_exists_and_takes_the_data_s_size(path):
     if configuration.task != "classification":
         build(configuration)
         return
-    patch = re.search(r"patch(\d+)", name)
+    patch = re.search(r"(?:patch|_s)(\d+)", name)
     assert patch and (size if isinstance(size, int) else max(size)) % int(patch[1]) == 0
 
 

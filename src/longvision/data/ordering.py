@@ -63,13 +63,14 @@ def check_model(data: "DataModule", trainer: Any) -> None:
 
 
 def _check_sizes(sizes: list[Size], patches: Any) -> None:
-    """Raises UserError for a size that does not divide into the patches of a model of ours, or of timm's that takes
-    several sizes: with one alone it leaves the rest of the image out."""
+    """Raises UserError for a size that does not divide into the patches of a model of ours, or of timm's, which would
+    leave the rest of the image out."""
     if isinstance(patches, PatchEmbed):
-        if patches.strict_img_size or patches.dynamic_img_pad:
+        if patches.dynamic_img_pad:
             return
         patch = stride = patches.patch_size[0]
-        pad, to_pad = False, "--model.args.dynamic_img_pad true"
+        more = "--model.args.dynamic_img_size true " if patches.strict_img_size else ""
+        pad, to_pad = False, f"{more}--model.args.dynamic_img_pad true"
     elif hasattr(patches, "pad") and hasattr(patches, "stride"):
         patch, stride, pad, to_pad = patches.patch, patches.stride, patches.pad, "--model.args.pad true"
     else:

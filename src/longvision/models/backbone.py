@@ -90,8 +90,10 @@ def pretrained_options(pretrained: bool | str) -> dict[str, Any]:
     """For timm.create_model: weights from a file, those that timm knows, or none. Raises MissingFileError."""
     if isinstance(pretrained, str):
         if not os.path.isfile(pretrained):
-            raise MissingFileError(f"{pretrained} is not a file: expected weights (.safetensors, .pth)")
-        return {"pretrained": True, "pretrained_cfg_overlay": {"file": pretrained, **_source(pretrained)}}
+            raise MissingFileError(f"{pretrained} is not a file: expected weights (.safetensors, .pth, .npz)")
+        # timm reads ViT's original files by a way of their own.
+        original = {"custom_load": True} if pretrained.endswith(".npz") else {}
+        return {"pretrained": True, "pretrained_cfg_overlay": {"file": pretrained, **original, **_source(pretrained)}}
     return {"pretrained": True} if pretrained else {}
 
 
@@ -145,6 +147,11 @@ def _create(name: str, size: tuple[int, int] | None, options: dict[str, Any]) ->
         raise
     except ValueError as error:
         raise UserError(f"model {name}: {error}") from error
+    except AssertionError as error:  # timm's, often without a word
+        at = f" for images of {size[0]}x{size[1]}" if size else ""
+        raise UserError(
+            f"model {name} cannot be made{at} with these --model.args: {error or 'timm asserts'}"
+        ) from error
     except OSError as error:
         if weights:
             raise UserError(f"the weights of {name} cannot be read: {error}") from error
