@@ -34,9 +34,9 @@ def changed_options(before: Configuration, now: Configuration, names: list[str],
     changed = {name: (_value(before, name), _value(now, name)) for name in dict.fromkeys(names)}
     changed = {name: (was, given) for name, (was, given) in changed.items() if was != given}
     for name, (was, given) in changed.items():
-        if name in KEPT:
+        if name in KEPT or (name.startswith("model.") and name != "model.lr"):
             raise UserError(f"--{name} {given}: the run was begun with {was}; leave it away, or start a new run")
-    free = FREE | OF_A_STEP if _is_same_step(before, now, set(changed) & OF_A_STEP) else FREE
+    free = FREE | OF_A_STEP if _images_a_step(before) == _images_a_step(now) else FREE
     learnt = [f"--{name} {given} (it was {was})" for name, (was, given) in changed.items() if name not in free]
     if learnt and not allowed:
         raise UserError(
@@ -53,13 +53,8 @@ def _value(configuration: Configuration, name: str) -> Any:
     return value
 
 
-def _is_same_step(before: Configuration, now: Configuration, changed: set[str]) -> bool:
-    """Whether the optimizer sees as many images a step; or fewer, for a batch that no longer fits into the memory."""
-    was, given = map(_images_a_step, (before, now))
-    return was == given or (changed == {"data.batch_size"} and given < was)
-
-
 def _images_a_step(configuration: Configuration) -> int:
+    """Of the optimizer."""
     data, trainer = configuration.data, configuration.trainer
     given = trainer.devices
     devices = given if isinstance(given, int) else len(given) if isinstance(given, list) else 1  # a word is every one's

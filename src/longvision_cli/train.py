@@ -39,6 +39,7 @@ def run(arguments: list[str]) -> int:
     source, fingerprint = known
     source.notes.extend([*told, *(resuming.notes if resuming else [])])
     from lightning import seed_everything
+    from lightning.pytorch.callbacks import LambdaCallback
 
     from longvision.engine.callbacks.once_trained import OnceTrained
     from longvision.engine.run import Run
@@ -68,11 +69,15 @@ def run(arguments: list[str]) -> int:
     try:
         configuration.trainer.precision = trainer.precision  # the default depends on the machine
         save = partial(_save, configuration, run_folder)
-        if resumed is None:
+        _announce(task, data)
+        if resuming is None:
             save()
+            print(f"run folder {run_folder.path}", flush=True)
         else:
-            trainer.callbacks.append(OnceTrained(save))  # type: ignore[attr-defined]
-        _announce(task, data, run_folder, resumed is not None)
+            goes_on = partial(print, f"goes on in {run_folder.path}", flush=True)
+            trainer.callbacks.insert(0, LambdaCallback(on_train_start=lambda *_: goes_on()))  # type: ignore[attr-defined]
+            if configuration != resuming.before:
+                trainer.callbacks.append(OnceTrained(save))  # type: ignore[attr-defined]
         outcome = train(trainer, task, data, run_folder, checkpoint, *beside)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_what_is_left(run_folder)) from None
@@ -116,9 +121,11 @@ def _check_wandb(project: str | None) -> None:
 
 @dataclass(frozen=True)
 class Resuming:
-    """A run that goes on, whether its data may have changed, and what is to be told of its options."""
+    """A run that goes on, with which options it did so far, whether its data may have changed, and what is to be told
+    of its options."""
 
     run: "Run"
+    before: Configuration
     allow_changed_data: bool
     notes: list[str]
 
@@ -147,7 +154,7 @@ def parse(arguments: list[str]) -> tuple[Configuration, Resuming | None]:
     parser.add_argument(
         "--allow-changed-config",
         action="store_true",
-        help="with --resume: also with options that change what is learnt, as --data.augment.…",
+        help="with --resume: also with options that change what is learnt, as --model.lr and --data.augment.…",
     )
     parser.add_argument("--wandb", metavar="PROJECT", help="log to this project of Weights & Biases too")
     words = take_apart(parser, arguments)
@@ -163,8 +170,8 @@ def parse(arguments: list[str]) -> tuple[Configuration, Resuming | None]:
         return configuration, None
     if words.options.seed is not None:
         raise UserError("--resume goes on with the run's own --seed: leave it away, or start a new run")
-    if words.options.config or any(name.startswith("model.") for name, _ in words.dotted):
-        raise UserError("--resume goes on with the run's own model: leave -c and --model.… away, or start a new run")
+    if words.options.config:
+        raise UserError("--resume goes on with the run's own options: leave -c away, or start a new run")
     if words.options.runs is not None:
         raise UserError("--resume goes on in the run's own folder: leave --runs away, or start a new run")
     run = Run.open(words.options.resume)
@@ -175,7 +182,7 @@ def parse(arguments: list[str]) -> tuple[Configuration, Resuming | None]:
     if run.is_finished() and before.trainer.max_time is None and _length(before) == _length(configuration):
         raise run.finished()
     check_path(configuration, words, run.path)
-    return configuration, Resuming(run, allow, notes)
+    return configuration, Resuming(run, before, allow, notes)
 
 
 def _length(configuration: Configuration) -> list[object]:
@@ -200,7 +207,7 @@ def _make_room(run_folder: "Run") -> str:
     return f"{untouched}: make room, and go on with longvision train --resume {run_folder.path}"
 
 
-def _announce(task: Any, data: Any, run_folder: Any, goes_on: bool) -> None:
+def _announce(task: Any, data: Any) -> None:
     splits = ("train", "val", "test") if data.has_test else ("train", "val")
     words = {"train": "training", "val": "validation", "test": "test"}
     counts = ", ".join(f"{len(data.images(split))} {words[split]}" for split in splits)
@@ -208,4 +215,3 @@ def _announce(task: Any, data: Any, run_folder: Any, goes_on: bool) -> None:
     print(f"{task.config.name}, {parameters:,} parameters, {data.size[0]}x{data.size[1]} pixels")
     print(f"{printable(data.name)}: {len(data.classes)} classes, {counts} images")
     print_notes(data.source)
-    print(f"{'goes on in' if goes_on else 'run folder'} {run_folder.path}", flush=True)

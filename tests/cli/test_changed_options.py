@@ -28,7 +28,7 @@ def changed(words, allowed=False, begun=""):
         ("--trainer.max_time 00:01:00:00 --data.workers 2", ""),
         ("--trainer.devices 2", ""),
         ("--trainer.limit_val_batches 3", ""),
-        (LESS, ""),
+        (LESS, "--data.total_batch 256"),
         ("--data.batch_size 32 --trainer.accumulate_grad_batches 2", ""),
         ("--data.batch_size 128 --trainer.devices 2", ""),
         ("--data.batch_size 256 --trainer.devices [0] --trainer.num_nodes 1", ""),
@@ -50,6 +50,8 @@ def test_what_is_free_is_told(words, begun):
         ("--trainer.gradient_clip_val 9", r"gradient_clip_val 9"),
         ("--trainer.limit_train_batches 5", "limit_train_batches 5"),
         ("--data.batch_size 128", "batch_size 128"),
+        (LESS, r"--data\.batch_size 16 \(it was 64\)"),
+        ("--model.lr 0.5", r"--model\.lr 0\.5 \(it was"),
         ("--data.batch_size 16 --trainer.accumulate_grad_batches 2", "batch_size 16.*accumulate_grad_batches 2"),
         ("--data.batch_size 128 --trainer.devices 4", "batch_size 128"),
         ("--trainer.accumulate_grad_batches 2", "accumulate_grad_batches 2"),
@@ -66,13 +68,21 @@ def test_what_is_learnt_is_refused_unless_allowed(words, named):
 
 def test_free_ones_are_not_named_among_the_refused():
     with pytest.raises(UserError) as error:
-        changed(f"{MIXUP} --data.workers 2 {LESS}")
+        changed(f"{MIXUP} --data.workers 2 {LESS}", begun="--data.total_batch 256")
     assert "workers" not in str(error.value) and "batch_size" not in str(error.value)
 
 
-def test_another_input_is_never_allowed():
-    with pytest.raises(UserError, match=r"--data\.size 32: the run was begun with 16"):
-        changed("--data.size 32", allowed=True)
+@pytest.mark.parametrize(
+    "words, named",
+    [
+        ("--data.size 32", r"--data\.size 32: the run was begun with 16"),
+        ("--model.drop_path 0.5", r"--model\.drop_path 0\.5: the run was begun with 0\.1"),
+        ("--model.weight_decay 1", r"--model\.weight_decay 1"),
+    ],
+)
+def test_another_input_or_model_is_never_allowed(words, named):
+    with pytest.raises(UserError, match=named):
+        changed(words, allowed=True)
 
 
 def test_a_new_run_has_nothing_to_allow():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from longvision.engine import report
 from longvision.engine import trainer as training
@@ -115,7 +116,7 @@ def test_a_run_that_time_ended_goes_on(train, longvision, digits_run):
     assert steps(run) == [("1", "2"), ("2", "3")]
     assert "max_time ended the training after 3 steps; go on with: longvision train --resume" in ended.out
     used = longvision("train", "--resume", run)
-    assert used.code == 2 and "is finished" in used.err and "max_time" in used.err
+    assert used.code == 2 and "is finished" in used.err and "max_time" in used.err and "goes on in" not in used.out
     answer = longvision("train", "--resume", run, *words, "01:00:00:00", "--trainer.max_epochs", 2)
     assert answer.code == 0, answer.err
     assert steps(run) == [("1", "2"), ("2", "4")]
@@ -151,6 +152,27 @@ def test_a_full_disk_for_the_table(train, monkeypatch):
     monkeypatch.setattr(EpochTable, "_write", full)
     answer = train()
     assert answer.code == 2 and "No space left on device" in answer.err and "--resume" in answer.err
+
+
+def test_another_learning_rate(longvision, stopped_run):
+    """Is the optimizer's from the next step on, where it is allowed; and is the run's from then."""
+    refused = longvision("train", "--resume", stopped_run, "--model.lr", 0.5)
+    assert refused.code == 2 and "--model.lr 0.5 (it was 0.002)" in refused.err
+    answer = longvision("train", "--resume", stopped_run, "--model.lr", 0.3, "--allow-changed-config")
+    assert answer.code == 0, answer.err
+    assert "goes on with --model.lr 0.3, it was 0.002" in answer.out
+    before, after = (float(row["lr"]) for row in table(stopped_run))
+    assert before <= 0.002 and after > 0.01
+    groups = torch.load(Run(stopped_run).last, weights_only=True)["optimizer_states"][0]["param_groups"]
+    assert {group["initial_lr"] for group in groups} == {0.3}
+    assert [yaml.safe_load(file.read_text())["model"]["lr"] for file in Run(stopped_run).configs()] == [0.002, 0.3]
+
+
+def test_without_another_option_nothing_is_noted_anew(longvision, stopped_run):
+    answer = longvision("train", "--resume", stopped_run)
+    assert answer.code == 0, answer.err
+    assert f"goes on in {stopped_run}\n" in answer.out
+    assert [file.name for file in Run(stopped_run).configs()] == ["config.yaml"]
 
 
 @pytest.mark.slow

@@ -488,8 +488,8 @@ def test_resume_refuses_another_input(longvision, stopped_run, option, value, be
 
 @pytest.mark.slow
 def test_resume_refuses_another_model(longvision, stopped_run):
-    answer = longvision("train", "--resume", stopped_run, "--model.lr", 9)
-    assert answer.code == 2 and "--resume goes on with the run's own model" in answer.err
+    answer = longvision("train", "--resume", stopped_run, "--model.args.depth", 9)
+    assert answer.code == 2 and "--model.args.depth 9: the run was begun with 1" in answer.err
 
 
 def test_a_moved_run_keeps_its_best_epoch(tmp_path):

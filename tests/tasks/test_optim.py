@@ -53,6 +53,23 @@ def test_the_rate_stays_at_the_end_of_the_cosine():
     assert found[5:] == pytest.approx([0.1] * 4)
 
 
+def test_what_goes_on_has_the_rates_of_its_options():
+    """And not those of its checkpoint, in each group."""
+    _, before, begun = make(lr=1.0, steps=50, layer_decay=0.5)
+    rates(before, begun, 30)
+    states = before.state_dict(), begun["scheduler"].state_dict()
+    _, now, goes_on = make(lr=0.1, steps=80, layer_decay=0.5)
+    now.load_state_dict(states[0])
+    goes_on["scheduler"].load_state_dict(states[1])
+    _, whole, schedule = make(lr=0.1, steps=80, layer_decay=0.5)
+    rates(whole, schedule, 30)
+    for name in ("lr", "initial_lr"):
+        found, expected = ([group[name] for group in each.param_groups] for each in (now, whole))
+        assert found == expected and len(set(found)) > 1
+    assert goes_on["scheduler"].get_last_lr() == schedule["scheduler"].get_last_lr()
+    assert rates(now, goes_on, 20) == rates(whole, schedule, 20)
+
+
 def test_without_an_end_the_rate_stays_after_the_warm_up():
     _, optimizer, schedule = make(steps=math.inf, warmup_steps=1)
     assert rates(optimizer, schedule, 5) == pytest.approx([0.5, 1, 1, 1, 1, 1])

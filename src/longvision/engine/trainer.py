@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from lightning import Trainer
-from lightning.pytorch.callbacks import Callback, Timer
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from longvision.engine.callbacks.checkpoints import LastCheckpoint, RunCheckpoint
@@ -15,7 +15,7 @@ from longvision.engine.callbacks.ema import WeightAverage
 from longvision.engine.callbacks.history import EpochTable
 from longvision.engine.callbacks.once_trained import OnceTrained
 from longvision.engine.callbacks.position import Position
-from longvision.engine.callbacks.progress import RunProgress
+from longvision.engine.callbacks.progress import RunProgress, time_left
 from longvision.engine.callbacks.running_means import RunningMeans
 from longvision.engine.callbacks.skipped import SkippedSteps
 from longvision.engine.callbacks.stop import Stop
@@ -202,9 +202,7 @@ def fit_or_interrupt(trainer: Trainer, task: Task, data: Any, resume: Path | Non
 
 def ended_by_time(trainer: Trainer) -> str:
     """What is to be said of a training whose `max_time` was over before its other lengths; else nothing."""
-    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
-    is_over = any((left := timer.time_remaining("train")) is not None and left <= 0 for timer in timers)
     has_all = trainer.current_epoch == trainer.max_epochs or trainer.global_step == trainer.max_steps
-    if not is_over or has_all:
+    if time_left(trainer) or has_all:
         return ""
     return f"--trainer.max_time ended the training after {trainer.global_step} steps"

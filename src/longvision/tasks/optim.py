@@ -3,9 +3,9 @@
 import math
 from typing import Any
 
-import torch
 from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from longvision.errors import UserError
 from longvision.models.backbone import backbone_of
@@ -42,9 +42,19 @@ def make_optimizer(model: nn.Module, config: OptimConfig, warmup: float, steps: 
         falling = 0.5 * (1 + math.cos(math.pi * progress)) if config.schedule == "cosine" else 1 - progress
         return config.final_lr + (1 - config.final_lr) * falling
 
-    # A function of the step, and not a schedule with a state: a resumed run may have another length.
-    falling = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": falling, "interval": "step"}}
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": Rates(optimizer, factor), "interval": "step"}}
+
+
+class Rates(LambdaLR):
+    """A function of the step and of the options, which has no state but the step: a run that goes on may have another
+    length or learning rate."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """After the optimizer's, which brings the rates that it had."""
+        super().load_state_dict({**state_dict, "base_lrs": self.base_lrs})
+        self._last_lr = [base * factor(self.last_epoch) for base, factor in zip(self.base_lrs, self.lr_lambdas)]
+        for group, base, rate in zip(self.optimizer.param_groups, self.base_lrs, self._last_lr, strict=True):
+            group["initial_lr"], group["lr"] = base, rate
 
 
 def _groups(

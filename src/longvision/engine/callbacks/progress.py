@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import ProgressBar, Timer
 from tqdm import tqdm
 
 from longvision.engine.callbacks.throughput import MEMORY, RATE, Throughput, peak_memory
@@ -32,12 +32,13 @@ class RunProgress(ProgressBar):
         self.started, self.first_step = time.monotonic(), trainer.global_step
         if self.enabled and sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns:
             total = trainer.estimated_stepping_batches
+            left = ", {remaining} left" if math.isfinite(total) else ""
             self.bar = tqdm(
                 total=int(total) if math.isfinite(total) else None,
                 initial=trainer.global_step,
                 unit="step",
                 dynamic_ncols=True,
-                bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed} gone, {remaining} left{postfix}",
+                bar_format=f"{{desc}} {{percentage:3.0f}}% |{{bar}}| {{elapsed}} gone{left}{{postfix}}",
             )
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
@@ -47,6 +48,8 @@ class RunProgress(ProgressBar):
         speed = next(one.rate for one in trainer.callbacks if isinstance(one, Throughput))  # type: ignore[attr-defined]
         memory = peak_memory(pl_module.device) or math.nan
         texts = [_metrics(trainer, "train/loss_step", pl_module), _speed(speed * trainer.world_size, memory / 1e9)]
+        if math.isfinite(limit := time_left(trainer)):
+            texts.append(f"at most {clock(limit)} left")
         self.bar.set_postfix_str(", ".join(filter(None, texts)), refresh=False)
         self.bar.update(trainer.global_step - self.bar.n)
 
@@ -55,10 +58,10 @@ class RunProgress(ProgressBar):
             return
         done, total = trainer.global_step - self.first_step, trainer.estimated_stepping_batches - self.first_step
         gone = time.monotonic() - self.started
-        left = max(0.0, gone * (total - done) / done) if done else math.nan
-        time_left = f"{clock(left)} left" if math.isfinite(left) else f"{clock(gone)} gone"
+        left = min(max(0.0, gone * (total - done) / done), time_left(trainer)) if done else math.nan
+        clocked = f"{clock(left)} left" if math.isfinite(left) else f"{clock(gone)} gone"
         speed = _speed(*(float(trainer.callback_metrics.get(name, math.nan)) for name in (RATE, MEMORY)))
-        texts = [_epoch(trainer), _metrics(trainer, "train/loss", pl_module), speed, time_left]
+        texts = [_epoch(trainer), _metrics(trainer, "train/loss", pl_module), speed, clocked]
         print("  ".join(filter(None, texts)), flush=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -80,6 +83,13 @@ class RunProgress(ProgressBar):
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+
+
+def time_left(trainer: Trainer) -> float:
+    """Seconds of --trainer.max_time, which counts over all sessions of a run; infinite without."""
+    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
+    left = [seconds for timer in timers if (seconds := timer.time_remaining("train")) is not None]
+    return max(0.0, min(left, default=math.inf))
 
 
 def _epoch(trainer: Trainer) -> str:
