@@ -99,7 +99,9 @@ def test_mistakes(options, words):
 
 def checked(name, size=32, sizes=(), **args):
     model = timm.create_model(name, img_size=size, in_chans=1, **args)
-    trainer = SimpleNamespace(overfit_batches=0, lightning_module=SimpleNamespace(model=model))
+    trainer = SimpleNamespace(
+        accumulate_grad_batches=1, overfit_batches=0, lightning_module=SimpleNamespace(model=model)
+    )
     check_model(DigitsData(size=size, sizes=sizes).build(), trainer)
 
 

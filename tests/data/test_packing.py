@@ -257,13 +257,14 @@ def test_an_image_that_cannot_be_read_leaves_its_pack(photos):
     ],
     ids=["plain", "accumulated", "overfit"],
 )
-def test_what_a_trainer_cannot_do_with_packs(options, words):
-    """Packs have different numbers of images: an accumulation would weigh them alike."""
+@pytest.mark.parametrize("given", [{"pack": True}, {"sizes": (8, 16)}], ids=["packs", "sizes"])
+def test_what_a_trainer_cannot_do_with_packs(options, words, given):
+    """Nor with batches of several sizes: they have different numbers of images, and accumulated would weigh alike."""
     model = SimpleNamespace(takes_packed=True)
     trainer = SimpleNamespace(
         **{"accumulate_grad_batches": 1, "overfit_batches": 0, **options}, lightning_module=SimpleNamespace(model=model)
     )
-    data = DigitsData(size=16, pack=True).build()
+    data = DigitsData(size=16, **given).build()
     with pytest.raises(UserError, match=words[0]) if words else nullcontext():
         check_model(data, trainer)
 

@@ -20,6 +20,7 @@ PACKED = {"pack": True, "tokens": 24, "sizes": (4, 8), "sizes_by": "uniform", "d
 BYTES = replace(VARIED, erase=0.0)
 REPEATED = replace(VARIED, repeats=2)
 HALVES = {"val_check_interval": 2}  # of 5 batches: after the 2nd and the 4th
+CUT = {"batch_size": 2, "accumulate_grad_batches": 3, "limit_train_batches": 5}  # steps of 3 and 2 batches
 
 
 def weights(task):
@@ -61,7 +62,7 @@ def whole(tmp_path_factory):
         pytest.param(("training_step", 0, 1), {}, id="in-the-first-epoch"),
         pytest.param(("training_step", 1, 3), {"accumulate_grad_batches": 2}, id="within-an-accumulation"),
         pytest.param(("training_step", 1, 2), {"accumulate_grad_batches": 3}, id="within-the-first-accumulation"),
-        pytest.param(("training_step", 1, 4), {"accumulate_grad_batches": 3}, id="within-the-last-accumulation"),
+        pytest.param(("training_step", 1, 4), CUT, id="within-the-last-accumulation"),
         pytest.param(("training_step", 1, 3), {"total_batch": 8}, id="within-a-total-batch"),
         pytest.param(("on_train_batch_end", 0, 3), {"total_batch": 8}, id="after-the-last-total-batch"),
         pytest.param(("training_step", 1, 3), {"max_steps": 9, "max_epochs": -1}, id="with-a-number-of-steps"),
@@ -74,7 +75,6 @@ def whole(tmp_path_factory):
         pytest.param(("training_step", 0, 1), {"check_val_every_n_epoch": 2}, id="an-epoch-without-validation"),
         pytest.param(("training_step", 1, 0), {"batch_size": 64}, id="fewer-images-than-a-batch"),
         pytest.param(("training_step", 1, 2), {"sizes": SIZES}, id="steps-of-several-sizes"),
-        pytest.param(("training_step", 1, 1), {"sizes": SIZES, "accumulate_grad_batches": 3}, id="several-accumulated"),
         pytest.param(("validation_step", 0, 0), {"sizes": SIZES, "workers": 2}, id="several-sizes-with-workers"),
         pytest.param(("training_step", 1, 2), PACKED, id="packs"),
         pytest.param(("training_step", 1, 1), {**PACKED, "workers": 2, "augment": BYTES}, id="packs-with-workers"),
@@ -91,10 +91,20 @@ def test_an_interruption_changes_nothing(tmp_path, whole, stop, options):
     assert set(first.validated) | set(second.validated) == set(expected.validated)
 
 
-def test_an_epoch_has_whole_total_batches_only(whole):
+@pytest.mark.parametrize("options", [{"total_batch": 8}, {"accumulate_grad_batches": 2}], ids=["total", "accumulated"])
+def test_an_epoch_has_whole_steps_only(whole, options):
     """Of 22 images in batches of 4: the fifth batch would be a step of its own, whose gradient counts half."""
-    task = whole(total_batch=8)
+    task = whole(**options)
     assert len(task.seen) == 2 * 16 and task.validated == [2, 4]
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(
+    "options", [CUT, {"count": 22, "batch_size": 16, "accumulate_grad_batches": 2}], ids=["a-limit", "a-small-set"]
+)
+def test_a_step_of_fewer_batches_is_told(tmp_path, options):
+    with pytest.warns(UserWarning, match="the last step of an epoch has [12] of the [23] batches"):
+        fit(tmp_path, **options)
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path, whole):
@@ -234,7 +244,7 @@ def test_a_signal_within_an_accumulation_ends_the_run_after_its_step(tmp_path, w
     step, options = Linear.training_step, {"accumulate_grad_batches": 2}
 
     def signalled(self, batch, index):
-        if (self.current_epoch, index) == (1, 2):
+        if (self.current_epoch, index) == (1, 0):
             signal.raise_signal(signal.SIGTERM)
         return step(self, batch, index)
 
@@ -242,7 +252,7 @@ def test_a_signal_within_an_accumulation_ends_the_run_after_its_step(tmp_path, w
         patch.setattr(Linear, "training_step", signalled)
         first = fit(tmp_path, **options)
     second = fit(tmp_path, **options)
-    assert len(first.seen) == 9 * 4 and first.seen + second.seen == whole(**options).seen  # no batch comes again
+    assert len(first.seen) == 6 * 4 and first.seen + second.seen == whole(**options).seen  # no batch comes again
     assert torch.equal(weights(second), weights(whole(**options)))
 
 

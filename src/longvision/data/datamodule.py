@@ -202,7 +202,7 @@ class DataModule(LightningDataModule):
 
     def order(self) -> EpochOrder:
         """In which the training images are shown, beginning at `start`, by this device."""
-        made_for = (self.seed, self.batch_size, self.place())
+        made_for = (self.seed, self.batch_size, self.place(), self.accumulated())
         if self._made is None or self._made[0] != made_for:
             self._made = made_for, order_of(self)
         order = copy(self._made[1])
@@ -212,6 +212,12 @@ class DataModule(LightningDataModule):
     def place(self) -> tuple[int, int]:
         """How many devices there are, and which one this is."""
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+
+    def accumulated(self) -> int:
+        """Batches of a step of the optimizer."""
+        if self.trainer:
+            return self.trainer.accumulate_grad_batches
+        return max(1, (self.total_batch or 0) // self.batch_size)
 
     def batches(self) -> int:
         """Training steps of a whole epoch, on each device."""

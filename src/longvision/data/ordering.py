@@ -30,9 +30,7 @@ def order_of(data: "DataModule") -> EpochOrder:
         return PackedOrder(*place, shapes_N2=shapes_N2, sides=sides, patch=patch, config=data.packing, **options)
     if data.sizes:
         return MultiScaleOrder(*place, size=data.size, sides=data.sizes, **options)
-    devices, _ = data.place()
-    accumulated = data.total_batch // (data.batch_size * devices) if data.total_batch else 1
-    return EpochOrder(*place, accumulated=max(1, accumulated), **options)
+    return EpochOrder(*place, accumulated=data.accumulated(), **options)
 
 
 def check_model(data: "DataModule", trainer: Any) -> None:
@@ -45,10 +43,11 @@ def check_model(data: "DataModule", trainer: Any) -> None:
         return
     if trainer.overfit_batches:
         raise UserError("--trainer.overfit_batches keeps to batches of one size: leave data.sizes and data.pack out")
-    if data.packing and trainer.accumulate_grad_batches > 1:  # packs would weigh alike, whatever is in them
+    if trainer.accumulate_grad_batches > 1:  # they would weigh alike, whatever is in them
+        what, other = ("packs", "data.tokens") if data.packing else ("batches of several sizes", "data.batch_size")
         raise UserError(
-            f"--trainer.accumulate_grad_batches {trainer.accumulate_grad_batches}: packs are not accumulated, as each "
-            "has another number of images: raise --data.tokens instead, or leave data.pack out"
+            f"--trainer.accumulate_grad_batches {trainer.accumulate_grad_batches}: {what} are not accumulated, as each "
+            f"has another number of images: raise --{other} instead, or leave data.pack and data.sizes out"
         )
     if data.packing and not getattr(model, "takes_packed", False):
         raise UserError(

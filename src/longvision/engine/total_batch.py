@@ -1,8 +1,10 @@
 """The same total batch on one device and on sixty-four: what a device cannot take at once is accumulated."""
 
+import warnings
 from typing import Any
 
-from lightning import Trainer
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
 
 from longvision.errors import UserError
 
@@ -36,3 +38,17 @@ def keep_total_batch(trainer: Trainer, data: Any) -> str:
         f"{total} images a step: {devices} device{'s' * (devices > 1)}, "
         f"{batches} batch{'es' * (batches > 1)} of {data.batch_size} on each"
     )
+
+
+class WholeSteps(Callback):
+    """Tells where an epoch ends with a step of fewer batches, as Lightning divides by all that are asked for. An
+    `EpochOrder` has whole steps; a limit of the batches may have not, nor a set of fewer images."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        batches, asked = int(trainer.num_training_batches), trainer.accumulate_grad_batches
+        if trainer.is_global_zero and batches % asked:
+            warnings.warn(
+                f"the last step of an epoch has {batches % asked} of the {asked} batches that are accumulated: its "
+                f"gradient is divided by {asked} all the same",
+                stacklevel=2,
+            )

@@ -28,7 +28,7 @@ from longvision.engine.report import Outcome, read_checkpoint, write_report
 from longvision.engine.run import Run
 from longvision.engine.run_data import check_unchanged
 from longvision.engine.strategy import TIMEOUT, ShardedStrategy, cluster, make_strategy
-from longvision.engine.total_batch import keep_total_batch
+from longvision.engine.total_batch import WholeSteps, keep_total_batch
 from longvision.errors import UserError
 from longvision.tasks.task import Task
 
@@ -172,7 +172,7 @@ def write_into(
         trainer.callbacks.append(EpochTable(run.metrics))  # type: ignore[attr-defined]
     if run is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
         trainer.loggers = make_loggers(run, wandb)
-    callbacks: list[Callback] = [Position(), RunningMeans(), *others]
+    callbacks: list[Callback] = [WholeSteps(), Position(), RunningMeans(), *others]
     if trainer.limit_val_batches != 0:
         callbacks.append(RunCheckpoint(filename="best", monitor=monitor, mode="max", **shared))
     trainer.callbacks += [*callbacks, LastCheckpoint(save_every, **shared), Stop()]  # type: ignore[attr-defined]
