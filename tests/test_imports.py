@@ -109,8 +109,8 @@ import torch, timm, torchvision
 before = set(sys.modules)
 import longvision
 print(sorted(name for name in {HEAVY!r} if name in set(sys.modules) - before))
-vims = timm.list_models("vim_*", exclude_filters="*_pyramid")
-print(longvision.models.NAMES == [*vims, "vit_nano_patch4_32"])
+navits, vims = (timm.list_models(f"{{word}}_*", exclude_filters="*_pyramid") for word in ("navit", "vim"))
+print(longvision.models.NAMES == [*navits, *vims, "vit_nano_patch4_32"])
 print(timm.list_models("*_pyramid*") == [f"{{name}}_pyramid" for name in longvision.models.NAMES])  # no others' names
 rooms = ["longvision.data", "longvision.tasks", "longvision.engine", "longvision_cli"]
 print([room for room in rooms if room in sys.modules])

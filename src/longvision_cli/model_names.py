@@ -39,7 +39,7 @@ def check_size(name: str, args: dict[str, Any], size: Size) -> None:
     """Raises UserError for an image size that does not divide into the patches of one of our models, or of timm's ViT
     or DeiT; others are not known here."""
     base = name.partition(".")[0]
-    ours = re.fullmatch(r"(?:vim_[a-z]+|vit_nano)_patch(\d+)(?:_stride(\d+))?_\d+", base)
+    ours = re.fullmatch(r"(?:vim_[a-z]+|vit_nano|navit_[a-z]+)_patch(\d+)(?:_stride(\d+))?(?:_\d+)?", base)
     sides = ours or re.match(r"(?:vit|deit3?)_\w*?patch(\d+)_()", base)
     if sides is None or args.get("pad" if ours else "dynamic_img_pad"):
         return

@@ -60,6 +60,7 @@ def check_one_line(answer, *expected):
         ("--seed -1", ["seed", "-1"]),
         ("--data.size 18", ["18x18", "patches of 4", "16x16"]),
         ("--model.name vit_nano_patch4_32 --data.size 18", ["18x18", "patches of 4", "16x16"]),
+        ("--model.name navit_tiny_patch16 --data.size 40", ["40x40", "patches of 16", "32x32 or 48x48"]),
         ("--data.size 0", ["size", "0"]),
         ("--data.size x", ["data.size", "'x'", "a whole number"]),
         ("--data.channels 2", ["data.channels 2", "1 channel", "3"]),

@@ -22,6 +22,9 @@ def test_ours_are_listed_with_their_parameters(listed):
         "vim_small_patch16_stride8_224": "26,001,256",
         "vim_nano_patch4_32": listed["vim_nano_patch4_32"][0],
         "vit_nano_patch4_32": "546,186",
+        "navit_tiny_patch16": "6,103,656",
+        "navit_small_patch16": "23,706,216",
+        "navit_base_patch16": "93,416,040",
     }
 
 

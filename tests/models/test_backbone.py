@@ -72,7 +72,8 @@ def test_activation_checkpointing():
 
 def test_our_names():
     vims = timm.list_models("vim_*", exclude_filters="*_pyramid")
-    assert sorted(NAMES) == sorted([*vims, "vit_nano_patch4_32"])
+    navits = [f"navit_{size}_patch16" for size in ("tiny", "small", "base")]
+    assert sorted(NAMES) == sorted([*vims, *navits, "vit_nano_patch4_32"])
 
 
 @pytest.mark.parametrize(

@@ -25,3 +25,10 @@ def test_other_models_and_sizes():
     assert measure_cost("resnet10t", 64, 96).scan_macs == 0
     with pytest.raises(UserError, match="30x32"):
         measure_cost("vim_nano_patch4_32", 30, 32)
+
+
+def test_an_attention_pooling_counts():
+    """A query, keys and values, the output, and an MLP of four widths, beside what attention costs."""
+    pooled, mean = (measure_cost("navit_tiny_patch16", 32, 32, depth=1, pool=pool) for pool in ("map", "mean"))
+    projections = 192**2 * (1 + 2 * 4 + 1 + 2 * 4)
+    assert pooled.macs - mean.macs - projections in (0, 2 * 4 * 192)  # of attention, where the counter knows its kernel

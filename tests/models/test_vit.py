@@ -8,6 +8,7 @@ from timm.models.vision_transformer import VisionTransformer
 from longvision.errors import UserError
 from longvision.layers.tokens import CLASS_TOKENS
 from longvision.types import PackedImages
+from support.packed import check_as_alone
 
 SIZES = (8, 12), (16, 16), (4, 20), (12, 8)
 KEPT = [torch.tensor(numbers) for numbers in ([0, 2, 5], [3, 9, 10, 15], [4], [0, 1, 2, 3, 4, 5])]
@@ -38,17 +39,6 @@ def test_it_is_timm_s_transformer():
     )
     for (name, _), gradient in zip(ours.named_parameters(), found, strict=True):
         torch.testing.assert_close(gradient, expected[name], rtol=1e-9, atol=1e-12, msg=name)
-
-
-def check_as_alone(model, packed, alone):
-    """Values and every gradient; float64, sums in another order."""
-    got, truth = model(packed), torch.cat([model(each) for each in alone])
-    torch.testing.assert_close(got, truth, rtol=1e-11, atol=1e-12)
-    weights = torch.randn_like(truth)
-    found = torch.autograd.grad((got * weights).sum(), model.parameters())
-    expected = torch.autograd.grad((truth * weights).sum(), model.parameters())
-    for (name, _), a, b in zip(model.named_parameters(), found, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11, msg=name)
 
 
 @pytest.mark.parametrize("cls_token", CLASS_TOKENS)

@@ -5,7 +5,7 @@ A backbone is one file: a subclass of `Backbone`, or of `longvision.models.seque
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from timm.layers import trunc_normal_
@@ -21,9 +21,9 @@ from longvision.models.weights.files import fit_positions, load_weights
 from longvision.models.weights.hub import locate_weights
 from longvision.types import PackedImages
 
-Pool = Literal["token", "mean", "max", "none"]
+Pool = Literal["token", "mean", "max", "map", "none"]
 # timm's words for the same, which its tools pass as `global_pool`
-POOLS: dict[str, Pool] = {"token": "token", "mean": "mean", "avg": "mean", "max": "max", "none": "none", "": "none"}
+POOLS: dict[str, Pool] = {word: word for word in get_args(Pool)} | {"avg": "mean", "": "none"}
 
 
 class Backbone(nn.Module):

@@ -26,7 +26,8 @@ def measure_cost(name: str, height: int, width: int, **arguments: Any) -> Cost:
     times x, and D times x. Exponentials and other elementwise work are not counted, here and in other models.
     """
     with torch.device("meta"):
-        model = create_sized(name, (height, width), **arguments).eval()
+        # torch's counter fails at a parameter that goes into a layer, as an attention pooling's query, if it is trained
+        model = create_sized(name, (height, width), **arguments).eval().requires_grad_(False)
         image = torch.empty(1, getattr(model, "in_chans", 3), height, width)
         counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
         with counter, torch.inference_mode(False), torch.no_grad():

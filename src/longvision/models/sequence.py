@@ -87,7 +87,7 @@ class SequenceBackbone(Backbone):
         num_classes: outputs; 0 for none (features are returned).
         cls_token: where the class token stands: "middle", "head", "double" (both ends) or "none".
         pool: what goes to the head: the class "token" (of two, their mean), or "mean" or "max" over the patches, or
-            "none" (all tokens). None: "token" where there is one, else "mean".
+            "none" (all tokens), or a subclass's own. None: its own, else "token" where there is one, else "mean".
         positions: position embeddings: "absolute", a table of all patches of one grid, resampled for others, or one of
             those of `longvision.layers.FactorisedPositions`, for images of many shapes.
         drop_rate: dropout before the head.
@@ -97,6 +97,8 @@ class SequenceBackbone(Backbone):
     Raises:
         UserError: an unknown word, a number out of range, or "token" pooling without a class token.
     """
+
+    own_pools: tuple[Pool, ...] = ()
 
     def __init__(
         self,
@@ -124,7 +126,7 @@ class SequenceBackbone(Backbone):
         if positions not in ("absolute", *FACTORISED):
             raise UserError(f"positions={positions!r} is unknown: choose one of absolute, {', '.join(FACTORISED)}")
         tokens = ClassTokens(cls_token)
-        self.pools = ("token", "mean", "max", "none") if tokens.count else ("mean", "max", "none")
+        self.pools = (*self.own_pools, *(("token",) if tokens.count else ()), "mean", "max", "none")
         super().__init__(embed_dim, in_chans, num_classes, pool if pool is not None else self.pools[0], drop_rate)
 
         self.tokens = tokens

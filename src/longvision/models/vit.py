@@ -1,5 +1,6 @@
 """A vision transformer (arXiv 2010.11929) that takes packed images (NaViT, arXiv 2307.06304): Vim's peer."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ class ViT(SequenceBackbone):
     """
 
     takes_packed = True
+    bias, qk_norm = True, False  # of the blocks
 
     def __init__(
         self, *, embed_dim: int = 192, depth: int = 12, num_heads: int = 3, mlp_ratio: float = 4.0, **others: Any
@@ -38,9 +40,10 @@ class ViT(SequenceBackbone):
             raise UserError(f"num_heads {num_heads} does not divide embed_dim {embed_dim}")
 
         def block(i: int, drop_path: float) -> TransformerBlock:
-            return TransformerBlock(embed_dim, num_heads, mlp_ratio, drop_path)
+            return TransformerBlock(embed_dim, num_heads, mlp_ratio, drop_path, self.bias, self.qk_norm)
 
-        super().__init__(block, LayerNorm, embed_dim=embed_dim, depth=depth, **others)
+        norm = partial(LayerNorm, bias=self.bias)
+        super().__init__(block, norm, embed_dim=embed_dim, depth=depth, **others)
 
     @torch.no_grad()
     def _init_weights(self) -> None:
@@ -49,7 +52,8 @@ class ViT(SequenceBackbone):
         for module in self._blocks().modules():
             if isinstance(module, nn.Linear):
                 trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def _block_arguments(self, layout: Layout) -> tuple[Any, ...]:
         packing = layout.packing
