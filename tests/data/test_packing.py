@@ -294,3 +294,14 @@ def test_mistakes(options, words):
     with pytest.raises(UserError) as raised:
         DigitsData(**{"size": 16, "pack": True, **options})
     assert [word for word in words if word not in str(raised.value)] == []
+
+
+def test_a_turned_image_has_a_turned_grid():
+    """And so are its proportions kept as well: 10 x 40 pixels in 12 patches had been 7 x 1."""
+    random = np.random.default_rng(0)
+    shapes_N2, tokens_N = random.integers(1, 500, (1000, 2)), random.integers(1, 300, 1000)
+    grids_N2 = grids_of(shapes_N2, tokens_N)
+    square_N = shapes_N2[:, 0] == shapes_N2[:, 1]  # 13 patches of a square are 4 x 3, whichever side is up
+    assert ((grids_of(shapes_N2[:, ::-1], tokens_N) == grids_N2[:, ::-1]).all(1) | square_N).all()
+    assert (grids_N2 >= 1).all() and (grids_N2.prod(1) <= tokens_N).all()
+    assert grids_of(np.array([[40, 10]]), np.array([12])).tolist() == [[6, 2]]

@@ -252,7 +252,7 @@ class DataModule(LightningDataModule):
         """Lightning's own sampler for several devices would show images twice."""
         batch, (devices, rank) = self.transforms.evaluation_batch or self.batch_size, self.place()
         if self.packing:
-            batch = self.packing.evaluated_together(self.input.patch, self.size[0])
+            batch = self.packing.evaluated_together(self.input.most_patches)
         if devices == 1 or self.trainer.overfit_batches:  # type: ignore[union-attr]
             return self._loader(split, batch)
         return self._loader(split, None, sampler=EvaluationOrder(len(self.images(split)), batch, devices, rank))

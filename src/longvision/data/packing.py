@@ -71,18 +71,20 @@ class PackingConfig:
                     "which is above that: raise it, or lower the size"
                 )
 
-    def evaluated_together(self, patch: int, side: int) -> int:
-        """Images of at most `side` x `side` pixels that surely fit into a pack."""
-        return max(1, self.tokens // (side // patch) ** 2)
+    def evaluated_together(self, patches: int) -> int:
+        """Images of at most so many patches that surely fit into a pack."""
+        return max(1, self.tokens // patches)
 
 
 def grids_of(shapes_N2: np.ndarray, tokens_N: np.ndarray) -> np.ndarray:
     """Rows and columns of patches (N, 2) of images of these heights and widths: at most `tokens_N` patches each, in the
-    image's proportions as nearly as whole patches have them."""
-    ratio_N = shapes_N2[:, 1] / shapes_N2[:, 0]
-    rows_N = np.clip(np.rint(np.sqrt(tokens_N / ratio_N)), 1, tokens_N)
-    columns_N = np.clip(np.rint(rows_N * ratio_N), 1, tokens_N // rows_N)
-    return np.stack([rows_N, columns_N], axis=1).astype(np.int64)
+    image's proportions as nearly as whole patches have them; of an image turned by 90 degrees, the same turned."""
+    ratio_N = shapes_N2.max(1) / shapes_N2.min(1)
+    short_N = np.clip(np.rint(np.sqrt(tokens_N / ratio_N)), 1, tokens_N)
+    long_N = np.clip(np.rint(short_N * ratio_N), 1, tokens_N // short_N)
+    tall_N = shapes_N2[:, 0] > shapes_N2[:, 1]
+    grids_N2 = np.where(tall_N[:, None], np.stack([long_N, short_N], 1), np.stack([short_N, long_N], 1))
+    return grids_N2.astype(np.int64)
 
 
 def drawn_tokens(

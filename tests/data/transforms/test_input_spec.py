@@ -145,3 +145,18 @@ def test_mistakes_in_what_is_cut(values, message):
 def test_mistakes_in_what_is_resized():
     with pytest.raises(UserError, match="resize 'x' is unknown: choose crop, none, short, fit"):
         InputSpec.from_dict({"size": (8, 8), "resize": "x"})
+
+
+@pytest.mark.parametrize(
+    "width, height, tokens, size",
+    [(100, 100, 20, (16, 16)), (40, 10, 12, (8, 24)), (10, 40, 12, (24, 8)), (500, 5, 12, (4, 48)), (7, 9, 1, (4, 4))],
+)
+def test_within_a_number_of_tokens(width, height, tokens, size):
+    """Whole patches of 4 pixels, as many as there may be in the image's proportions."""
+    spec = InputSpec((32, 32), crop=0.9).within(tokens, 4)
+    assert spec.evaluated(noise(width, height)).shape == (3, *size)
+    assert spec.most_patches == tokens and InputSpec.from_dict(json.loads(json.dumps(asdict(spec)))) == spec
+    assert InputSpec((8, 12), resize="area", patch=4).most_patches == 6
+    for wrong in (0, 2.5):
+        with pytest.raises(UserError, match=f"tokens {wrong}"):
+            spec.within(wrong, 4)

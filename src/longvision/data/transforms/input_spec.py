@@ -5,7 +5,7 @@ Loads no torch: a wrong size is told before it.
 
 import math
 import warnings
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import numpy as np
@@ -39,12 +39,13 @@ class InputSpec:
         std: standard deviation of each channel; ImageNet's when empty, for 1 or 3 channels.
         resize: of an image in evaluation. "crop": it covers size / crop, of which the centre is kept. "none": as it was
             taken. "short": its shorter side becomes that of `size`. "fit": as large as fits into `size`. "area": in its
-            own proportions and in whole patches, no more of them than `size` has.
+            own proportions and in whole patches, no more of them than `most_patches`.
         crop: the centre of the image that "crop" keeps, as a share of its shorter side.
         interpolation: "bicubic", "bilinear", "nearest", "lanczos", "box" or "hamming"; when empty, bicubic for "crop"
             and bilinear for the others.
         range: what becomes 0 and 1 of images of more than 8 bits, see `DeepImage.scaled`.
         patch: side of a patch, pixels, for "area".
+        tokens: the most patches of an image, for "area"; None for as many as `size` has.
         seen: of training images, each type of values with the highest one, and the highest one that 99 in 100 images
             reach; 255 of 8 bits. Images of another type, or far darker ones, are told. Empty where it is not known.
 
@@ -62,6 +63,7 @@ class InputSpec:
     range: Range | None = None
     patch: int = 1
     seen: tuple[Seen, ...] = ()
+    tokens: int | None = None
 
     def __post_init__(self) -> None:
         if type(self.channels) is not int or self.channels < 1:
@@ -82,6 +84,8 @@ class InputSpec:
             raise UserError(f"resize {self.resize!r} is unknown: choose {', '.join(get_args(Resize))}")
         if type(self.patch) is not int or not 1 <= self.patch <= min(self.size):
             raise UserError(f"patch {self.patch}: expected a side in pixels, up to that of size {self.size}")
+        if self.tokens is not None and (type(self.tokens) is not int or self.tokens < 1):
+            raise UserError(f"tokens {self.tokens}: expected the most patches of an image, at least 1")
         if not 0 < self.crop <= 1:
             raise UserError(f"crop {self.crop}: expected a share of the image, above 0 and at most 1")
         if self.interpolation not in INTERPOLATIONS:
@@ -105,6 +109,16 @@ class InputSpec:
             raise UserError(f"preprocessing of {spec.channels} channels needs a mean and a std of each")
         return spec
 
+    @property
+    def most_patches(self) -> int:
+        """Of an image of "area"."""
+        rows, columns = (side // self.patch for side in self.size)
+        return rows * columns if self.tokens is None else self.tokens
+
+    def within(self, tokens: int, patch: int) -> Self:
+        """Images keep their proportions and have at most so many patches of that side, pixels."""
+        return replace(self, resize="area", patch=patch, tokens=tokens)
+
     def evaluated_size(self, height: int, width: int) -> Size:
         """Height and width to which an image of that size is resized in evaluation, before any crop."""
         if self.resize == "none":
@@ -112,8 +126,7 @@ class InputSpec:
         if self.resize == "crop":
             return _cover(height, width, *(int(side / self.crop) for side in self.size))
         if self.resize == "area":
-            tokens = (self.size[0] // self.patch) * (self.size[1] // self.patch)
-            rows, columns = grids_of(np.array([[height, width]]), np.array([tokens]))[0].tolist()
+            rows, columns = grids_of(np.array([[height, width]]), np.array([self.most_patches]))[0].tolist()
             return rows * self.patch, columns * self.patch
         if self.resize == "short":
             scale = min(self.size) / min(height, width)
