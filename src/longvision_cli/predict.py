@@ -22,6 +22,8 @@ TASK_OPTIONS = {
     "window": "only a segmentation has windows",
     "threshold": "only objects, and labels of which an image may have any number, have scores to compare",
     "detections": "only detectors find objects",
+    "tokens": "only a classifier's images may have any size",
+    "budget-ms": "only a classifier's images may have any size",
 }
 
 
@@ -39,7 +41,8 @@ def run(arguments: list[str]) -> int:
         check_device(options.device)
     description = read_description(find_weights(options.run))
     writer = load(task_entry(description.task).output)
-    given = {name: getattr(options, name) for name in TASK_OPTIONS if getattr(options, name) is not None}
+    given = {name: vars(options)[name.replace("-", "_")] for name in TASK_OPTIONS}
+    given = {name: value for name, value in given.items() if value is not None}
     for name in set(given) - writer.options - ({"threshold"} if description.multilabel else set()):
         raise UserError(
             f"--{name} means nothing to {options.run}, a model for {description.task}: {TASK_OPTIONS[name]}"
@@ -54,6 +57,12 @@ def run(arguments: list[str]) -> int:
     detections = given.pop("detections", None)
     if detections is not None and detections < 1:
         raise UserError(f"--detections {detections}: expected at least 1")
+    tokens, budget_ms = (given.pop(name, None) for name in ("tokens", "budget-ms"))
+    for name, value in {"tokens": tokens, "budget-ms": budget_ms}.items():
+        if value is not None and not value > 0:
+            raise UserError(f"--{name} {value:g}: expected a number above 0")
+    if tokens is not None and budget_ms is not None:
+        raise UserError("--tokens and --budget-ms both say how large an image is: give one of them")
     if options.json and options.out is not None:
         raise UserError("--json writes no file: leave --out away, or --json")
     folder = None if options.json else free_folder(options.out, "predictions-{}", "--out")
@@ -64,7 +73,12 @@ def run(arguments: list[str]) -> int:
     from longvision.benchmark.memory import limit_memory
     from longvision.inference.predictor import Predictor
 
-    predictor = Predictor(options.run, options.device, options.batch, inference, detections=detections)
+    sizes = {"tokens": tokens, "budget_ms": budget_ms}
+    predictor = Predictor(options.run, options.device, options.batch, inference, detections=detections, **sizes)
+    if predictor.milliseconds is not None:
+        size = predictor.description.input.most_patches
+        told = f"at most {size} tokens an image, which take {predictor.milliseconds:.3g} ms"
+        print(f"longvision predict: note: {told}", file=sys.stderr)
     limit_memory()  # else the system would end the command without a word
     failed: list[tuple[Path, Exception]] = []
     paged: list[str] = []
@@ -100,6 +114,15 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--detections", metavar="N", type=int, help="of a detection: the most objects of an image (the run's, as 100)"
+    )
+    parser.add_argument(
+        "--tokens",
+        metavar="N",
+        type=int,
+        help="of a classifier that takes any size: images keep their proportions and have at most N patches",
+    )
+    parser.add_argument(
+        "--budget-ms", metavar="MS", type=float, help="the same, with as many patches as take so many ms an image"
     )
     parser.add_argument(
         "--threshold", type=float, help="of objects, and of any number of labels: least score that counts (0.5)"

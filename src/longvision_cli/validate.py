@@ -12,8 +12,10 @@ from longvision.text import printable
 from longvision.types import Split
 from longvision_cli.arguments import ArgumentParser, Words, take_apart
 from longvision_cli.configuration import Configuration, check_path, configure
+from longvision_cli.folders import free_folder
 from longvision_cli.notes import print_notes, tell
 from longvision_cli.quiet import quiet
+from longvision_cli.token_curve import evaluate_by_tokens, read_budgets, write_curve
 
 if TYPE_CHECKING:
     from longvision.engine.run import Run
@@ -22,21 +24,37 @@ if TYPE_CHECKING:
 def run(arguments: list[str]) -> int:
     parser = ArgumentParser(
         prog="longvision validate",
-        usage="longvision validate RUN [--split val|test] [--data.path DIR] [--data.… VALUE] [--trainer.… VALUE]",
+        usage="longvision validate RUN [--split val|test] [--tokens N,N,…] [--data.path DIR] [--data.… VALUE] "
+        "[--trainer.… VALUE]",
         description="Evaluates the model of a run's folder and prints its metrics. --data.path evaluates on data "
         "elsewhere: all of it, with the run's classes; any other key of the configuration works too.",
     )
     parser.add_argument("run", metavar="RUN", help="a folder that `longvision train` made")
     parser.add_argument("--split", choices=("val", "test"), help="(default: val; of data elsewhere, what there is)")
+    parser.add_argument(
+        "--tokens",
+        metavar="N,N,…",
+        help="of a classifier that takes images of any size: once for each N, images in their own proportions with at "
+        "most N patches; writes tokens.csv and draws tokens.png",
+    )
+    parser.add_argument(
+        "--out", metavar="FOLDER", help="where the files of --tokens go (default: a new folder validation-N here)"
+    )
     words = take_apart(parser, arguments)
     if any(word.partition("=")[0] == "--task" for word in words.unknown):
         raise UserError("--task: a run keeps the task that it was trained for, leave it out")
+    budgets = read_budgets(words.options.tokens)
+    if words.options.out is not None and not budgets:
+        raise UserError("--out is for the files of --tokens: nothing else is written, leave it out")
+    out = free_folder(words.options.out, "validation-{}", "--out")
     from longvision.engine.run import Run
 
     folder = Run.open(words.options.run)
     configuration = configure(folder.configs()[-1:], words, of_run=True)
     if configuration.task != "classification" and "data.size" in dict(words.dotted):
         raise UserError("--data.size: a dense run keeps the size that it was trained at; images may have any size")
+    if configuration.task != "classification" and budgets:
+        raise UserError(f"--tokens: {folder.path} is a model for {configuration.task}: only a classifier has tokens")
     check_path(configuration, words, folder.path)
     _as_evaluated(configuration, words)
     about = read_description(find_weights(folder.path))
@@ -52,7 +70,11 @@ def run(arguments: list[str]) -> int:
     task = configuration.build_task(data.info, weights_follow=True)
     restore_weights(task.model, find_weights(folder.path))
     trainer = make_trainer(vars(configuration.trainer))
-    outcome = evaluate(trainer, task, data, split)
+    if budgets:
+        outcomes = evaluate_by_tokens(trainer, task, data, split, budgets)
+    else:
+        outcomes = {0: evaluate(trainer, task, data, split)}
+    outcome = next(iter(outcomes.values()))
     if not outcome.metrics:
         raise UserError(str(outcome))
     if not trainer.is_global_zero:  # of several the first speaks
@@ -60,6 +82,9 @@ def run(arguments: list[str]) -> int:
     print(f"{task.evaluated} images of {where}{printable(data.name)}")
     print_notes(source)
     tell([*data.unreadable(outcome.split), *task.remarks()])
+    if budgets:
+        write_curve(outcomes, out, f"{task.config.name} on {where}{data.name}")
+        return 0
     width = max(14, *map(len, outcome.metrics))
     for name, value in outcome.metrics.items():
         print(f"{name:<{width}} {f'{value:.4f}' if name == 'loss' else percent(value)}")

@@ -143,6 +143,10 @@ def test_the_batch_changes_nothing(longvision, digits_run, three, batch):
         ("{run} image.png --device gpu", ["'gpu'", "cuda:N"]),
         ("{run} image.png --batch 0", ["--batch 0"]),
         ("{run} image.png --batch two", ["--batch", "two"]),
+        ("{run} image.png --tokens 0", ["--tokens 0"]),
+        ("{run} image.png --tokens few", ["--tokens", "few"]),
+        ("{run} image.png --budget-ms -1", ["--budget-ms -1"]),
+        ("{run} image.png --budget-ms 5 --tokens 9", ["--budget-ms", "--tokens"]),
         ("{run} image.png --picture new.png", ["--picture", "--out"]),
         ("{run} image.png --picture=new.png", ["--picture", "--out"]),
         ("{run} image.png --out image.png", ["image.png", "--out"]),
@@ -222,3 +226,11 @@ def test_an_image_of_any_mode_and_size(longvision, folder_run):
     assert answer.code == 0 and answer.err.count("\n") == 1, answer.err
     assert "uint16" in answer.err and "65535" in answer.err  # the model saw 8 bits alone
     assert len(json.loads(answer.out)) == 5
+
+
+def test_a_budget_of_time_is_told_in_tokens(longvision, digits_run, three):
+    """So much time that there is enough for four times the 4 x 4 patches of training."""
+    answer = longvision("predict", digits_run, *three, "--budget-ms", "1e9", "--json")
+    assert answer.code == 0 and "at most 64 tokens" in answer.err
+    expected = json.loads(longvision("predict", digits_run, *three, "--tokens", 64, "--json").out)
+    assert json.loads(answer.out) == expected != json.loads(longvision("predict", digits_run, *three, "--json").out)

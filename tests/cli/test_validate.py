@@ -3,6 +3,7 @@
 import csv
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -91,3 +92,38 @@ def test_data_that_is_gone(longvision, folder_run):
     answer = longvision("validate", folder_run, "--data.path", "gone")
     assert (answer.code, answer.err.count("\n")) == (2, 1)
     assert "gone does not exist" in answer.err
+
+
+# Several numbers of tokens
+
+
+def test_a_curve_over_tokens(longvision, digits_run):
+    """Images of 8 x 8 have 16 patches of 4 in training, at 16 x 16: with as many it is the usual evaluation."""
+    answer = longvision("validate", digits_run, "--split", "test", "--tokens", "16,4", "--out", "curve")
+    assert answer.code == 0, answer.err
+    assert answer.out.splitlines()[0] == "360 images of the test split of digits"
+    with open("curve/tokens.csv", newline="") as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    usual = metrics(longvision("validate", digits_run, "--split", "test"))
+    assert [row["tokens"] for row in rows] == [4, 16]
+    assert rows[1]["loss"] == pytest.approx(usual["loss"], abs=1e-4) != pytest.approx(rows[0]["loss"], abs=1e-3)
+    assert 100 * rows[1]["accuracy"] == pytest.approx(usual["accuracy"], abs=0.06)
+    assert f"    16 tokens  accuracy {usual['accuracy']} %" in answer.out
+    assert answer.out.splitlines()[-1] == "curve" and Path("curve/tokens.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("--tokens 0", ["--tokens 0", "64,128,256"]),
+        ("--tokens 4,few", ["--tokens 4,few"]),
+        ("--out new", ["--out", "--tokens"]),
+        ("--tokens 4 --out full", ["--out", "full"]),
+    ],
+)
+def test_mistakes_with_tokens(longvision, digits_run, words, said):
+    Path("full").mkdir()
+    Path("full", "mine.txt").touch()
+    answer = longvision("validate", digits_run, *words.split())
+    assert (answer.code, answer.out) == (2, "") and all(word in answer.err for word in said)
+    assert not Path("new").exists()

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from longvision.errors import ImageTooLarge, UnreadableImage, UserError
-from longvision.inference import InferenceConfig, Predictor
+from longvision.inference import InferenceConfig, Predictor, classification
 from longvision.inference.description import read_description
 from longvision.inference.windows import probabilities
 from support.forked import Forked
@@ -336,3 +336,37 @@ print([name for name in heavy if name in sys.modules])
 """
     done = Forked(tmp_path, code).wait()
     assert done.stdout.splitlines() == ["[]", "[]"], done.stderr or done.stdout
+
+
+# -- images of a number of tokens
+
+
+def test_images_of_a_number_of_tokens(written):
+    """40 x 10 pixels in 12 patches of 4: two rows of six, in an image that is not cropped."""
+    model, path = written("classification")
+    (image,) = images((40, 10))
+    small = normalised(image.convert("L").resize((24, 8), Image.Resampling.BICUBIC), [0.4], [0.2])
+    with torch.inference_mode():
+        shares = model(small[None]).softmax(1)[0]
+    predictor = Predictor(path, "cpu", tokens=12)
+    np.testing.assert_allclose(predictor(image).probabilities_K, shares, rtol=1e-5)
+    assert predictor.milliseconds is None
+
+
+@pytest.mark.parametrize("budget, tokens", [(20, 16), (1e6, 100)])
+def test_as_many_tokens_as_there_is_time_for(written, monkeypatch, budget, tokens):
+    """A token takes a millisecond; at most four times those of training, 5 x 5, are tried."""
+    _, path = written("classification")
+    monkeypatch.setattr(classification, "milliseconds_of", lambda model, x_1CHW: x_1CHW[0, 0].numel() / 16)
+    predictor = Predictor(path, "cpu", budget_ms=budget)
+    assert (predictor.description.input.most_patches, predictor.milliseconds) == (tokens, tokens)
+
+
+def test_tokens_of_what_has_none(written):
+    _, path = written("classification")
+    with pytest.raises(UserError, match="tokens and budget_ms"):
+        Predictor(path, "cpu", tokens=4, budget_ms=3)
+    with pytest.raises(UserError, match="tokens 0"):
+        Predictor(path, "cpu", tokens=0)
+    with pytest.raises(UserError, match="segmentation"):
+        Predictor(written("segmentation")[1], "cpu", tokens=4)

@@ -14,6 +14,7 @@ from longvision.models.backbone import (
     create_backbone,
     create_features,
     create_sized,
+    free_patch,
 )
 
 NANO = "vim_nano_patch4_32"
@@ -68,6 +69,28 @@ def test_activation_checkpointing():
         checkpoint_activations(vgg)
     with pytest.raises(UserError, match="Linear"):
         checkpoint_activations(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(
+    "name, args, patch",
+    [
+        ("navit_tiny_patch16", {"embed_dim": 64}, 16),
+        (NANO, {"patch_size": 8}, 8),
+        ("test_vit", {"dynamic_img_size": True}, 16),
+        (NANO, {"stride": 2}, "Vim"),
+        ("test_vit", {"dynamic_img_size": False}, "VisionTransformer"),
+        ("resnet10t", {}, "ResNet"),
+    ],
+    ids=["navit", "vim", "timm", "overlapping", "one-size", "convolutional"],
+)
+def test_models_of_images_of_every_size(name, args, patch):
+    depth = {"depth": 1} if "patch" in name else {}
+    model = create_backbone(name, 2, 3, (32, 32), args={**depth, **args})
+    if isinstance(patch, int):
+        assert free_patch(model, "tokens") == patch
+    else:
+        with pytest.raises(UserError, match=f"tokens: {patch} does not take images of every size"):
+            free_patch(model, "tokens")
 
 
 def test_our_names():

@@ -6,7 +6,7 @@ from PIL import Image
 
 pytest.importorskip("matplotlib")
 from longvision.viz import charts
-from longvision.viz.charts import draw_class_metrics, draw_confusion, draw_curves, draw_examples
+from longvision.viz.charts import draw_class_metrics, draw_confusion, draw_curves, draw_examples, draw_tokens
 
 GREEN, RED = (42, 127, 79), (179, 38, 30)
 GREY = Image.new("L", (8, 8), 128)
@@ -112,3 +112,13 @@ def test_a_long_title_is_inside_the_drawing(tmp_path, figures, drawing):
     box = title.get_window_extent()
     assert box.x0 >= 0 and box.x1 <= figures[0].bbox.x1
     assert LONG.split()[0] in title.get_text()
+
+
+def test_a_metric_against_tokens(tmp_path, figures):
+    rows = [{"tokens": 16, "accuracy": 0.5, "loss": 2.0}, {"tokens": 256, "accuracy": 0.75, "loss": 1.0}]
+    draw_tokens(rows, tmp_path / "tokens.png", "a model on a set", "accuracy", "accuracy")
+    assert pixels(tmp_path / "tokens.png").size
+    (axes,) = figures[0].axes
+    (line,) = axes.lines
+    assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([16, 256], [50.0, 75.0])
+    assert axes.get_xscale() == "log" and [tick.get_text() for tick in axes.get_xticklabels()] == ["16", "256"]

@@ -1,14 +1,19 @@
 """Classifiers: images to probabilities."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from longvision.inference.budget import milliseconds_of, most_tokens
 from longvision.inference.results import ClassResult, LabelResult
 from longvision.inference.task import Named, TaskPredictor
-from longvision.models.backbone import create_backbone
+from longvision.models.backbone import create_backbone, free_patch
+
+LARGEST = 2  # sides of the training images, that a budget of time is spent on
 
 
 class ClassificationPredictor(TaskPredictor):
@@ -16,6 +21,21 @@ class ClassificationPredictor(TaskPredictor):
 
     batch = 16
     if_too_large = "make it smaller"
+
+    def limit_tokens(self, model: nn.Module, tokens: int | None, budget_ms: float | None) -> float | None:
+        spec, device, milliseconds = self.description.input, next(model.parameters()).device, None
+        patch = free_patch(model, "tokens" if budget_ms is None else "budget_ms")
+
+        def measure(side: int) -> float:
+            pixels = side * patch
+            return milliseconds_of(model, torch.zeros(1, spec.channels, pixels, pixels, device=device))
+
+        if budget_ms is not None:
+            trained = max(1, round(math.sqrt(spec.size[0] * spec.size[1]) / patch))
+            tokens, milliseconds = most_tokens(budget_ms, LARGEST * trained, measure)
+        assert tokens is not None
+        self.description = replace(self.description, input=spec.within(tokens, patch))
+        return milliseconds
 
     def create(self) -> nn.Module:
         about, shape = self.description, self.description.input

@@ -108,6 +108,7 @@ class Outputs:
 class ClassTable(Outputs):
     """A classifier's: one sheet of the first images with their likeliest classes."""
 
+    options = frozenset({"tokens", "budget-ms"})
     about = "images with their likeliest classes"
 
     def __init__(self, classes: Sequence[str], folder: Path | None, threshold: float | None = None) -> None:

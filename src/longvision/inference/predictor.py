@@ -39,9 +39,14 @@ class Predictor:
         inference: of a segmentation: windows and test-time augmentation, in place of those of its run.
         description: of a model that is given: its task, classes and preprocessing.
         detections: of a detector that is read from a file: the most objects of an image, in place of its run's.
+        tokens: of a classifier that takes images of every size: images keep their proportions, and have at most so many
+            patches.
+        budget_ms: the same, with as many patches as the model takes in so many milliseconds an image, which is measured
+            here, one image at once; at most four times those of training.
 
     Raises:
-        UserError: no such file, one that is no run's, an unknown device, or options that the task does not have.
+        UserError: no such file, one that is no run's, an unknown device, options that the task or the model does not
+            have, or too little time.
     """
 
     def __init__(
@@ -52,6 +57,8 @@ class Predictor:
         inference: InferenceConfig | None = None,
         description: Description | None = None,
         detections: int | None = None,
+        tokens: int | None = None,
+        budget_ms: float | None = None,
     ) -> None:
         if batch is not None and batch < 1:
             raise UserError(f"batch {batch}: expected at least 1 image")
@@ -73,6 +80,12 @@ class Predictor:
             self.model = self._task.create()
             fill_weights(self.model, weights, metadata, path)
         self.model.to(self.device).eval()
+        self.milliseconds: float | None = None  # of an image with the most patches, where `budget_ms` asks for them
+        if tokens is not None or budget_ms is not None:
+            if tokens is not None and budget_ms is not None:
+                raise UserError("tokens and budget_ms both say how large an image is: give one of them")
+            self.milliseconds = self._task.limit_tokens(self.model, tokens, budget_ms)
+            self.description = self._task.description
         self.batch = self._task.batch if batch is None else batch
         self.classes = self.description.classes
 

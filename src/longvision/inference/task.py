@@ -40,6 +40,15 @@ class TaskPredictor:
             f"{self.description.source} is a model for {self.description.task}: only detectors find objects"
         )
 
+    def limit_tokens(self, model: nn.Module, tokens: int | None, budget_ms: float | None) -> float | None:
+        """From now on images keep their proportions and have at most `tokens` patches, or as many as the model, where
+        it is, takes in `budget_ms`; -> the milliseconds that these took, where they were measured.
+
+        Raises UserError for a task whose images keep their size, and a model that takes images of one size.
+        """
+        about = self.description
+        raise UserError(f"{about.source} is a model for {about.task}: only a classifier's images may have any size")
+
     def create(self) -> nn.Module:
         """The model with random weights."""
         about = self.description

@@ -10,6 +10,7 @@ from torch import nn
 
 from longvision.errors import MissingFileError, UserError
 from longvision.files import read_metadata
+from longvision.layers import PatchEmbed
 from longvision.models.pyramid import STRIDES, SUFFIX, FeaturePyramid, has_pyramid, is_ours, register_pyramid
 from longvision.names import did_you_mean
 
@@ -70,6 +71,22 @@ def backbone_of(model: nn.Module) -> nn.Module | None:
         if hasattr(module, "group_matcher") or isinstance(module, FeatureListNet | FeatureDictNet | FeatureHookNet):
             return module
     return None
+
+
+def free_patch(model: nn.Module, option: str) -> int:
+    """Side of the patches, pixels, of a model that takes images of every size in whole patches.
+
+    Raises UserError, which names the `option` that asks for it, for a model that does not.
+    """
+    patches: Any = getattr(model, "patch_embed", None)
+    if isinstance(patches, timm.layers.PatchEmbed) and not patches.strict_img_size:
+        return int(patches.patch_size[0])
+    if isinstance(patches, PatchEmbed) and patches.patch == patches.stride:
+        return patches.patch
+    raise UserError(
+        f"{option}: {type(model).__name__} does not take images of every size in patches that do not overlap: choose "
+        "NaViT or Vim, or one of timm's vision transformers with --model.args.dynamic_img_size true"
+    )
 
 
 def checkpoint_activations(model: nn.Module) -> None:

@@ -74,6 +74,22 @@ def draw_curves(
 
 
 @_names_as_they_are
+def draw_tokens(rows: Sequence[dict[str, float]], path: Path, title: str, metric_name: str, words: str) -> None:
+    """A metric against the most tokens of an image."""
+    from matplotlib.ticker import NullLocator
+
+    figure = _figure(6, 4)
+    axes = figure.subplots()
+    tokens = [row["tokens"] for row in rows]
+    axes.plot(tokens, [100 * row[metric_name] for row in rows], color=GOOD, marker="o")
+    axes.set(xscale="log", xlabel="most tokens of an image", ylabel=f"{words}, %", title=_title(figure, title))
+    axes.set_xticks(tokens, [f"{number:g}" for number in tokens])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+@_names_as_they_are
 def draw_class_metrics(shares: dict[str, float], path: Path, title: str, label: str) -> None:
     """A bar a class, the best above; classes that do not occur (NaN) are named at the end."""
     known = sorted((item for item in shares.items() if item[1] == item[1]), key=lambda item: item[1])
