@@ -50,6 +50,16 @@ def test_names_are_never_tags():
     assert read.texts.count(NASTY) > 10  # as they are, for a reader
 
 
+def test_a_caption_breaks_at_folders_and_not_before_a_percent_sign():
+    shown = page.images([page.Shown(Image.new("L", (8, 8)), ["dog (30 %)", "val/dog/1.jpg"])])
+    assert "<b>dog (30&nbsp;%)</b><br>val/<wbr>dog/<wbr>1.jpg<" in shown
+
+
+def test_the_only_tick_fits_beside_its_axis():
+    assert ">9.924</text>" in line_chart({"a": [(1, 9.92416)]}, "loss")
+    assert ">2.365</text>" in line_chart({"a": [(1, 2.351), (2, 2.369)]}, "loss")
+
+
 def test_it_loads_nothing():
     read = Read(page.page("t", "b", {"a": page.images([page.Shown(Image.new("RGB", (300, 200)), ["x"])])}))
     assert not {"link", "iframe", "object", "script"} & {tag for tag, _ in read.tags}

@@ -48,7 +48,7 @@ def _result(outcome: Any) -> str:
         return page.paragraphs(str(outcome))
     names = dict.fromkeys([*outcome.words, *sorted(outcome.metrics)])  # the one that chose the epoch first
     values = {
-        outcome.words.get(name, name): f"{value:.4f}" if name == "loss" else page.percent(value)
+        outcome.words.get(name, name.replace("_", " ")): f"{value:.4f}" if name == "loss" else page.percent(value)
         for name, value in ((name, outcome.metrics[name]) for name in names)
     }
     images = SPLIT_NAMES[outcome.split]
@@ -81,7 +81,9 @@ def _speed(task: Task, history: list[dict[str, float]]) -> str:
     columns = {name: [row[name] for row in history if name in row] for name in ("seconds", RATE, MEMORY)}
     rows = {"parameters": f"{sum(p.numel() for p in task.model.parameters()):,}"}
     if columns["seconds"]:
-        rows["training and validation"] = f"{clock(sum(columns['seconds']))} for {len(history)} epochs"
+        rows["training and validation"] = (
+            f"{clock(sum(columns['seconds']))} for {len(history)} epoch{'s' * (len(history) > 1)}"
+        )
     if columns[RATE]:
         rows["training images a second"] = f"{median(columns[RATE]):,.1f} (median of the epochs)"
     if columns[MEMORY]:
@@ -114,7 +116,7 @@ def _configuration(run: Run) -> str:
 
 def _versions() -> dict[str, str]:
     """With the machine that they ran on."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, threads: {torch.get_num_threads()}"
     return {
         "longvision": __version__,
         "torch": torch.__version__,

@@ -133,11 +133,16 @@ def images(shown: Sequence[Shown]) -> str:
     for one in shown:
         first, *others = map(text, one.lines)
         small = ' class="small"' if max(one.image.size) <= SMALL else ""
-        lines = "<br>".join([f"<b>{first}</b>", *others])
+        lines = "<br>".join([f"<b>{_wrapping(first)}</b>", *map(_wrapping, others)])
         figures.append(
             f'<figure><img{small} src="{embedded(one.image)}" alt="{first}"><figcaption>{lines}</figcaption></figure>'
         )
     return f'<div class="images">{"".join(figures)}</div>' if figures else ""
+
+
+def _wrapping(line: str) -> str:
+    """Text of which a line ends at a folder of a path, and not before a percent sign; elsewhere only in a long word."""
+    return line.replace(" %", "&nbsp;%").replace("/", "/<wbr>")
 
 
 def wide_image(image: Image.Image, name: str) -> str:

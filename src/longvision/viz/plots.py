@@ -35,10 +35,11 @@ def line_chart(lines: Mapping[str, Points], label: str, across: str = "epoch") -
         return across, HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * _share(y, y_range)
 
     parts = []
+    digits = 6 if len(y_ticks) > 1 else 4  # the only one is no round number
     for value in y_ticks:
         y = at(x_range[0], value)[1]
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
+        parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:.{digits}g}</text>')
     for value in x_ticks:
         x = at(value, y_range[0])[0]
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{value:g}</text>')
