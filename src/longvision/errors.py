@@ -37,6 +37,10 @@ class DivergedError(UserError):
     """The loss is no longer a number: nothing of this step is worth saving."""
 
 
+class LostPeerError(UserError):
+    """Of several processes another one has ended or hangs; it may not have said why."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Of Python, torch or a library that says so in words alone."""
     return isinstance(error, MemoryError) or (

@@ -4,17 +4,21 @@ import argparse
 import importlib
 import importlib.util
 import io
+import os
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from longvision.errors import UserError
+from longvision.errors import LostPeerError, UserError
 from longvision.names import did_you_mean
 from longvision.text import one_line
 from longvision.version import __version__
 
 USAGE_ERROR, INTERRUPTED = 2, 130
+RANK = ("RANK", "SLURM_PROCID", "LOCAL_RANK")  # where torchrun, srun and Lightning number the processes that they start
+PATIENCE = 30  # seconds
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The entry point. A UserError ends in one sentence and exit code 2, anything else in a traceback."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words, parent = list(sys.argv[1:] if arguments is None else arguments), os.getppid()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show is no reason to fail
         sys.stdout.reconfigure(errors="backslashreplace")
     debug = "--debug" in words
@@ -63,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UserError, MissingExtra) as mistake:
         if debug:
             traceback.print_exc()
-        print(f"{command}: error: {_sentence(mistake)}", file=sys.stderr)
+        if isinstance(mistake, LostPeerError) or not _is_said_by_the_first(parent):
+            print(f"{command}: error: {_sentence(mistake)}", file=sys.stderr)
         return USAGE_ERROR
 
 
@@ -105,6 +110,17 @@ def _require_extra(name: str, command: Command) -> None:
             f"it needs the extra {command.extra!r}, which is not installed: in a clone of the repository, "
             f"pip install '.[{command.extra}]'"
         )
+
+
+def _is_said_by_the_first(parent: int) -> bool:
+    """Whether this is another process than the first of several, whose end is that of the process that started this
+    one too: a mistake of the user is met by all of them. torchrun ends this one while it waits."""
+    end = time.monotonic() + PATIENCE
+    while next((os.environ[name] for name in RANK if name in os.environ), "0") != "0" and time.monotonic() < end:
+        if os.getppid() != parent:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def _sentence(mistake: BaseException) -> str:

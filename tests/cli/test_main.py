@@ -5,10 +5,11 @@ import importlib.util
 import io
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 
-from longvision.errors import UserError
+from longvision.errors import LostPeerError, UserError
 from longvision_cli import main as entry
 
 
@@ -26,6 +27,35 @@ def test_the_package_run_as_a_module_is_as_quick():
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "longvision_cli.main" in imported
     assert not imported & {"torch", "timm", "numpy", "longvision.models"}
+
+
+@pytest.mark.parametrize(
+    "rank, parents, says",
+    [
+        ({"RANK": "0"}, [1, 2], True),
+        ({"RANK": "1", "LOCAL_RANK": "0"}, [1, 2], False),
+        ({"LOCAL_RANK": "1"}, [1, 1, 2], False),
+        ({"SLURM_PROCID": "3"}, [1] * 99, True),  # the first met nothing
+        ({}, [1, 2], True),
+    ],
+)
+def test_of_several_processes_the_first_tells_a_mistake(longvision, monkeypatch, rank, parents, says):
+    """The end of what started them is the first one's."""
+    for name in entry.RANK:
+        monkeypatch.delenv(name, raising=False)
+    for name, number in rank.items():
+        monkeypatch.setenv(name, number)
+    monkeypatch.setattr(entry.os, "getppid", iter(parents).__next__)
+    monkeypatch.setattr(entry, "PATIENCE", 0.2)
+    answer = longvision("trian")
+    assert answer.code == 2 and ("unknown command" in answer.err) is says
+
+
+def test_a_lost_process_is_told_by_each_that_is_left(longvision, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(entry, "_split", Mock(side_effect=LostPeerError("process 1 of 2")))
+    monkeypatch.setattr(entry.time, "sleep", Mock(side_effect=AssertionError))
+    assert "process 1 of 2" in longvision("train").err
 
 
 def test_help_names_every_command(longvision):

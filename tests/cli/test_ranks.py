@@ -1,6 +1,5 @@
 """Two processes of one `longvision train`, however they were started: one of them lists the data."""
 
-import socket
 import subprocess
 import sys
 
@@ -8,6 +7,7 @@ import pytest
 
 pytest.importorskip("lightning")
 from support.class_folders import in_splits
+from support.launched import torchrun
 
 PROGRAM = """
 import os, sys
@@ -33,17 +33,28 @@ OPTIONS = """-c folder --data.path set --data.size 32 --data.workers 0 --data.ba
 --trainer.accelerator cpu --trainer.devices 2 --trainer.strategy ddp --trainer.max_epochs 1"""
 
 
+def train(folder, launcher, *words):
+    (folder / "program.py").write_text(PROGRAM)
+    start = torchrun() if launcher == "torchrun" else []
+    command = [sys.executable, *start, "program.py", "train", *OPTIONS.split(), *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", ["--data.path nowhere", "--data.total_batch 3"], ids=["before", "after"])
+@pytest.mark.parametrize("launcher", ["torchrun", "lightning"])
+def test_a_mistake_is_told_once(launcher, words, tmp_path):
+    """Before and after PyTorch is loaded."""
+    in_splits(tmp_path / "set")
+    done = train(tmp_path, launcher, *words.split())
+    assert done.returncode != 0 and done.stderr.count("longvision train: error: ") == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["torchrun", "lightning"])
 def test_one_process_lists_the_data(launcher, tmp_path):
     in_splits(tmp_path / "set")
-    (tmp_path / "program.py").write_text(PROGRAM)
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    start = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
-    command = [sys.executable, *(start if launcher == "torchrun" else []), "program.py", "train", *OPTIONS.split()]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    done = train(tmp_path, launcher)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "listed.txt").read_text().split() == ["0" if launcher == "torchrun" else "alone"]
     (run,) = (tmp_path / "runs").iterdir()

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from lightning import Trainer
 
-from longvision.errors import UserError
+from longvision.errors import LostPeerError, UserError
 
 
 def on_first_rank(trainer: Trainer, work: Callable[[], None]) -> None:
@@ -35,7 +35,7 @@ def on_first_rank(trainer: Trainer, work: Callable[[], None]) -> None:
 
 @contextmanager
 def lost_peers_named(trainer: Trainer) -> Iterator[None]:
-    """Inside, what a backend raises where another process has ended or hangs is one sentence. Raises UserError."""
+    """Inside, what a backend raises where another process has ended or hangs is one sentence. Raises LostPeerError."""
     try:
         yield
     except RuntimeError as error:
@@ -43,7 +43,7 @@ def lost_peers_named(trainer: Trainer) -> Iterator[None]:
             raise
         if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error).lower():
             raise
-        raise UserError(
+        raise LostPeerError(
             f"process {trainer.global_rank} of {trainer.world_size} has lost another one, which ended or no longer "
             "answers: see what that said, then go on with longvision train --resume RUN"
         ) from error
