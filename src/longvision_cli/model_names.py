@@ -39,13 +39,13 @@ def check_size(name: str, args: dict[str, Any], size: Size) -> None:
     """Raises UserError for an image size that does not divide into the patches of one of our models, or of timm's ViT
     or DeiT; others are not known here."""
     base = name.partition(".")[0]
-    ours = re.fullmatch(r"(?:vim_[a-z]+|vit_nano|navit_[a-z]+)_patch(\d+)(?:_stride(\d+))?(?:_\d+)?", base)
+    ours = re.fullmatch(r"(?:vim_[a-z]+|vit_nano|navit_[a-z]+)_patch(\d+)(?:_stride(\d+))?(?:_\d+)?|deepvit_\w+", base)
     sides = ours or re.match(r"(?:vit|deit3?)_\w*?patch(\d+)_()", base)
     if sides is None or args.get("pad" if ours else "dynamic_img_pad"):
         return
     if not ours and isinstance(args.get("patch_size"), list):  # timm takes two sides
         return
-    patch = args.get("patch_size", int(sides[1]))
+    patch = args.get("patch_size", int(sides[1] or 16))
     stride = (args.get("stride") or int(sides[2] or patch)) if ours else patch
     for key, value in {"patch_size": patch, "stride": stride}.items():
         if type(value) is not int or value < 1:

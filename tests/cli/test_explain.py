@@ -35,6 +35,14 @@ def test_an_untrained_model_by_name(longvision, image, tmp_path):
     assert rows(tmp_path / "explained-2") == rows(tmp_path / folder)  # random weights are the same ones
 
 
+def test_a_vim_by_its_scans(longvision, image, tmp_path):
+    answer = longvision("explain", "vim_nano_patch4_32", image, "--method", "similarity", "--heads", 4, "--out", "out")
+    assert answer.code == 0, answer.err
+    found = rows(tmp_path / "out")
+    assert [row["module"] for row in found] == [f"layers.{i}.mixer" for i in range(4)]
+    assert all(0 < float(row["heads"]) < 1 for row in found)
+
+
 def test_a_run_and_its_weights(longvision, train, image, tmp_path):
     made = train(
         "--model.name", NAME, "--model.args.depth", 2, "--model.args.embed_dim", 32, "--runs", tmp_path / "runs"
@@ -64,6 +72,8 @@ def test_only_the_first_images_are_used(longvision, image, tmp_path):
         (["resnet18"], "resnet18"),
         ([NAME, "--threshold", "1.5"], "1.5"),
         ([NAME, "--threshold", "x"], "'x'"),
+        ([NAME, "--heads", "2"], "heads 2"),
+        (["vim_nano_patch4_32", "--heads", "7"], "heads 7"),
         ([NAME, "--limit", "0"], "0"),
         ([NAME, "--weights", "image.png"], "image.png"),
     ],

@@ -25,6 +25,12 @@ def test_ours_are_listed_with_their_parameters(listed):
         "navit_tiny_patch16": "6,103,656",
         "navit_small_patch16": "23,706,216",
         "navit_base_patch16": "93,416,040",
+        "deepvit_16": "24,426,664",
+        "deepvit_24": "36,261,448",
+        "deepvit_32": "48,096,232",
+        "deepvit_s": "27,312,632",
+        "deepvit_l": "58,883,708",
+        "deepvit_l_384": "59,043,308",
     }
 
 

@@ -40,7 +40,10 @@ METHODS = {
     "similarity": Method(
         "longvision.explain.similarity.explain_similarity",
         "how alike the attention maps of layers and of heads are (DeepViT, arXiv 2103.11886)",
-        {"threshold": Option(float, "cosine from which two maps count as similar (0.9)")},
+        {
+            "threshold": Option(float, "cosine from which two maps count as similar (0.9)"),
+            "heads": Option(int, "of a Vim: groups of channels whose scans are averaged (8)"),
+        },
         images=16,
     ),
 }

@@ -1,22 +1,25 @@
-"""How alike the attention maps of a model's layers, and of its heads, are (DeepViT, arXiv 2103.11886, equation 2)."""
+"""How alike the attention maps of a model's layers, and of its heads, are (DeepViT, arXiv 2103.11886, equation 2); of a
+Vim, the hidden attention of its scans."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from longvision.errors import UserError
 from longvision.explain.attention import attention_layers, watched_attention
 from longvision.explain.finding import Finding, as_csv
+from longvision.explain.scans import scan_layers, watched_scans
 from longvision.inference.predictor import Predictor
 from longvision.viz.charts import draw_similarity
 
 MEMORY = 2**30  # bytes for the maps of one image: above, layers are compared with the one before alone
+GROUPS = 8  # of a scan's channels, which stand for heads
 
 
 @dataclass
@@ -87,31 +90,43 @@ class SimilarityMeter:
             return Similarity(self._sums_LL / self._counts_LL, self._heads_L[0] / self._heads_L[1])
 
 
-def explain_similarity(predictor: Predictor, images: Sequence[Path], threshold: float = 0.9) -> Iterator[Finding]:
-    """For `longvision explain`. Raises UserError for a model that has no attention maps to compare."""
+def explain_similarity(
+    predictor: Predictor, images: Sequence[Path], threshold: float = 0.9, heads: int | None = None
+) -> Iterator[Finding]:
+    """For `longvision explain`. Raises UserError for a model that has neither attention maps nor scans to compare."""
     if not 0 < threshold <= 1:
         raise UserError(f"threshold {threshold}: expected a cosine, above 0 and at most 1")
-    names = list(attention_layers(predictor.model))
-    if len(names) < 2:
-        raise UserError(
-            f"{predictor.description.architecture} has {len(names)} attention maps: expected two layers to compare, "
-            "as vision transformers have"
-        )
+    names, watched = _layers(predictor, heads)
     meter = SimilarityMeter(len(names))
     predictor.batch = 1
-    with watched_attention(predictor.model, meter.add):
+    with watched(meter.add):
         for _ in predictor.stream(images):
             pass
-    found = meter.result()
+    found, title = meter.result(), predictor.description.architecture
+    draw = partial(draw_similarity, found.layers_LL, found.heads_L, threshold, title=title)
     yield Finding(
         _sentence(found, len(images), threshold),
-        {
-            "similarity.csv": as_csv(_rows(found, names)),
-            "similarity.png": partial(
-                draw_similarity, found.layers_LL, found.heads_L, threshold, title=predictor.description.architecture
-            ),
-        },
+        {"similarity.csv": as_csv(_rows(found, names)), "similarity.png": draw},
     )
+
+
+def _layers(predictor: Predictor, heads: int | None) -> tuple[list[str], Callable[..., Any]]:
+    """The names of the layers that have maps, and what watches them."""
+    model, name = predictor.model, predictor.description.architecture
+    attention, scans = attention_layers(model), scan_layers(model)
+    if max(len(attention), len(scans)) < 2:
+        raise UserError(
+            f"{name} has {len(attention)} attention maps and {len(scans)} selective scans: expected two layers to "
+            "compare, as vision transformers and Vims have"
+        )
+    if len(attention) >= len(scans):
+        if heads is not None:
+            raise UserError(f"heads {heads} means nothing to {name}: the heads of its attention are compared")
+        return list(attention), partial(watched_attention, model)
+    heads, channels = GROUPS if heads is None else heads, next(iter(scans.values())).inner
+    if heads < 1 or channels % heads:
+        raise UserError(f"heads {heads}: expected groups that divide the {channels} channels of a scan of {name}")
+    return list(scans), partial(watched_scans, model, heads=heads)
 
 
 def _sentence(found: Similarity, images: int, threshold: float) -> str:
@@ -126,7 +141,7 @@ def _sentence(found: Similarity, images: int, threshold: float) -> str:
 
 def _rows(found: Similarity, names: Sequence[str]) -> list[dict[str, object]]:
     """A row a layer: its cosine with each layer, and of its heads with each other."""
-    numbers = torch.arange(len(names)).tolist()
+    numbers = range(len(names))
     return [
         {"layer": number, "module": names[number], "heads": f"{found.heads_L[number]:.6f}"}
         | {f"with_{other}": f"{found.layers_LL[number, other]:.6f}" for other in numbers}

@@ -9,7 +9,7 @@ from longvision.grid import grid_size, missing_pixels
 
 # They look at sizes that a symbolic trace does not know: it records the calls.
 torch.fx.wrap("grid_size")
-torch.fx.wrap("_divisible")
+torch.fx.wrap("divisible")
 
 
 class PatchEmbed(nn.Module):
@@ -30,7 +30,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, gh * gw, D). Raises UserError for a size that does not divide."""
-        x_BCHW = _divisible(x_BCHW, self.proj.in_channels, self.patch, self.stride, self.pad)
+        x_BCHW = divisible(x_BCHW, self.proj.in_channels, self.patch, self.stride, self.pad)
         return self.proj(x_BCHW).flatten(2).transpose(1, 2)
 
     def packed(self, patches_1MP: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ class PatchEmbed(nn.Module):
         return grid_size(height, width, self.patch, self.stride, self.pad)
 
 
-def _divisible(x_BCHW: Tensor, channels: int, patch: int, stride: int, pad: bool) -> Tensor:
+def divisible(x_BCHW: Tensor, channels: int, patch: int, stride: int, pad: bool) -> Tensor:
     """An image batch whose size divides, padded if need be. Raises UserError."""
     if x_BCHW.ndim != 4 or x_BCHW.shape[1] != channels:
         raise UserError(

@@ -17,7 +17,8 @@ for _module in iter_modules(__path__):
 for _name in filter(has_pyramid, NAMES):
     register_pyramid(_name)
 
+from longvision.models.deepvit import DeepViT  # noqa: E402
 from longvision.models.vim import Vim  # noqa: E402
 from longvision.models.vit import ViT  # noqa: E402
 
-__all__ = ["NAMES", "FeaturePyramid", "ViT", "Vim", "register_pyramid"]
+__all__ = ["NAMES", "DeepViT", "FeaturePyramid", "ViT", "Vim", "register_pyramid"]

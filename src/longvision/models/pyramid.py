@@ -138,7 +138,8 @@ def _only_stride(base: Any) -> int:
 
 def _margin(base: Any, stride: int) -> tuple[int, int]:
     """Zeros before and behind each side, so that overlapping patches lie centred on their cells."""
-    patch = base.patch_embed.proj.kernel_size[0]
+    embed = base.patch_embed
+    patch = embed.patch if hasattr(embed, "patch") else embed.proj.kernel_size[0]
     return (patch - stride) // 2, -(-(patch - stride) // 2)
 
 
@@ -169,10 +170,13 @@ def _to_width(channels: int, out_chans: int) -> nn.Module:
 def has_pyramid(name: str) -> bool:
     """Whether it is a backbone whose patches fit into cells of 32 pixels: one of ours, or timm's plain transformers."""
     stem = name.partition(".")[0]
-    patch = re.search(r"_patch(\d+)_", f"{stem}_")
-    if patch is None or int(patch[1]) not in STRIDES or not timm.is_model(stem) or stem.endswith(SUFFIX):
+    if not timm.is_model(stem) or stem.endswith(SUFFIX):
         return False
-    return is_ours(stem) or timm.models.is_model_in_modules(stem, ("vision_transformer", "deit"))
+    if is_ours(stem):  # all of one stride
+        return True
+    patch = re.search(r"_patch(\d+)_", f"{stem}_")
+    fits = patch is not None and int(patch[1]) in STRIDES
+    return fits and timm.models.is_model_in_modules(stem, ("vision_transformer", "deit"))
 
 
 def is_ours(stem: str) -> bool:
@@ -187,7 +191,9 @@ def register_pyramid(name: str) -> str:
     """
     stem, dot, tag = name.partition(".")
     if not has_pyramid(name):
-        raise UserError(f"model {name} gets no pyramid: expected a Vim, a DeiT or a ViT with patches of 4, 8, 16 or 32")
+        raise UserError(
+            f"model {name} gets no pyramid: expected a model of ours, a DeiT or a ViT with patches of 4, 8, 16 or 32"
+        )
     if not timm.is_model(f"{stem}{SUFFIX}"):
         # Input size, normalisation and licence are the backbone's; timm finds them under this module's name for them.
         tagged = timm.list_models(f"{stem}.*", include_tags=True)

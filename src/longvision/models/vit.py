@@ -45,19 +45,24 @@ class ViT(SequenceBackbone):
         norm = partial(LayerNorm, bias=self.bias)
         super().__init__(block, norm, embed_dim=embed_dim, depth=depth, **others)
 
-    @torch.no_grad()
     def _init_weights(self) -> None:
         """As timm's vision transformer."""
         super()._init_weights()
-        for module in self._blocks().modules():
-            if isinstance(module, nn.Linear):
-                trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        init_linear_layers(self._blocks())
 
     def _block_arguments(self, layout: Layout) -> tuple[Any, ...]:
         packing = layout.packing
         return () if packing is None else (packing.cu_seqlens, packing.lengths)
+
+
+@torch.no_grad()
+def init_linear_layers(blocks: nn.Module) -> None:
+    """As timm's vision transformer."""
+    for module in blocks.modules():
+        if isinstance(module, nn.Linear):
+            trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 default_cfgs = generate_default_cfgs(

@@ -127,7 +127,7 @@ def _read_pickle(path: Path) -> Weights:
         ) from error
     except Exception as error:  # bytes that are no pickle fail in any way there is
         raise UserError(f"{path} is not a checkpoint that torch can read: {error}") from error
-    for key in ("model", "state_dict"):
+    for key in ("model", "state_dict", "state_dict_ema"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     return dict(content) if isinstance(content, dict) else {}
