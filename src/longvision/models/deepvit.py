@@ -40,12 +40,13 @@ class ReAttention(Attention):
         **others: see `timm.layers.Attention`.
     """
 
-    def __init__(self, dim: int, num_heads: int = 8, rescale: bool = False, **others: Any) -> None:
-        super().__init__(dim, num_heads, **others)
-        like = {"device": others.get("device"), "dtype": others.get("dtype")}
-        self.fused_attn = False  # the maps are to be mixed
-        self.reatten_matrix = HeadMixing(num_heads, num_heads, 1, **like)
-        self.var_norm = nn.BatchNorm2d(num_heads, **like)
+    def __init__(
+        self, dim: int, num_heads: int = 8, rescale: bool = False, device: Any = None, dtype: Any = None, **others: Any
+    ) -> None:
+        super().__init__(dim, num_heads, device=device, dtype=dtype, **others)
+        self.fused_attn = False  # type: ignore[misc] # the maps are to be mixed
+        self.reatten_matrix = HeadMixing(num_heads, num_heads, 1, device=device, dtype=dtype)
+        self.var_norm = nn.BatchNorm2d(num_heads, device=device, dtype=dtype)
         self.map_scale = self.scale if rescale else 1.0
 
     def forward(self, x_BMD: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
@@ -72,7 +73,7 @@ class HeadMixing(nn.Conv2d):
 
     def forward(self, map_BHMM: Tensor) -> Tensor:
         """(B, H, M, M) -> (B, H, M, M) in the weight's dtype."""
-        return _mixed(map_BHMM, self.weight, self.bias)
+        return _mixed(map_BHMM, self.weight, self.bias)  # type: ignore[arg-type]
 
 
 @torch.fx.wrap  # what it does depends on the dtype
@@ -100,8 +101,8 @@ class DeepBlock(TransformerBlock):
         if attention is not None:
             self.attn = attention
         self.scale = scale
-        for norm in (self.norm1, self.norm2):
-            norm.eps /= scale**2  # LN(s x) with an eps is LN(x) with eps / s²
+        # LN(s x) with an eps is LN(x) with eps / s².
+        self.norm1, self.norm2 = (LayerNorm(dim, 1e-6 / scale**2) for _ in range(2))
 
     def forward(self, x_BMD: Tensor) -> Tensor:  # type: ignore[override]
         """(B, M, D) -> (B, M, D), in x's dtype: hand in float32 to keep the residual in float32."""
