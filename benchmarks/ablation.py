@@ -6,7 +6,6 @@ there are not run again.
 Run: python benchmarks/ablation.py DIR [RUNS], with CIFAR-10 in Parquet files in DIR.
 """
 
-import csv
 import json
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 import torch
 
 from longvision.benchmark.provenance import device_name, provenance
+from longvision.benchmark.rows import read_rows, write_rows
 from longvision.files import read_metadata
 
 TABLE = Path(__file__).parent / "results" / "ablation.csv"
@@ -57,17 +57,14 @@ def row_of(name: str, model: dict, seed: int, data: str, runs: str) -> dict:
 
 
 def main(data: str, runs: str = "runs") -> None:
-    rows = list(csv.DictReader(TABLE.open())) if TABLE.exists() else []
+    rows = read_rows(TABLE)
     there = {(row["model"], int(row["seed"])) for row in rows}
     for seed in SEEDS:
         for name, model in models().items():
             if (name, seed) in there:
                 continue
             rows.append(row_of(name, model, seed, data, runs))
-            with TABLE.open("w", newline="") as file:
-                table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-                table.writeheader()
-                table.writerows(rows)
+            write_rows(TABLE, rows)
 
 
 if __name__ == "__main__":

@@ -122,8 +122,9 @@ class Training:
 
 def main(kills: int = 20) -> None:
     from longvision.benchmark.provenance import device_name, provenance
+    from longvision.benchmark.rows import read_rows, write_rows
 
-    rows = list(csv.DictReader(TABLE.open())) if TABLE.exists() else []
+    rows = read_rows(TABLE)
     moments = random.Random(len(rows))
     with tempfile.TemporaryDirectory() as folder:
         whole = Training(Path(folder, "whole"), 0)
@@ -149,10 +150,7 @@ def main(kills: int = 20) -> None:
                 "device": device_name("cpu"),
                 **provenance(),
             })  # fmt: skip
-            with TABLE.open("w", newline="") as file:
-                table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-                table.writeheader()
-                table.writerows(rows)
+            write_rows(TABLE, rows)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ Both are measured in turn, several times; the row is of the medians. It goes to 
 Run: python benchmarks/loader.py DIR [SIZE], with a folder of images a class in DIR.
 """
 
-import csv
 import statistics
 import sys
 import time
@@ -17,6 +16,7 @@ import torch
 from PIL import Image
 
 from longvision.benchmark.provenance import device_name, provenance
+from longvision.benchmark.rows import read_rows, write_rows
 from longvision.data.augment import Augment
 from longvision.data.config import FolderData
 
@@ -70,11 +70,7 @@ def main(folder: str, size: int = 224) -> None:
         **provenance(),
     }
     print(row)
-    rows = [*(csv.DictReader(TABLE.open()) if TABLE.exists() else []), row]
-    with TABLE.open("w", newline="") as file:
-        table = csv.DictWriter(file, list(row), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+    write_rows(TABLE, [*read_rows(TABLE), row])
 
 
 if __name__ == "__main__":

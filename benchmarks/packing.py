@@ -7,7 +7,6 @@ run again.
 Run: python benchmarks/packing.py [EPOCHS]
 """
 
-import csv
 import math
 import sys
 import time
@@ -20,6 +19,7 @@ from torch import Tensor
 
 import longvision  # noqa: F401, which registers the models
 from longvision.benchmark.provenance import device_name, provenance
+from longvision.benchmark.rows import read_rows, write_rows
 from longvision.data.config import MixedDigitsData
 from longvision.data.transforms.packing import PackedTransforms
 
@@ -110,7 +110,7 @@ def row_of(way: str, seed: int, epochs: int) -> dict:
 
 
 def main(epochs: int = 25) -> None:
-    rows = list(csv.DictReader(TABLE.open())) if TABLE.exists() else []
+    rows = read_rows(TABLE)
     there = {(row["way"], int(row["seed"]), int(row["epochs"])) for row in rows}
     for seed in range(3):
         for way in ("packing", "padding"):
@@ -118,10 +118,7 @@ def main(epochs: int = 25) -> None:
                 continue
             rows.append(row_of(way, seed, epochs))
             print(rows[-1], flush=True)
-            with TABLE.open("w", newline="") as file:
-                table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-                table.writeheader()
-                table.writerows(rows)
+            write_rows(TABLE, rows)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ Run: python benchmarks/parquet_memory.py [FOLDER]
 """
 
 import contextlib
-import csv
 import io
 import json
 import os
@@ -25,15 +24,14 @@ CASES = [("first", 0), ("again", 0), ("again", 2)]
 
 
 def main() -> None:
+    from longvision.benchmark.rows import write_rows
+
     with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as folder:
         write_set(Path(folder, "set"))
         os.environ["LONGVISION_CACHE"] = f"{folder}/cache"
         rows = [json.loads(subprocess.check_output([sys.executable, __file__, "--case", *map(str, case), folder]))
                 for case in CASES]  # fmt: skip
-    with (ROOT / "benchmarks/results/parquet_memory.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+    write_rows(ROOT / "benchmarks/results/parquet_memory.csv", rows)
 
 
 def write_set(folder: Path) -> None:
