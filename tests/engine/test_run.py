@@ -108,3 +108,10 @@ def test_whose_weights_a_file_holds(tmp_path):
     (tmp_path / "link").symlink_to(run.weights)
     assert [Run.of_weights(file).path for file in (run.weights, tmp_path / "link")] == [run.path] * 2
     assert Run.of_weights(tmp_path / "model.safetensors") is None
+
+
+def test_the_best_epoch_is_read_once(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(runs, "is_whole", lambda path: not asked.append(path))
+    run = Run(tmp_path)
+    assert run.has_best and run.has_best and asked == [run.best]

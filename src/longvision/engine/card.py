@@ -7,7 +7,6 @@ import lightning
 import timm
 import torch
 
-from longvision.engine.checkpoint_file import is_whole
 from longvision.engine.run import Run
 from longvision.tasks.task import Task
 from longvision.text import printable
@@ -40,7 +39,7 @@ configuration is in `{run.configs()[-1].name}`. Made with longvision {__version_
 
 {table}
 
-The weights are those of the {"epoch that validated best" if is_whole(run.best) else "last step"}.
+The weights are those of the {"epoch that validated best" if run.has_best else "last step"}.
 
 ## Use
 

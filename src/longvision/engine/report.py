@@ -16,7 +16,6 @@ from longvision.data.image_ids import write_image_ids
 from longvision.engine.callbacks.history import read_history
 from longvision.engine.callbacks.progress import percent
 from longvision.engine.card import model_card
-from longvision.engine.checkpoint_file import is_whole
 from longvision.engine.ranks import on_first_rank
 from longvision.engine.run import Run
 from longvision.engine.run_page import write_page
@@ -82,7 +81,7 @@ def write_report(trainer: Trainer, task: Task, data: Any, run: Run, again: bool 
         UserError, Exception: the evaluation failed. The weights, their card and what can be drawn are there.
         Exception: the first process could not write, which ends the others too (`on_first_rank`).
     """
-    best = trainer.strategy.broadcast(trainer.is_global_zero and is_whole(run.best))
+    best = trainer.strategy.broadcast(trainer.is_global_zero and run.has_best)
     if not best and trainer.is_global_zero:
         _tell_why_not(trainer, task, run)
     evaluator = trainer

@@ -2,6 +2,7 @@
 
 import datetime
 import shutil
+from functools import cached_property
 from pathlib import Path
 
 from longvision.data.fingerprint import Fingerprint
@@ -114,6 +115,11 @@ class Run:
             f"its beginning), or start a new run from its weights with -c {self.configs()[-1]} "
             f"--model.pretrained {self.weights}"
         )
+
+    @cached_property
+    def has_best(self) -> bool:
+        """Whether there is a best epoch that is whole; asked once, when it has been trained."""
+        return is_whole(self.best)
 
     def resume_from(self) -> tuple[Path | None, list[str]]:
         """The newest checkpoint that is whole, None where there is none yet, and what is to be told of others. Raises
