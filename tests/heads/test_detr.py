@@ -154,7 +154,7 @@ def test_two_ranks_train_as_one_process_with_all_images(tmp_path: Path):
 def test_the_last_layer_is_that_of_transformers():
     model, (images, _) = with_another_norm(small()), scene()
     with torch.no_grad():
-        logits, boxes = model._decode(images)
+        logits, boxes = model.decode(images)
         expected = model.model(*masked_batch(images))
     torch.testing.assert_close(logits[-1], expected.logits)
     torch.testing.assert_close(boxes[-1], expected.pred_boxes)
@@ -165,10 +165,10 @@ def test_a_decoder_cut_short_predicts_what_its_layer_did(layers: int):
     """So the final norm is for the heads alone: no layer works on what it made of the one before."""
     model, (images, _) = with_another_norm(small()), scene()
     with torch.no_grad():
-        logits, boxes = model._decode(images)
+        logits, boxes = model.decode(images)
         decoder = model.model.model.decoder
         decoder.layers = decoder.layers[:layers]
-        cut_logits, cut_boxes = model._decode(images)
+        cut_logits, cut_boxes = model.decode(images)
     assert len(logits) == 3 and len(cut_logits) == layers
     torch.testing.assert_close(cut_logits, logits[:layers])
     torch.testing.assert_close(cut_boxes, boxes[:layers])
@@ -237,9 +237,9 @@ def test_a_batch_is_padded_below_and_right_and_the_padding_is_masked():
     with torch.no_grad():
         [(map_BDHW, mask_BHW)] = backbone(pixels, mask)
         assert mask_BHW[1].tolist() == [[True, True, False, False]] * 2
-        before = model._decode(images)
+        before = model.decode(images)
         backbone.forward = lambda *_: [(map_BDHW.where(mask_BHW[:, None], 1e3), mask_BHW)]
-        for seen, expected in zip(model._decode(images), before, strict=True):
+        for seen, expected in zip(model.decode(images), before, strict=True):
             torch.testing.assert_close(seen, expected)
 
 
@@ -249,7 +249,7 @@ def test_detections_are_boxes_scores_and_labels_of_each_image():
     model.model.bbox_predictor.layers[-1].bias.data[:] = torch.tensor([-1, 1, 3, 3])  # large and not centred
     sizes = [(500, 700), (64, 48)]
     with torch.no_grad():
-        logits, boxes = model._decode(images)
+        logits, boxes = model.decode(images)
     found = model.detect(images, sizes)
     for n, (one, (height, width)) in enumerate(zip(found, sizes, strict=True)):
         assert one.boxes.shape == (5, 4) and one.boxes.dtype == torch.float32
@@ -272,7 +272,7 @@ def test_matching_and_losses_are_in_float32_under_autocast(name: str):
     with torch.autocast("cpu", torch.bfloat16):
         losses = model(images, targets)
         sum(losses.values()).backward()
-        logits, boxes = model._decode(images)
+        logits, boxes = model.decode(images)
         found = model.eval().detect(images, [(50, 70), (64, 48)])
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
     assert logits.dtype == boxes.dtype == found[0].boxes.dtype == found[0].scores.dtype == torch.float32
@@ -382,10 +382,11 @@ def test_dropout_is_where_the_paper_has_it(options: dict, dropout: float):
     assert model.encoder.dropout == 0
 
 
-def test_with_a_resnet_50_it_has_as_many_trained_parameters_as_the_papers_code():
-    """Which counts them as it starts on COCO, whose classes it numbers to 91."""
+def test_with_a_resnet_50_it_has_as_many_parameters_as_the_papers_code():
+    """Which counts those that are trained as it starts on COCO, whose classes it numbers to 91."""
     with torch.device("meta"):
         model = create_detr("resnet50", 91, 3, (64, 64))
+    assert sum(p.numel() for p in model.parameters()) == 41_524_768
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 41_302_368
 
 

@@ -67,7 +67,8 @@ def build(configuration):
     pytest.importorskip("faster_coco_eval")
     pytest.importorskip("transformers")
     model = configuration.model
-    model = replace(model, pretrained=False, args={**(model.args or {}), "depth": 4})
+    shallow = {"depth": 4} if "patch" in model.name else {}
+    model = replace(model, pretrained=False, args={**(model.args or {}), **shallow})
     masks = configuration.task != "segmentation" and configuration.source != "voc"
     size = configuration.data.size
     size = (size, size) if isinstance(size, int) else size

@@ -94,8 +94,8 @@ def test_detr_refuses_frozen_norms_without_weights():
 def test_detr_learns_positions_in_the_image_without_its_padding(monkeypatch):
     """In training as in evaluation: a box in an image of 2:1 is relative to the image, not to the square canvas."""
     task, shapes, given = detr(), [], []
-    decode = task.model._decode
-    monkeypatch.setattr(task.model, "_decode", lambda images: shapes.append(images[0].shape) or decode(images))
+    decode = task.model.decode
+    monkeypatch.setattr(task.model, "decode", lambda images: shapes.append(images[0].shape) or decode(images))
     monkeypatch.setattr(heads_detr, "set_losses", lambda *rest: given.append(rest[-1]) or {"x": rest[1].sum()})
     task.training_step(([torch.zeros(3, 32, 32)], [target([0, 0, 16, 8], size=(16, 32))]), 0)
     assert shapes == [(3, 16, 32)]

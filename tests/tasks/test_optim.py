@@ -133,6 +133,13 @@ def test_the_line_of_dense_heads():
     )
 
 
+def test_the_step_of_detr():
+    """A tenth of the rate from four fifths on."""
+    model = timm.create_model("vim_nano_patch4_32", img_size=16, depth=1, embed_dim=32)
+    made = make_optimizer(model, OptimConfig(lr=1.0, schedule="step", final_lr=0.1), 0, 10)
+    assert rates(made["optimizer"], made["lr_scheduler"], 10) == pytest.approx([1.0] * 8 + [0.1] * 3)
+
+
 def test_a_step_moves_the_weights_by_the_rate():
     """AdamW's first step is the rate times the gradient's sign, after the decay."""
     model, optimizer, _ = make(lr=0.1, warmup_steps=0, weight_decay=0.5)

@@ -1,5 +1,7 @@
 """Which methods there are, and where the code of each lies: dotted paths, so that reading the table loads nothing."""
 
+import re
+from argparse import ArgumentTypeError
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +38,15 @@ class Method:
     tasks: frozenset[str] | None = None
 
 
+def parse_point(text: str) -> tuple[float, float]:
+    """X,Y. Raises ArgumentTypeError, which the command tells."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?),(\d+(?:\.\d+)?)", text.replace(" ", ""))
+    if match is None:
+        raise ArgumentTypeError(f"{text!r} is no point: expected X,Y in pixels from the upper left corner, as 120,80")
+    return float(match[1]), float(match[2])
+
+
+DETR = frozenset({"detr"})
 METHODS = {
     "similarity": Method(
         "longvision.explain.similarity.explain_similarity",
@@ -45,6 +56,26 @@ METHODS = {
             "heads": Option(int, "of a Vim: groups of channels whose scans are averaged (8)"),
         },
         images=16,
+    ),
+    "queries": Method(
+        "longvision.explain.queries.explain_queries",
+        "of a DETR: where the boxes of each query lie over all images (arXiv 2005.12872, figure 7)",
+        images=1000,
+        tasks=DETR,
+    ),
+    "encoder-attention": Method(
+        "longvision.explain.encoder_attention.explain_encoder",
+        "of a DETR: what a point of an image is compared with in the encoder (figure 3)",
+        {"point": Option(parse_point, "X,Y in pixels of each image, from its upper left corner")},
+        images=16,
+        tasks=DETR,
+    ),
+    "decoder-attention": Method(
+        "longvision.explain.decoder_attention.explain_decoder",
+        "of a DETR: where the decoder looks for each object that it finds (figure 6)",
+        {"score": Option(float, "least score of an object (0.5)")},
+        images=16,
+        tasks=DETR,
     ),
 }
 

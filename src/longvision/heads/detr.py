@@ -1,5 +1,6 @@
 """DETR (arXiv 2005.12872): objects as a set, from transformers' encoder and decoder on any timm backbone."""
 
+import os
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from longvision.heads.objects import ObjectModel
 from longvision.heads.set_loss import set_losses
 from longvision.models.backbone import create_features, dense_name
 from longvision.models.sequence import check_at_least_one
+from longvision.models.weights.detr import is_detr, load_detr
+from longvision.models.weights.files import Weights, read_weights
 from longvision.types import Detections, Size, Target
 
 HEADS = 8
@@ -30,7 +33,8 @@ def create_detr(
     layers: int = 6,
     dropout: float = 0.1,
 ) -> "Detr":
-    """DETR on one map of a backbone: of stride 32, as published, or of 16 from a Vim or another of one stride.
+    """DETR on one map of a backbone: of stride 32, as published, or of 16 from a Vim or another of one stride. The
+    published `detr_resnet50` is that of "resnet50" with 91 classes.
 
     Those come in patches of 16 pixels, and a coarser map would only be that one pooled.
 
@@ -41,6 +45,8 @@ def create_detr(
 
     Args:
         classes: how many, without the background.
+        pretrained: of the backbone; or a file of a whole DETR, the authors' or transformers', whose head starts anew
+            for another number of classes.
         queries: the most objects that can be found in an image.
         width: of encoder and decoder; their hidden layers are 8 times as wide.
         layers: of the encoder, and of the decoder.
@@ -56,9 +62,24 @@ def create_detr(
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout {dropout}: expected from 0 to below 1")
     stride = 16 if dense_name(name).partition(".")[0].endswith("_pyramid") else 32
-    features = freeze_batch_norm_2d(create_features(name, channels, size, pretrained, args, (stride,)))
+    whole = _whole(pretrained)
+    features = create_features(name, channels, size, False if whole else pretrained, args, (stride,))
+    features = freeze_batch_norm_2d(features)
     _freeze_stem(features)
-    return Detr(features, classes, queries, width, layers, dropout)
+    model = Detr(features, classes, queries, width, layers, dropout)
+    if whole:
+        load_detr(model, whole, str(pretrained))
+    return model
+
+
+def _whole(pretrained: bool | str) -> Weights | None:
+    """The weights of a file that holds a whole DETR."""
+    if not isinstance(pretrained, str) or not pretrained.endswith((".safetensors", ".pth", ".pt", ".bin")):
+        return None
+    if not os.path.isfile(pretrained):
+        return None  # as whoever makes the backbone says
+    weights, _ = read_weights(pretrained)
+    return weights if is_detr(weights) else None
 
 
 def _freeze_stem(features: nn.Module) -> None:
@@ -104,13 +125,13 @@ class Detr(ObjectModel):
         """Weighted: three of the last decoder layer, "loss_class", "loss_box" and "loss_giou", and the same of each
         layer before it, numbered: "loss_class_0"."""
         images = [_without_padding(image, target) for image, target in zip(images, targets, strict=True)]
-        logits_LBQK, boxes_LBQ4 = self._decode(images)
+        logits_LBQK, boxes_LBQ4 = self.decode(images)
         labels, boxes = zip(*map(_relative, images, targets), strict=True)
         with torch.autocast(boxes_LBQ4.device.type, enabled=False):
             return set_losses(logits_LBQK, boxes_LBQ4, list(labels), list(boxes))
 
     def found(self, images: list[Tensor], sizes: list[Size]) -> list[Detections]:
-        logits_LBQK, boxes_LBQ4 = self._decode(images)
+        logits_LBQK, boxes_LBQ4 = self.decode(images)
         found = []
         for logits_QK, boxes_Q4, (height, width) in zip(logits_LBQK[-1], boxes_LBQ4[-1], sizes, strict=True):
             scores_Q, labels_Q = logits_QK.softmax(-1)[:, :-1].max(-1)
@@ -120,7 +141,7 @@ class Detr(ObjectModel):
             found.append(Detections(corners_Q4, scores_Q, labels_Q).select(order_Q))
         return found
 
-    def _decode(self, images: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def decode(self, images: list[Tensor]) -> tuple[Tensor, Tensor]:
         """-> logits (L, B, Q, classes + 1), the last for none, and boxes (L, B, Q, 4), in float32.
 
         Boxes are cxcywh, relative to each image's own size, without the padding of the batch, as are the encoder's

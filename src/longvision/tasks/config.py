@@ -6,7 +6,7 @@ from typing import Any, Literal
 from longvision.errors import UserError
 from longvision.inference.config import InferenceConfig
 
-Schedule = Literal["cosine", "poly"]
+Schedule = Literal["cosine", "poly", "step"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class OptimConfig:
         lr: learning rate at the end of the warm-up.
         weight_decay: the optimizer's, for all but norms, biases, positions and decay rates.
         layer_decay: factor on the learning rate from each block to the one before it; null for none.
-        schedule: from the warm-up to the end: cosine, or poly, a straight line.
+        schedule: from the warm-up to the end: cosine, poly, a straight line, or step, down at four fifths of it.
         warmup_epochs: over which the learning rate rises.
         warmup_steps: over which it rises, beside those epochs.
         final_lr: at the end, as a fraction of lr.

@@ -1,6 +1,7 @@
 """The charts of a run. Drawn without a display; matplotlib is imported when one is drawn."""
 
 import functools
+import math
 import textwrap
 import warnings
 from collections.abc import Callable, Sequence
@@ -16,6 +17,13 @@ from longvision.viz.sheets import short
 GOOD, BAD, GREY = "#2a7f4f", "#b3261e", "#666666"
 CHARACTERS = 8  # of a title, an inch
 LONGEST_LINE = 24  # letters over an example
+SMALL_BOX = 1 / 16  # of the image
+BOX_KINDS = {
+    "small": ("#2a9d4f", f"below 1/{1 / SMALL_BOX:.0f} of the image"),
+    "wide": ("#c62828", "larger, wider than high"),
+    "high": ("#1e63c4", "larger, higher than wide"),
+}
+MOST_QUERIES = 100
 
 
 Arguments = ParamSpec("Arguments")
@@ -164,3 +172,45 @@ def draw_similarity(layers_LL: np.ndarray, heads_L: np.ndarray, threshold: float
     for axis in (heat.xaxis, heat.yaxis, curves.xaxis):
         axis.get_major_locator().set_params(integer=True)
     figure.savefig(path, dpi=120)
+
+
+@_names_as_they_are
+def draw_queries(boxes_NQ4: np.ndarray, sizes_N2: np.ndarray, path: Path, title: str) -> None:
+    """Where the boxes of each query lie in the unit square that every image is; the first 100 queries.
+
+    Args:
+        boxes_NQ4: of each image and query the centre, width and height, as shares of the image.
+        sizes_N2: height and width of each image, pixels: what is wider than high depends on them.
+    """
+    images, queries = boxes_NQ4.shape[:2]
+    if queries > MOST_QUERIES:
+        title = f"{title}, the first {MOST_QUERIES} of {queries}"
+    shown = min(queries, MOST_QUERIES)
+    columns = math.ceil(math.sqrt(shown))
+    rows = -(-shown // columns)
+    side = float(np.clip(8 / columns, 1.2, 2.4))
+    figure = _figure(max(8.0, side * columns), (side + 0.15) * rows + 1.2)
+    figure.suptitle(_title(figure, title))
+    kind_NQ = box_kinds(boxes_NQ4, sizes_N2)
+    size = float(np.clip(600 * side / images, 1, 20))
+    for query, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+        if query >= shown:
+            axes.axis("off")
+            continue
+        for name, (colour, _) in BOX_KINDS.items():
+            x, y = boxes_NQ4[kind_NQ[:, query] == name, query, :2].T
+            axes.scatter(x, y, size, colour, linewidths=0)
+        axes.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[], aspect="equal")
+        axes.set_title(str(query), fontsize=8, color=GREY, pad=2)
+    labels = [
+        (figure.axes[0].scatter([], [], 30, colour), f"{name}: {words}") for name, (colour, words) in BOX_KINDS.items()
+    ]
+    figure.legend(*zip(*labels, strict=True), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    figure.savefig(path, dpi=120)
+
+
+def box_kinds(boxes_NQ4: np.ndarray, sizes_N2: np.ndarray) -> np.ndarray:
+    """(N, Q): "small", "wide" or "high"."""
+    width_NQ, height_NQ = boxes_NQ4[..., 2], boxes_NQ4[..., 3]
+    wide_NQ = width_NQ * sizes_N2[:, 1:] >= height_NQ * sizes_N2[:, :1]
+    return np.where(width_NQ * height_NQ < SMALL_BOX, "small", np.where(wide_NQ, "wide", "high"))

@@ -46,8 +46,8 @@ def load_weights(model: Any, path: str | os.PathLike[str], prefix: str = "") -> 
             raise UserError(f"{path} holds no tensor whose name begins with {prefix!r}")
     weights = fit_positions(weights, model, metadata)
     _fit_input(weights, model)
-    _fit_head(weights, model, path)
-    _check_fits(weights, model, path)
+    fit_head(weights, model, path)
+    check_fits(weights, model, path)
     model.load_state_dict(weights)
 
 
@@ -60,7 +60,7 @@ def fill_weights(model: nn.Module, weights: Weights, metadata: dict[str, Any], p
     """As `restore_weights`, with what was read already; `path` is for messages."""
     if hasattr(model, "tokens"):
         weights = fit_positions(weights, model, metadata)
-    _check_fits(weights, model, path)
+    check_fits(weights, model, path)
     model.load_state_dict(weights)
 
 
@@ -203,21 +203,25 @@ def _fit_input(weights: Weights, model: Any) -> None:
         weights[name] = adapt_input_conv(model.in_chans, weights[name])
 
 
-def _fit_head(weights: Weights, model: Any, path: str | os.PathLike[str]) -> None:
-    """A head for another class count cannot be used: the model keeps the one that it was made with."""
-    if "head.weight" not in weights or len(weights["head.weight"]) == model.num_classes:
+def fit_head(
+    weights: Weights, model: nn.Module, path: str | os.PathLike[str], head: str = "head", more: int = 0
+) -> None:
+    """A head for another class count cannot be used: the model keeps the one that it was made with. `more` are its
+    outputs that are no class."""
+    own = model.state_dict()
+    found, wanted = (len(there.get(f"{head}.weight", ())) for there in (weights, own))
+    if found in (0, wanted):
         return
     logger.info(
-        "%s has a head for %d classes, the model %d: its head starts anew",
-        path, len(weights["head.weight"]), model.num_classes,
-    )  # fmt: skip
-    for name in ("head.weight", "head.bias"):
+        "%s has a head for %d classes, the model %d: its head starts anew", path, found - more, max(0, wanted - more)
+    )
+    for name in (f"{head}.weight", f"{head}.bias"):
         weights.pop(name, None)
-        if name in (own := model.state_dict()):
+        if name in own:
             weights[name] = own[name]
 
 
-def _check_fits(weights: Weights, model: nn.Module, path: str | os.PathLike[str]) -> None:
+def check_fits(weights: Weights, model: nn.Module, path: str | os.PathLike[str]) -> None:
     own = model.state_dict()
     differ = [f"{name} is missing" for name in own if name not in weights]
     differ += [f"{name} is unknown to the model" for name in weights if name not in own]

@@ -1,0 +1,64 @@
+"""Weights of whole DETRs as others name them, the authors' and transformers', under the names that ours has."""
+
+import re
+
+from torch import Tensor, nn
+
+from longvision.models.weights.files import Weights, check_fits, fit_head
+
+# What stands in the file -> what is in ours, one after the other.
+AUTHORS = [
+    (r"^backbone\.0\.body\.", "model.backbone.model."),
+    (r"^input_proj\.", "model.input_projection."),
+    (r"^query_embed\.", "model.query_position_embeddings."),
+    (r"^class_embed\.", "class_labels_classifier."),
+    (r"^bbox_embed\.", "bbox_predictor."),
+    (r"^transformer\.decoder\.norm\.", "model.decoder.layernorm."),
+    (r"^transformer\.", "model."),
+    (r"\.multihead_attn\.", ".encoder_attn."),
+    (r"\.linear([12])\.", r".mlp.fc\1."),
+    (r"(encoder\.layers\.\d+)\.norm2\.", r"\1.final_layer_norm."),
+    (r"\.norm1\.", ".self_attn_layer_norm."),
+    (r"\.norm2\.", ".encoder_attn_layer_norm."),
+    (r"\.norm3\.", ".final_layer_norm."),
+    (r"_attn\.out_proj\.", "_attn.o_proj."),
+]
+TRANSFORMERS = [
+    (r"^model\.backbone\.conv_encoder\.", "model.backbone."),
+    (r"(layers\.\d+)\.fc([12])\.", r"\1.mlp.fc\2."),
+    (r"_attn\.out_proj\.", "_attn.o_proj."),
+]
+HEAD = "class_labels_classifier"
+
+
+def is_detr(weights: Weights) -> bool:
+    """Whether they are a whole DETR's, its transformer included, and not a backbone's."""
+    return any(name.removeprefix("detr.") in ("class_embed.weight", f"{HEAD}.weight") for name in weights)
+
+
+def load_detr(model: nn.Module, weights: Weights, path: str) -> None:
+    """Fill a DETR of ours, whose head starts anew where the file has another number of classes.
+
+    Raises UserError for one with other sizes: the tensors that differ.
+    """
+    weights = {f"model.{name}": weight for name, weight in _renamed(weights).items()}
+    # Statistics that a frozen norm does not have.
+    weights = {name: weight for name, weight in weights.items() if not name.endswith("num_batches_tracked")}
+    fit_head(weights, model, path, f"model.{HEAD}", more=1)
+    check_fits(weights, model, path)
+    model.load_state_dict(weights)
+
+
+def _renamed(weights: Weights) -> Weights:
+    weights = {name.removeprefix("detr."): weight for name, weight in weights.items()}  # of one that segments too
+    rules = AUTHORS if "class_embed.weight" in weights else TRANSFORMERS
+    found: dict[str, Tensor] = {}
+    for name, weight in weights.items():
+        for pattern, ours in rules:
+            name = re.sub(pattern, ours, name)
+        if ".in_proj_" in name:  # queries, keys and values in one
+            stem, _, kind = name.partition(".in_proj_")
+            found |= {f"{stem}.{letter}_proj.{kind}": one for letter, one in zip("qkv", weight.chunk(3), strict=True)}
+        else:
+            found[name] = weight
+    return found
