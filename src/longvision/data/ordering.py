@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from timm.layers import PatchEmbed
 
-from longvision.data.io.headers import read_header
 from longvision.data.io.threads import in_threads
 from longvision.data.multi_scale import MultiScaleOrder
 from longvision.data.order import EpochOrder
@@ -114,13 +113,12 @@ def look_at_shapes(data: "DataModule") -> None:
 def shapes_of(images: ImageSet[Any]) -> np.ndarray:
     """Height and width of each image as it is read, int32 (N, 2): from the head of its file, where it has one. One that
     cannot be read counts as square."""
+    header_of = getattr(images, "header_of", lambda row: None)  # a set of one's own may have none
 
     def shape(row: int) -> tuple[int, int]:
-        file = getattr(images, "file_of", lambda row: None)(row)
-        header = None if file is None else read_header(file)
-        if header is not None:
-            return header.size
         try:
+            if (header := header_of(row)) is not None:
+                return header.size
             image, _ = images[row]
         except (UnreadableImage, MissingFileError):
             return 1, 1

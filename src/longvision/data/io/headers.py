@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import IO
 
 from PIL import Image, UnidentifiedImageError
 
@@ -38,16 +39,17 @@ class Header:
         return self.orientation != 1 and self.stored == self.size
 
 
-def read_header(path: str | Path | bytes) -> Header | None:
-    """Of a file, or of its content. None for what does not begin as an image."""
+def read_header(path: str | Path | bytes | IO[bytes]) -> Header | None:
+    """Of a file, of its content or of one that is open. None for what does not begin as an image."""
+    is_path = isinstance(path, str | Path)
     try:
-        if not isinstance(path, bytes) and first_bytes(path) == ALIEN:
+        if is_path and first_bytes(path) == ALIEN:
             raise UnidentifiedImageError
         with without_pillows_limit(), Image.open(BytesIO(path) if isinstance(path, bytes) else path) as image:
             orientation = orientation_of(image)
             width, height = stored_size(image)
     except DECODE_ERRORS:
-        found = None if isinstance(path, bytes) else tiff_size(path)
+        found = tiff_size(path) if is_path else None
         if found is None:
             return None
         (height, width), orientation = found

@@ -6,11 +6,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import IO, Any, Generic, TypeVar
 
 import numpy as np
 
 from longvision.data.io.deep import AnyImage
+from longvision.data.io.headers import Header, read_header
 from longvision.data.problems import TOLERATED, counted, listing
 from longvision.data.serialized import SerializedList
 from longvision.errors import UserError
@@ -62,6 +63,7 @@ class ImageSet(Generic[Label]):
         items: what is read, one an image; a list is kept serialized, as a million of them lie in every worker's memory.
         read: an item -> the image and its label; may raise UnreadableImage. Like the items, it goes to the workers.
         file: an item -> the path or the bytes of its image; None where images are made.
+        window: an item -> the bytes as an open file, where they are a part of one.
 
     `left_out` says how many images of the split were found to be unreadable before and are none of these.
     """
@@ -73,13 +75,27 @@ class ImageSet(Generic[Label]):
         items: Sequence[Any],
         read: Callable[[Any], tuple[AnyImage, Label]],
         file: Callable[[Any], str | bytes | None] | None = None,
+        window: Callable[[Any], IO[bytes] | None] | None = None,
     ) -> None:
         self.items = SerializedList(items) if isinstance(items, list) else items
-        self.read, self.file = read, file
+        self.read, self.file, self.window = read, file, window
 
     def file_of(self, index: int) -> str | bytes | None:
         """The path or the encoded bytes of an image; None for one that is made."""
         return None if self.file is None else self.file(self.items[index])
+
+    def window_of(self, index: int) -> IO[bytes] | None:
+        """The encoded bytes of an image, where they are a part of a file, as an open one. Raises UnreadableImage."""
+        return None if self.window is None else self.window(self.items[index])
+
+    def header_of(self, index: int) -> Header | None:
+        """What an image's file says of itself, of which no more is read; None for one that is made, and for what does
+        not begin as an image. Raises UnreadableImage."""
+        if (window := self.window_of(index)) is not None:
+            with window:
+                return read_header(window)
+        file = self.file_of(index)
+        return None if file is None else read_header(file)
 
     def __len__(self) -> int:
         return len(self.items)

@@ -70,7 +70,8 @@ class ParquetSource(Source[int]):
         if held_out:
             train, val = hold_out(labels, self.seed)
             rows = train if split == "train" else val
-        return ImageSet(np.stack([rows, labels[rows]], 1), self._open(source).read, self._open(source).file)  # type: ignore[arg-type]
+        shards = self._open(source)
+        return ImageSet(np.stack([rows, labels[rows]], 1), shards.read, shards.file, shards.window)  # type: ignore[arg-type]
 
     def listed_images(self, split: Split) -> list[Listed]:
         """By their content: rows have no name, and another place when files are written anew."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import IO, Any
 
 from longvision.data.io.deep import AnyImage
 from longvision.data.sources.base import ImageSet, Label, Listed, Source
@@ -25,7 +25,7 @@ class RegroupedSource(Source[Label]):
 
     def split(self, split: Split) -> ImageSet[Label]:
         sets = {part: self.source.split(part) for part in self._parts(split)}
-        images = ImageSet(self.groups[split], partial(_read, sets), partial(_file, sets))
+        images = ImageSet(self.groups[split], partial(_read, sets), partial(_file, sets), partial(_window, sets))
         parts = [sets[split]] if split in sets else sets.values()  # so that none counts in two splits
         images.left_out = sum(getattr(part, "left_out", 0) for part in parts)
         return images
@@ -51,3 +51,8 @@ def _read(sets: dict[Split, ImageSet[Any]], place: Place) -> tuple[AnyImage, Any
 def _file(sets: dict[Split, ImageSet[Any]], place: Place) -> str | bytes | None:
     split, row = place
     return sets[split].file_of(row)
+
+
+def _window(sets: dict[Split, ImageSet[Any]], place: Place) -> IO[bytes] | None:
+    split, row = place
+    return sets[split].window_of(row)

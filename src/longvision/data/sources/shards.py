@@ -7,6 +7,7 @@ very same one after an interruption, and shared by any number of processes witho
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
+from io import BufferedReader
 from itertools import chain
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 from longvision.data.io.class_files import read_classes
 from longvision.data.io.deep import AnyImage
 from longvision.data.io.images import Channels, read_image
+from longvision.data.io.windows import Window
 from longvision.data.problems import counted, listing, refuse
 from longvision.data.serialized import SerializedList
 from longvision.data.sources.base import ImageSet, Listed, Source, Trained, hold_out, look_alike, without_images
@@ -68,7 +70,8 @@ class ShardSource(Source[int]):
             train, val = hold_out(np.array([item[3] for item in items]), self.seed)
             items = [items[row] for row in (train if split == "train" else val)]
         files = self.files[source]
-        return ImageSet(items, partial(_read, files=files, channels=self.channels), partial(_content, files))
+        read = partial(_read, files=files, channels=self.channels)
+        return ImageSet(items, read, partial(_content, files), partial(_window, files))
 
     def listed_images(self, split: Split) -> list[Listed]:
         """By file and key; what they are is told by a mark of their bytes."""
@@ -158,10 +161,23 @@ def _content(files: Sequence[Path], item: Item) -> bytes:
             file.seek(offset)
             content = file.read(size)
     except OSError as error:
-        raise UnreadableImage(f"{key} of {files[place]} cannot be read: {error.strerror or error}") from error
+        raise _unreadable(files, item, error) from error
     if len(content) < size:
         raise UnreadableImage(f"{key} of {files[place]} is cut short")
     return content
+
+
+def _window(files: Sequence[Path], item: Item) -> BufferedReader:
+    """The same as an open file. Raises UnreadableImage."""
+    place, offset, size, *_ = item
+    try:
+        return BufferedReader(Window(files[place], offset, size))
+    except OSError as error:
+        raise _unreadable(files, item, error) from error
+
+
+def _unreadable(files: Sequence[Path], item: Item, error: OSError) -> UnreadableImage:
+    return UnreadableImage(f"{item[4]} of {files[item[0]]} cannot be read: {error.strerror or error}")
 
 
 def _read(item: Item, files: Sequence[Path], channels: Channels) -> tuple[AnyImage, int]:
