@@ -7,10 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from longvision.data.packing import check_trainer
 from longvision.errors import UserError
 from longvision.grid import grid_size
 from longvision.names import did_you_mean
 from longvision.types import Size
+
+OURS = re.compile(
+    r"(?:(?:vim_[a-z]+|vit_nano|navit_[a-z]+)_patch(?P<patch>\d+)(?:_stride(?P<stride>\d+))?(?:_\d+)?|deepvit_\w+)$"
+)
+TIMMS = re.compile(r"(?:vit|deit3?)_\w*?patch(?P<patch>\d+)_")
+TO_PAD_TIMMS = "--model.args.dynamic_img_size true --model.args.dynamic_img_pad true"
 
 
 def model_names() -> list[str]:
@@ -28,30 +35,42 @@ def check_model(name: str) -> None:
 
 
 def check_size_of(configuration: Any) -> None:
-    """Raises as `check_size`. Tasks other than classification pad images to whole cells of a pyramid."""
-    if configuration.task == "classification":
-        data = configuration.data
-        for size in (data.input().size, *((side, side) for side in data.sizes)):
-            check_size(configuration.model.name, configuration.model.args or {}, size)
+    """Raises as `check_size`, and for packs that the model or its trainer does not take. Tasks other than
+    classification pad images to whole cells of a pyramid."""
+    name, args, data = configuration.model.name, configuration.model.args or {}, configuration.data
+    packs = getattr(data, "pack", False)
+    check_trainer(packs, data.sizes, configuration.trainer)
+    if configuration.task != "classification":
+        return
+    size = data.input().size
+    if packs:
+        if found := _patches_of(name, args, OURS):
+            data.check_model(*found, (size[0], *data.sizes))
+        return
+    for each in (size, *((side, side) for side in data.sizes)):
+        check_size(name, args, each)
 
 
 def check_size(name: str, args: dict[str, Any], size: Size) -> None:
     """Raises UserError for an image size that does not divide into the patches of one of our models, or of timm's ViT
     or DeiT; others are not known here."""
-    base = name.partition(".")[0]
-    ours = re.fullmatch(r"(?:vim_[a-z]+|vit_nano|navit_[a-z]+)_patch(\d+)(?:_stride(\d+))?(?:_\d+)?|deepvit_\w+", base)
-    sides = ours or re.match(r"(?:vit|deit3?)_\w*?patch(\d+)_()", base)
-    if sides is None or args.get("pad" if ours else "dynamic_img_pad"):
-        return
-    if not ours and isinstance(args.get("patch_size"), list):  # timm takes two sides
-        return
-    patch = args.get("patch_size", int(sides[1] or 16))
-    stride = (args.get("stride") or int(sides[2] or patch)) if ours else patch
+    known = OURS if OURS.match(name.partition(".")[0]) else TIMMS
+    pad, to_pad = ("pad", "--model.args.pad true") if known is OURS else ("dynamic_img_pad", TO_PAD_TIMMS)
+    if (patches := _patches_of(name, args, known)) and not args.get(pad):
+        grid_size(*size, *patches, to_pad=to_pad)
+
+
+def _patches_of(name: str, args: dict[str, Any], known: re.Pattern[str]) -> tuple[int, int] | None:
+    """Side and stride of a model's patches; None of a name that is not known. Raises UserError."""
+    sides = known.match(name.partition(".")[0])
+    if sides is None or (known is TIMMS and isinstance(args.get("patch_size"), list)):  # it takes two sides
+        return None
+    patch = args.get("patch_size", int(sides["patch"] or 16))
+    stride = (args.get("stride") or int(sides["stride"] or patch)) if known is OURS else patch
     for key, value in {"patch_size": patch, "stride": stride}.items():
         if type(value) is not int or value < 1:
             raise UserError(f"--model.args.{key} {value!r}: expected a whole number, at least 1")
-    timms = "--model.args.dynamic_img_size true --model.args.dynamic_img_pad true"
-    grid_size(*size, patch, stride, to_pad="--model.args.pad true" if ours else timms)
+    return patch, stride
 
 
 def _sources() -> Iterator[str]:

@@ -53,7 +53,8 @@ def run(arguments: list[str]) -> int:
     trainer = make_trainer(vars(configuration.trainer))
     if trainer.world_size > 1:
         hand_over(known, configuration.runs)
-    source.notes.extend(filter(None, [keep_total_batch(trainer, data)]))
+    source.notes.extend(keep_total_batch(trainer, data))
+    data.take_up_model(task.model, trainer)
     beside = configuration.wandb, configuration.save_every
     if not trainer.is_global_zero:  # the first process makes the folder, looks at the images, and speaks for all
         train(trainer, task, data, resumed, checkpoint, *beside)

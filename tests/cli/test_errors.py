@@ -30,6 +30,11 @@ def check_one_line(answer, *expected):
         ("-c zzzz", ["'zzzz'", "ade20k_vim_small"]),
         ("-c nosuch.yaml", ["nosuch.yaml"]),
         ("-c", ["-c"]),
+        ("-c mixed_digits --model.name test_vit", ["VisionTransformer", "vim_nano_patch4_32", "vit_nano_patch4_32"]),
+        (
+            "--model.name test_vit --model.args.dynamic_img_size false --data.sizes 16",
+            ["sizes [16]", "dynamic_img_size"],
+        ),
         ("--task segment", ["'segment'", "segmentation"]),
         ("--source foldr", ["'foldr'", "folder"]),
         ("--model.name vim_tinny_patch16_224", ["vim_tiny_patch16_224"]),

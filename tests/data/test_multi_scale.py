@@ -99,10 +99,8 @@ def test_mistakes(options, words):
 
 def checked(name, size=32, sizes=(), **args):
     model = timm.create_model(name, img_size=size, in_chans=1, **args)
-    trainer = SimpleNamespace(
-        accumulate_grad_batches=1, overfit_batches=0, lightning_module=SimpleNamespace(model=model)
-    )
-    check_model(DigitsData(size=size, sizes=sizes).build(), trainer)
+    trainer = SimpleNamespace(accumulate_grad_batches=1, overfit_batches=0)
+    check_model(DigitsData(size=size, sizes=sizes).build(), model, trainer)
 
 
 @pytest.mark.parametrize(

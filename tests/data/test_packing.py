@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -20,6 +21,7 @@ from longvision.data.ordering import check_model
 from longvision.data.packed_order import PackedOrder
 from longvision.data.packing import PackingConfig, drawn_lengths, drawn_tokens, grids_of, packs_of
 from longvision.errors import UserError
+from longvision.models import NAMES
 from longvision.types import PackedImages
 
 SHARED = os.environ.get("LONGVISION_SHARED", "")
@@ -260,13 +262,25 @@ def test_an_image_that_cannot_be_read_leaves_its_pack(photos):
 @pytest.mark.parametrize("given", [{"pack": True}, {"sizes": (8, 16)}], ids=["packs", "sizes"])
 def test_what_a_trainer_cannot_do_with_packs(options, words, given):
     """Nor with batches of several sizes: they have different numbers of images, and accumulated would weigh alike."""
-    model = SimpleNamespace(takes_packed=True)
-    trainer = SimpleNamespace(
-        **{"accumulate_grad_batches": 1, "overfit_batches": 0, **options}, lightning_module=SimpleNamespace(model=model)
-    )
+    trainer = SimpleNamespace(**{"accumulate_grad_batches": 1, "overfit_batches": 0, **options})
     data = DigitsData(size=16, **given).build()
     with pytest.raises(UserError, match=words[0]) if words else nullcontext():
-        check_model(data, trainer)
+        embed = SimpleNamespace(patch=4, stride=4)
+        check_model(data, SimpleNamespace(takes_packed=True, patch_embed=embed), trainer)
+
+
+def test_a_model_that_cannot_pack_is_told_all_that_can(monkeypatch):
+    models = ["resnet18", "test_vit", "vim_nano_patch4_32", "vim_tiny_patch16_stride8_224", "vit_nano_patch4_32"]
+    monkeypatch.setattr(timm, "list_models", lambda: models)
+    trainer = SimpleNamespace(accumulate_grad_batches=1, overfit_batches=0)
+    with pytest.raises(UserError, match=r"Linear cannot .* one of vim_nano_patch4_32, vit_nano_patch4_32, or leave"):
+        check_model(DigitsData(size=16, pack=True).build(), torch.nn.Linear(1, 1), trainer)
+
+
+def test_models_of_ours_say_their_class():
+    """By which the ones that pack are found."""
+    for name in NAMES:
+        assert issubclass(timm.models.model_entrypoint(name).__annotations__["return"], torch.nn.Module), name
 
 
 @pytest.mark.parametrize(

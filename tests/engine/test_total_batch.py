@@ -8,9 +8,9 @@ from longvision.engine.total_batch import keep_total_batch
 from longvision.errors import UserError
 
 
-def chosen(total, batch, devices, accumulate=1):
+def chosen(total, batch, devices, accumulate=1, count=5000):
     trainer = SimpleNamespace(world_size=devices, accumulate_grad_batches=accumulate)
-    data = SimpleNamespace(total_batch=total, batch_size=batch)
+    data = SimpleNamespace(total_batch=total, batch_size=batch, count=count)
     words = keep_total_batch(trainer, data)
     assert keep_total_batch(trainer, data) == words  # said twice it is the same
     return data.batch_size, trainer.accumulate_grad_batches, words
@@ -34,12 +34,17 @@ def test_batches_times_devices_is_the_total(total, batch, devices, size, batches
 
 
 def test_what_was_chosen_is_said():
-    assert chosen(1024, 128, 1)[2] == "1024 images a step: 1 device, 8 batches of 128 on each"
-    assert chosen(1024, 128, 8)[2] == "1024 images a step: 8 devices, 1 batch of 128 on each"
+    assert chosen(1024, 128, 1)[2] == ["1024 images a step: 1 device, 8 batches of 128 on each"]
+    assert chosen(1024, 128, 8, count=1024)[2] == ["1024 images a step: 8 devices, 1 batch of 128 on each"]
+
+
+def test_a_total_above_the_training_images_is_told():
+    _, (_, told) = chosen(1024, 128, 1, count=1023)[1:]
+    assert "total_batch 1024" in told and "1023 training images" in told
 
 
 def test_without_one_nothing_is_chosen():
-    assert chosen(None, 64, 8, accumulate=3) == (64, 3, "")
+    assert chosen(None, 64, 8, accumulate=3) == (64, 3, [])
 
 
 @pytest.mark.parametrize("devices, accumulate, words", [(3, 1, "multiple of 3"), (1, 5, "accumulate_grad_batches 5")])

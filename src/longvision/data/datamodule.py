@@ -30,7 +30,7 @@ from longvision.data.io.ranges import (
 )
 from longvision.data.loading import LoaderConfig
 from longvision.data.order import EpochLoader, EpochOrder, EvaluationOrder, seed_all, seed_of_step
-from longvision.data.ordering import check_model, look_at_shapes, order_of, patch_of
+from longvision.data.ordering import check_model, look_at_shapes, order_of
 from longvision.data.packing import PackingConfig
 from longvision.data.sources.base import ImageSet, Source, relative
 from longvision.data.transforms.input_spec import InputSpec
@@ -88,20 +88,16 @@ class DataModule(LightningDataModule):
         if "train" in needed:
             self._look_once()
         if self.trainer is not None:
-            self._take_up_model()
-        if self.packing and self.input.patch > 1:
-            self.packing.check_patch(self.input.patch, (self.size[0], *self.sizes))
+            self.take_up_model(getattr(self.trainer.lightning_module, "model", None), self.trainer)
         if "train" in needed and (self.packing is None or self.input.patch > 1):
-            if self.packing:
-                look_at_shapes(self)
+            look_at_shapes(self)
             self.order()  # it may be refused
 
-    def _take_up_model(self) -> None:
-        """What is trained or evaluated says how large its patches are. Raises UserError where it does not take what
-        these options make."""
-        check_model(self, self.trainer)
+    def take_up_model(self, model: Any, trainer: Any) -> None:
+        """Of packs, its patches'. Raises UserError where it, or its trainer, does not take what these options make."""
+        check_model(self, model, trainer)
         if self.packing:
-            self._take_up({**self.measured, "patch": patch_of(self, self.trainer)})
+            self._set_input(patch=model.patch_embed.patch)
 
     def _look_once(self) -> None:
         """At the training images, in the first process, which tells the others."""
@@ -112,7 +108,10 @@ class DataModule(LightningDataModule):
 
     def _take_up(self, measured: dict[str, Any]) -> None:
         self._looked, self.measured = True, measured
-        self.input = replace(self.input, **measured)
+        self._set_input(**measured)
+
+    def _set_input(self, **values: Any) -> None:
+        self.input = replace(self.input, **values)
         self.transforms = self.augment.transforms(self.input, self.source)
 
     def _found_in_training_images(self) -> dict[str, Any]:

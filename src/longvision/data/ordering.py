@@ -3,12 +3,15 @@
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import timm
+import torch
 from timm.layers import PatchEmbed
 
 from longvision.data.io.threads import in_threads
 from longvision.data.multi_scale import MultiScaleOrder
 from longvision.data.order import EpochOrder
 from longvision.data.packed_order import PackedOrder
+from longvision.data.packing import check_trainer
 from longvision.data.sources.base import ImageSet
 from longvision.errors import MissingFileError, UnreadableImage, UserError
 from longvision.grid import grid_size
@@ -32,32 +35,33 @@ def order_of(data: "DataModule") -> EpochOrder:
     return EpochOrder(*place, accumulated=data.accumulated(), **options)
 
 
-def check_model(data: "DataModule", trainer: Any) -> None:
+def check_model(data: "DataModule", model: Any, trainer: Any) -> None:
     """Raises UserError where the model that is trained does not take what these options make."""
-    model = getattr(trainer.lightning_module, "model", None)
-    patches = getattr(model, "patch_embed", None)
+    patches: Any = getattr(model, "patch_embed", None)
     if not data.packing:  # its sizes are checked where the patch is known
         _check_sizes([data.size, *((side, side) for side in data.sizes)], patches)
-    if not (data.sizes or data.packing):
-        return
-    if trainer.overfit_batches:
-        raise UserError("--trainer.overfit_batches keeps to batches of one size: leave data.sizes and data.pack out")
-    if trainer.accumulate_grad_batches > 1:  # they would weigh alike, whatever is in them
-        what, other = ("packs", "data.tokens") if data.packing else ("batches of several sizes", "data.batch_size")
-        raise UserError(
-            f"--trainer.accumulate_grad_batches {trainer.accumulate_grad_batches}: {what} are not accumulated, as each "
-            f"has another number of images: raise --{other} instead, or leave data.pack and data.sizes out"
-        )
+    check_trainer(bool(data.packing), data.sizes, trainer)
     if data.packing and not getattr(model, "takes_packed", False):
         raise UserError(
-            f"data.pack true: {type(model).__name__} cannot take packed images: choose a model that can, as a Vim, or "
-            "leave it out"
+            f"data.pack true: {type(model).__name__} cannot take packed images: choose one of "
+            f"{', '.join(_models_that_pack())}, or leave it out"
         )
-    if getattr(patches, "strict_img_size", False):
+    if data.packing:
+        data.packing.check_model(patches.patch, patches.stride, (data.size[0], *data.sizes))
+    if data.sizes and getattr(patches, "strict_img_size", False):
         raise UserError(
             f"data.sizes {list(data.sizes)}: the model takes images of {data.size[0]}x{data.size[1]} alone; "
             "timm's vision transformers take others with --model.args.dynamic_img_size true"
         )
+
+
+def _models_that_pack() -> list[str]:
+    """Names of those that are registered whose class takes packed images, and whose patches do not overlap."""
+    kinds = {name: timm.models.model_entrypoint(name).__annotations__.get("return") for name in timm.list_models()}
+    names = [name for name, kind in kinds.items() if getattr(kind, "takes_packed", False)]
+    with torch.device("meta"):
+        patches: list[Any] = [timm.create_model(name).patch_embed for name in names]
+    return [name for name, embed in zip(names, patches, strict=True) if embed.patch == embed.stride]
 
 
 def _check_sizes(sizes: list[Size], patches: Any) -> None:
@@ -77,20 +81,6 @@ def _check_sizes(sizes: list[Size], patches: Any) -> None:
         grid_size(*size, patch, stride, pad, to_pad)
 
 
-def patch_of(data: "DataModule", trainer: Any) -> int:
-    """Side of the patches of packed images: the model's, which has to be that of the options where they have one."""
-    patches: Any = trainer.lightning_module.model.patch_embed
-    if patches.stride != patches.patch:
-        raise UserError(
-            f"data.pack true: the model's patches of {patches.patch} overlap, at a stride of {patches.stride}: "
-            "choose one whose patches do not"
-        )
-    given = data.packing.patch if data.packing else None
-    if given not in (None, patches.patch):
-        raise UserError(f"data.patch {given}: the model has patches of {patches.patch}: give that, or leave it out")
-    return int(patches.patch)
-
-
 def _labels(data: "DataModule") -> np.ndarray:
     """The class of each training image, by number. Raises UserError where an image has no single one."""
     numbers = {name: number for number, name in enumerate(data.classes)}
@@ -102,8 +92,10 @@ def _labels(data: "DataModule") -> np.ndarray:
 
 
 def look_at_shapes(data: "DataModule") -> None:
-    """Of the training images that are packed: in the first process, which tells the others."""
+    """Of training images, where they are packed: in the first process, which tells the others."""
     trainer = data.trainer
+    if not data.packing:
+        return
     if data.shapes_N2 is None and (trainer is None or trainer.is_global_zero):
         data.shapes_N2 = shapes_of(data.images("train"))
     if trainer is not None and trainer.world_size > 1:

@@ -2,10 +2,10 @@
 NaViT's Patch n' Pack (arXiv 2307.06304). Loads no torch."""
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -60,6 +60,17 @@ class PackingConfig:
             unset = ", ".join("null" if value is None else str(value) for value in given.values())
             raise UserError(f"{values}: this is for packed images: set data.pack true, or leave it at {unset}")
 
+    def check_model(self, patch: int, stride: int, sides: Iterable[int]) -> None:
+        """Raises UserError for a model whose patches, of that side and distance, do not go with these options."""
+        if stride != patch:
+            raise UserError(
+                f"data.pack true: the model's patches of {patch} overlap, at a stride of {stride}: choose one whose "
+                "patches do not"
+            )
+        if self.patch not in (None, patch):
+            raise UserError(f"data.patch {self.patch}: the model has patches of {patch}: give that, or leave it out")
+        self.check_patch(patch, sides)
+
     def check_patch(self, patch: int, sides: Iterable[int]) -> None:
         """Raises UserError for a side that does not divide into patches, or of which no image fits into a pack."""
         for side in sides:
@@ -74,6 +85,18 @@ class PackingConfig:
     def evaluated_together(self, patches: int) -> int:
         """Images of at most so many patches that surely fit into a pack."""
         return max(1, self.tokens // patches)
+
+
+def check_trainer(packs: bool, sizes: Sequence[int], trainer: Any) -> None:
+    """Raises UserError for options of a trainer, or of a command, that do not go with packs or steps of sizes."""
+    if trainer.overfit_batches and (packs or sizes):
+        raise UserError("--trainer.overfit_batches keeps to batches of one size: leave data.sizes and data.pack out")
+    if (packs or sizes) and trainer.accumulate_grad_batches > 1:  # they would weigh alike, whatever is in them
+        what, other = ("packs", "data.tokens") if packs else ("batches of several sizes", "data.batch_size")
+        raise UserError(
+            f"--trainer.accumulate_grad_batches {trainer.accumulate_grad_batches}: {what} are not accumulated, as each "
+            f"has another number of images: raise --{other} instead, or leave data.pack and data.sizes out"
+        )
 
 
 def grids_of(shapes_N2: np.ndarray, tokens_N: np.ndarray) -> np.ndarray:

@@ -9,10 +9,11 @@ from lightning.pytorch.callbacks import Callback
 from longvision.errors import UserError
 
 
-def keep_total_batch(trainer: Trainer, data: Any) -> str:
+def keep_total_batch(trainer: Trainer, data: Any) -> list[str]:
     """Choose batch and accumulation so that a step of the optimizer sees `data.total_batch` images over all devices.
 
-    -> the choice in words, "" where no total is asked for. Every process calls it, before training.
+    -> the choice in words, and that there are fewer images; nothing where no total is asked for. Every process calls
+    it, before training.
 
     Raises:
         UserError: a total that does not divide among the devices, or accumulation that is asked for besides.
@@ -20,7 +21,7 @@ def keep_total_batch(trainer: Trainer, data: Any) -> str:
     total = getattr(data, "total_batch", None)  # data of one's own may not have it
     devices, asked = trainer.world_size, trainer.accumulate_grad_batches
     if total is None:
-        return ""
+        return []
     if total % devices:
         raise UserError(
             f"--data.total_batch {total} does not divide among {devices} devices: choose a multiple of {devices}"
@@ -34,10 +35,13 @@ def keep_total_batch(trainer: Trainer, data: Any) -> str:
             "accumulated, leave one of the two away"
         )
     batches = trainer.accumulate_grad_batches
-    return (
+    chosen = (
         f"{total} images a step: {devices} device{'s' * (devices > 1)}, "
         f"{batches} batch{'es' * (batches > 1)} of {data.batch_size} on each"
     )
+    if data.count >= total:
+        return [chosen]
+    return [chosen, f"--data.total_batch {total}: there are {data.count} training images, a step never has more"]
 
 
 class WholeSteps(Callback):

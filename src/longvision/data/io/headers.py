@@ -41,15 +41,14 @@ class Header:
 
 def read_header(path: str | Path | bytes | IO[bytes]) -> Header | None:
     """Of a file, of its content or of one that is open. None for what does not begin as an image."""
-    is_path = isinstance(path, str | Path)
     try:
-        if is_path and first_bytes(path) == ALIEN:
+        if isinstance(path, str | Path) and first_bytes(path) == ALIEN:
             raise UnidentifiedImageError
         with without_pillows_limit(), Image.open(BytesIO(path) if isinstance(path, bytes) else path) as image:
             orientation = orientation_of(image)
             width, height = stored_size(image)
     except DECODE_ERRORS:
-        found = tiff_size(path) if is_path else None
+        found = tiff_size(path) if isinstance(path, str | Path) else None
         if found is None:
             return None
         (height, width), orientation = found
