@@ -2,7 +2,7 @@
 
 import os
 import threading
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
@@ -120,6 +120,31 @@ def test_a_process_that_fails_ends_all(kind, as_rank, tmp_path):
         found_by_one(raises(kind("no images")), tmp_path)
     as_rank(1)
     with pytest.raises(UserError, match="no images"):
+        found_by_one(never, tmp_path)
+
+
+@pytest.mark.parametrize("other", [False, True], ids=["under-another-name", "of-another-user"])
+def test_a_file_of_another_user_is_not_read(other, as_rank, tmp_path, monkeypatch):
+    """It could run anything. Root is called nobody on some disks of a network, all that it writes there."""
+    as_rank(0)
+    found_by_one(lambda: 5, tmp_path)
+    as_rank(1)
+    (place,) = tmp_path.iterdir()
+    monkeypatch.setattr(index, "_owner", lambda file: 65535 - (other and file.name == str(place)))
+    with pytest.raises(UserError, match="another user's") if other else nullcontext():
+        assert found_by_one(never, tmp_path) == 5
+
+
+@pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="the system follows links")
+def test_a_link_is_not_followed(as_rank, tmp_path):
+    """Somebody else's may lead to a file of this user."""
+    as_rank(0)
+    found_by_one(lambda: 5, tmp_path)
+    (place,) = tmp_path.iterdir()
+    place.rename(tmp_path / "elsewhere").chmod(0o600)
+    place.symlink_to("elsewhere")
+    as_rank(1)
+    with pytest.raises(UserError, match=place.name):
         found_by_one(never, tmp_path)
 
 

@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from tempfile import TemporaryFile
+from typing import IO, TypeVar
 
 from longvision.errors import UserError, user_paths
 from longvision.files import written_beside
@@ -128,7 +129,26 @@ def _read(place: Path, find: Callable[[], Found]) -> Found:
                 "what it says, and give all processes of a machine the same --runs"
             )
         time.sleep(PAUSE)
-    content = pickle.loads(place.read_bytes())
+    content = pickle.loads(_own_bytes(place))
     if isinstance(content, str):
         raise UserError(content)
     return find() if content is None else content[0]
+
+
+def _own_bytes(place: Path) -> bytes:
+    """Of a file that this user wrote, for what somebody else put there could run anything. On a disk of a network root
+    may have another name: what it has there is told by a file of its own. Raises UserError for another's."""
+    no_links = getattr(os, "O_NOFOLLOW", 0)
+    with user_paths(), open(place, "rb", opener=lambda path, flags: os.open(path, flags | no_links)) as file:
+        if _owner(file) != getattr(os, "getuid", lambda: 0)():
+            with TemporaryFile(dir=place.parent) as own:
+                if _owner(own) != _owner(file):
+                    raise UserError(
+                        f"{place} is another user's, and is not read: remove it, and give --runs a folder in which you "
+                        "alone can write"
+                    )
+        return file.read()
+
+
+def _owner(file: IO[bytes]) -> int:
+    return os.fstat(file.fileno()).st_uid
