@@ -11,6 +11,7 @@ from longvision.data import DigitsData
 from longvision.data.multi_scale import MultiScaleOrder
 from longvision.data.ordering import check_model
 from longvision.errors import UserError
+from longvision.models.backbone import create_backbone
 
 SIDES = (128, 160, 192)
 
@@ -131,3 +132,23 @@ def test_a_size_alone_that_does_not_divide():
     with pytest.raises(UserError, match=r"40x40.*32x32 or 48x48.*dynamic_img_size true .*dynamic_img_pad true"):
         checked("test_vit", size=40, dynamic_img_size=False)  # timm would leave the edge out
     checked("test_vit", size=40, dynamic_img_size=True, dynamic_img_pad=True)
+
+
+@pytest.mark.parametrize(
+    "name, args",
+    [("test_convnext", {}), ("test_vit", {"dynamic_img_size": True}), ("test_resnet", {}), ("vit_nano_patch4_32", {})],
+)
+def test_models_of_any_size_take_the_steps_of_all(name, args):
+    data = DigitsData(size=32, batch_size=8, sizes=(32, 48, 64)).build()
+    model = create_backbone(name, 10, 1, (32, 32), args=args)
+    check_model(data, model, SimpleNamespace(overfit_batches=0, accumulate_grad_batches=1))
+    data.setup("fit")
+    seen = set()
+    for images_BCHW, labels_B in data.train_dataloader():
+        if images_BCHW.shape not in seen:
+            model(images_BCHW).mean().backward()
+            seen.add(images_BCHW.shape)
+            assert len(labels_B) == 8 * 32 * 32 // images_BCHW.shape[2] ** 2
+        if len(seen) == 3:
+            break
+    assert {side for *_, side in seen} == {32, 48, 64}

@@ -1,40 +1,17 @@
 """Parquet files whose labels, names and types differ from file to file: cast where that is safe, or refused by name."""
 
 import decimal
-import io
-import json
 
 import numpy as np
 import pytest
-from PIL import Image
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 from longvision.data.sources.parquet import ParquetSource  # noqa: E402
 from longvision.errors import UserError  # noqa: E402
+from support.parquets import STRUCT, png, shard  # noqa: E402
 
-STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 CATS = ["cat", "dog"]
-
-
-def png(shade):
-    buffer = io.BytesIO()
-    Image.new("L", (4, 4), shade).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def shard(labels, names=None, kind=None, image=STRUCT, meta=None, first=0):
-    """A table of images, shades from `first` on, with these labels."""
-    labels = labels if isinstance(labels, pa.Array) else pa.array(labels, kind)
-    contents = [png(first + row) for row in range(len(labels))]
-    images = pa.array([{"bytes": one, "path": None} for one in contents], image) if pa.types.is_struct(image) else (
-        pa.array(contents, image)
-    )  # fmt: skip
-    table = pa.table({"image": images, "label": labels})
-    if names is not None:
-        features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
-        meta = json.dumps({"info": {"features": features}})
-    return table if meta is None else table.replace_schema_metadata({"huggingface": meta})
 
 
 def source(root, **files):

@@ -1,38 +1,17 @@
-import io
-import json
 import pickle
 
 import numpy as np
 import pytest
-from PIL import Image
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 from longvision.data.sources.parquet import ParquetSource  # noqa: E402
+from support.parquets import STRUCT, png, shard  # noqa: E402
 
 
-def png(shade):
-    buffer = io.BytesIO()
-    Image.new("L", (4, 4), shade).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def write(path, labels, names=None, plain=False, **renamed):
-    """Row i shows the shade i, as the `datasets` library stores it or as plain binary."""
-    encoded = [png(row) for row in range(len(labels))]
-    images = encoded if plain else [{"bytes": content, "path": None} for content in encoded]
-    kind = pa.binary() if plain else pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    table = pa.table(
-        {
-            renamed.get("image", "image"): pa.array(images, kind),
-            renamed.get("label", "label"): pa.array(labels),
-        }
-    )
-    if names:
-        features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
-        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+def write(path, labels, names=None, plain=False, **options):
     path.parent.mkdir(exist_ok=True)
-    pq.write_table(table, path)
+    pq.write_table(shard(labels, names, image=pa.binary() if plain else STRUCT, **options), path)
 
 
 def shades(split):
@@ -114,7 +93,7 @@ def test_not_parquet(tmp_path):
 
 
 def test_other_columns(tmp_path):
-    write(tmp_path / "train.parquet", [0, 1] * 10, image="img", label="fine_label")
+    write(tmp_path / "train.parquet", [0, 1] * 10, columns=("img", "fine_label"))
     with pytest.raises(ValueError, match="no column image and no column label, only img, fine_label"):
         ParquetSource(tmp_path)
     source = ParquetSource(tmp_path, image_column="img", label_column="fine_label")

@@ -1,7 +1,6 @@
 """Images of a large Parquet set are mapped from a file in the cache: the same images in the same order, whatever
 becomes of that file."""
 
-import io
 import os
 import pickle
 import subprocess
@@ -9,24 +8,16 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 from longvision.data.sources import parquet_images  # noqa: E402
 from longvision.data.sources.parquet import ParquetSource  # noqa: E402
-
-
-def png(shade):
-    file = io.BytesIO()
-    Image.new("L", (4, 4), shade).save(file, "PNG")
-    return file.getvalue()
+from support.parquets import png, shard  # noqa: E402
 
 
 def write(path, shades):
-    pq.write_table(
-        pa.table({"image": [png(shade) for shade in shades], "label": [shade % 2 for shade in shades]}), path
-    )
+    pq.write_table(shard([shade % 2 for shade in shades], image=pa.binary(), first=shades[0]), path)
 
 
 @pytest.fixture
