@@ -1,6 +1,7 @@
 """`longvision convert`: a released pickle becomes safetensors, which anyone can load without running anything."""
 
 from pathlib import Path
+from typing import Any
 
 from longvision.errors import ExistingFileError, MissingFileError, UserError, user_paths
 from longvision.files import read_metadata
@@ -10,7 +11,8 @@ from longvision_cli.arguments import ArgumentParser
 def run(arguments: list[str]) -> int:
     parser = ArgumentParser(
         prog="longvision convert",
-        description="Reads a Vim checkpoint (the authors' pickle or safetensors) and writes safetensors. "
+        description="Reads a Vim checkpoint (the authors' pickle or safetensors) and writes safetensors; of a DETR's "
+        "(the authors' or transformers') a file that `longvision predict` and `explain` take. "
         "A pickle that holds anything but tensors, numbers, strings, containers and a Namespace is refused.",
     )
     parser.add_argument("source", metavar="IN", help="a checkpoint: .pth or .safetensors")
@@ -28,15 +30,41 @@ def run(arguments: list[str]) -> int:
     if source.suffix == ".safetensors":
         read_metadata(source)  # says at once that it is damaged
 
+    from longvision.models.weights.detr import is_detr
     from longvision.models.weights.files import read_weights, write_weights
     from longvision.models.weights.identify import identify
 
     with user_paths():
         weights, metadata = read_weights(source)
+        if is_detr(weights):
+            return _convert_detr(weights, source, target)
         found = identify(weights, options.source)
         write_weights(weights, target, {"architecture": found.name, **metadata})
     count = sum(tensor.numel() for tensor in weights.values())
     print(f"{target}: {found.name}, {len(weights)} tensors, {count:,} parameters, {found.num_classes} classes")
     overlay = f'pretrained_cfg_overlay=dict(file="{target}")'
     print(f'timm.create_model("{found.name}", pretrained=True, {overlay}{found.arguments})')
+    return 0
+
+
+def _convert_detr(weights: dict[str, Any], source: Path, target: Path) -> int:
+    """With what prediction needs to know. Images get a shorter side of 800 pixels, as published."""
+    from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
+
+    from longvision.data.io.colours import spread_colours
+    from longvision.models.weights.detr import renamed, sizes_of
+    from longvision.models.weights.files import write_weights
+
+    weights = renamed(weights)
+    name, classes, head = sizes_of(weights, str(source))
+    names = [str(number) for number in range(classes)]
+    coco = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    about: dict[str, Any] = {"task": "detr", "architecture": name, "head": head, "palette": spread_colours(classes)}
+    about["preprocess"] = {"size": [800, 800], "channels": 3, "resize": "short"}
+    if classes == len(coco):  # by COCO's own numbers of its categories
+        names, about["coco_ids"] = coco, {"categories": [*range(classes)]}
+    write_weights(weights, target, {**about, "classes": names})
+    count = sum(tensor.numel() for tensor in weights.values())
+    print(f"{target}: DETR on {name}, {len(weights)} tensors, {count:,} parameters and statistics, {classes} classes")
+    print(f"longvision predict {target} IMAGES")
     return 0

@@ -84,3 +84,30 @@ def test_other_checkpoints_are_refused(longvision, content, expected):
     assert (answer.code, answer.err.count("\n")) == (2, 1)
     assert re.search(rf"in\.pth {expected}", answer.err)
     assert not Path("out.safetensors").exists()
+
+
+def test_a_published_detr_becomes_one_that_predicts(longvision):
+    """Of another width and with fewer layers, but of its backbone, which tells its name."""
+    pytest.importorskip("transformers")
+    from longvision.heads.detr import create_detr
+    from longvision.inference import Predictor
+
+    model = create_detr("resnet50", 91, 3, (64, 64), queries=4, width=16, layers=1).eval()
+    weights = {name.removeprefix("model."): weight for name, weight in model.state_dict().items()}
+    torch.save({"model": weights}, "detr.pth")
+    answer = longvision("convert", "detr.pth", "out.safetensors")
+    assert (answer.code, answer.err) == (0, "")
+    first, line = answer.out.splitlines()
+    assert "DETR on resnet50" in first and "91 classes" in first and line.startswith("longvision predict out.safe")
+    predictor = Predictor("out.safetensors", "cpu")
+    assert predictor.classes[1] == "person" and predictor.classes[90] == "toothbrush"
+    assert predictor.description.coco_ids.categories[90] == 90
+    assert predictor.description.input.evaluated_size(480, 640) == (800, 1067)
+    assert predictor.description.input.evaluated_size(640, 480) == (1067, 800)
+    own = predictor.model.state_dict()
+    assert all(torch.equal(own[name], weight) for name, weight in model.state_dict().items())
+    (found,) = predictor.model.detect([torch.randn(3, 64, 96)], [(64, 96)])
+    assert len(found) == 4
+    torch.save({"model": {name: weight for name, weight in weights.items() if ".layer3.5." not in name}}, "other.pth")
+    answer = longvision("convert", "other.pth", "second.safetensors")
+    assert answer.code == 2 and "resnet50" in answer.err and answer.err.count("\n") == 1

@@ -23,9 +23,9 @@ def explain_decoder(predictor: Predictor, images: Sequence[Path], score: float =
     query attends to in the decoder's last layer, averaged over heads. Raises UserError for a score that is none."""
     if not 0 <= score <= 1:
         raise UserError(f"--score {score:g}: expected a share from 0 to 1")
-    layers = predictor.model.model.model.decoder.layers  # type: ignore[union-attr]
+    layers: Any = predictor.model.model.model.decoder.layers  # type: ignore[union-attr]
     for number, path in enumerate(images):
-        found = decoded(predictor, path, layers[-1].encoder_attn, lambda map_1HQM: map_1HQM[0].mean(0).cpu())  # type: ignore
+        found = decoded(predictor, path, layers[-1].encoder_attn, lambda map_1HQM: map_1HQM[0].mean(0).cpu())
         objects = objects_of(found, predictor.classes, score)
         name = f"{number + 1:03}-{path.stem}-decoder"
         counted = sum(one["score"] >= score for one in objects)

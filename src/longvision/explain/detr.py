@@ -97,8 +97,8 @@ def decoded(
     scores_Q, labels_Q = logits_LBQK[-1, 0].softmax(-1)[:, :-1].max(-1)
     stride = model.backbone.feature_info.reduction()[-1]  # type: ignore[union-attr, operator]
     cells = Cells((image.height, image.width), (input_CHW.shape[1], input_CHW.shape[2]), stride)
-    answers = (one.cpu().numpy() for one in (scores_Q, labels_Q, boxes_LBQ4[-1, 0]))
-    return Decoded(spec.shown(image), cells, *answers, kept[0] if kept else None)
+    scores_Q, labels_Q, boxes_Q4 = (one.cpu().numpy() for one in (scores_Q, labels_Q, boxes_LBQ4[-1, 0]))
+    return Decoded(spec.shown(image), cells, scores_Q, labels_Q, boxes_Q4, kept[0] if kept else None)
 
 
 @contextmanager

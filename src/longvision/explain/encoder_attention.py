@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -21,14 +22,14 @@ def explain_encoder(predictor: Predictor, images: Sequence[Path], point: Point |
     heads. Raises UserError for a point that is missing or lies outside of an image."""
     if point is None:
         raise UserError("--method encoder-attention needs a place of the image: give --point X,Y, in pixels")
-    layers = predictor.model.model.model.encoder.layers  # type: ignore[union-attr]
+    layers: Any = predictor.model.model.model.encoder.layers  # type: ignore[union-attr]
     for number, path in enumerate(images):
-        found = decoded(predictor, path, layers[-1].self_attn, lambda map_1HMM: map_1HMM[0].mean(0).cpu())  # type: ignore
+        found = decoded(predictor, path, layers[-1].self_attn, lambda map_1HMM: map_1HMM[0].mean(0).cpu())
         row, column = found.cells.at(*point)
         map_hw = row_of(found.kept, found.cells, row, column)
         name = f"{number + 1:03}-{path.stem}-encoder"
         title = f"{path.name}: what {point[0]:g},{point[1]:g} attends to, encoder layer {len(layers)} of {len(layers)}"
-        peak = np.unravel_index(int(map_hw.argmax()), map_hw.shape)
+        peak = divmod(int(map_hw.argmax()), map_hw.shape[1])
         yield Finding(
             f"{path.name}: {point[0]:g},{point[1]:g} attends most to {_place(found.cells, *peak)}, "
             f"{map_hw.max():.1%} of its attention there and {map_hw[row, column]:.1%} on its own cell",

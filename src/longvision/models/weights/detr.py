@@ -4,6 +4,7 @@ import re
 
 from torch import Tensor, nn
 
+from longvision.errors import UserError
 from longvision.models.weights.files import Weights, check_fits, fit_head
 
 # What stands in the file -> what is in ours, one after the other.
@@ -28,6 +29,7 @@ TRANSFORMERS = [
     (r"(layers\.\d+)\.fc([12])\.", r"\1.mlp.fc\2."),
     (r"_attn\.out_proj\.", "_attn.o_proj."),
 ]
+RESNETS = {6: "resnet50", 23: "resnet101"}  # by the blocks of their third stage
 HEAD = "class_labels_classifier"
 
 
@@ -41,15 +43,28 @@ def load_detr(model: nn.Module, weights: Weights, path: str) -> None:
 
     Raises UserError for one with other sizes: the tensors that differ.
     """
-    weights = {f"model.{name}": weight for name, weight in _renamed(weights).items()}
-    # Statistics that a frozen norm does not have.
-    weights = {name: weight for name, weight in weights.items() if not name.endswith("num_batches_tracked")}
+    weights = renamed(weights)
     fit_head(weights, model, path, f"model.{HEAD}", more=1)
     check_fits(weights, model, path)
     model.load_state_dict(weights)
 
 
-def _renamed(weights: Weights) -> Weights:
+def sizes_of(weights: Weights, path: str) -> tuple[str, int, dict[str, int]]:
+    """Of a published DETR under our names: its backbone's name, its number of classes, and the head's options.
+
+    Raises UserError for a backbone that is none of the published ones.
+    """
+    stage = {name.split("layer3.")[1].split(".")[0] for name in weights if ".layer3." in name}
+    if len(stage) not in RESNETS:
+        raise UserError(f"{path} is a DETR on a backbone that is neither of {', '.join(RESNETS.values())}")
+    layers = {name.split(".")[4] for name in weights if name.startswith("model.model.decoder.layers.")}
+    queries, width = weights["model.model.query_position_embeddings.weight"].shape
+    classes = len(weights[f"model.{HEAD}.bias"]) - 1
+    return RESNETS[len(stage)], classes, {"queries": queries, "width": width, "layers": len(layers)}
+
+
+def renamed(weights: Weights) -> Weights:
+    """With our names, without the counts of batches that a frozen norm does not have."""
     weights = {name.removeprefix("detr."): weight for name, weight in weights.items()}  # of one that segments too
     rules = AUTHORS if "class_embed.weight" in weights else TRANSFORMERS
     found: dict[str, Tensor] = {}
@@ -59,6 +74,6 @@ def _renamed(weights: Weights) -> Weights:
         if ".in_proj_" in name:  # queries, keys and values in one
             stem, _, kind = name.partition(".in_proj_")
             found |= {f"{stem}.{letter}_proj.{kind}": one for letter, one in zip("qkv", weight.chunk(3), strict=True)}
-        else:
+        elif not name.endswith("num_batches_tracked"):
             found[name] = weight
-    return found
+    return {f"model.{name}": weight for name, weight in found.items()}
