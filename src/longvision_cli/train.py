@@ -1,5 +1,7 @@
 """`longvision train`: from a recipe and dotted overrides to a run's folder."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -23,29 +25,51 @@ DEFAULT_RECIPE = "digits"
 
 def run(arguments: list[str]) -> int:
     configuration, resuming = parse(arguments)
-    resumed = resuming.run if resuming else None
-    checkpoint, told = resumed.resume_from() if resumed else (None, [])
+    checkpoint, told = resuming.run.resume_from() if resuming else (None, [])
+    _check_names(configuration, checkpoint)
+    quiet()  # before the data is opened, which may warn
+    from longvision.data.index import found_by_one
+
+    # the last of what is told before torch is loaded
+    known = found_by_one(partial(_known, configuration, resuming, checkpoint), configuration.runs)
+    source, _ = known
+    source.notes.extend([*told, *(resuming.notes if resuming else [])])
+    from longvision.engine.trainer import train
+
+    trainer, task, data = _built(configuration, known, checkpoint)
+    trained = partial(train, trainer, task, data)
+    ways = {"resume": checkpoint, "wandb": configuration.wandb, "save_every": configuration.save_every}
+    if not trainer.is_global_zero:  # the first process makes the folder, looks at the images, and speaks for all
+        trained(resuming.run if resuming else None, **ways)
+        return 0
+    run_folder = _run_folder(configuration, resuming, task, data)
+    with _said_what_is_left(run_folder, new=resuming is None):
+        configuration.trainer.precision = trainer.precision  # the default depends on the machine
+        _announce(task, data)
+        _begin(configuration, resuming, run_folder, trainer)
+        outcome = trained(run_folder, **ways)
+    return _tell_outcome(outcome, trainer, task, data, run_folder)
+
+
+def _check_names(configuration: Configuration, checkpoint: Path | None) -> None:
+    """Raises UserError for what can be told of names alone."""
     _check_wandb(configuration.wandb)
     check_model(configuration.model.name)
     check_size_of(configuration)
     pretrained = configuration.model.pretrained
     if checkpoint is None and isinstance(pretrained, str) and not Path(pretrained).is_file():
         raise MissingFileError(f"{pretrained} is not a file: expected a checkpoint (.safetensors, .pth)")
-    quiet()  # before the data is opened, which may warn
-    from longvision.data.index import found_by_one, hand_over
 
-    # the last of what is told before torch is loaded
-    known = found_by_one(partial(_known, configuration, resuming, checkpoint), configuration.runs)
-    source, fingerprint = known
-    source.notes.extend([*told, *(resuming.notes if resuming else [])])
+
+def _built(configuration: Configuration, known: Any, checkpoint: Path | None) -> tuple[Any, Any, Any]:
+    """-> trainer, task and data, of the images that `_known` found."""
     from lightning import seed_everything
-    from lightning.pytorch.callbacks import LambdaCallback
 
-    from longvision.engine.callbacks.once_trained import OnceTrained
-    from longvision.engine.run import Run
+    from longvision.data.index import hand_over
     from longvision.engine.total_batch import keep_total_batch
-    from longvision.engine.trainer import ended_by_time, make_trainer, train
+    from longvision.engine.trainer import make_trainer
 
+    source, fingerprint = known
     seed_everything(configuration.seed, workers=True, verbose=False)
     data = configuration.data.build(source, fingerprint.values)
     task = configuration.build_task(data.info, weights_follow=checkpoint is not None)
@@ -55,31 +79,47 @@ def run(arguments: list[str]) -> int:
         hand_over(known, configuration.runs)
     source.notes.extend(keep_total_batch(trainer, data))
     data.take_up_model(task.model, trainer)
-    beside = configuration.wandb, configuration.save_every
-    if not trainer.is_global_zero:  # the first process makes the folder, looks at the images, and speaks for all
-        train(trainer, task, data, resumed, checkpoint, *beside)
-        return 0
+    return trainer, task, data
+
+
+def _run_folder(configuration: Configuration, resuming: "Resuming | None", task: Any, data: Any) -> "Run":
+    """The run's folder, new or the one that goes on; the configuration learns what was measured of the images."""
+    from longvision.engine.run import Run
+
     data.setup("fit")
     # the run reads other images alike, and is used from other folders
     measured = {name: value for name, value in data.measured.items() if name != "seen"}
     if hasattr(configuration.data, "multilabel"):
-        measured["multilabel"] = source.multilabel
+        measured["multilabel"] = data.source.multilabel
     configuration.data = replace(configuration.data, **measured, **absolute_paths(configuration.data))
+    if resuming:
+        return resuming.run
     with user_paths():
-        run_folder = resumed or Run.create(configuration.runs, f"{configuration.source}-{task.config.name}")
+        return Run.create(configuration.runs, f"{configuration.source}-{task.config.name}")
+
+
+def _begin(configuration: Configuration, resuming: "Resuming | None", run_folder: "Run", trainer: Any) -> None:
+    """Says where the run is; its options are saved now, or, of one that goes on, once it has trained with others."""
+    from lightning.pytorch.callbacks import LambdaCallback
+
+    from longvision.engine.callbacks.once_trained import OnceTrained
+
+    save = partial(_save, configuration, run_folder)
+    if resuming is None:
+        save()
+        print(f"run folder {run_folder.path}", flush=True)
+        return
+    goes_on = partial(print, f"goes on in {run_folder.path}", flush=True)
+    trainer.callbacks.insert(0, LambdaCallback(on_train_start=lambda *_: goes_on()))
+    if configuration != resuming.before:
+        trainer.callbacks.append(OnceTrained(save))
+
+
+@contextmanager
+def _said_what_is_left(run_folder: "Run", new: bool) -> Iterator[None]:
+    """An end before the end says how to go on; a new folder that holds nothing is removed."""
     try:
-        configuration.trainer.precision = trainer.precision  # the default depends on the machine
-        save = partial(_save, configuration, run_folder)
-        _announce(task, data)
-        if resuming is None:
-            save()
-            print(f"run folder {run_folder.path}", flush=True)
-        else:
-            goes_on = partial(print, f"goes on in {run_folder.path}", flush=True)
-            trainer.callbacks.insert(0, LambdaCallback(on_train_start=lambda *_: goes_on()))  # type: ignore[attr-defined]
-            if configuration != resuming.before:
-                trainer.callbacks.append(OnceTrained(save))  # type: ignore[attr-defined]
-        outcome = train(trainer, task, data, run_folder, checkpoint, *beside)
+        yield
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_what_is_left(run_folder)) from None
     except Exception as error:
@@ -87,8 +127,14 @@ def run(arguments: list[str]) -> int:
             raise
         raise UnsavedError(f"{error}; {_make_room(run_folder)}") from error
     finally:
-        if resumed is None:
+        if new:
             run_folder.discard_if_unused()
+
+
+def _tell_outcome(outcome: Any, trainer: Any, task: Any, data: Any, run_folder: "Run") -> int:
+    """-> the exit code."""
+    from longvision.engine.trainer import ended_by_time
+
     tell([*data.unreadable(outcome.split), *task.remarks()])
     if ended := ended_by_time(trainer):
         again = f"longvision train --resume {run_folder.path} --trainer.max_time TIME"
