@@ -86,6 +86,7 @@ def test_other_checkpoints_are_refused(longvision, content, expected):
     assert not Path("out.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_published_detr_becomes_one_that_predicts(longvision):
     """Of another width and with fewer layers, but of its backbone, which tells its name."""
     pytest.importorskip("transformers")

@@ -159,15 +159,37 @@ def test_boxes_are_wide_or_high_in_pixels():
     assert box_kinds(boxes, np.array([[100, 200], [200, 100]])).tolist() == [["wide", "small"], ["high", "small"]]
 
 
-@pytest.mark.parametrize("row, column", [(0, 0), (1, 3), (3, 2)])
+@pytest.mark.parametrize("row, column", [(0, 0), (1, 3), (2, 1), (3, 2)])
 def test_the_glow_lies_on_its_cell(row, column):
-    """The lowest cells show only their upper 4 pixels."""
+    """The lowest cells show only their upper 4 pixels, the last ones 22 of 32."""
     map_hw = np.zeros((4, 5), np.float32)
     map_hw[row, column] = 1
-    glowing = np.asarray(glow(Image.new("RGB", (160, 100)), map_hw, (32, 32)).convert("L"), float)
+    glowing = np.asarray(glow(Image.new("RGB", (150, 100)), map_hw, (32, 32)).convert("L"), float)
+    assert glowing.shape == (100, 150)
     y, x = np.argwhere(glowing == glowing.max()).mean(0)
     assert 32 * row <= y < 32 * row + 32 and 32 * column <= x < 32 * column + 32
-    assert glowing.shape == (100, 160)
+    if 0 < row < 3:  # inside, the middle of the cell is the brightest
+        assert abs(y - 32 * row - 15.5) < 2 and abs(x - 32 * column - 15.5) < 2
+
+
+@pytest.mark.parametrize(
+    "words, files",
+    [
+        (["queries"], ["queries.csv", "queries.png"]),
+        (["decoder-attention", "--score", "0.1"], ["001-some image-decoder.json", "001-some image-decoder.png"]),
+        (["encoder-attention", "--point", "3,79.5"], ["001-some image-encoder.json", "001-some image-encoder.png"]),
+    ],
+)
+def test_the_command(capsys, tmp_path, predictor, image, words, files):
+    from longvision_cli.main import main
+
+    run = predictor.description.source
+    assert main(["explain", run, str(image), "--out", str(tmp_path / "out"), "--method", *words]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == files
+    sentence, folder = capsys.readouterr().out.splitlines()
+    assert sentence and folder == str(tmp_path / "out")
+    with Image.open(tmp_path / "out" / files[1]) as drawn:
+        assert min(drawn.size) > 200
 
 
 @pytest.mark.parametrize("method", ["queries", "decoder-attention", "encoder-attention"])

@@ -9,19 +9,26 @@ import numpy as np
 from longvision.explain.detr import Decoded, decoded
 from longvision.explain.finding import Finding, as_csv
 from longvision.inference.predictor import Predictor
+from longvision.types import Size
 from longvision.viz.charts import draw_queries
 
 
 def explain_queries(predictor: Predictor, images: Sequence[Path]) -> Iterator[Finding]:
     """For `longvision explain`: all boxes of each query, whatever they score."""
-    seen = [(path, decoded(predictor, path)) for path in images]
-    boxes_NQ4 = np.stack([one.boxes_Q4 for _, one in seen])
-    sizes_N2 = np.array([one.cells.image for _, one in seen])
-    title = f"{predictor.description.architecture}: the boxes of each query over {len(seen)} images"
+    boxes: list[np.ndarray] = []
+    sizes: list[Size] = []
+    rows: list[dict[str, object]] = []
+    for path in images:  # the images themselves would fill the memory
+        found = decoded(predictor, path)
+        boxes.append(found.boxes_Q4)
+        sizes.append(found.cells.image)
+        rows += _rows(path, found, predictor.classes)
+    boxes_NQ4, sizes_N2 = np.stack(boxes), np.array(sizes)
+    title = f"{predictor.description.architecture}: the boxes of each query over {len(boxes)} images"
     yield Finding(
         _sentence(boxes_NQ4),
         {
-            "queries.csv": as_csv([row for path, one in seen for row in _rows(path, one, predictor.classes)]),
+            "queries.csv": as_csv(rows),
             "queries.png": partial(draw_queries, boxes_NQ4, sizes_N2, title=title),
         },
     )
