@@ -11,6 +11,7 @@ from longvision.explain.methods import METHODS, Method, find_method
 from longvision.text import one_line
 from longvision_cli.arguments import ArgumentParser, parse_size
 from longvision_cli.folders import free_folder
+from longvision_cli.labelled import labelled_batches
 from longvision_cli.model_names import check_model, check_size
 from longvision_cli.notes import tell
 from longvision_cli.quiet import quiet
@@ -49,7 +50,11 @@ def run(arguments: list[str]) -> int:
     limit_memory()  # else the system would end the command without a word
     if len(images) > limit:
         tell([f"the first {limit} of {len(images)} images are used: --limit takes another number"])
-    for finding in load(method.run)(predictor, images[:limit], **given):
+    used: Any = images[:limit]
+    if method.labelled:
+        used, notes = labelled_batches(options.what, used, predictor.description, limit)
+        tell(notes)
+    for finding in load(method.run)(predictor, used, **given):
         with user_paths():
             folder.mkdir(parents=True, exist_ok=True)
             for name, write in finding.files.items():
@@ -134,7 +139,12 @@ def _check_subject(options: argparse.Namespace, method: Method, size: Any) -> No
 def _check_images(options: argparse.Namespace, method: Method, images: list[Path]) -> None:
     if options.limit is not None and options.limit < 1:
         raise UserError(f"--limit {options.limit}: expected at least 1 image")
-    if method.images and not images:
+    if method.labelled and not images and not os.path.isdir(options.what):
+        raise UserError(
+            f"--method {options.method} looks at images with labels: give a run's folder, whose training images these "
+            "are, or images in folders that are named after the classes"
+        )
+    if method.images and not images and not method.labelled:
         raise UserError(f"--method {options.method} looks at images, and there are none: give files or folders of them")
     if images and not method.images:
         raise UserError(f"--method {options.method} looks at no images: leave {images[0]} away")

@@ -35,6 +35,7 @@ COMMANDS = {
     "validate": Command("evaluate a run on its validation or test images", "train", "lightning"),
     "predict": Command("say what is in images, with a run's model"),
     "explain": Command("show what goes on inside a model", "train", "matplotlib"),
+    "prune": Command("make a smaller EfficientViT out of a trained one", "train", "lightning"),
     "check-data": Command("check images and labels, and draw some", "train", "lightning"),
     "models": Command("list the models with parameters and multiply-adds"),
     "recipes": Command("list the recipes with what they cost and reach"),

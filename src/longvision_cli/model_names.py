@@ -18,6 +18,7 @@ OURS = re.compile(
 )
 TIMMS = re.compile(r"(?:vit|deit3?)_\w*?patch(?P<patch>\d+)_")
 TO_PAD_TIMMS = "--model.args.dynamic_img_size true --model.args.dynamic_img_pad true"
+EFFICIENTVIT_STEM = 16  # pixels a side that its four convolutions of stride 2 make one cell of
 
 
 def model_names() -> list[str]:
@@ -53,7 +54,12 @@ def check_size_of(configuration: Any) -> None:
 
 def check_size(name: str, args: dict[str, Any], size: Size) -> None:
     """Raises UserError for an image size that does not divide into the patches of one of our models, or of timm's ViT
-    or DeiT; others are not known here."""
+    or DeiT, or that is below EfficientViT's; others are not known here."""
+    if re.match(r"efficientvit_m\d", name) and min(size) < EFFICIENTVIT_STEM:
+        raise UserError(
+            f"image {size[0]}x{size[1]} is smaller than a cell of {name}'s first map, {EFFICIENTVIT_STEM} pixels: "
+            f"take at least {EFFICIENTVIT_STEM} pixels a side; any other size works"
+        )
     known = OURS if OURS.match(name.partition(".")[0]) else TIMMS
     pad, to_pad = ("pad", "--model.args.pad true") if known is OURS else ("dynamic_img_pad", TO_PAD_TIMMS)
     if (patches := _patches_of(name, args, known)) and not args.get(pad):
@@ -71,6 +77,29 @@ def _patches_of(name: str, args: dict[str, Any], known: re.Pattern[str]) -> tupl
         if type(value) is not int or value < 1:
             raise UserError(f"--model.args.{key} {value!r}: expected a whole number, at least 1")
     return patch, stride
+
+
+def size_notes(configuration: Any) -> list[str]:
+    """What is to be told of image sizes, in a line or none: MobileViT attends to maps with even sides, and version 2
+    leaves them so (timm#1865)."""
+    name, data = configuration.model.name, configuration.data
+    kind = re.match(r"mobilevit(v2)?_", name)
+    if not kind or configuration.task != "classification":  # other tasks pad images
+        return []
+    sizes = dict.fromkeys([data.input().size, *((side, side) for side in data.sizes)])
+    maps = {size: [tuple(-(-side // stride) for side in size) for stride in (8, 16, 32)] for size in sizes}
+    uneven = {size: found for size, found in maps.items() if any(side % 2 for cells in found for side in cells)}
+    if not uneven:
+        return []
+    what = "are rounded up to even sides" if kind[1] else "are stretched to even sides for attention, and back"
+    shown = "; ".join(
+        f"{height}x{width}, {_listed(found, 2)} for {_listed(found, 1)}" for (height, width), found in uneven.items()
+    )
+    return [f"maps of {name} {what}: of {shown}; sizes that divide by 64 need no such thing"]
+
+
+def _listed(maps: list[tuple[int, ...]], multiple: int) -> str:
+    return " ".join("x".join(str(side + -side % multiple) for side in cells) for cells in maps)
 
 
 def _sources() -> Iterator[str]:

@@ -13,7 +13,7 @@ from longvision.text import printable
 from longvision_cli.arguments import ArgumentParser, take_apart
 from longvision_cli.changed_options import changed_options
 from longvision_cli.configuration import Configuration, absolute_paths, add_options, check_path, configure, read_recipes
-from longvision_cli.model_names import check_model, check_size_of
+from longvision_cli.model_names import check_model, check_size_of, size_notes
 from longvision_cli.notes import print_notes, tell
 from longvision_cli.quiet import quiet
 
@@ -33,7 +33,7 @@ def run(arguments: list[str]) -> int:
     # the last of what is told before torch is loaded
     known = found_by_one(partial(_known, configuration, resuming, checkpoint), configuration.runs)
     source, _ = known
-    source.notes.extend([*told, *(resuming.notes if resuming else [])])
+    source.notes.extend([*told, *(resuming.notes if resuming else []), *size_notes(configuration)])
     from longvision.engine.trainer import train
 
     trainer, task, data = _built(configuration, known, checkpoint)

@@ -57,6 +57,7 @@ MISTAKES = {
     "train --data.size [32,30]": "32x30",
     "train --model.name vim_tiny_patch16_stride8_224 --data.size 36": "stride 8",
     "train --model.name deepvit_s --data.size 40": "patches of 16",
+    "train --model.name efficientvit_m0 --data.size 15": "at least 16 pixels",
     "train --model.args.patch_size 5": "patches of 5",
     "train --model.name vit_base_patch16_224 --data.size 100": "96x96 or 112x112",
     "train --model.name deit3_small_patch16_384.fb_in1k --data.size [32,100]": "dynamic_img_pad",

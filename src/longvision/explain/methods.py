@@ -29,6 +29,8 @@ class Method:
         options: its own, by their names; methods may share one.
         images: how many images are used at most, where nobody says; 0 for a method that takes none.
         tasks: whose models it can explain; None for any.
+        labelled: it takes batches of images and targets in place of images: of those in folders named after the
+            classes, or where none are given of the run's own training images.
     """
 
     run: str
@@ -36,6 +38,7 @@ class Method:
     options: dict[str, Option] = field(default_factory=dict)
     images: int = 64
     tasks: frozenset[str] | None = None
+    labelled: bool = False
 
 
 def parse_point(text: str) -> tuple[float, float]:
@@ -48,6 +51,20 @@ def parse_point(text: str) -> tuple[float, float]:
 
 DETR = frozenset({"detr"})
 METHODS = {
+    "importance": Method(
+        "longvision.explain.importance.explain_importance",
+        "how much each channel of queries, keys, values and MLPs matters to the loss (arXiv 1906.10771)",
+        {"keep": Option(float, "share of the channels that is kept (0.7)")},
+        images=256,
+        tasks=frozenset({"classification"}),
+        labelled=True,
+    ),
+    "operators": Method(
+        "longvision.explain.operators.explain_operators",
+        "which operators take a model's time, and how much of it only moves data (EfficientViT, arXiv 2305.07027)",
+        images=0,
+        tasks=frozenset({"classification"}),
+    ),
     "similarity": Method(
         "longvision.explain.similarity.explain_similarity",
         "how alike the attention maps of layers and of heads are (DeepViT, arXiv 2103.11886)",

@@ -7,7 +7,7 @@ import timm
 
 from longvision.models.pyramid import FeaturePyramid, has_pyramid, register_pyramid
 
-_TOOLS = {"backbone", "base", "cost", "pyramid", "sequence", "weights"}
+_TOOLS = {"backbone", "base", "cost", "nested", "pruned_efficientvit", "pyramid", "sequence", "weights"}
 
 NAMES: list[str] = []  # of the models registered here, pyramids left out
 for _module in iter_modules(__path__):
@@ -17,6 +17,7 @@ for _module in iter_modules(__path__):
 for _name in filter(has_pyramid, NAMES):
     register_pyramid(_name)
 
+import longvision.models.pruned_efficientvit  # noqa: E402, F401 registers what `longvision prune` writes
 from longvision.models.deepvit import DeepViT  # noqa: E402
 from longvision.models.vim import Vim  # noqa: E402
 from longvision.models.vit import ViT  # noqa: E402

@@ -11,6 +11,7 @@ from torch import nn
 from longvision.errors import MissingFileError, UserError
 from longvision.files import read_metadata
 from longvision.layers import PatchEmbed
+from longvision.models.nested import CELL, NestedMaps, needed_maps, needs_nesting
 from longvision.models.pyramid import STRIDES, SUFFIX, FeaturePyramid, has_pyramid, is_ours, register_pyramid
 from longvision.names import did_you_mean
 
@@ -41,16 +42,21 @@ def create_features(
 ) -> nn.Module:
     """timm's `features_only` model that returns a list of maps at `strides`, finest first.
 
-    A backbone of one stride, a Vim or a plain vision transformer, gets the pyramid that its name with `_pyramid` has.
+    A backbone of one stride, a Vim or a plain vision transformer, gets the pyramid that its name with `_pyramid` has;
+    EfficientViT and MobileViT v2, whose maps are at other strides or of other sizes, get `NestedMaps`.
     `feature_info` tells the maps' channels. Raises UserError as above, and for a backbone without such maps.
     """
     name = dense_name(name)
     with torch.device("meta"):
         maps: Any = _create(name, None, {"features_only": True, **(args or {})})
     there = maps.feature_info.reduction()
+    options = {"in_chans": channels, **(args or {}), **pretrained_options(pretrained)}
+    if needs_nesting(maps):
+        indices = needed_maps(there, strides)
+        padded = size[0] + -size[0] % CELL, size[1] + -size[1] % CELL
+        return NestedMaps(_create(name, padded, {"features_only": True, "out_indices": indices, **options}), strides)
     if missing := [stride for stride in strides if stride not in there]:
         raise UserError(f"model {name} has maps of strides {there}, and none of stride {missing[0]}: choose another")
-    options = {"in_chans": channels, **(args or {}), **pretrained_options(pretrained)}
     if getattr(maps, "output_fmt", None) == "NHWC":  # Swin's kind: timm turns them where it gets them one by one
         options["feature_cls"] = "getter"
     indices = [there.index(stride) for stride in strides]
@@ -159,6 +165,8 @@ def _create(name: str, size: tuple[int, int] | None, options: dict[str, Any]) ->
     try:
         return create_sized(name, size, **options) if size else timm.create_model(name, **options)
     except TypeError as error:
+        if "drop_path_rate" in str(error):
+            raise UserError(f"model {name} has no stochastic depth: leave it out, --model.drop_path 0") from error
         raise UserError(f"model {name} does not take these --model.args: {error}") from error
     except UserError:
         raise

@@ -61,7 +61,7 @@ class FeaturePyramid(nn.Module):
 
         levels, self.feature_info = [], []
         for i, wanted in enumerate(STRIDES):
-            level, channels = _resample(width, stride, wanted, halve=blocks == "last")
+            level, channels = resample(width, stride, wanted, halve=blocks == "last")
             if out_chans is not None:
                 level, channels = nn.Sequential(level, _to_width(channels, out_chans)), out_chans
             levels.append(level)
@@ -143,7 +143,7 @@ def _margin(base: Any, stride: int) -> tuple[int, int]:
     return (patch - stride) // 2, -(-(patch - stride) // 2)
 
 
-def _resample(channels: int, stride: int, wanted: int, halve: bool) -> tuple[nn.Module, int]:
+def resample(channels: int, stride: int, wanted: int, halve: bool) -> tuple[nn.Module, int]:
     """From one stride to another; -> the module and its channels."""
     if wanted >= stride:
         side = wanted // stride
@@ -172,8 +172,8 @@ def has_pyramid(name: str) -> bool:
     stem = name.partition(".")[0]
     if not timm.is_model(stem) or stem.endswith(SUFFIX):
         return False
-    if is_ours(stem):  # all of one stride
-        return True
+    if is_ours(stem):  # all of one stride, but for EfficientViT's hierarchy
+        return not stem.startswith("efficientvit")
     patch = re.search(r"_patch(\d+)_", f"{stem}_")
     fits = patch is not None and int(patch[1]) in STRIDES
     return fits and timm.models.is_model_in_modules(stem, ("vision_transformer", "deit"))

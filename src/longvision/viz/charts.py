@@ -4,7 +4,7 @@ import functools
 import math
 import textwrap
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec
 
@@ -214,3 +214,37 @@ def box_kinds(boxes_NQ4: np.ndarray, sizes_N2: np.ndarray) -> np.ndarray:
     width_NQ, height_NQ = boxes_NQ4[..., 2], boxes_NQ4[..., 3]
     wide_NQ = width_NQ * sizes_N2[:, 1:] >= height_NQ * sizes_N2[:, :1]
     return np.where(width_NQ * height_NQ < SMALL_BOX, "small", np.where(wide_NQ, "wide", "high"))
+
+
+@_names_as_they_are
+def draw_widths(kinds: Mapping[str, Sequence[tuple[str, int, int]]], path: Path, title: str) -> None:
+    """For each kind of channels a row of bars, (layer, its channels, how many are left): grey what there is, green what
+    is left, with its share in percent."""
+    figure = _figure(max(6.0, 1.5 + 0.45 * max(map(len, kinds.values()))), 0.8 + 2.4 * len(kinds))
+    figure.suptitle(_title(figure, title))
+    for axes, (kind, bars) in zip(figure.subplots(len(kinds), 1, squeeze=False)[:, 0], kinds.items()):
+        names, whole, left = zip(*bars, strict=True)
+        axes.bar(range(len(bars)), whole, color="#d9d9d9")
+        drawn = axes.bar(range(len(bars)), left, color=GOOD)
+        shares = [f"{100 * few / many:.0f}" for few, many in zip(left, whole, strict=True)]
+        axes.bar_label(drawn, shares, fontsize=8, padding=1)
+        axes.set_xticks(range(len(bars)), names, rotation=90 if len(bars) > 12 else 30, ha="right", fontsize=8)
+        axes.set(ylabel=kind, ylim=(0, 1.15 * max(whole)))
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+
+
+@_names_as_they_are
+def draw_times(shares: Sequence[tuple[str, float, bool]], path: Path, title: str) -> None:
+    """A bar for each kind of work, (its name, its share of the time, whether memory bounds it), the longest above."""
+    figure = _figure(7, 1.2 + 0.32 * max(3, len(shares)))
+    axes = figure.subplots()
+    names, values, bound = zip(*reversed(shares), strict=True)
+    colours = [BAD if by_memory else GOOD for by_memory in bound]
+    bars = axes.barh(range(len(names)), [100 * value for value in values], color=colours)
+    axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="share of the time, %; red: bound by memory", title=_title(figure, title))
+    axes.set_xlim(0, 112 * max(values))
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
