@@ -38,7 +38,7 @@ def run(arguments: list[str]) -> int:
 
     trainer, task, data = _built(configuration, known, checkpoint)
     trained = partial(train, trainer, task, data)
-    ways = {"resume": checkpoint, "wandb": configuration.wandb, "save_every": configuration.save_every}
+    ways: dict[str, Any] = {"resume": checkpoint, "wandb": configuration.wandb, "save_every": configuration.save_every}
     if not trainer.is_global_zero:  # the first process makes the folder, looks at the images, and speaks for all
         trained(resuming.run if resuming else None, **ways)
         return 0
