@@ -126,3 +126,13 @@ def test_operators(longvision, tmp_path):
     assert sum(float(row["share"]) for row in rows) == pytest.approx(1, abs=0.01)
     assert "other" not in {row["kind"] for row in rows}
     assert (tmp_path / "explained-1" / "operators.png").exists()
+
+
+def test_similarity_of_heads(longvision, tmp_path):
+    Image.radial_gradient("L").save(tmp_path / "image.png")
+    answer = longvision("explain", "efficientvit_m0", "image.png", "--method", "similarity", "--device", "cpu")
+    assert answer.code == 0 and "heads of one layer have" in answer.out, answer
+    with open(tmp_path / "explained-1" / "similarity.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6 and all(0 < float(row["heads"]) <= 1 for row in rows)
+    assert rows[0]["with_1"] == "nan" != rows[1]["with_2"]  # of two stages, and of one

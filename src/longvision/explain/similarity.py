@@ -13,6 +13,7 @@ from torch import Tensor
 
 from longvision.errors import UserError
 from longvision.explain.attention import attention_layers, watched_attention
+from longvision.explain.cascaded import cascaded_layers, watched_cascades
 from longvision.explain.finding import Finding, as_csv
 from longvision.explain.scans import scan_layers, watched_scans
 from longvision.inference.predictor import Predictor
@@ -113,7 +114,9 @@ def explain_similarity(
 def _layers(predictor: Predictor, heads: int | None) -> tuple[list[str], Callable[..., Any]]:
     """The names of the layers that have maps, and what watches them."""
     model, name = predictor.model, predictor.description.architecture
-    attention, scans = attention_layers(model), scan_layers(model)
+    attention, scans, watch = attention_layers(model), scan_layers(model), watched_attention
+    if cascades := cascaded_layers(model):
+        attention, watch = cascades, watched_cascades
     if max(len(attention), len(scans)) < 2:
         raise UserError(
             f"{name} has {len(attention)} attention maps and {len(scans)} selective scans: expected two layers to "
@@ -122,7 +125,7 @@ def _layers(predictor: Predictor, heads: int | None) -> tuple[list[str], Callabl
     if len(attention) >= len(scans):
         if heads is not None:
             raise UserError(f"heads {heads} means nothing to {name}: the heads of its attention are compared")
-        return list(attention), partial(watched_attention, model)
+        return list(attention), partial(watch, model)
     heads, channels = GROUPS if heads is None else heads, next(iter(scans.values())).inner
     if heads < 1 or channels % heads:
         raise UserError(f"heads {heads}: expected groups that divide the {channels} channels of a scan of {name}")
