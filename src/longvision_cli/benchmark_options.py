@@ -74,8 +74,8 @@ def _models_parser() -> ArgumentParser:
         "--head",
         choices=HEADS,
         default="",
-        help="fpn: an FPN that segments 150 classes; cascade: a Cascade Mask R-CNN of 80; on each model as a backbone "
-        "(default: the models as classifiers)",
+        help="fpn: an FPN that segments 150 classes; cascade: a Cascade Mask R-CNN, detr: a DETR, of 80; on each model "
+        "as a backbone (default: the models as classifiers)",
     )
     add("--batch", type=_count, default=1, metavar="N", help="images a call (default: 1)")
     add("--checkpoint", action="store_true", help="in training, recompute blocks in every model that can")

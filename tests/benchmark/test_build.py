@@ -5,7 +5,7 @@ import torch
 
 from longvision.benchmark.build import Step, checkpoint_blocks, create, describe_attention
 
-HEADS = ["fpn", "cascade"]
+HEADS = ["fpn", "cascade", "detr"]
 
 
 def outputs_of(step):
@@ -109,6 +109,8 @@ def with_head(case):
     def make(head, **changes):
         if head == "fpn":
             pytest.importorskip("segmentation_models_pytorch")
+        if head == "detr":
+            pytest.importorskip("transformers")
         return Step(case(**{"model": "vim_nano_patch4_32", "batch": 1, "head": head, **changes}))
 
     return make
@@ -120,6 +122,7 @@ def with_head(case):
         ("fpn", "vim_nano_patch4_32", "float32"),
         ("fpn", "resnet10t", "bfloat16"),
         ("cascade", "vim_nano_patch4_32", "float32"),
+        ("detr", "vim_nano_patch4_32", "bfloat16"),
     ],
 )
 def test_training_under_a_head_makes_every_gradient(with_head, head, name, dtype):

@@ -15,6 +15,7 @@ from longvision.errors import UserError
         ({"models": ["test_vit+checkpoint"], "mode": "train"}, "give test_vit, .*--checkpoint"),
         ({"checkpoint": True}, "--mode train"),
         ({"head": "cascade", "dtype": "float64"}, "float64.*cascade"),
+        ({"head": "detr", "dtype": "float64"}, "float64.*detr"),
         ({"baseline": "resnet18"}, "resnet18.*test_vit"),
     ],
 )

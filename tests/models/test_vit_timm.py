@@ -136,6 +136,14 @@ def test_the_authors_own_file(tmp_path):
     assert not model(torch.randn(1, 3, 224, 224)).any()
 
 
+@pytest.mark.parametrize("name", ["resnet10t", "vim_nano_patch4_32", NAME])
+def test_an_npz_that_is_not_the_model_s_is_told(tmp_path, name):
+    np.savez(tmp_path / "other.npz", **{"embedding/kernel": np.zeros((16, 16, 3, 7), np.float32)})
+    args = SMALL if name == NAME else None
+    with pytest.raises(UserError, match=r"other\.npz"):
+        create_backbone(name, 7, 3, (32, 32), str(tmp_path / "other.npz"), args)
+
+
 def test_a_size_that_a_hybrid_cannot_take_is_told():
     with pytest.raises(UserError, match=r"vit_tiny_r_s16_p8_224.*100x100"):
         create_backbone("vit_tiny_r_s16_p8_224", 7, 3, (100, 100), args=SMALL)

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from longvision import models  # noqa: F401 registers them
 from longvision.benchmark.case import Case
+from longvision.benchmark.plan import DETECTORS
 from longvision.errors import UserError
 from longvision.heads.detection import create_detector
+from longvision.heads.detr import create_detr
 from longvision.heads.segmentation import create_segmenter
 from longvision.layers.mixer import VimMixer
 from longvision.models.backbone import checkpoint_activations, create_sized
@@ -29,6 +31,8 @@ def create(name: str, size: int, head: str = "") -> nn.Module:
         # Random weights are sure of nothing: at the usual 0.05 there is no object, and the masks would cost nothing.
         detector.roi_heads.score_thresh = 0.0
         return detector
+    if head == "detr":
+        return create_detr(name, 80, 3, (size, size))
     return create_sized(name, (size, size))
 
 
@@ -84,7 +88,7 @@ class Step:
         channels = int(getattr(model, "in_chans", 3))
         self.images_BCHW = torch.randn(case.batch, channels, case.size, case.size, dtype=dtype, device=case.device)
         self.inputs: tuple[Any, ...] = (self.images_BCHW,)
-        if case.head == "cascade":
+        if case.head in DETECTORS:
             self.inputs = (list(self.images_BCHW), [make_target(case.size, case.device)] * case.batch)
 
     def __call__(self) -> None:

@@ -21,7 +21,7 @@ class Case:
         batch: images a call.
         dtype: "float32", "float64" or "bfloat16".
         device: "cpu" or "cuda".
-        head: "fpn", "cascade", or "" for the classifier that timm makes.
+        head: "fpn", "cascade", "detr", or "" for the classifier that timm makes.
         checkpoint: recompute blocks in the backward pass, as the model can.
     """
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from longvision.errors import UserError
 
 MODES = ("infer", "train")
-HEADS = ("fpn", "cascade")
+DETECTORS = ("cascade", "detr")
+HEADS = ("fpn", *DETECTORS)
 DTYPES = ("float32", "float64", "bfloat16")
 OPS_DTYPES = (*DTYPES, "float16")
 DEVICES = ("cpu", "cuda")
@@ -66,8 +67,8 @@ class ModelsPlan(Plan):
                 raise UserError(f"unknown form {form!r} of {name}: expected {name} or {name}+{MATERIALISED}")
         if self.checkpoint and self.mode != "train":
             raise UserError("--checkpoint changes training only: add --mode train")
-        if self.head == "cascade" and self.dtype == "float64":
-            raise UserError("--dtype float64: boxes of --head cascade are float32: choose float32 or bfloat16")
+        if self.head in DETECTORS and self.dtype == "float64":
+            raise UserError(f"--dtype float64: boxes of --head {self.head} are float32: choose float32 or bfloat16")
         if self.baseline and self.baseline not in self.models:
             raise UserError(f"--baseline {self.baseline} is not measured: choose one of {', '.join(self.models)}")
 

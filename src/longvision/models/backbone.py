@@ -181,7 +181,10 @@ def _create(name: str, size: tuple[int, int] | None, options: dict[str, Any]) ->
         if weights:
             raise UserError(f"the weights of {name} cannot be read: {error}") from error
         raise
-    except RuntimeError as error:
+    except (AttributeError, KeyError, RuntimeError) as error:
+        overlay = options.get("pretrained_cfg_overlay", {})
+        if overlay.get("custom_load"):
+            raise UserError(f"{overlay['file']} does not hold weights of model {name}: {error}") from error
         if "loading state_dict" in str(error):
             raise UserError(f"model {name}: {' '.join(str(error).split())}") from error
         raise
