@@ -96,7 +96,8 @@ def test_models_of_images_of_every_size(name, args, patch):
 def test_our_names():
     vims = timm.list_models("vim_*", exclude_filters="*_pyramid")
     navits = [f"navit_{size}_patch16" for size in ("tiny", "small", "base")]
-    assert sorted(NAMES) == sorted([*vims, *navits, "vit_nano_patch4_32"])
+    deepvits = [f"deepvit_{size}" for size in ("16", "24", "32", "l", "l_384", "s")]
+    assert sorted(NAMES) == sorted([*vims, *navits, *deepvits, "vit_nano_patch4_32"])
 
 
 @pytest.mark.parametrize(
