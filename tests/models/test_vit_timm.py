@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from longvision.errors import UserError
 from longvision.models.backbone import create_backbone
+from longvision.models.weights.files import save_weights
 
 NAME = "vit_base_patch16_224.orig_in21k"
 SMALL = {"embed_dim": 32, "depth": 2, "num_heads": 4}
@@ -93,6 +94,42 @@ def test_another_resolution_resamples_the_positions_of_the_patches_alone(tmp_pat
     torch.testing.assert_close(patches_1MD, expected)
     for name in set(weights) - {"pos_embed"}:
         assert torch.equal(model.state_dict()[name], weights[name]), name
+
+
+@pytest.mark.parametrize("name", [NAME, "deit_tiny_patch16_224"])
+@pytest.mark.parametrize("size", [(64, 144), (96, 96), (80, 80), (144, 64)])
+def test_positions_of_a_run_that_was_not_square(tmp_path, name, size):
+    """64x144 pixels have as many patches as 96x96, whose positions they are not."""
+    run = str(tmp_path / "run.safetensors")
+    trained = create_backbone(name, 3, 3, (64, 144), args=SMALL)
+    torch.nn.init.normal_(trained.pos_embed)
+    save_weights(trained, run, {"classes": ["a", "b", "c"], "preprocess": {"channels": 3, "size": [64, 144]}})
+    model = create_backbone(name, 3, 3, size, run, SMALL)
+    assert torch.equal(model.pos_embed[:, :1], trained.pos_embed[:, :1])
+    map_1DHW = trained.pos_embed.detach()[:, 1:].reshape(1, 4, 9, -1).permute(0, 3, 1, 2)
+    grid = (size[0] // 16, size[1] // 16)
+    expected = F.interpolate(map_1DHW, grid, mode="bicubic", antialias=True).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(model.pos_embed.detach()[:, 1:], expected)
+    assert torch.equal(model.head.weight, trained.head.weight)
+
+
+def test_a_hybrid_s_run_that_was_not_square_goes_on_at_its_size_alone(tmp_path):
+    run, name = str(tmp_path / "run.safetensors"), "vit_tiny_r_s16_p8_224"
+    trained = create_backbone(name, 3, 3, (128, 512), args=SMALL)
+    save_weights(trained, run, {"classes": ["a", "b", "c"], "preprocess": {"channels": 3, "size": [128, 512]}})
+    with pytest.raises(UserError, match=r"run\.safetensors.*128x512"):
+        create_backbone(name, 3, 3, (256, 256), run, SMALL)
+    model = create_backbone(name, 3, 3, (128, 512), run, SMALL)
+    assert torch.equal(model.pos_embed, trained.pos_embed)
+
+
+def test_a_square_run_goes_on_at_any_size(tmp_path):
+    run = str(tmp_path / "run.safetensors")
+    trained = create_backbone(NAME, 3, 3, (64, 64), args=SMALL)
+    save_weights(trained, run, {"classes": ["a", "b", "c"], "preprocess": {"channels": 3, "size": [64, 64]}})
+    model = create_backbone(NAME, 3, 3, (96, 48), run, SMALL)
+    assert model.patch_embed.grid_size == (6, 3) and torch.equal(model.pos_embed[:, 0], trained.pos_embed[:, 0])
+    assert torch.equal(model.head.weight, trained.head.weight)
 
 
 @pytest.mark.parametrize("name", [NAME, "deit_tiny_patch16_224", "vit_tiny_r_s16_p8_224"])

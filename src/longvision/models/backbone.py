@@ -162,6 +162,7 @@ def _create(name: str, size: tuple[int, int] | None, options: dict[str, Any]) ->
     weights, cfg = options.get("pretrained", False), timm.get_pretrained_cfg(name)
     if weights and "pretrained_cfg_overlay" not in options and not (cfg and cfg.has_weights):
         raise UserError(f"model {name} has no pretrained weights: leave pretrained out, or give a file")
+    _check_positions(name, size, options.get("pretrained_cfg_overlay", {}))
     try:
         return create_sized(name, size, **options) if size else timm.create_model(name, **options)
     except TypeError as error:
@@ -188,3 +189,17 @@ def _create(name: str, size: tuple[int, int] | None, options: dict[str, Any]) ->
         if "loading state_dict" in str(error):
             raise UserError(f"model {name}: {' '.join(str(error).split())}") from error
         raise
+
+
+def _check_positions(name: str, size: tuple[int, int] | None, overlay: dict[str, Any]) -> None:
+    """Raises UserError for a run of a hybrid on images that were not square, which goes on at another size: timm, which
+    looks for patches in the file, would take its positions for a square's."""
+    trained = overlay.get("input_size", ())[1:]
+    if len(set(trained)) < 2 or trained == size:
+        return
+    if timm.models.is_model_in_modules(name.partition(".")[0], ("vision_transformer_hybrid",)):
+        high, wide = trained
+        raise UserError(
+            f"{overlay['file']} was trained on images of {high}x{wide}: timm resamples the positions of a hybrid from "
+            f"square images alone; go on at {high}x{wide}, or begin from other weights"
+        )
