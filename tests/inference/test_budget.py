@@ -12,10 +12,10 @@ from longvision.inference.budget import CALLS, milliseconds_of, most_tokens
     [(1, 1), (3.99, 1), (4, 4), (50, 49), (63.9, 49), (64, 64), (195, 169), (196, 196), (1e9, 196)],
 )
 def test_the_largest_square_that_fits(budget, tokens):
-    """A token takes a millisecond, and no larger square than 14 x 14 is tried."""
+    """A token takes a millisecond. No larger square than 14 x 14 is tried, and none of over four times the budget."""
     asked = []
     assert most_tokens(budget, 14, lambda side: asked.append(side) or side**2) == (tokens, tokens)
-    assert len(asked) <= 6 and len(set(asked)) == len(asked)
+    assert len(asked) <= 7 and len(set(asked)) == len(asked) and max(asked) ** 2 <= 4 * budget
 
 
 def test_too_little_time():

@@ -23,19 +23,15 @@ def most_tokens(budget_ms: float, most_side: int, measure: Callable[[int], float
     Raises:
         UserError: not even one patch is quick enough.
     """
-    taken = measure(most_side)
-    if taken <= budget_ms:
-        return most_side**2, taken
-    least = measure(1)
-    if least > budget_ms:
-        raise UserError(f"budget {budget_ms:g} ms: an image of one patch takes {least:.3g} ms: give more time")
-    low, high, taken = 1, most_side, least  # the first is quick enough, the other is not
+    if (taken := measure(1)) > budget_ms:
+        raise UserError(f"budget {budget_ms:g} ms: an image of one patch takes {taken:.3g} ms: give more time")
+    low, high = 1, most_side + 1  # the one is quick enough, the other is not, or not wanted
     while high - low > 1:
-        middle = (low + high) // 2
-        if (milliseconds := measure(middle)) <= budget_ms:
-            low, taken = middle, milliseconds
+        side = min(2 * low, (low + high) // 2)  # from below: what takes far too long is not tried
+        if (milliseconds := measure(side)) <= budget_ms:
+            low, taken = side, milliseconds
         else:
-            high = middle
+            high = side
     return low**2, taken
 
 
