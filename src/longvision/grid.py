@@ -12,7 +12,7 @@ def grid_size(
     to_pad: str = "pad=True when the model is created",
 ) -> tuple[int, int]:
     """Rows and columns of patches. Raises UserError for a size that does not divide and is not padded, which says what
-    `to_pad`."""
+    `to_pad`, if anything."""
 
     def nearest(side: int, up: bool) -> int:
         missing = missing_pixels(side, patch, stride)
@@ -22,7 +22,7 @@ def grid_size(
         low, high = (f"{nearest(height, up)}x{nearest(width, up)}" for up in (False, True))
         raise UserError(
             f"image {height}x{width} does not divide into patches of {patch} at stride {stride}: "
-            f"resize to {f'{low} or {high}' if low != high else low}, or pass {to_pad}"
+            f"resize to {f'{low} or {high}' if low != high else low}{f', or pass {to_pad}' if to_pad else ''}"
         )
     rows, columns = ((side + missing_pixels(side, patch, stride) - patch) // stride + 1 for side in (height, width))
     return rows, columns

@@ -23,7 +23,7 @@ def maps(layers=3, batch=2, heads=2, tokens=4):
 def test_the_paper_s_equation():
     """Mean over images, heads and tokens t of cos(A^p[h, :, t], A^q[h, :, t]); float32 sums."""
     found = [maps(), maps()]  # two forward passes
-    meter = SimilarityMeter(3)
+    meter = SimilarityMeter(3, threshold=0.8)
     for own in found:
         for number, map_BHMM in enumerate(own):
             meter.add(number, map_BHMM)
@@ -32,12 +32,16 @@ def test_the_paper_s_equation():
     for p, q in itertools.product(range(3), range(3)):
         each = [cosine(own[p][b, h, :, t], own[q][b, h, :, t]) for own in found for b, h, t in every]
         assert result.layers_LL[p, q] == pytest.approx(np.mean(each), abs=1e-6)
+    for layer in (1, 2):
+        each = [cosine(own[layer - 1][b, h, :, t], own[layer][b, h, :, t]) for own in found for b, h, t in every]
+        assert result.similar_L[layer] == pytest.approx(np.mean(np.array(each) >= 0.8))
+    assert 0 < result.similar_L[1] < 1 and np.isnan(result.similar_L[0])
     for layer in range(3):
         each = [cosine(own[layer][b, 0, :, t], own[layer][b, 1, :, t]) for own in found for b, _, t in every]
         assert result.heads_L[layer] == pytest.approx(np.mean(each), abs=1e-6)
     assert result.adjacent() == pytest.approx([result.layers_LL[0, 1], result.layers_LL[1, 2]])
     low, high = sorted(result.adjacent())
-    assert [result.similar_share(t) for t in (low, high, 1.0)] == [1.0, 0.5, 0.0]
+    assert [result.similar_layers(t) for t in (low, high, 1.0)] == [1.0, 0.5, 0.0]
 
 
 def test_with_little_memory_adjacent_layers_alone_are_compared():
@@ -56,7 +60,7 @@ def test_layers_of_other_shapes_and_of_one_head_are_not_compared():
     meter.add(1, torch.rand(1, 2, 4, 4))
     result = meter.result()
     assert np.isnan(result.layers_LL[0, 1]) and np.isnan(result.heads_L[0]) and np.isfinite(result.heads_L[1])
-    assert np.isnan(result.similar_share(0.5))
+    assert np.isnan(result.similar_layers(0.5))
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_nano_patch4_32"])

@@ -31,17 +31,19 @@ class Similarity:
         layers_LL: cosine of the maps of two layers: of column t of one head in both, which says how much each token
             reads of token t.
         heads_L: cosine of the same columns of two heads of one layer, averaged over all pairs of heads.
+        similar_L: the share of the columns whose cosine with those of the layer before reaches the threshold.
     """
 
     layers_LL: np.ndarray
     heads_L: np.ndarray
+    similar_L: np.ndarray
 
     def adjacent(self) -> np.ndarray:
         """(L - 1,): each layer's cosine with the one before."""
         return np.diagonal(self.layers_LL, 1)
 
-    def similar_share(self, threshold: float) -> float:
-        """The share of layers, of those that have one before, whose cosine with it reaches the threshold."""
+    def similar_layers(self, threshold: float) -> float:
+        """The share of layers, of those that have one before, whose mean cosine with it reaches the threshold."""
         known = self.adjacent()[np.isfinite(self.adjacent())]
         return float((known >= threshold).mean()) if len(known) else float("nan")
 
@@ -52,16 +54,18 @@ class SimilarityMeter:
 
     Args:
         layers: how many there are.
+        threshold: cosine from which two columns are similar.
         memory: bytes that the maps of all layers of one image may take to be compared all with all.
     """
 
     layers: int
+    threshold: float = 0.9
     memory: int = MEMORY
     _held: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self._sums_LL, self._counts_LL = (np.zeros((self.layers, self.layers)) for _ in range(2))
-        self._heads_L = np.zeros((2, self.layers))
+        self._heads_2L, self._similar_2L = (np.zeros((2, self.layers)) for _ in range(2))  # sums, and of how many
 
     def add(self, number: int, map_BHMM: Tensor) -> None:
         """The map of one layer; the first layer's begins the next images."""
@@ -71,14 +75,18 @@ class SimilarityMeter:
         elif unit_BHMM.nbytes * self.layers > self.memory:
             self._held = {key: held for key, held in self._held.items() if key == number - 1}
         for other, held_BHMM in self._held.items():
-            if held_BHMM.shape == unit_BHMM.shape:
-                self._count(other, number, float((held_BHMM * unit_BHMM).sum(-2).mean()))
+            if held_BHMM.shape != unit_BHMM.shape:
+                continue
+            cosine_BHM = (held_BHMM * unit_BHMM).sum(-2)
+            self._count(other, number, float(cosine_BHM.mean()))
+            if other == number - 1:
+                self._similar_2L[:, number] += float((cosine_BHM >= self.threshold).float().mean()), 1
         self._held[number] = unit_BHMM
         self._count(number, number, 1.0)
         heads = unit_BHMM.shape[1]
         if heads > 1:  # |sum of H unit vectors|² is H and twice the sum of the cosines of all pairs
             squares = unit_BHMM.sum(1).square().sum(-2).mean()
-            self._heads_L[:, number] += (float(squares) - heads) / (heads * (heads - 1)), 1
+            self._heads_2L[:, number] += (float(squares) - heads) / (heads * (heads - 1)), 1
 
     def _count(self, layer: int, other: int, cosine: float) -> None:
         for pair in {(layer, other), (other, layer)}:
@@ -88,7 +96,8 @@ class SimilarityMeter:
     def result(self) -> Similarity:
         """Of all that was added."""
         with np.errstate(invalid="ignore"):
-            return Similarity(self._sums_LL / self._counts_LL, self._heads_L[0] / self._heads_L[1])
+            heads_L, similar_L = (sums / counts for sums, counts in (self._heads_2L, self._similar_2L))
+            return Similarity(self._sums_LL / self._counts_LL, heads_L, similar_L)
 
 
 def explain_similarity(
@@ -98,13 +107,13 @@ def explain_similarity(
     if not 0 < threshold <= 1:
         raise UserError(f"threshold {threshold}: expected a cosine, above 0 and at most 1")
     names, watched = _layers(predictor, heads)
-    meter = SimilarityMeter(len(names))
+    meter = SimilarityMeter(len(names), threshold)
     predictor.batch = 1
     with watched(meter.add):
         for _ in predictor.stream(images):
             pass
     found, title = meter.result(), predictor.description.architecture
-    draw = partial(draw_similarity, found.layers_LL, found.heads_L, threshold, title=title)
+    draw = partial(draw_similarity, found.layers_LL, found.heads_L, found.similar_L, threshold, title=title)
     yield Finding(
         _sentence(found, len(images), threshold),
         {"similarity.csv": as_csv(_rows(found, names)), "similarity.png": draw},
@@ -134,7 +143,7 @@ def _layers(predictor: Predictor, heads: int | None) -> tuple[list[str], Callabl
 
 def _sentence(found: Similarity, images: int, threshold: float) -> str:
     adjacent = found.adjacent()
-    share = found.similar_share(threshold)
+    share = found.similar_layers(threshold)
     return (
         f"over {images} images, adjacent layers' maps have a cosine of {np.nanmean(adjacent):.3f} on average and "
         f"{np.nanmax(adjacent):.3f} at most; {share:.0%} of the layers are similar (cosine from {threshold:g}) to the "
@@ -147,6 +156,7 @@ def _rows(found: Similarity, names: Sequence[str]) -> list[dict[str, object]]:
     numbers = range(len(names))
     return [
         {"layer": number, "module": names[number], "heads": f"{found.heads_L[number]:.6f}"}
+        | {"similar": f"{found.similar_L[number]:.6f}"}
         | {f"with_{other}": f"{found.layers_LL[number, other]:.6f}" for other in numbers}
         for number in numbers
     ]

@@ -151,9 +151,11 @@ def draw_examples(examples: Sequence[tuple[Image.Image, str, str]], path: Path, 
 
 
 @_names_as_they_are
-def draw_similarity(layers_LL: np.ndarray, heads_L: np.ndarray, threshold: float, path: Path, title: str) -> None:
-    """Cosines of attention maps: of all pairs of layers as a heat map, of each layer with the one before and of its
-    heads as curves; grey where two were not compared."""
+def draw_similarity(
+    layers_LL: np.ndarray, heads_L: np.ndarray, similar_L: np.ndarray, threshold: float, path: Path, title: str
+) -> None:
+    """Cosines of attention maps: of all pairs of layers as a heat map, grey where two were not compared; as curves, of
+    each layer with the one before and of its heads, and the share of columns that reach the threshold."""
     figure = _figure(11, 4.5)
     figure.suptitle(_title(figure, title))
     heat, curves = figure.subplots(1, 2)
@@ -164,9 +166,8 @@ def draw_similarity(layers_LL: np.ndarray, heads_L: np.ndarray, threshold: float
     curves.plot(
         range(1, len(layers_LL)), np.diagonal(layers_LL, 1), color=BAD, marker="o", label="with the layer before"
     )
-    curves.plot(range(len(heads_L)), heads_L, color=GOOD, marker="o", label="of its heads")
-    curves.axhline(threshold, color=GREY, linestyle="--", label=f"similar: from {threshold:g}")
-    curves.set(xlabel="layer", ylabel="cosine")
+    curves.plot(numbers, heads_L, color=GOOD, marker="o", label="cosine of its heads")
+    curves.set(xlabel="layer", ylabel="cosine, share")
     curves.grid(alpha=0.3)
     curves.legend(frameon=False)
     for axis in (heat.xaxis, heat.yaxis, curves.xaxis):
