@@ -9,7 +9,6 @@ maps of softmax, before Re-attention mixes them. Before training, every cosine o
 Run: python benchmarks/collapse.py [STEPS [SEEDS]]
 """
 
-import csv
 import itertools
 import math
 import sys
@@ -23,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longvision.benchmark.provenance import device_name, provenance
+from longvision.benchmark.rows import read_rows, write_rows
 from longvision.data.config import DigitsData
 from longvision.explain.attention import watched_attention
 from longvision.explain.similarity import Similarity, SimilarityMeter
@@ -110,17 +110,14 @@ def row_of(re_attention: int, seed: int, steps: int) -> dict[str, Any]:
 
 
 def main(steps: int = 250, seeds: int = 2) -> None:
-    rows = list(csv.DictReader(TABLE.open())) if TABLE.exists() else []
+    rows = read_rows(TABLE)
     there = {tuple(int(row[key]) for key in ("re_attention", "seed", "steps")) for row in rows}
     for seed, re_attention in itertools.product(range(seeds), (0, BLOCKS)):
         if (re_attention, seed, steps) in there:
             continue
         rows.append(row_of(re_attention, seed, steps))
         print(rows[-1], flush=True)
-        with TABLE.open("w", newline="") as file:
-            table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            table.writeheader()
-            table.writerows(rows)
+        write_rows(TABLE, rows)
 
 
 if __name__ == "__main__":

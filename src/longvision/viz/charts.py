@@ -163,9 +163,10 @@ def draw_similarity(
     image = heat.imshow(layers_LL, cmap="viridis", vmin=min(0.0, float(np.nanmin(layers_LL))), vmax=1)
     figure.colorbar(image, ax=heat, label="cosine of two layers' maps", shrink=0.8)
     heat.set(xlabel="layer", ylabel="layer")
-    curves.plot(
-        range(1, len(layers_LL)), np.diagonal(layers_LL, 1), color=BAD, marker="o", label="with the layer before"
-    )
+    numbers = range(len(layers_LL))
+    curves.plot(numbers[1:], np.diagonal(layers_LL, 1), color=BAD, marker="o", label="cosine with the layer before")
+    label = f"share of columns with {threshold:g} or more"
+    curves.plot(numbers, similar_L, color=BAD, linestyle="--", marker=".", label=label)
     curves.plot(numbers, heads_L, color=GOOD, marker="o", label="cosine of its heads")
     curves.set(xlabel="layer", ylabel="cosine, share")
     curves.grid(alpha=0.3)
