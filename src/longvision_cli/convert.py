@@ -11,8 +11,8 @@ from longvision_cli.arguments import ArgumentParser
 def run(arguments: list[str]) -> int:
     parser = ArgumentParser(
         prog="longvision convert",
-        description="Reads a Vim checkpoint (the authors' pickle or safetensors) and writes safetensors; of a DETR's "
-        "(the authors' or transformers') a file that `longvision predict` and `explain` take. "
+        description="Reads a checkpoint of a Vim or DeepViT (the authors' pickle or safetensors) and writes "
+        "safetensors; of a DETR's (the authors' or transformers') a file that `longvision predict` and `explain` take. "
         "A pickle that holds anything but tensors, numbers, strings, containers and a Namespace is refused.",
     )
     parser.add_argument("source", metavar="IN", help="a checkpoint: .pth or .safetensors")
@@ -40,7 +40,8 @@ def run(arguments: list[str]) -> int:
             return _convert_detr(weights, source, target)
         found = identify(weights, options.source)
         write_weights(weights, target, {"architecture": found.name, **metadata})
-    count = sum(tensor.numel() for tensor in weights.values())
+    statistics = ("running_mean", "running_var", "num_batches_tracked")  # of batch norms: no parameters
+    count = sum(tensor.numel() for name, tensor in weights.items() if not name.endswith(statistics))
     print(f"{target}: {found.name}, {len(weights)} tensors, {count:,} parameters, {found.num_classes} classes")
     overlay = f'pretrained_cfg_overlay=dict(file="{target}")'
     print(f'timm.create_model("{found.name}", pretrained=True, {overlay}{found.arguments})')

@@ -123,7 +123,7 @@ def _check_subject(options: argparse.Namespace, method: Method, size: Any) -> No
         if options.weights is not None and not os.path.isfile(options.weights):
             raise UserError(f"--weights {options.weights} is not a file: expected weights (.safetensors, .pth)")
         if size is not None:
-            check_size(what, {}, size)
+            check_size(what, {}, size, can_pad=False)
         task = "classification"
     else:
         for name in ("weights", "size"):

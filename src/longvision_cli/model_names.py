@@ -52,9 +52,9 @@ def check_size_of(configuration: Any) -> None:
         check_size(name, args, each)
 
 
-def check_size(name: str, args: dict[str, Any], size: Size) -> None:
+def check_size(name: str, args: dict[str, Any], size: Size, can_pad: bool = True) -> None:
     """Raises UserError for an image size that does not divide into the patches of one of our models, or of timm's ViT
-    or DeiT, or that is below EfficientViT's; others are not known here."""
+    or DeiT, or that is below EfficientViT's; others are not known here. The sentence tells how to pad, where a command can."""
     if re.match(r"efficientvit_m\d", name) and min(size) < EFFICIENTVIT_STEM:
         raise UserError(
             f"image {size[0]}x{size[1]} is smaller than a cell of {name}'s first map, {EFFICIENTVIT_STEM} pixels: "
@@ -63,7 +63,7 @@ def check_size(name: str, args: dict[str, Any], size: Size) -> None:
     known = OURS if OURS.match(name.partition(".")[0]) else TIMMS
     pad, to_pad = ("pad", "--model.args.pad true") if known is OURS else ("dynamic_img_pad", TO_PAD_TIMMS)
     if (patches := _patches_of(name, args, known)) and not args.get(pad):
-        grid_size(*size, *patches, to_pad=to_pad)
+        grid_size(*size, *patches, to_pad=to_pad if can_pad else "")
 
 
 def _patches_of(name: str, args: dict[str, Any], known: re.Pattern[str]) -> tuple[int, int] | None:

@@ -52,6 +52,23 @@ def test_the_variant_is_recognised(longvision, name):
     assert all(torch.equal(own[key], weights[key]) for key in weights)
 
 
+@pytest.mark.parametrize("name", ["deepvit_16", "deepvit_s"])
+def test_a_deepvit_is_recognised(longvision, name, monkeypatch):
+    with torch.device("meta"):
+        model = timm.create_model(name, in_chans=1)
+    weights = {key: torch.zeros(()).expand(tensor.shape) for key, tensor in model.state_dict().items()}
+    monkeypatch.setattr("longvision.models.weights.files.read_weights", lambda path: (weights, {}))
+    monkeypatch.setattr("longvision.models.weights.files.write_weights", lambda *_: None)
+    Path("in.pth").touch()
+    answer = longvision("convert", "in.pth", "out.safetensors")
+    assert answer.code == 0, answer.err
+    count = sum(p.numel() for p in model.parameters())
+    assert f": {name}, {len(weights)} tensors, {count:,} parameters, 1000 classes" in answer.out
+    assert answer.out.rstrip().endswith(", in_chans=1)")
+    weights["pos_embed"] = torch.zeros(1, 5, model.embed_dim)
+    assert "5 positions" in longvision("convert", "in.pth", "out.safetensors").err
+
+
 def test_safetensors_again(longvision):
     write_pickle("in.pth")
     assert longvision("convert", "in.pth", "one.safetensors").code == 0
@@ -75,7 +92,7 @@ def test_nothing_is_overwritten_and_nothing_half_written(longvision):
     [
         ({"model": {}}, "holds no weights"),
         ([1, 2], "holds no weights"),
-        ({"model": {"fc.weight": torch.zeros(2, 2)}}, "is not a Vim checkpoint"),
+        ({"model": {"fc.weight": torch.zeros(2, 2)}}, "is not a checkpoint of a Vim or DeepViT"),
     ],
 )
 def test_other_checkpoints_are_refused(longvision, content, expected):

@@ -6,7 +6,14 @@ from PIL import Image
 
 pytest.importorskip("matplotlib")
 from longvision.viz import charts
-from longvision.viz.charts import draw_class_metrics, draw_confusion, draw_curves, draw_examples, draw_tokens
+from longvision.viz.charts import (
+    draw_class_metrics,
+    draw_confusion,
+    draw_curves,
+    draw_examples,
+    draw_similarity,
+    draw_tokens,
+)
 
 GREEN, RED = (42, 127, 79), (179, 38, 30)
 GREY = Image.new("L", (8, 8), 128)
@@ -122,3 +129,19 @@ def test_a_metric_against_tokens(tmp_path, figures):
     (line,) = axes.lines
     assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([16, 256], [50.0, 75.0])
     assert axes.get_xscale() == "log" and [tick.get_text() for tick in axes.get_xticklabels()] == ["16", "256"]
+
+
+def test_similarity(tmp_path, figures):
+    """The curves are the numbers; pairs that were not compared are grey."""
+    layers_LL = np.array([[1.0, 0.5, np.nan], [0.5, 1.0, -0.2], [np.nan, -0.2, 1.0]])
+    heads_L, similar_L = np.array([0.1, 0.2, 0.3]), np.array([np.nan, 0.0, 0.4])
+    draw_similarity(layers_LL, heads_L, similar_L, 0.8, tmp_path / "similarity.png", "a model")
+    heat, curves = figures[0].axes[:2]
+    drawn = lines(curves)
+    assert drawn["cosine with the layer before"] == [0.5, -0.2]
+    assert drawn["cosine of its heads"] == heads_L.tolist()
+    np.testing.assert_array_equal(drawn["share of columns with 0.8 or more"], similar_L)
+    assert curves.lines[0].get_xdata().tolist() == [1, 2]
+    (image,) = heat.images
+    assert image.get_clim() == (-0.2, 1.0) and image.get_array().mask[0, 2]
+    assert share_near(pixels(tmp_path / "similarity.png"), (102, 102, 102), 3) > 0.02
