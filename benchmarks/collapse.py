@@ -29,8 +29,8 @@ from longvision.explain.similarity import Similarity, SimilarityMeter
 from longvision.models import DeepViT
 
 TABLE = Path(__file__).parent / "results" / "collapse.csv"
-BLOCKS, BATCH, RATE, DECAY, WARMUP, CLIP = 24, 64, 1e-3, 0.05, 0.1, 1.0
-SIZES = {"img_size": 8, "patch_size": 2, "in_chans": 1, "num_classes": 10, "embed_dim": 48, "num_heads": 4}
+BLOCKS, BATCH, RATE, DECAY, WARMUP, CLIP = 24, 16, 2e-3, 0.05, 0.1, 1.0
+SIZES = {"img_size": 8, "patch_size": 2, "in_chans": 1, "num_classes": 10, "embed_dim": 32, "num_heads": 4}
 
 
 def trained(data: Any, re_attention: int, seed: int, steps: int) -> DeepViT:
@@ -109,7 +109,7 @@ def row_of(re_attention: int, seed: int, steps: int) -> dict[str, Any]:
     }
 
 
-def main(steps: int = 250, seeds: int = 2) -> None:
+def main(steps: int = 300, seeds: int = 3) -> None:
     rows = read_rows(TABLE)
     there = {tuple(int(row[key]) for key in ("re_attention", "seed", "steps")) for row in rows}
     for seed, re_attention in itertools.product(range(seeds), (0, BLOCKS)):
