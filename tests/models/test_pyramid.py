@@ -52,6 +52,16 @@ def test_maps_of_every_size(name, height, width, blocks):
 
 
 @every_base
+def test_a_stem_of_convolutions_has_patches_without_a_margin():
+    """Its last convolution has half their side, at half the image's size."""
+    pyramid = make("deepvit_s", embed_dim=16, num_heads=4, img_size=64, re_attention=1).eval()
+    image = torch.randn(1, 3, *SIZE)
+    maps = pyramid(image)
+    assert pyramid.margin == (0, 0) and pyramid.base.num_prefix_tokens == 0
+    assert [tuple(map_BCHW.shape[2:]) for map_BCHW in maps] == [(SIZE[0] // s, SIZE[1] // s) for s in STRIDES]
+    torch.testing.assert_close(maps[2], pyramid.base.forward_intermediates(image, indices=1, norm=True)[1][0])
+
+
 def test_every_parameter_learns(name):
     for options in ({"blocks": "last"}, {"blocks": "spread"}, {"out_chans": 24}, {"out_indices": [2]}):
         model = make(name, features_only=True, **options)
