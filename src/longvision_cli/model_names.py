@@ -54,7 +54,7 @@ def check_size_of(configuration: Any) -> None:
 
 def check_size(name: str, args: dict[str, Any], size: Size, can_pad: bool = True) -> None:
     """Raises UserError for an image size that does not divide into the patches of one of our models, or of timm's ViT
-    or DeiT, or that is below EfficientViT's; others are not known here. The sentence tells how to pad, where a command can."""
+    or DeiT, or that is below EfficientViT's; others are not known here. The sentence tells how to pad, if one can."""
     if re.match(r"efficientvit_m\d", name) and min(size) < EFFICIENTVIT_STEM:
         raise UserError(
             f"image {size[0]}x{size[1]} is smaller than a cell of {name}'s first map, {EFFICIENTVIT_STEM} pixels: "

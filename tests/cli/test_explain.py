@@ -25,7 +25,7 @@ def test_an_untrained_model_by_name(longvision, image, tmp_path):
     assert answer.code == 0, answer.err
     note, sentence, folder = answer.out.splitlines()
     assert NAME in note and "untrained" in note
-    assert sentence.startswith("over 1 images")
+    assert sentence.startswith("over 1 image,")
     assert folder == "explained-1"
     assert [row["module"] for row in rows(tmp_path / folder)] == [f"blocks.{i}.attn" for i in range(4)]
     with Image.open(tmp_path / folder / "similarity.png") as drawn:
@@ -63,7 +63,7 @@ def test_only_the_first_images_are_used(longvision, image, tmp_path):
     words = ["explain", NAME, image, tmp_path / "folder", "--method", "similarity"]
     assert "over 2 images" in longvision(*words).out
     answer = longvision(*words, "--limit", 1)
-    assert "over 1 images" in answer.out and "first 1 of 2" in answer.out
+    assert "over 1 image," in answer.out and "first 1 of 2" in answer.out
 
 
 @pytest.mark.parametrize(

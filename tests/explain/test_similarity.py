@@ -9,7 +9,7 @@ import torch
 from timm.layers import Attention
 
 from longvision.explain.attention import attention_layers, watched_attention
-from longvision.explain.similarity import SimilarityMeter
+from longvision.explain.similarity import SimilarityMeter, _sentence
 
 
 def cosine(a, b):
@@ -61,6 +61,7 @@ def test_layers_of_other_shapes_and_of_one_head_are_not_compared():
     result = meter.result()
     assert np.isnan(result.layers_LL[0, 1]) and np.isnan(result.heads_L[0]) and np.isfinite(result.heads_L[1])
     assert np.isnan(result.similar_layers(0.5))
+    assert "no two adjacent layers" in _sentence(result, 1, 0.5)
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_nano_patch4_32"])

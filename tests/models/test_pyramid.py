@@ -51,7 +51,6 @@ def test_maps_of_every_size(name, height, width, blocks):
         assert map_BCHW.shape == (2, channels, -(-height // stride), -(-width // stride))
 
 
-@every_base
 def test_a_stem_of_convolutions_has_patches_without_a_margin():
     """Its last convolution has half their side, at half the image's size."""
     pyramid = make("deepvit_s", embed_dim=16, num_heads=4, img_size=64, re_attention=1).eval()
@@ -62,6 +61,7 @@ def test_a_stem_of_convolutions_has_patches_without_a_margin():
     torch.testing.assert_close(maps[2], pyramid.base.forward_intermediates(image, indices=1, norm=True)[1][0])
 
 
+@every_base
 def test_every_parameter_learns(name):
     for options in ({"blocks": "last"}, {"blocks": "spread"}, {"out_chans": 24}, {"out_indices": [2]}):
         model = make(name, features_only=True, **options)

@@ -142,13 +142,15 @@ def _layers(predictor: Predictor, heads: int | None) -> tuple[list[str], Callabl
 
 
 def _sentence(found: Similarity, images: int, threshold: float) -> str:
-    adjacent = found.adjacent()
-    share = found.similar_layers(threshold)
-    return (
-        f"over {images} images, adjacent layers' maps have a cosine of {np.nanmean(adjacent):.3f} on average and "
-        f"{np.nanmax(adjacent):.3f} at most; {share:.0%} of the layers are similar (cosine from {threshold:g}) to the "
-        f"one before; heads of one layer have {np.nanmean(found.heads_L):.3f}"
-    )
+    adjacent, heads = (values[np.isfinite(values)] for values in (found.adjacent(), found.heads_L))
+    of_layers = "no two adjacent layers have maps of one shape"
+    if len(adjacent):
+        of_layers = (
+            f"adjacent layers' maps have a cosine of {adjacent.mean():.3f} on average and {adjacent.max():.3f} at most; "
+            f"{found.similar_layers(threshold):.0%} of the layers are similar (cosine from {threshold:g}) to the one before"
+        )
+    of_heads = f"heads of one layer have {heads.mean():.3f}" if len(heads) else "no layer has several heads"
+    return f"over {images} image{'s' * (images != 1)}, {of_layers}; {of_heads}"
 
 
 def _rows(found: Similarity, names: Sequence[str]) -> list[dict[str, object]]:
