@@ -146,8 +146,9 @@ def _sentence(found: Similarity, images: int, threshold: float) -> str:
     of_layers = "no two adjacent layers have maps of one shape"
     if len(adjacent):
         of_layers = (
-            f"adjacent layers' maps have a cosine of {adjacent.mean():.3f} on average and {adjacent.max():.3f} at most; "
-            f"{found.similar_layers(threshold):.0%} of the layers are similar (cosine from {threshold:g}) to the one before"
+            f"adjacent layers' maps have a cosine of {adjacent.mean():.3f} on average and {adjacent.max():.3f} at "
+            f"most; {found.similar_layers(threshold):.0%} of the layers are similar (cosine from {threshold:g}) to the "
+            "one before"
         )
     of_heads = f"heads of one layer have {heads.mean():.3f}" if len(heads) else "no layer has several heads"
     return f"over {images} image{'s' * (images != 1)}, {of_layers}; {of_heads}"
