@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     Array = Any  # a tensor in batches and losses, a NumPy array in what is drawn or written
 
 Split = Literal["train", "val", "test"]
+Finetune = Literal["full", "head", "class_token", "memory", "memory_mask"]  # see `longvision.models.memory`
 Size = tuple[int, int]  # height, width
 Colour = tuple[int, int, int]  # red, green, blue, 0 to 255
 IGNORE = 255  # the value of a mask's pixels that do not count

@@ -15,6 +15,7 @@ OF_EVERY_RUN = (
     "Checkpoint directory .* exists and is not empty",  # a run that goes on
     "The dirpath has changed",  # and was moved
     "LeafSpec",
+    "in eval mode at the start of training",  # what is frozen is
 )
 
 

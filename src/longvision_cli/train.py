@@ -59,6 +59,8 @@ def _check_names(configuration: Configuration, checkpoint: Path | None) -> None:
     pretrained = configuration.model.pretrained
     if checkpoint is None and isinstance(pretrained, str) and not Path(pretrained).is_file():
         raise MissingFileError(f"{pretrained} is not a file: expected a checkpoint (.safetensors, .pth)")
+    if checkpoint is None and not pretrained and getattr(configuration.model, "finetune", "full") != "full":
+        raise UserError(f"--model.finetune {configuration.model.finetune} starts from a model: give --model.pretrained")
 
 
 def _built(configuration: Configuration, known: Any, checkpoint: Path | None) -> tuple[Any, Any, Any]:
@@ -259,6 +261,8 @@ def _announce(task: Any, data: Any) -> None:
     words = {"train": "training", "val": "validation", "test": "test"}
     counts = ", ".join(f"{len(data.images(split))} {words[split]}" for split in splits)
     parameters = sum(p.numel() for p in task.model.parameters())
-    print(f"{task.config.name}, {parameters:,} parameters, {data.size[0]}x{data.size[1]} pixels")
+    trained = sum(p.numel() for p in task.model.parameters() if p.requires_grad)
+    of_them = f" ({trained:,} of them trained)" if trained < parameters else ""
+    print(f"{task.config.name}, {parameters:,} parameters{of_them}, {data.size[0]}x{data.size[1]} pixels")
     print(f"{printable(data.name)}: {len(data.classes)} classes, {counts} images")
     print_notes(data.source)

@@ -9,6 +9,7 @@ import torch
 
 pytest.importorskip("lightning")
 import longvision.models  # noqa: F401 registers them
+from longvision.models.memory import fine_tune
 from longvision.tasks.config import OptimConfig
 from longvision.tasks.optim import make_optimizer
 
@@ -160,3 +161,14 @@ def test_sgd_has_a_plain_momentum_of_0_9():
         weight.grad = torch.ones_like(weight)
         optimizer.step()
         torch.testing.assert_close(weight.detach(), torch.full_like(weight, expected))
+
+
+@pytest.mark.parametrize("way", ["memory", "memory_mask"])
+def test_memory_does_not_decay_and_what_is_frozen_is_left_out(way):
+    model = timm.create_model("vim_nano_patch4_32", img_size=16, depth=2, embed_dim=32)
+    model = fine_tune(model, 3, way)
+    optimizer = make_optimizer(model, OptimConfig(weight_decay=0.1, layer_decay=0.5), 0, 10)["optimizer"]
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decay = {names[id(p)]: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert decay.keys() == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert {name for name, value in decay.items() if value} == {name for name in decay if name.endswith("head.weight")}

@@ -46,7 +46,7 @@ The weights are those of the {"epoch that validated best" if run.has_best else "
 ```sh
 longvision predict {run.path.name} IMAGE
 ```
-{_timm_program(task, data, run) if hasattr(task.model, "pretrained_cfg") else ""}
+{_timm_program(task, data, run) if _is_timm_s(task) else ""}
 From Python, beside the run's folder:
 
 ```python
@@ -60,6 +60,11 @@ Predictor("{run.path.name}")("IMAGE").image().show()
 def _in_markdown(name: str) -> str:
     """As it is: no formula, no tag, no link."""
     return re.sub(r"[\\`*<>\[\]$|]", r"\\\g<0>", printable(name))
+
+
+def _is_timm_s(task: Task) -> bool:
+    """Whether timm.create_model makes it: with a head of ours, or with memory, it does not."""
+    return hasattr(task.model, "pretrained_cfg") and "head" not in task.describe()
 
 
 def _timm_program(task: Task, data: Any, run: Run) -> str:

@@ -1,7 +1,7 @@
 """Classifiers: images to probabilities."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from longvision.inference.budget import milliseconds_of, most_tokens
 from longvision.inference.results import ClassResult, LabelResult
 from longvision.inference.task import Named, TaskPredictor
-from longvision.models.backbone import create_backbone, free_patch
+from longvision.models.backbone import free_patch
+from longvision.models.memory import create_finetuned
 
 LARGEST = 2  # sides of the training images, that a budget of time is spent on
 
@@ -37,9 +38,8 @@ class ClassificationPredictor(TaskPredictor):
         self.description = replace(self.description, input=spec.within(tokens, patch))
         return milliseconds
 
-    def create(self) -> nn.Module:
-        about, shape = self.description, self.description.input
-        return create_backbone(about.architecture, len(about.classes), shape.channels, shape.size, args=about.args)
+    def creator(self) -> Callable[..., nn.Module]:
+        return create_finetuned
 
     def predict(self, model: Any, images: list[Tensor], inputs: Sequence[Named], batch: int) -> list[ClassResult]:
         logits_BK = model(torch.stack(images)).float()

@@ -7,7 +7,7 @@ import timm
 
 from longvision.models.pyramid import FeaturePyramid, has_pyramid, register_pyramid
 
-_TOOLS = {"backbone", "base", "cost", "nested", "pruned_efficientvit", "pyramid", "sequence", "weights"}
+_TOOLS = {"backbone", "base", "cost", "memory", "nested", "pruned_efficientvit", "pyramid", "sequence", "weights"}
 
 NAMES: list[str] = []  # of the models registered here, pyramids left out
 for _module in iter_modules(__path__):

@@ -151,6 +151,8 @@ def _source(path: str) -> dict[str, Any]:
             f"{path} is a model for {task}, its head included: give the weights of a backbone alone, released ones or "
             "those of a classification run"
         )
+    if "head" in metadata:
+        raise UserError(f"{path} is a model with memory, not a base for another: give the weights it was made from")
     if "classes" not in metadata or "preprocess" not in metadata:
         return {}
     preprocess = metadata["preprocess"]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from longvision.models.backbone import create_sized
@@ -26,12 +27,18 @@ def measure_cost(name: str, height: int, width: int, **arguments: Any) -> Cost:
     times x, and D times x. Exponentials and other elementwise work are not counted, here and in other models.
     """
     with torch.device("meta"):
-        # torch's counter fails at a parameter that goes into a layer, as an attention pooling's query, if it is trained
-        model = create_sized(name, (height, width), **arguments).eval().requires_grad_(False)
-        image = torch.empty(1, getattr(model, "in_chans", 3), height, width)
-        counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
-        with counter, torch.inference_mode(False), torch.no_grad():
-            model(image)
+        model = create_sized(name, (height, width), **arguments)
+    return cost_of(model, height, width)
+
+
+def cost_of(model: nn.Module, height: int, width: int) -> Cost:
+    """The same of a model on the meta device."""
+    # torch's counter fails at a parameter that goes into a layer, as an attention pooling's query, if it is trained
+    model.eval().requires_grad_(False)
+    image = torch.empty(1, getattr(model, "in_chans", 3), height, width, device="meta")
+    counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
+    with counter, torch.inference_mode(False), torch.no_grad():
+        model(image)
     by_op = counter.get_flop_counts()["Global"]
     flops = {str(op): count for op, count in by_op.items()}
     scan = sum(count for op, count in flops.items() if "selective_scan" in op)

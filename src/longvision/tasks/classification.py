@@ -13,7 +13,7 @@ from torchmetrics import MetricCollection
 
 from longvision.errors import MissingFileError, UnreadableImage, UserError
 from longvision.metrics.mistakes import WorstMistakes, batches_of
-from longvision.models.backbone import create_backbone
+from longvision.models.memory import create_finetuned
 from longvision.tasks.config import ClassificationConfig
 from longvision.tasks.label_kinds import MOST_AUROC, Answer, ManyLabels, OneLabel
 from longvision.tasks.task import Artifacts, Task
@@ -47,11 +47,23 @@ class Classification(Task):
         self._batches: list[list[int]] = []  # the images of each batch that is evaluated
 
     def describe(self) -> dict[str, Any]:
-        return {"multilabel": True} if self.info.multilabel else {}
+        config = self.config
+        found: dict[str, Any] = {"multilabel": True} if self.info.multilabel else {}
+        if config.finetune in ("memory", "memory_mask"):
+            found["head"] = {"finetune": config.finetune, "memory": config.memory}
+        return found
 
     def create_model(self, args: dict[str, Any]) -> nn.Module:
         config, info = self.config, self.info
-        return create_backbone(config.name, len(info.classes), info.channels, info.size, config.pretrained, args)
+        shape = len(info.classes), info.channels, info.size
+        return create_finetuned(config.name, *shape, config.pretrained, args, config.finetune, config.memory)
+
+    def train(self, mode: bool = True) -> "Classification":
+        """What is frozen drops nothing and counts no statistics."""
+        super().train(mode)
+        if self.config.finetune != "full":
+            self.model.eval()
+        return self
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) -> logits (B, K)."""

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from longvision.errors import UserError
 from longvision.inference.config import InferenceConfig
+from longvision.types import Finetune
 
 Schedule = Literal["cosine", "poly", "step"]
 
@@ -85,6 +86,10 @@ class ClassificationConfig(TaskConfig):
     """A classifier of images: any timm model, cross-entropy.
 
     Args:
+        finetune: what is trained: full, everything; head, a new head alone; class_token, that and the class token;
+            memory, these and tokens that each block of a vision transformer or a Vim reads (arXiv 2203.15243);
+            memory_mask, the same with a class token beside the model's own, whose output stays as it is.
+        memory: of these two, tokens in a block.
         label_smoothing: share of the target that is spread over all classes.
         monitor: the metric that tells which epoch is best, the highest; accuracy when left out, or map
             where an image may have any number of labels, which also has f1 and auroc.
@@ -93,12 +98,19 @@ class ClassificationConfig(TaskConfig):
     schedule: Schedule = "cosine"
     warmup_epochs: float = 5.0
     final_lr: float = 0.01
+    finetune: Finetune = "full"
+    memory: int = 5
     label_smoothing: float = 0.0
     monitor: Literal["accuracy", "balanced_accuracy", "auroc", "map", "f1"] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_range(self, label_smoothing=(0, 0.99))
+        _check_range(self, label_smoothing=(0, 0.99), memory=(1, 1e4))
+        if self.finetune != "full" and self.drop_path:
+            raise UserError(
+                f"--model.drop_path is {self.drop_path}: with --model.finetune {self.finetune} the model is frozen and "
+                "skips no block: set it to 0"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

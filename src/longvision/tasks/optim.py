@@ -66,7 +66,8 @@ def _groups(
 ) -> list[dict[str, Any]]:
     """Parameter groups: those of the backbone's blocks, then those of what stands on it, which has the full rate."""
     backbone: Any = backbone_of(model) or model
-    named = backbone.no_weight_decay() if hasattr(backbone, "no_weight_decay") else set()
+    named = set(backbone.no_weight_decay()) if hasattr(backbone, "no_weight_decay") else set()
+    named |= {name for name, _ in backbone.named_parameters() if ".memory" in name}  # tokens too
     if hasattr(backbone, "group_matcher"):
         groups = param_groups_layer_decay(
             backbone, weight_decay, no_weight_decay_list=named, layer_decay=layer_decay or 1.0
