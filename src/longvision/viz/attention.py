@@ -8,13 +8,12 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from longvision.types import Colour
-from longvision.viz.overlays import titled
-from longvision.viz.sheets import WHITE, contact_sheet, viewable
+from longvision.viz.sheets import WHITE, contact_sheet, short, side_by_side, viewable
 
 # From nothing to the highest value, matplotlib's "inferno" at quarters.
 GLOW = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], np.float32)
 SHARE = 0.7  # of the glow in a pixel
-PANEL = 480  # pixels
+PANEL = 640  # longer side, pixels
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def draw_attention(
         for panel in panels:
             _draw_point(panel, (point[0] * scale, point[1] * shown.height / image.height))
     names = [f"the image, {image.width}x{image.height}", *(name or "attention" for name in maps)]
-    sheet = contact_sheet([titled(panel, name) for panel, name in zip(panels, names, strict=True)], title)
+    sheet = contact_sheet([side_by_side({short(name): panel}, []) for name, panel in zip(names, panels)], title)
     sheet.save(path)
 
 
