@@ -378,6 +378,17 @@ def test_what_cannot_be_masked(kind, options, named):
     assert add_memory(model, 5)(image()).shape == (2, 5)
 
 
+def test_re_attention():
+    """Its maps are mixed over heads: a row cannot be read alone."""
+    model = timm.create_model("deepvit_16", img_size=16, patch_size=4, embed_dim=24, num_heads=3, depth=2).eval()
+    with pytest.raises(UserError, match="ReAttention"):
+        add_memory(model, 5, mask=True)
+    images = torch.randn(2, 3, 16, 16)
+    before = model.forward_intermediates(images, intermediates_only=True)[0]
+    after = add_memory(model, 5).forward_intermediates(images, intermediates_only=True)[0]
+    assert before.shape == after.shape and not torch.equal(before, after) and model(images).shape == (2, 5)
+
+
 def test_an_adapter_under_a_task():
     model = create("vim")
     model.layers[1].mixer.x_proj = nn.Sequential(model.layers[1].mixer.x_proj)

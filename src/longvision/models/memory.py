@@ -13,11 +13,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from longvision.errors import UserError
+from longvision.layers import VimBlock
+from longvision.layers.attention import TransformerBlock
 from longvision.layers.memory import check_read_out, new_memory, read_out, remember
 from longvision.models.backbone import create_backbone
 from longvision.models.sequence import SequenceBackbone
-from longvision.models.vim import Vim
-from longvision.models.vit import ViT
 from longvision.types import Finetune
 
 FINETUNE: tuple[Finetune, ...] = get_args(Finetune)
@@ -32,7 +32,7 @@ def add_memory(model: Any, num_classes: int, memory: int = CELLS, mask: bool = F
     With it, a `MemoryTasks` around the model, whose own output does not change; to such a one a task is added.
 
     Args:
-        model: any VisionTransformer of timm, a ViT or a Vim of ours, or a MemoryTasks.
+        model: any VisionTransformer of timm, a transformer or a Vim of ours, or a MemoryTasks.
         num_classes: of the new task.
         memory: memory tokens a block.
         mask: whether the base's tokens are to see nothing of the task.
@@ -47,10 +47,12 @@ def add_memory(model: Any, num_classes: int, memory: int = CELLS, mask: bool = F
     if isinstance(model, MemoryTasks):
         model.add(num_classes, memory)
         return model
-    if not isinstance(model, VisionTransformer | ViT | Vim):
+    ours = isinstance(model, SequenceBackbone)
+    if not isinstance(model, VisionTransformer) and not (
+        ours and all(isinstance(block, TransformerBlock | VimBlock) for block in _blocks(model))
+    ):
         raise UserError(
-            f"{type(model).__name__} cannot have memory: expected a vision transformer of timm, or one of "
-            "longvision's ViT and Vim"
+            f"{type(model).__name__} cannot have memory: expected a vision transformer, of timm or longvision, or a Vim"
         )
     if any(hasattr(block, "memory") for block in _blocks(model)):
         raise UserError(f"{type(model).__name__} has memory already: take a model without, or mask=True for more tasks")
