@@ -7,6 +7,7 @@ import timm
 import torch
 
 pytest.importorskip("transformers")
+from longvision.models.cost import measure_cost
 from support.efficientvits import randomised
 
 # Of a transformer layer, in timm's order; queries, keys and values are one layer there.
@@ -77,3 +78,10 @@ def test_parameters(name, count, published):
         model = timm.create_model(name)
     assert sum(parameter.numel() for parameter in model.parameters()) == count
     assert count == pytest.approx(published, rel=0.04)
+
+
+def test_separable_attention_costs_as_much_as_there_are_tokens():
+    """Four times the tokens are four times the multiply-adds; of softmax attention more and more."""
+    for name, low, high in (("mobilevitv2_050", 3.99, 4.01), ("mobilevit_xxs", 5, 16)):
+        small, large = (measure_cost(name, side, side).macs for side in (512, 1024))
+        assert low < large / small < high
