@@ -23,10 +23,10 @@ def test_logits_of_every_size(head, height, width):
     assert model.eval()(x).shape == (2, 5, height, width)
 
 
-@pytest.mark.parametrize("name", ["vim_nano_patch4_32", "deit_tiny_patch16_224", "resnet10t"])
+@pytest.mark.parametrize("name", ["vim_nano_patch4_32", "deit_tiny_patch16_224", "resnet10t", "efficientvit_m0"])
 @pytest.mark.parametrize("head", ["upernet", "fpn"])
 def test_every_parameter_learns(name, head):
-    model = make(name, head, args={} if name == "resnet10t" else {"depth": 2}).train()
+    model = make(name, head, args={"depth": 2} if "patch" in name else {}).train()
     logits, coarse = model(torch.randn(2, 3, 64, 96))
     (logits.square().mean() + coarse.square().mean()).backward()
     assert [key for key, parameter in model.named_parameters() if parameter.grad is None] == []
