@@ -109,7 +109,7 @@ def row_of(re_attention: int, seed: int, steps: int) -> dict[str, Any]:
     }
 
 
-def main(steps: int = 300, seeds: int = 3) -> None:
+def main(steps: int = 300, seeds: int = 2) -> None:
     rows = read_rows(TABLE)
     there = {tuple(int(row[key]) for key in ("re_attention", "seed", "steps")) for row in rows}
     for seed, re_attention in itertools.product(range(seeds), (0, BLOCKS)):
