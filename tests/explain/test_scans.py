@@ -1,5 +1,7 @@
 """The hidden attention of scans: applied to what is scanned it is the scan, to the last digits."""
 
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,6 +10,7 @@ from longvision.explain import scans
 from longvision.explain.scans import hidden_attention, scan_layers, watched_scans
 from longvision.layers.mixer import DIRECTIONS
 from longvision.models import Vim
+from longvision.models.memory import add_memory
 from longvision.ops.selective_scan.reference import selective_scan_reference
 
 
@@ -66,3 +69,39 @@ def test_a_vim_s_mixers(direction, monkeypatch):
         outputs.append(torch.einsum("beij,bje->bie", map_BEMM, u) + direction_of.D_E * u)
     y = sum(outputs) / len(outputs) * F.silu(z)
     torch.testing.assert_close(mixer.out_proj(y), seen["y"], rtol=1e-9, atol=1e-11)
+
+
+def tiny_vim(**options):
+    return Vim(img_size=16, patch_size=4, embed_dim=16, depth=2, state=3, num_classes=2, **options).eval()
+
+
+@torch.no_grad()
+def test_one_direction_s_map_is_held_at_once(monkeypatch):
+    made = []
+
+    def watched(*args):
+        assert not any(map_() is not None for map_ in made)
+        map_BHMM = hidden_attention(*args)
+        made.append(weakref.ref(map_BHMM))
+        return map_BHMM
+
+    monkeypatch.setattr(scans, "hidden_attention", watched)
+    model = tiny_vim()
+    with watched_scans(model, lambda *_: None, heads=2):
+        model(torch.randn(1, 3, 16, 16))
+    assert len(made) == 4
+
+
+@torch.no_grad()
+def test_memory_is_left_out(monkeypatch):
+    """What the image's tokens take of one another: of the whole map, the middle."""
+    model, image = add_memory(tiny_vim(), 2, memory=3), torch.randn(2, 3, 16, 16)
+    cut, whole = {}, {}
+    with watched_scans(model, cut.__setitem__, heads=4):
+        model(image)
+    monkeypatch.setattr(scans, "own_tokens", lambda model: {})
+    with watched_scans(model, whole.__setitem__, heads=4):
+        model(image)
+    for number in range(2):
+        assert cut[number].shape == (2, 4, 17, 17) and whole[number].shape == (2, 4, 23, 23)
+        torch.testing.assert_close(cut[number], whole[number][:, :, 3:20, 3:20])

@@ -6,10 +6,16 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from timm.layers import Attention
 
+from longvision.data.transforms.input_spec import InputSpec
 from longvision.explain.attention import attention_layers, watched_attention
-from longvision.explain.similarity import SimilarityMeter, _sentence
+from longvision.explain.similarity import SimilarityMeter, _sentence, explain_similarity
+from longvision.explain.subject import named_model
+from longvision.inference.description import Description
+from longvision.inference.predictor import Predictor
+from longvision.models.memory import add_memory
 
 
 def cosine(a, b):
@@ -82,3 +88,66 @@ def test_maps_are_those_of_the_model(name):
         assert layer.fused_attn and not layer.attn_drop._forward_hooks
     taken.clear()
     assert torch.equal(model(image), truth) and not taken
+
+
+SMALL = {"img_size": 32, "embed_dim": 16, "depth": 3}
+NAMES = {"timm": ("vit_tiny_patch16_224", {"num_heads": 2}), "ours": ("vit_nano_patch4_32", {"num_heads": 2})}
+NAMES["vim"] = "vim_nano_patch4_32", {}
+EVERY = pytest.mark.parametrize("kind", NAMES)
+
+
+def create(kind):
+    name, own = NAMES[kind]
+    return timm.create_model(name, num_classes=3, **SMALL, **own).eval()
+
+
+def explained(model, image):
+    """The finding's sentence, and the numbers of each layer."""
+    about = Description("a model", ["a", "b", "c"], InputSpec((32, 32)))
+    predictor = Predictor(model, description=about)
+    batch = predictor.batch
+    (found,) = explain_similarity(predictor, [image])
+    assert predictor.batch == batch and predictor.model is model
+    path = image.with_suffix(".csv")
+    found.files["similarity.csv"](path)
+    return found.sentence, path.read_text()
+
+
+@pytest.fixture
+def image(tmp_path):
+    Image.effect_noise((32, 32), 90).convert("RGB").save(tmp_path / "image.png")
+    return tmp_path / "image.png"
+
+
+@EVERY
+def test_of_a_model_with_tasks_the_base_is_compared(kind, image):
+    """Its maps are those of the base alone, whatever the tasks read beside it."""
+    model = create(kind)
+    sentence, truth = explained(model, image)
+    model.reset_classifier(0)  # as a run has it
+    base_sentence, found = explained(add_memory(model, 3, mask=True), image)
+    assert found == truth and len(found.splitlines()) == 4
+    assert sentence in base_sentence and "base" in base_sentence
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["timm", "ours"])
+def test_memory_is_no_part_of_the_image(kind):
+    """Rows and columns of memory stand behind the image's tokens."""
+    model, taken, whole = add_memory(create(kind), 3, memory=2), {}, {}
+    for number, layer in enumerate(attention_layers(model).values()):
+        layer.attn_drop.register_forward_hook(lambda _, __, map_, number=number: whole.update({number: map_}))
+    with watched_attention(model, taken.__setitem__):
+        model(torch.randn(1, 3, 32, 32))
+    for number in range(3):
+        tokens = taken[number].shape[-1]
+        assert whole[number].shape == (1, 2, tokens + 2, tokens + 2) and tokens in (5, 65)
+        assert torch.equal(taken[number], whole[number][:, :, :tokens, :tokens])
+
+
+def test_a_model_by_name_leaves_the_caller_s_random_numbers():
+    torch.manual_seed(5)
+    truth = torch.rand(3)
+    torch.manual_seed(5)
+    named_model("vit_nano_patch4_32", device="cpu")
+    assert torch.equal(torch.rand(3), truth)

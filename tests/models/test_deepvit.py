@@ -1,5 +1,6 @@
 """DeepViT against the authors' published code (golden files) and a restatement of the equations."""
 
+import copy
 import json
 
 import pytest
@@ -7,11 +8,12 @@ import timm
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
+from torch.utils.checkpoint import checkpoint
 
 from longvision.errors import UserError
 from longvision.explain.attention import watched_attention
 from longvision.models.backbone import create_backbone
-from longvision.models.deepvit import DeepViT, HeadMixing, ReAttention
+from longvision.models.deepvit import DeepViT, HeadMixing, MapNorm, ReAttention
 
 GOLDEN = ["deepvit_plain_32", "deepvit_s_cnn_24", "deepvit_scaled_plain_40x24"]
 TINY = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 3, "num_heads": 4, "num_classes": 5}
@@ -180,24 +182,75 @@ def test_as_many_parameters_as_published(name, parameters):
     assert with_it == [False] * (len(with_it) - last) + [True] * last
 
 
-@pytest.mark.parametrize("kind", ["autocast", "bfloat16"])
+def even_maps():
+    """Re-attention and tokens whose maps are even: the normalisation takes nearly everything away from them."""
+    return ReAttention(32, 4).train(), 0.05 * torch.randn(2, 200, 32)
+
+
+@pytest.mark.parametrize("kind", ["autocast", "bfloat16", "float16", "bfloat16 in autocast"])
 def test_maps_are_mixed_and_normalised_in_float32(kind):
-    """Even maps, from which the normalisation takes nearly everything: half precision would leave rounding."""
-    attention = ReAttention(32, 4).train()
-    x, seen = 0.05 * torch.randn(2, 200, 32), {}
+    """Half precision would leave rounding."""
+    (attention, x), seen = even_maps(), {}
     attention.attn_drop.register_forward_hook(lambda _, __, y: seen.update(out=y))
     with torch.no_grad():
         attention(x)
         truth = seen["out"]
-        if kind == "bfloat16":
-            attention = attention.bfloat16()
-            assert attention(x.bfloat16()).dtype == torch.bfloat16
-            return
-        with torch.autocast("cpu", torch.bfloat16):
+        half = torch.float16 if kind == "float16" else torch.bfloat16
+        if kind != "autocast":
+            attention, x = attention.to(half), x.to(half)
+        with torch.autocast("cpu", torch.bfloat16, enabled="autocast" in kind):
             out = attention(x)
-    assert out.dtype == torch.bfloat16 and seen["out"].dtype == torch.float32
+    assert out.dtype == half and seen["out"].dtype == torch.float32
     kept = F.cosine_similarity(seen["out"].flatten(), truth.flatten(), dim=0)
     assert kept > 0.99  # what queries and keys in bfloat16 leave
+
+
+def test_half_precision_keeps_running_statistics_and_gradients():
+    """They are updated as in float32, each step rounded to the dtype that they are in."""
+    (attention, x), found = even_maps(), []
+    for dtype in (torch.float32, torch.bfloat16):
+        own = copy.deepcopy(attention).to(dtype)
+        for _ in range(3):
+            own(x.to(dtype)).sum().backward()
+        norm = own.var_norm
+        assert {t.dtype for t in (norm.running_mean, norm.running_var, norm.weight.grad)} == {dtype}
+        assert norm.num_batches_tracked == 3 and norm.running_mean.abs().min() > 0
+        found.append(norm)
+    for name in ("running_mean", "running_var"):
+        a, b = (getattr(norm, name).float() for norm in found)
+        torch.testing.assert_close(b, a, rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_what_is_computed_again_counts_once(dtype, reentrant):
+    norm, image = MapNorm(3).to(dtype), torch.randn(2, 3, 4, 4, requires_grad=True)
+    other = copy.deepcopy(norm)
+    first = torch.autograd.grad(other(image).square().sum() + other(image).sum(), [image, *other.parameters()])
+    again = checkpoint(lambda x: norm(x).square().sum() + norm(x).sum(), image, use_reentrant=reentrant)
+    again.backward()
+    for (name, a), (_, b) in zip(norm.named_buffers(), other.named_buffers(), strict=True):
+        assert torch.equal(a, b), name
+    for a, b in zip(first, [image.grad, *(p.grad for p in norm.parameters())], strict=True):
+        torch.testing.assert_close(b, a)
+
+
+def test_a_model_that_saves_only_the_inputs_of_its_blocks():
+    model = DeepViT(**TINY).train()
+    other, images = copy.deepcopy(model), torch.randn(2, 3, 16, 16)
+    other.set_grad_checkpointing()
+    for one in (model, other):
+        one(images).square().sum().backward()
+    for (name, a), (_, b) in zip(model.named_buffers(), other.named_buffers(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_a_mean_over_all_batches():
+    """As torch.optim.swa_utils.update_bn asks for it."""
+    norm, other = MapNorm(3, momentum=None), torch.nn.BatchNorm2d(3, momentum=None)
+    for x in torch.randn(3, 2, 3, 4, 4):
+        torch.testing.assert_close(norm(x), other(x))
+    torch.testing.assert_close(norm.state_dict(), other.state_dict())
 
 
 def test_in_timm_s_transformers():
@@ -213,6 +266,8 @@ def test_in_timm_s_transformers():
         ({"num_heads": 3}, "num_heads 3"),
         ({"num_heads": 0}, "num_heads 0"),
         ({"re_attention": -1}, "re_attention -1"),
+        ({"re_attention": 4}, "re_attention 4.* 3 blocks"),
+        ({"depth": 0, "re_attention": 0}, "depth 0"),
         ({"scale": 0}, "scale 0"),
         ({"stem": "convolution"}, "stem='convolution'"),
         ({"stem": "conv", "patch_size": 5, "img_size": 15}, "patch_size"),

@@ -3,7 +3,8 @@ as EfficientViT's authors counted it (arXiv 2305.07027, section 2.1)."""
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from longvision.explain.finding import Finding, as_csv
@@ -18,17 +20,20 @@ from longvision.inference.predictor import Predictor
 from longvision.viz.charts import draw_times
 
 WARM_UP, CALLS = 2, 5
+LOG_LEVEL = "KINETO_LOG_LEVEL"
 COMPUTE, MEMORY = "compute", "memory"
 # A kind of operators -> part of their names in torch; the first that fits.
 KINDS = {
     "scans": r"longvision::(mixer|selective_scan)",
-    "matrix products": r"mm$|mv$|matmul|linear|attention|einsum|dot$",
+    "matrix products": r"mm$|mv$|matmul|linear$|attention|einsum|dot$",  # upsample_bilinear2d is none
     "convolutions": r"conv|nnpack",
     "normalisation": r"norm",
     "softmax": r"softmax",
     "pooling and sums": r"pool|mean|sum|::a?(max|min)$",
-    "element-wise": r"relu|gelu|silu|sigmoid|swish|mish|tanh|dropout|softplus|bernoulli|lerp|masked"
-    r"|::(add|sub|mul|div|exp|log|pow|r?sqrt|clamp(_min|_max)?|neg|where|erf|floor|ceil|sin|cos|abs|square)_?$",
+    "element-wise": r"elu|silu|glu|sigmoid|swish|mish|tanh|dropout|softplus|bernoulli|lerp|masked|logical|bitwise"
+    r"|::(add|addcmul|addcdiv|r?sub|mul|div|reciprocal|remainder|fmod|exp2?|expm1|log(2|10|1p)?|pow|square|r?sqrt|abs"
+    r"|neg|sign|sgn|maximum|minimum|fmax|fmin|clamp(_min|_max)?|threshold|where|erfc?|floor|ceil|round|trunc|sin|cos|tan"
+    r"|atan2?|eq|ne|lt|le|gt|ge|isnan|isinf|isfinite)_?$",
     "reshape and copy": r"copy|clone|contiguous|cat$|stack|pad|roll|index|gather|slice|select|split|chunk|unbind"
     r"|view|shape|permute|transpose|flatten|expand|squeeze|as_strided|narrow|repeat|fill|zero|empty|resize|unfold|upsample"
     r"|alias|detach|resolve|::(t|to|arange|promote_types)$",
@@ -90,21 +95,40 @@ def _row(one: OperatorTime, total: float) -> dict[str, Any]:
 @torch.inference_mode()
 def measure_operators(model: nn.Module, image_BCHW: Tensor) -> list[OperatorTime]:
     """Of each operator, the slowest first, averaged over a few calls of the model in evaluation mode."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it writes about GPUs where there is none
     model.eval()
     for _ in range(WARM_UP):
         model(image_BCHW)
     on_gpu = image_BCHW.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    with profile(activities=activities) as profiled:
+    with _quiet_profiler(), profile(activities=activities) as profiled:
         for _ in range(CALLS):
             model(image_BCHW)
         if on_gpu:
             torch.cuda.synchronize()
+    return operator_times(profiled.key_averages(), on_gpu)
+
+
+@contextmanager
+def _quiet_profiler() -> Iterator[None]:
+    """Else it writes about GPUs where there is none."""
+    given = os.environ.get(LOG_LEVEL)
+    os.environ.setdefault(LOG_LEVEL, "99")
+    try:
+        yield
+    finally:
+        if given is None:
+            del os.environ[LOG_LEVEL]
+
+
+def operator_times(events: Iterable[Any], on_gpu: bool) -> list[OperatorTime]:
+    """Of what `profile.key_averages()` returns over CALLS calls, the slowest first.
+
+    On a GPU an operator has its kernels' time, and the kernels are events of their own beside it, which are left out.
+    """
     found = []
-    for event in profiled.key_averages():
+    for event in events:
         ms = (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e3 / CALLS
-        if ms > 0 and "::" in event.key:
+        if ms > 0 and "::" in event.key and event.device_type == DeviceType.CPU:
             found.append(OperatorTime(event.key, kind_of(event.key), ms, event.count / CALLS))
     return sorted(found, key=lambda one: -one.ms)
 

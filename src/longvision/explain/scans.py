@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from longvision.layers.memory import own_tokens
 from longvision.layers.mixer import VimMixer
 from longvision.ops.common import widened
 from longvision.ops.selective_scan.reference import step_size
@@ -50,17 +51,19 @@ def scan_layers(model: nn.Module) -> dict[str, VimMixer]:
 @contextmanager
 def watched_scans(model: nn.Module, take: Callable[[int, Tensor], None], heads: int) -> Iterator[None]:
     """Inside, whenever the model runs, `take` gets the number of each mixer and the hidden attention of its scans
-    (B, heads, M, M), the mean of its directions, as the mixer takes the mean of their outputs.
+    (B, heads, M, M), the mean of its directions, as the mixer takes the mean of their outputs. Memory tokens of a block
+    are left out, as rows and as columns.
 
     A mixer with hooks on its layers calls them one by one, so that they are seen.
     """
-    hooks = []
+    hooks, tokens = [], own_tokens(model)
     for number, mixer in enumerate(scan_layers(model).values()):
         projected: list[Tensor] = []  # of each direction what x_proj and then what dt_proj returns
         for name, module in mixer.named_children():
             if name.startswith(("x_proj", "dt_proj")):
                 hooks.append(module.register_forward_hook(lambda _, __, out, to=projected: to.append(out)))
-        hooks.append(mixer.register_forward_hook(partial(_take_mixer, take, number, heads, projected)))
+        own = tokens.get(mixer, slice(None))
+        hooks.append(mixer.register_forward_hook(partial(_take_mixer, partial(take, number), own, heads, projected)))
     try:
         yield
     finally:
@@ -69,13 +72,13 @@ def watched_scans(model: nn.Module, take: Callable[[int, Tensor], None], heads: 
 
 
 def _take_mixer(
-    take: Callable[[int, Tensor], None], number: int, heads: int, projected: list[Tensor], mixer: Any, *_: Any
+    take: Callable[[Tensor], None], tokens: slice, heads: int, projected: list[Tensor], mixer: Any, *_: Any
 ) -> None:
     directions = mixer.scan_directions()
-    maps = []
+    sum_BHMM: Any = 0
     for own, low, step in zip(directions, projected[::2], projected[1::2], strict=True):
         _, B_BMN, C_BMN = widened(low).split([mixer.rank, mixer.state, mixer.state], dim=-1)
         step_BME = step_size(step, None, True, B_BMN.dtype)
-        maps.append(hidden_attention(step_BME, -torch.exp(widened(own.A_log_EN)), B_BMN, C_BMN, heads, own.reverse))
+        sum_BHMM += hidden_attention(step_BME, -torch.exp(widened(own.A_log_EN)), B_BMN, C_BMN, heads, own.reverse)
     projected.clear()
-    take(number, torch.stack(maps).mean(0))
+    take(sum_BHMM[:, :, tokens, tokens] / len(directions))

@@ -1,6 +1,7 @@
 """How alike the attention maps of a model's layers, and of its heads, are (DeepViT, arXiv 2103.11886, equation 2); of a
 Vim, the hidden attention of its scans."""
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,6 +18,7 @@ from longvision.explain.cascaded import cascaded_layers, watched_cascades
 from longvision.explain.finding import Finding, as_csv
 from longvision.explain.scans import scan_layers, watched_scans
 from longvision.inference.predictor import Predictor
+from longvision.models.memory import MemoryTasks
 from longvision.viz.charts import draw_similarity
 
 MEMORY = 2**30  # bytes for the maps of one image: above, layers are compared with the one before alone
@@ -103,19 +105,23 @@ class SimilarityMeter:
 def explain_similarity(
     predictor: Predictor, images: Sequence[Path], threshold: float = 0.9, heads: int | None = None
 ) -> Iterator[Finding]:
-    """For `longvision explain`. Raises UserError for a model that has neither attention maps nor scans to compare."""
+    """For `longvision explain`. Of a model with tasks beside a base, the base. Raises UserError for a model that has
+    neither attention maps nor scans to compare."""
     if not 0 < threshold <= 1:
         raise UserError(f"threshold {threshold}: expected a cosine, above 0 and at most 1")
-    names, watched = _layers(predictor, heads)
+    alone, model = copy.copy(predictor), predictor.model
+    alone.batch = 1
+    if isinstance(model, MemoryTasks):
+        alone.model = model.base
+    names, watched = _layers(alone, heads)
     meter = SimilarityMeter(len(names), threshold)
-    predictor.batch = 1
     with watched(meter.add):
-        for _ in predictor.stream(images):
+        for _ in alone.stream(images):
             pass
     found, title = meter.result(), predictor.description.architecture
     draw = partial(draw_similarity, found.layers_LL, found.heads_L, found.similar_L, threshold, title=title)
     yield Finding(
-        _sentence(found, len(images), threshold),
+        f"{'of the base, without its tasks: ' * (alone.model is not model)}{_sentence(found, len(images), threshold)}",
         {"similarity.csv": as_csv(_rows(found, names)), "similarity.png": draw},
     )
 

@@ -40,7 +40,8 @@ def named_model(name: str, weights: str | None = None, size: Size | None = None,
         interpolation=data["interpolation"] if known else "bicubic",
     )
     classes = cfg.num_classes or 1  # features alone are no classes, but a model without a head is a case of its own
-    torch.manual_seed(0)
-    model = create_backbone(name, classes, channels, spec.size, weights or False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = create_backbone(name, classes, channels, spec.size, weights or False)
     about = Description(name, [str(number) for number in range(classes)], spec, source=name)
     return Predictor(model.to(find_device(device)), description=about)

@@ -62,6 +62,17 @@ def _without_memory(block: Any, arguments: tuple[Any, ...], x_BMD: Tensor) -> Te
     return x_BMD[:, cells:-cells] if isinstance(block, VimBlock) else x_BMD[:, :-cells]
 
 
+def own_tokens(model: nn.Module) -> dict[nn.Module, slice]:
+    """Of each module inside a block with memory, where the block's own tokens stand among those it is given."""
+    found: dict[nn.Module, slice] = {}
+    for block in model.modules():
+        if isinstance(memory_mD := getattr(block, "memory", None), nn.Parameter):
+            cells = len(memory_mD)
+            own = slice(cells, -cells) if isinstance(block, VimBlock) else slice(-cells)
+            found |= dict.fromkeys(block.modules(), own)
+    return found
+
+
 def check_read_out(block: nn.Module) -> None:
     """Raises UserError, by name, for a block whose tokens `read_out` cannot read."""
     if isinstance(block, VimBlock):

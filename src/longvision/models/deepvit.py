@@ -46,7 +46,7 @@ class ReAttention(Attention):
         super().__init__(dim, num_heads, device=device, dtype=dtype, **others)
         self.fused_attn = False  # type: ignore[misc] # the maps are to be mixed
         self.reatten_matrix = HeadMixing(num_heads, num_heads, 1, device=device, dtype=dtype)
-        self.var_norm = nn.BatchNorm2d(num_heads, device=device, dtype=dtype)
+        self.var_norm = MapNorm(num_heads, device=device, dtype=dtype)
         self.map_scale = self.scale if rescale else 1.0
 
     def forward(self, x_BMD: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
@@ -56,7 +56,8 @@ class ReAttention(Attention):
         map_BHMM = self.q_norm(q_BHMd) * self.scale @ self.k_norm(k_BHMd).mT
         mask = resolve_self_attn_mask(x_BMD.shape[1], map_BHMM, attn_mask, is_causal)
         map_BHMM = widened(maybe_add_mask(map_BHMM, mask)).softmax(-1)
-        map_BHMM = self.attn_drop(self.var_norm(self.reatten_matrix(map_BHMM)) * self.map_scale)
+        map_BHMM = self.var_norm(self.reatten_matrix(map_BHMM))
+        map_BHMM = self.attn_drop(map_BHMM if self.map_scale == 1 else map_BHMM * self.map_scale)
         mixed_BMD = (map_BHMM.to(v_BHMd.dtype) @ v_BHMd).transpose(1, 2).flatten(2)
         mixed_BMD = self.norm(mixed_BMD)
         if self.gate is not None:
@@ -65,21 +66,62 @@ class ReAttention(Attention):
 
 
 class HeadMixing(nn.Conv2d):
-    """(B, H, M, M) -> (B, H, M, M): a 1x1 convolution over heads, in float32 under autocast.
+    """(B, H, M, M) -> (B, H, M, M): a 1x1 convolution over heads, in float32 whatever the model is in.
 
     Entries of an even map are near 1 / M: the normalisation behind takes that away, and what half precision leaves of
     the rest would be mostly rounding. Softmax is taken in float32 for the same reason.
     """
 
     def forward(self, map_BHMM: Tensor) -> Tensor:
-        """(B, H, M, M) -> (B, H, M, M) in the weight's dtype."""
+        """(B, H, M, M) -> (B, H, M, M), in float32 or better."""
         return _mixed(map_BHMM, self.weight, self.bias)  # type: ignore[arg-type]
 
 
 @torch.fx.wrap  # what it does depends on the dtype
 def _mixed(map_BHMM: Tensor, weight_HH11: Tensor, bias_H: Tensor) -> Tensor:
     with torch.autocast(map_BHMM.device.type, enabled=False) if autocasts(map_BHMM) else nullcontext():
-        return F.conv2d(widened(map_BHMM), widened(weight_HH11), widened(bias_H)).to(weight_HH11.dtype)
+        return F.conv2d(widened(map_BHMM), widened(weight_HH11), widened(bias_H))
+
+
+class MapNorm(nn.BatchNorm2d):
+    """(B, H, M, M) -> (B, H, M, M): BatchNorm over heads, computed in float32 whatever its weights and statistics are
+    in. What activation checkpointing computes again does not count a second time in the statistics."""
+
+    def forward(self, map_BHMM: Tensor) -> Tensor:
+        """(B, H, M, M) -> (B, H, M, M), in float32 or better."""
+        statistics = self.running_mean, self.running_var, self.num_batches_tracked
+        return _normalised(map_BHMM, *statistics, self.weight, self.bias, self.training, self.momentum, self.eps)
+
+
+@torch.fx.wrap  # what it does depends on dtypes, and on who calls it
+def _normalised(
+    map_BHMM: Tensor,
+    mean_H: Any,
+    var_H: Any,
+    count: Any,
+    weight_H: Tensor,
+    bias_H: Tensor,
+    training: bool,
+    momentum: float | None,
+    eps: float,
+) -> Tensor:
+    wide_mean_H, wide_var_H = widened(mean_H), widened(var_H)  # themselves, where they are wide enough
+    counts = training and not _in_backward()
+    if counts:
+        count.add_(1)
+    share = (1 / float(count) if momentum is None else momentum) if counts else 0.0
+    x_BHMM = F.batch_norm(
+        widened(map_BHMM), wide_mean_H, wide_var_H, widened(weight_H), widened(bias_H), training, share, eps
+    )
+    if counts and wide_mean_H is not mean_H:
+        mean_H.copy_(wide_mean_H)
+        var_H.copy_(wide_var_H)
+    return x_BHMM
+
+
+def _in_backward() -> bool:
+    """Whether a backward pass computes something again."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 class DeepBlock(TransformerBlock):
@@ -106,8 +148,11 @@ class DeepBlock(TransformerBlock):
 
     def forward(self, x_BMD: Tensor) -> Tensor:  # type: ignore[override]
         """(B, M, D) -> (B, M, D), in x's dtype: hand in float32 to keep the residual in float32."""
-        x_BMD = x_BMD + self.drop_path1(self.attn(self.norm1(x_BMD))) / self.scale
-        return x_BMD + self.drop_path2(self.mlp(self.norm2(x_BMD))) / self.scale
+        x_BMD = x_BMD + self._unscaled(self.drop_path1(self.attn(self.norm1(x_BMD))))
+        return x_BMD + self._unscaled(self.drop_path2(self.mlp(self.norm2(x_BMD))))
+
+    def _unscaled(self, x_BMD: Tensor) -> Tensor:
+        return x_BMD if self.scale == 1 else x_BMD / self.scale
 
 
 class ConvStem(PatchEmbed):
@@ -150,7 +195,8 @@ class DeepViT(SequenceBackbone):
         **others: see `SequenceBackbone`.
 
     Raises:
-        UserError: an unknown word, a number out of range, or heads that do not divide the width.
+        UserError: an unknown word, a number out of range, as more blocks with Re-attention than there are, or heads that
+            do not divide the width.
     """
 
     def __init__(
@@ -166,11 +212,13 @@ class DeepViT(SequenceBackbone):
         stem: Stem = "linear",
         **others: Any,
     ) -> None:
-        check_at_least_one(num_heads=num_heads)
+        check_at_least_one(num_heads=num_heads, depth=depth)
         if embed_dim % num_heads:
             raise UserError(f"num_heads {num_heads} does not divide embed_dim {embed_dim}")
-        if re_attention is not None and (type(re_attention) is not int or re_attention < 0):
-            raise UserError(f"re_attention {re_attention!r}: expected how many blocks, or None for all")
+        if re_attention is not None and (type(re_attention) is not int or not 0 <= re_attention <= depth):
+            raise UserError(
+                f"re_attention {re_attention!r}: expected how many of the {depth} blocks have it, or None for all"
+            )
         if scale <= 0:
             raise UserError(f"scale {scale}: expected a number above 0")
         if stem not in get_args(Stem):
