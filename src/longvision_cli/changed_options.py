@@ -21,7 +21,11 @@ FREE = {
     *(f"trainer.{name}" for name in ("deterministic", "benchmark", "detect_anomaly", "fast_dev_run", "barebones")),
     *(f"trainer.{name}" for name in ("inference_mode", "use_distributed_sampler")),
     "trainer.reload_dataloaders_every_n_epochs",
+    *(f"model.{name}" for name in ("checkpoint", "nonfinite_steps", "detections")),
+    *(f"model.inference.{name}" for name in ("window", "stride", "scales", "flip")),
 }
+# The rest of the model's are in its weights and in the optimizer's state. Another metric forgets the best epoch so far.
+ALLOWED = {f"model.{name}" for name in ("lr", "schedule", "warmup_epochs", "warmup_steps", "final_lr", "monitor")}
 OF_A_STEP = {"data.batch_size", "data.total_batch", "trainer.accumulate_grad_batches"}
 
 
@@ -34,13 +38,13 @@ def changed_options(before: Configuration, now: Configuration, names: list[str],
     changed = {name: (_value(before, name), _value(now, name)) for name in dict.fromkeys(names)}
     changed = {name: (was, given) for name, (was, given) in changed.items() if was != given}
     for name, (was, given) in changed.items():
-        if name in KEPT or (name.startswith("model.") and name != "model.lr"):
+        if name in KEPT or (name.startswith("model.") and name not in FREE | ALLOWED):
             raise UserError(f"--{name} {given}: the run was begun with {was}; leave it away, or start a new run")
     free = FREE | OF_A_STEP if _images_a_step(before) == _images_a_step(now) else FREE
     learnt = [f"--{name} {given} (it was {was})" for name, (was, given) in changed.items() if name not in free]
     if learnt and not allowed:
         raise UserError(
-            f"{', '.join(learnt)} would change what the run learns: leave that away, start a new run, or go on all the "
+            f"{', '.join(learnt)} may change what the run learns: leave that away, start a new run, or go on all the "
             "same with --allow-changed-config"
         )
     return [f"goes on with --{name} {given}, it was {was}" for name, (was, given) in changed.items()]
@@ -53,10 +57,12 @@ def _value(configuration: Configuration, name: str) -> Any:
     return value
 
 
-def _images_a_step(configuration: Configuration) -> int:
-    """Of the optimizer."""
+def _images_a_step(configuration: Configuration) -> tuple[int, str | None]:
+    """Of the optimizer; of each of the devices, where their number is not in the options, as with auto or -1."""
     data, trainer = configuration.data, configuration.trainer
+    if data.total_batch:
+        return data.total_batch, None
+    images: int = data.batch_size * trainer.accumulate_grad_batches * trainer.num_nodes
     given = trainer.devices
-    devices = given if isinstance(given, int) else len(given) if isinstance(given, list) else 1  # a word is every one's
-    images: int = data.batch_size * trainer.accumulate_grad_batches * devices * trainer.num_nodes
-    return data.total_batch or images
+    devices = len(given) if isinstance(given, list) else given
+    return (images * devices, None) if isinstance(devices, int) and devices > 0 else (images, str(devices))

@@ -14,6 +14,7 @@ OF_EVERY_RUN = (
     "is smaller than the logging interval",
     "Checkpoint directory .* exists and is not empty",  # a run that goes on
     "The dirpath has changed",  # and was moved
+    "callbacks used to create the checkpoint",  # and has another metric: the best by that one begins anew
     "LeafSpec",
     "in eval mode at the start of training",  # what is frozen is
 )

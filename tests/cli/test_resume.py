@@ -168,6 +168,23 @@ def test_another_learning_rate(longvision, stopped_run):
     assert [yaml.safe_load(file.read_text())["model"]["lr"] for file in Run(stopped_run).configs()] == [0.002, 0.3]
 
 
+def test_another_metric_and_schedule(longvision, stopped_run):
+    """The best epoch by another metric is one of those that follow."""
+    options = {
+        "--model.monitor": "auroc",
+        "--model.schedule": "step",
+        "--model.warmup_epochs": 0,
+        "--model.final_lr": 0.25,
+    }
+    words = [word for pair in options.items() for word in pair]
+    answer = longvision("train", "--resume", stopped_run, *words, "--allow-changed-config")
+    assert answer.code == 0, answer.err
+    assert "goes on with --model.monitor auroc, it was None" in answer.out and "warning" not in answer.err
+    assert torch.load(Run(stopped_run).best, weights_only=True)["global_step"] == 8
+    groups = torch.load(Run(stopped_run).last, weights_only=True)["optimizer_states"][0]["param_groups"]
+    assert {group["lr"] for group in groups} == {0.002 * 0.25}
+
+
 def test_without_another_option_nothing_is_noted_anew(longvision, stopped_run):
     answer = longvision("train", "--resume", stopped_run)
     assert answer.code == 0, answer.err
