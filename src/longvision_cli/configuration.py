@@ -7,12 +7,13 @@ a mistyped one is told at once, before torch is loaded.
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import MISSING, dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from longvision.data.packing import PackingConfig
 from longvision.errors import MissingFileError, UserError, user_paths
 from longvision.files import written_beside
 from longvision.names import did_you_mean
@@ -111,11 +112,10 @@ def configure(files: list[Path], words: Words, of_run: bool = False) -> Configur
 
     values: dict[str, Any] = {}
     for path, content in contents:
-        for name, value in _flat({section: content[section] for section in content if section not in GENERAL}, keys):
-            _put(values, keys, name, value, path.name, of_run)
+        own = {section: content[section] for section in content if section not in GENERAL}
+        _put_all(values, keys, list(_flat(own, keys)), path.name, of_run)
     words.parser.refuse(words.unknown, [f"--{name}" for name in keys])
-    for name, text in words.dotted:
-        _put(values, keys, name, text)
+    _put_all(values, keys, words.dotted)
     if missing := [name for name, key in keys.items() if key.default is MISSING and name not in values]:
         raise UserError(f"{', '.join(missing)} is missing: pass {' '.join(f'--{name} VALUE' for name in missing)}")
     return Configuration(**general, **{section: build(kind, section, values) for section, kind in options.items()})
@@ -193,6 +193,18 @@ def _flat(content: dict[str, Any], keys: dict[str, Key], before: str = "") -> It
             yield from _flat(value, keys, f"{before}{name}.")
         elif value is not None or not any(key.startswith(f"{before}{name}.") for key in keys):  # no table left empty
             yield f"{before}{name}", value
+
+
+def _put_all(
+    values: dict[str, Any], keys: dict[str, Key], given: list[tuple[str, Any]], file: str = "", of_run: bool = False
+) -> None:
+    """Over what is there. Where images are no longer packed, the options of packs go that were there before."""
+    for name, value in given:
+        _put(values, keys, name, value, file, of_run)
+    names = {name for name, _ in given}
+    if "data.pack" in names and not values["data.pack"]:
+        for name in {f"data.{each.name}" for each in fields(PackingConfig)} - names:
+            values.pop(name, None)
 
 
 def _put(

@@ -21,6 +21,7 @@ from safetensors import safe_open
 from longvision.engine import trainer as training
 from longvision.engine.run import Run
 from longvision.engine.trainer import RunCheckpoint
+from longvision.errors import UserError
 from longvision.models.weights.files import read_weights
 from longvision.tasks.classification import Classification
 from longvision_cli.configuration import Configuration
@@ -203,6 +204,15 @@ def test_a_user_s_yaml_over_a_recipe_and_options_over_both():
     assert (got.model.lr, got.model.weight_decay, got.model.label_smoothing) == (5e-4, 0.3, 0.1)
     assert (got.model.args, got.seed, got.data.size) == ({"depth": 3, "direction": "none"}, 7, 16)
     assert parse(["-c", "digits", "-c", "own.yaml"])[0].seed == 5
+
+
+def test_a_recipe_s_packs_are_switched_off_with_all_that_belongs_to_them():
+    Path("own.yaml").write_text("data: {pack: false}\n", "utf-8")
+    for words in (["--data.pack", "false"], ["-c", "own.yaml"]):
+        data = parse(["-c", "mixed_digits", *words])[0].data
+        assert (data.pack, data.tokens, data.sizes_by, data.sizes) == (False, 4096, "list", (16, 28))
+    with pytest.raises(UserError, match=r"data\.tokens 512.*set data\.pack true"):
+        parse(["-c", "mixed_digits", "--data.pack", "false", "--data.tokens", "512"])
 
 
 def test_folders_of_images(longvision, folder_run, images):
