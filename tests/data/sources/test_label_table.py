@@ -197,6 +197,8 @@ def test_images_elsewhere(root):
         (lines(lambda n: CAT, "image,image"), r"several columns image"),
         ("image,label\n", r"no line below"),
         ("im/0.png\n", r"heading of two columns"),
+        (",,,\n,,,\n", r"labels\.csv has empty cells alone: expected a heading"),
+        (lines(lambda n: f'{n % 2},1,"by me,\nin June"', "image,cat,dog,comment"), r"its comment .*label_column"),
         (lines(lambda n: '"cat'), r"line 2: it is no CSV .*quotation mark"),
         (lines(odd, count=9), r"1 of 9 images .*line 10: im/8.png"),
         ("\n" + lines(lambda n: '"' * (n == 3) + odd(n)), r"line 6: it is no CSV .*quotation mark"),
@@ -207,7 +209,7 @@ def test_images_elsewhere(root):
         (lines(lambda n: "0,1").partition("\n")[2], r"begins with the image im/0\.png: put a heading"),
         (lines(lambda n: CAT), r"the one class 'cat'.*--data\.multilabel true"),
     ],
-    ids=range(24),
+    ids=range(26),
 )
 def test_what_is_refused(root, text, said):
     with pytest.raises(UserError, match=said) as refused:

@@ -73,7 +73,12 @@ class _Cells:
             raise UserError(
                 f"{file} begins with {heading[:60]!r}: expected a heading of two columns or more, such as image,label"
             )
-        (_, self.heads), *self.rows = _rows_of(file, text, marks[0])
+        rows = _rows_of(file, text, marks[0])
+        if not rows:
+            raise UserError(
+                f"{file} has empty cells alone: expected a heading, such as image,label, and a line an image"
+            )
+        (_, self.heads), *self.rows = rows
         if image := next(filter(has_image_name, self.heads), None):
             raise UserError(f"{file} begins with the image {image}: put a heading above it, such as image,label")
         if twice := sorted({name for name in self.heads if name and self.heads.count(name) > 1}):
@@ -132,10 +137,11 @@ def read_label_table(file: Path, asked: Columns, notes: list[str]) -> LabelTable
     split = cells.find(None, SPLITS - {asked.image, asked.label}, "splits")
     rest = [name for name in cells.heads if name and name not in (image, split)]
     label = cells.find(asked.label, LABELS - {image, split}, "labels", "label_column")
-    cells.refuse_line_ends(list(filter(None, [image, split, label])) if label else cells.heads)
     if label is None and len(rest) == 1:
         label = rest[0]
         notes.append(f"{file}: its column {label} is taken for the labels")
+    labelled = [label] if label else [name for name in rest if any(cell.lower() in FLAGS for _, cell in cells.of(name))]
+    cells.refuse_line_ends([*filter(None, [image, split]), *labelled])
     if label is None:
         classes: list[str] | None = rest
         labels = _of_flags(cells, rest)
