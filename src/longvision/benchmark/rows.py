@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from longvision.files import written_beside
+
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Those that are there, as text; none without a file."""
@@ -15,8 +17,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """All of them, with the columns of the last one."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, list(rows[-1]), lineterminator="\n")
+    """All of them, with every column that one of them has. What is there stays until they are written."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with written_beside(path, overwrite=True) as beside, beside.open("x", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
