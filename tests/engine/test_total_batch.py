@@ -43,6 +43,16 @@ def test_a_total_above_the_training_images_is_told():
     assert "total_batch 1024" in told and "1023 training images" in told
 
 
+@pytest.mark.parametrize(
+    "count, devices, batches, images",
+    [(500, 1, 3, 384), (1023, 1, 7, 896), (500, 2, 1, 256), (100, 1, 1, 100), (500, 8, 1, 500)],
+)
+def test_a_gradient_is_divided_by_the_batches_that_there_are(count, devices, batches, images):
+    """Of 500 images in batches of 128 an epoch has 3, which were divided by 8."""
+    _, accumulated, (said, _) = chosen(1024, 128, devices, count=count)
+    assert accumulated == batches and said.startswith(f"{images} images a step")
+
+
 def test_without_one_nothing_is_chosen():
     assert chosen(None, 64, 8, accumulate=3) == (64, 3, [])
 

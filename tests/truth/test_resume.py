@@ -98,6 +98,12 @@ def test_an_epoch_has_whole_steps_only(whole, options):
     assert len(task.seen) == 2 * 16 and task.validated == [2, 4]
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_total_batch_above_the_set_weighs_as_one_step_of_the_batches_there_are(whole):
+    above, exact = whole(total_batch=64), whole(total_batch=20)
+    assert torch.equal(weights(above), weights(exact))
+
+
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize(
     "options", [CUT, {"count": 22, "batch_size": 16, "accumulate_grad_batches": 2}], ids=["a-limit", "a-small-set"]

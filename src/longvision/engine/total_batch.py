@@ -6,11 +6,13 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from longvision.data.order import EpochOrder
 from longvision.errors import UserError
 
 
 def keep_total_batch(trainer: Trainer, data: Any) -> list[str]:
-    """Choose batch and accumulation so that a step of the optimizer sees `data.total_batch` images over all devices.
+    """Choose batch and accumulation so that a step of the optimizer sees `data.total_batch` images over all devices, or
+    the batches that there are in an epoch of fewer images.
 
     -> the choice in words, and that there are fewer images; nothing where no total is asked for. Every process calls
     it, before training.
@@ -28,7 +30,8 @@ def keep_total_batch(trainer: Trainer, data: Any) -> list[str]:
         )
     share = total // devices
     data.batch_size = max(size for size in range(1, min(data.batch_size, share) + 1) if share % size == 0)
-    trainer.accumulate_grad_batches = share // data.batch_size
+    there_are = EpochOrder(data.count, 0, devices, batch=data.batch_size).steps()
+    trainer.accumulate_grad_batches = min(share // data.batch_size, there_are)
     if asked not in (1, trainer.accumulate_grad_batches):
         raise UserError(
             f"--trainer.accumulate_grad_batches {asked}: --data.total_batch {total} decides how many batches are "
@@ -36,7 +39,7 @@ def keep_total_batch(trainer: Trainer, data: Any) -> list[str]:
         )
     batches = trainer.accumulate_grad_batches
     chosen = (
-        f"{total} images a step: {devices} device{'s' * (devices > 1)}, "
+        f"{min(batches * data.batch_size * devices, data.count)} images a step: {devices} device{'s' * (devices > 1)}, "
         f"{batches} batch{'es' * (batches > 1)} of {data.batch_size} on each"
     )
     if data.count >= total:
