@@ -69,6 +69,12 @@ def test_its_model_is_read_again(longvision, tuned, tmp_path, way):
 
 
 @pytest.mark.parametrize("way", ["memory", pytest.param("memory_mask", marks=slow)])
+def test_it_takes_images_of_every_size_one_by_one(longvision, tuned, way):
+    answer = longvision("validate", tuned(way).run, "--tokens", "16", "--out", "curve", "--trainer.accelerator", "cpu")
+    assert answer.code == 0 and "    16 tokens  accuracy " in answer.out, answer
+
+
+@pytest.mark.parametrize("way", ["memory", pytest.param("memory_mask", marks=slow)])
 def test_it_goes_on(longvision, train, digits_run, stop, tmp_path, way):
     """Without the weights that it began with."""
     weights = tmp_path / "base.safetensors"

@@ -12,6 +12,7 @@ from longvision.data.multi_scale import MultiScaleOrder
 from longvision.data.ordering import check_model
 from longvision.errors import UserError
 from longvision.models.backbone import create_backbone
+from longvision.models.memory import add_memory
 
 SIDES = (128, 160, 192)
 
@@ -124,6 +125,13 @@ def test_sizes_that_do_not_divide_into_the_model_s_patches(name, sizes, args, wo
     with pytest.raises(UserError) as raised:
         checked(name, sizes=sizes, **args)
     assert [word for word in words if word not in str(raised.value)] == []
+
+
+def test_sizes_that_the_base_of_tasks_does_not_take():
+    model = add_memory(timm.create_model("test_vit", img_size=32, in_chans=1, dynamic_img_size=False), 2, mask=True)
+    trainer = SimpleNamespace(accumulate_grad_batches=1, overfit_batches=0)
+    with pytest.raises(UserError, match="32x32 alone"):
+        check_model(DigitsData(size=32, sizes=(32, 48)).build(), model, trainer)
 
 
 def test_a_size_alone_that_does_not_divide():

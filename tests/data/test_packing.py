@@ -22,6 +22,7 @@ from longvision.data.packed_order import PackedOrder
 from longvision.data.packing import PackingConfig, drawn_lengths, drawn_tokens, grids_of, packs_of
 from longvision.errors import UserError
 from longvision.models import NAMES
+from longvision.models.memory import add_memory
 from longvision.types import PackedImages
 
 SHARED = os.environ.get("LONGVISION_SHARED", "")
@@ -275,6 +276,15 @@ def test_a_model_that_cannot_pack_is_told_all_that_can(monkeypatch):
     trainer = SimpleNamespace(accumulate_grad_batches=1, overfit_batches=0)
     with pytest.raises(UserError, match=r"Linear cannot .* one of vim_nano_patch4_32, vit_nano_patch4_32, or leave"):
         check_model(DigitsData(size=16, pack=True).build(), torch.nn.Linear(1, 1), trainer)
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_a_model_with_memory_cannot_pack(monkeypatch, mask):
+    monkeypatch.setattr(timm, "list_models", lambda: ["vim_nano_patch4_32"])
+    model = add_memory(timm.create_model("vim_nano_patch4_32", depth=1), 2, mask=mask)
+    trainer = SimpleNamespace(accumulate_grad_batches=1, overfit_batches=0)
+    with pytest.raises(UserError, match=f"{type(model).__name__} cannot take packed .* with memory"):
+        check_model(DigitsData(size=16, pack=True).build(), model, trainer)
 
 
 def test_models_of_ours_say_their_class():

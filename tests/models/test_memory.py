@@ -12,6 +12,7 @@ from torch import nn
 
 from longvision.errors import UserError
 from longvision.layers.memory import new_memory
+from longvision.models.backbone import free_patch
 from longvision.models.memory import add_memory, concatenate, create_finetuned, fine_tune
 from longvision.models.weights.files import read_weights, save_weights
 from longvision.types import PackedImages
@@ -412,9 +413,42 @@ def test_other_bases():
         concatenate(one, add_memory(create("timm"), 5))
 
 
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        (
+            lambda base: [setattr(b.attn, "num_heads", 6) or setattr(b.attn, "head_dim", 4) for b in base.blocks],
+            "num_h",
+        ),
+        (lambda base: setattr(base.blocks[1].norm1, "eps", 1e-3), r"blocks\.1\.norm1\.eps \(1e-06 and 0\.001\)"),
+        (lambda base: setattr(base.blocks[0].mlp, "act", nn.ReLU()), r"mlp\.act \(GELU and ReLU\)"),
+        (lambda base: setattr(base.patch_embed, "img_size", SIZE[::-1]), "image size"),
+        (lambda base: base.double(), "cls_token .*float32.*float64"),
+        (lambda base: base.to("meta"), "cls_token .*cpu.*meta"),
+    ],
+    ids=["heads", "eps", "activation", "size", "dtype", "device"],
+)
+def test_bases_of_the_same_weights_that_compute_something_else(change, named):
+    one = add_memory(create("timm"), 5, mask=True)
+    other = copy.deepcopy(one)
+    assert len(concatenate(one, other).tasks) == 2
+    change(other.base)
+    with pytest.raises(UserError, match=named):
+        concatenate(one, other)
+
+
 @pytest.mark.parametrize("mask", [False, True])
 @pytest.mark.parametrize("kind", ["ours", "vim"])
 def test_packed_images(kind, mask):
-    packed = PackedImages.from_images([torch.zeros(3, 8, 8)], 4)
+    packed, model = PackedImages.from_images([torch.zeros(3, 8, 8)], 4), add_memory(create(kind), 5, mask=mask)
     with pytest.raises(UserError, match="PackedImages"):
-        add_memory(create(kind), 5, mask=mask)(packed)
+        model(packed)
+    assert not getattr(model, "takes_packed", False) and create(kind).takes_packed
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_images_of_every_size(mask):
+    model = add_memory(create("vim"), 5, mask=mask)
+    assert free_patch(model, "tokens") == 4 and model(torch.randn(1, 3, 8, 24)).shape == (1, 5)
+    with pytest.raises(UserError, match="images of every size"):
+        free_patch(add_memory(create("timm"), 5, mask=mask), "tokens")

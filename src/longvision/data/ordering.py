@@ -43,8 +43,8 @@ def check_model(data: "DataModule", model: Any, trainer: Any) -> None:
     check_trainer(bool(data.packing), data.sizes, trainer)
     if data.packing and not getattr(model, "takes_packed", False):
         raise UserError(
-            f"data.pack true: {type(model).__name__} cannot take packed images: choose one of "
-            f"{', '.join(_models_that_pack())}, or leave it out"
+            f"data.pack true: {type(model).__name__} cannot take packed images, nor can any model with memory: choose "
+            f"one of {', '.join(_models_that_pack())}, or leave it out"
         )
     if data.packing:
         data.packing.check_model(patches.patch, patches.stride, (data.size[0], *data.sizes))

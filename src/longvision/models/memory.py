@@ -17,6 +17,7 @@ from longvision.layers import VimBlock
 from longvision.layers.attention import TransformerBlock
 from longvision.layers.memory import check_read_out, new_memory, read_out, remember
 from longvision.models.backbone import create_backbone
+from longvision.models.memory_base import blocks, embedded, finished, first_difference, normed, placed_class_token
 from longvision.models.sequence import SequenceBackbone
 from longvision.types import Finetune
 
@@ -49,12 +50,12 @@ def add_memory(model: Any, num_classes: int, memory: int = CELLS, mask: bool = F
         return model
     ours = isinstance(model, SequenceBackbone)
     if not isinstance(model, VisionTransformer) and not (
-        ours and all(isinstance(block, TransformerBlock | VimBlock) for block in _blocks(model))
+        ours and all(isinstance(block, TransformerBlock | VimBlock) for block in blocks(model))
     ):
         raise UserError(
             f"{type(model).__name__} cannot have memory: expected a vision transformer, of timm or longvision, or a Vim"
         )
-    if any(hasattr(block, "memory") for block in _blocks(model)):
+    if any(hasattr(block, "memory") for block in blocks(model)):
         raise UserError(f"{type(model).__name__} has memory already: take a model without, or mask=True for more tasks")
     if mask:
         tasks = MemoryTasks(model)
@@ -62,8 +63,9 @@ def add_memory(model: Any, num_classes: int, memory: int = CELLS, mask: bool = F
         return tasks
     model.reset_classifier(num_classes)
     _freeze_but(model, [*_class_tokens(model), *_head_parameters(model)])
-    for block in _blocks(model):
+    for block in blocks(model):
         remember(block, memory)
+    model.takes_packed = False
     return model
 
 
@@ -113,9 +115,9 @@ class TaskMemory(nn.Module):
 
     def __init__(self, base: Any, num_classes: int, cells: int) -> None:
         super().__init__()
-        token_11D = _placed_class_token(base)
+        token_11D = placed_class_token(base)
         self.cls_token = nn.Parameter(token_11D.detach().clone())
-        self.memory = nn.ParameterList(new_memory(cells, token_11D) for _ in _blocks(base))
+        self.memory = nn.ParameterList(new_memory(cells, token_11D) for _ in blocks(base))
         self.head = nn.Linear(token_11D.shape[-1], num_classes, device=token_11D.device, dtype=token_11D.dtype)
         trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
@@ -148,7 +150,7 @@ class MemoryTasks(nn.Module):
             tokens = base.tokens.count
         if tokens != 1:
             raise UserError(f"{kind} has {tokens} class tokens, and a task stands beside one: take memory without mask")
-        for block in _blocks(base):
+        for block in blocks(base):
             check_read_out(block)
         self.base = base.requires_grad_(False).eval()
         self.tasks = nn.ModuleList()
@@ -169,7 +171,7 @@ class MemoryTasks(nn.Module):
     def outputs(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """(B, C, H, W) -> the base's output, bit for bit what it is without tasks, and each task's logits (B, K)."""
         x_BMD, layout, tokens = self._through_blocks(images)
-        return _finished(self.base, x_BMD, layout), self._classes(tokens)
+        return finished(self.base, x_BMD, layout), self._classes(tokens)
 
     def forward(self, x: Tensor) -> Any:
         """(B, C, H, W) -> logits (B, K); of several tasks a list."""
@@ -178,7 +180,7 @@ class MemoryTasks(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the tasks' class tokens (B, tasks, D), normalised."""
-        return torch.cat([_normed(self.base, token_B1D) for token_B1D in self._through_blocks(x)[2]], dim=1)
+        return torch.cat([normed(self.base, token_B1D) for token_B1D in self._through_blocks(x)[2]], dim=1)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Any:
         """What `forward_features` returned -> as `forward`, or (B, D), of several tasks a list, with `pre_logits`."""
@@ -187,20 +189,25 @@ class MemoryTasks(nn.Module):
         return found[0] if len(found) == 1 else found
 
     def _through_blocks(self, images: Tensor) -> tuple[Tensor, Any, list[Tensor]]:
-        x_BMD, layout, place = _embedded(self.base, images)
+        x_BMD, layout, place = embedded(self.base, images)
         tasks: list[Any] = list(self.tasks)
         tokens = [task.cls_token.to(x_BMD.dtype).expand(len(x_BMD), -1, -1) for task in tasks]
-        for i, block in enumerate(_blocks(self.base)):
+        for i, block in enumerate(blocks(self.base)):
             x_BMD, tokens = read_out(block, x_BMD, place, [(t, task.memory[i]) for t, task in zip(tokens, tasks)])
         return x_BMD, layout, tokens
 
     def _classes(self, tokens: list[Tensor]) -> list[Tensor]:
         return [
-            task.head(_normed(self.base, token_B1D)[:, 0])  # type: ignore[operator]
+            task.head(normed(self.base, token_B1D)[:, 0])  # type: ignore[operator]
             for token_B1D, task in zip(tokens, self.tasks, strict=True)
         ]
 
     # timm's contract, as far as it has a meaning for several heads
+
+    @property
+    def patch_embed(self) -> Any:
+        """The base's, which says what images are taken."""
+        return self.base.patch_embed
 
     @property
     def num_classes(self) -> int:
@@ -236,68 +243,14 @@ def concatenate(one: MemoryTasks, other: MemoryTasks) -> MemoryTasks:
                 f"{type(model).__name__} cannot be concatenated: without the mask its base is not the other's; "
                 "expected models that add_memory(…, mask=True) made"
             )
-    if (different := _first_difference(one.base, other.base)) is not None:
+    if (different := first_difference(one.base, other.base)) is not None:
         raise UserError(
             f"the models have different bases, beginning with {different}: concatenate tasks that were trained on the "
-            "same weights"
+            "same one"
         )
     both = MemoryTasks(one.base)
     both.tasks.extend([*one.tasks, *other.tasks])
     return both.train(one.training)
-
-
-def _first_difference(one: nn.Module, other: nn.Module) -> str | None:
-    """The first tensor that is not the same; None where all are."""
-    ours, theirs = one.state_dict(), other.state_dict()
-    if type(one) is not type(other):
-        return f"{type(one).__name__} and {type(other).__name__}"
-    for name in [*ours, *(name for name in theirs if name not in ours)]:
-        if name not in ours or name not in theirs or not torch.equal(ours[name].cpu(), theirs[name].cpu()):
-            return name
-    return None
-
-
-# What differs between timm's transformers and ours
-
-
-def _blocks(model: Any) -> Any:
-    return model._blocks() if isinstance(model, SequenceBackbone) else model.blocks
-
-
-def _placed_class_token(model: Any) -> Tensor:
-    """(1, 1, D), with its position."""
-    if isinstance(model, SequenceBackbone):
-        (name,) = model._token_names()
-        token_11D, positions = getattr(model, name), model.pos_embed
-        return token_11D + model.tokens.alone(positions) if model.positions == "absolute" else token_11D
-    token_11D = model.cls_token
-    has_position = model.pos_embed is not None and not model.no_embed_class
-    return token_11D + model.pos_embed[:, :1] if has_position else token_11D
-
-
-def _embedded(model: Any, images: Any) -> tuple[Tensor, Any, int]:
-    """-> what the first block takes, a layout of ours, and where the class token stands."""
-    if not isinstance(model, SequenceBackbone):
-        return model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images)))), None, 0
-    if not isinstance(images, Tensor):
-        raise UserError("a model with memory takes images of one size, (B, C, H, W), and no PackedImages")
-    x_BMD, layout = model.embed(images)
-    patches = x_BMD.shape[1] - 1
-    return x_BMD, layout, patches // 2 if model.tokens.kind == "middle" else 0
-
-
-def _finished(model: Any, x_BMD: Tensor, layout: Any) -> Tensor:
-    """What the last block returns -> the base's output."""
-    if isinstance(model, SequenceBackbone):
-        return model._classes(model._norm()(model._in_order(x_BMD, layout)), layout)
-    return model.forward_head(model.norm(x_BMD))
-
-
-def _normed(model: Any, token_B1D: Tensor) -> Tensor:
-    """(B, 1, D) -> (B, 1, D), by the norms before the head."""
-    if isinstance(model, SequenceBackbone):
-        return model._norm()(token_B1D)
-    return model.fc_norm(model.norm(token_B1D))
 
 
 # What is trained
