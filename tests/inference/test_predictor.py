@@ -1,5 +1,6 @@
 """A model read back from its file says what the same model says that was never written, of images in any form."""
 
+import math
 import types
 
 import numpy as np
@@ -368,5 +369,8 @@ def test_tokens_of_what_has_none(written):
         Predictor(path, "cpu", tokens=4, budget_ms=3)
     with pytest.raises(UserError, match="tokens 0"):
         Predictor(path, "cpu", tokens=0)
+    for budget in (math.nan, -1.0, 0):
+        with pytest.raises(UserError, match=f"budget_ms {budget}"):
+            Predictor(path, "cpu", budget_ms=budget)
     with pytest.raises(UserError, match="segmentation"):
         Predictor(written("segmentation")[1], "cpu", tokens=4)

@@ -62,7 +62,7 @@ def test_what_torch_s_kernel_is_given(monkeypatch, queries, asked):
     given = q_MHd[: sum(asked)], k_MHd, v_MHd, cu_seqlens(), LENGTHS, queries
     truth = block_diagonal_attention(*given)
     monkeypatch.setattr(torch.nn.attention.varlen, "varlen_attn", varlen_attn)
-    monkeypatch.setattr(attention, "_has_varlen", lambda device: True)
+    monkeypatch.setattr(attention, "_has_varlen", lambda device, width: True)
     torch.testing.assert_close(block_diagonal_attention(*given), truth, rtol=0, atol=4e-2)
 
 
@@ -72,8 +72,14 @@ def test_what_torch_s_kernel_is_given(monkeypatch, queries, asked):
 def test_older_gpus_have_no_such_kernel(monkeypatch, capability, has):
     """V100 and T4, which train in 16-mixed."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert _has_varlen(torch.device("cuda")) == has
-    assert not _has_varlen(torch.device("cpu"))
+    assert _has_varlen(torch.device("cuda"), 64) == has
+    assert not _has_varlen(torch.device("cpu"), 64)
+
+
+@pytest.mark.parametrize("width, has", [(4, False), (8, True), (12, False), (96, True), (256, True), (264, False)])
+def test_widths_of_heads_that_its_kernel_takes(monkeypatch, width, has):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    assert _has_varlen(torch.device("cuda"), width) == has
 
 
 @pytest.mark.gpu

@@ -13,8 +13,8 @@ from torch import nn
 from longvision.errors import UserError
 from longvision.layers.memory import new_memory
 from longvision.models.backbone import free_patch
-from longvision.models.memory import add_memory, concatenate, create_finetuned, fine_tune
-from longvision.models.weights.files import read_weights, save_weights
+from longvision.models.memory import FINETUNE, add_memory, concatenate, create_finetuned, fine_tune
+from longvision.models.weights.files import read_weights, restore_weights, save_weights
 from longvision.types import PackedImages
 
 SIZE = 12, 20  # three by five patches: odd counts, and no square
@@ -243,7 +243,7 @@ def test_without_memory_a_branch_is_the_base_s_class_token(kind):
 # What is trained
 
 
-@pytest.mark.parametrize("way", ["full", "head", "class_token", "memory", "memory_mask"])
+@pytest.mark.parametrize("way", FINETUNE)
 @pytest.mark.parametrize("kind", ["timm", "vim"])
 def test_gradients_only_where_they_belong(kind, way):
     model = fine_tune(create(kind), 5, way, memory=2)
@@ -260,6 +260,13 @@ def test_gradients_only_where_they_belong(kind, way):
     }[way]
     assert found == wanted == {name for name, p in model.named_parameters() if p.requires_grad}
     assert model.training == (way == "memory_mask") and model(image()).shape == (2, 5)  # of those, the tasks alone
+
+
+@pytest.mark.parametrize("way", FINETUNE)
+@pytest.mark.parametrize("kind", ["timm", "deit", "vim"])
+def test_a_new_head_begins_in_one_way(kind, way):
+    head = fine_tune(create(kind), 500, way).get_classifier()
+    assert float(head.weight.detach().std()) == pytest.approx(0.02, rel=0.05) and not head.bias.any()
 
 
 def test_both_class_tokens_are_trained():
@@ -341,6 +348,19 @@ def test_weights_in_a_file(kind, way, tmp_path):
         with pytest.raises(RuntimeError, match=r"base\.head\.weight"):
             other.load_state_dict(read_weights(tmp_path / "weights.safetensors")[0])
         assert isinstance(other.base.get_classifier(), nn.Identity)
+
+
+@pytest.mark.parametrize("kind", ["ours", "vim"])
+def test_weights_of_another_image_size(kind, tmp_path):
+    """The base's positions are resampled as without tasks; the class token's has its place in the task."""
+    base, larger = create(kind), create(kind, img_size=(16, 24))
+    save_weights(base, tmp_path / "base.safetensors")
+    save_weights(add_memory(base, 5, mask=True), tmp_path / "tasks.safetensors")
+    restore_weights(larger, tmp_path / "base.safetensors")
+    model = add_memory(create(kind, img_size=(16, 24)), 5, mask=True)
+    restore_weights(model, tmp_path / "tasks.safetensors")
+    images = torch.randn(1, 3, 16, 24)
+    assert torch.equal(model.base(images), larger(images)) and model(images).shape == (1, 5)
 
 
 # Mistakes

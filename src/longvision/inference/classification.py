@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from longvision.errors import UserError
 from longvision.inference.budget import milliseconds_of, most_tokens
 from longvision.inference.results import ClassResult, LabelResult
 from longvision.inference.task import Named, TaskPredictor
@@ -32,6 +33,8 @@ class ClassificationPredictor(TaskPredictor):
             return milliseconds_of(model, torch.zeros(1, spec.channels, pixels, pixels, device=device))
 
         if budget_ms is not None:
+            if not budget_ms > 0:  # nor is nan
+                raise UserError(f"budget_ms {budget_ms}: expected milliseconds an image, more than 0")
             trained = max(1, round(math.sqrt(spec.size[0] * spec.size[1]) / patch))
             tokens, milliseconds = most_tokens(budget_ms, LARGEST * trained, measure)
         assert tokens is not None

@@ -116,7 +116,7 @@ def block_diagonal_attention(
     a mask of all M x M pairs takes 20 times as long for 20 sequences in 4,000 tokens.
     """
     asked = list(lengths) if queries is None else [queries] * len(lengths)
-    if q_NHd.dtype in (torch.float16, torch.bfloat16) and _has_varlen(q_NHd.device):
+    if q_NHd.dtype in (torch.float16, torch.bfloat16) and _has_varlen(q_NHd.device, q_NHd.shape[-1]):
         boundaries = cu_seqlens if queries is None else cu_seqlens_of(asked, q_NHd.device)
         return _varlen(q_NHd, k_MHd, v_MHd, boundaries, cu_seqlens, max(asked), max(lengths))
     by_head = (x_MHd.transpose(0, 1) for x_MHd in (q_NHd, k_MHd, v_MHd))
@@ -125,9 +125,10 @@ def block_diagonal_attention(
     return torch.cat(mixed, dim=1).transpose(0, 1)
 
 
-def _has_varlen(device: torch.device) -> bool:
-    """FlashAttention 2, which it is, needs Ampere or later."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+def _has_varlen(device: torch.device, width: int) -> bool:
+    """FlashAttention 2, which it is, needs Ampere or later, and heads whose width is a multiple of 8, at most 256."""
+    fits = width % 8 == 0 and width <= 256
+    return fits and device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _varlen(q_NHd: Tensor, k_MHd: Tensor, v_MHd: Tensor, *boundaries_and_longest: Any) -> Any:

@@ -61,7 +61,7 @@ def add_memory(model: Any, num_classes: int, memory: int = CELLS, mask: bool = F
         tasks = MemoryTasks(model)
         tasks.add(num_classes, memory)
         return tasks
-    model.reset_classifier(num_classes)
+    _start_head(model, num_classes)
     _freeze_but(model, [*_class_tokens(model), *_head_parameters(model)])
     for block in blocks(model):
         remember(block, memory)
@@ -73,7 +73,8 @@ def fine_tune(model: Any, num_classes: int, way: Finetune, memory: int = CELLS) 
     """A model of which a way of fine-tuning trains its share: `requires_grad` tells which.
 
     "full": all of it. "head": a new head alone. "class_token": that and the class token. "memory" and "memory_mask":
-    `add_memory`. What is frozen is put into evaluation mode, where it drops nothing.
+    `add_memory`. What is frozen is put into evaluation mode, where it drops nothing. A new head begins in each with
+    weights from N(0, 0.02) and no bias.
 
     Raises:
         UserError: as `add_memory`; an unknown way; "class_token" of a model that has none.
@@ -83,7 +84,7 @@ def fine_tune(model: Any, num_classes: int, way: Finetune, memory: int = CELLS) 
     if way in ("memory", "memory_mask"):
         return add_memory(model, num_classes, memory, mask=way == "memory_mask")
     if way != "full" or model.num_classes != num_classes:
-        model.reset_classifier(num_classes)
+        _start_head(model, num_classes)
     if way == "full":
         return model
     tokens = _class_tokens(model)
@@ -119,8 +120,7 @@ class TaskMemory(nn.Module):
         self.cls_token = nn.Parameter(token_11D.detach().clone())
         self.memory = nn.ParameterList(new_memory(cells, token_11D) for _ in blocks(base))
         self.head = nn.Linear(token_11D.shape[-1], num_classes, device=token_11D.device, dtype=token_11D.dtype)
-        trunc_normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
+        _init_head(self.head)
 
 
 class MemoryTasks(nn.Module):
@@ -268,6 +268,26 @@ def _class_tokens(model: Any) -> list[nn.Parameter]:
 
 
 def _head_parameters(model: Any) -> Iterator[nn.Parameter]:
-    found = model.get_classifier()
-    for head in found if isinstance(found, tuple | list) else [found]:
+    for head in _heads(model):
         yield from head.parameters()
+
+
+def _heads(model: Any) -> Any:
+    """One, or several as of a distilled model."""
+    found = model.get_classifier()
+    return found if isinstance(found, tuple | list) else [found]
+
+
+def _start_head(model: Any, num_classes: int) -> None:
+    """A new one, which begins in the same way whatever else is trained."""
+    model.reset_classifier(num_classes)
+    for head in _heads(model):
+        _init_head(head)
+
+
+def _init_head(head: nn.Module) -> None:
+    for module in head.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

@@ -58,8 +58,11 @@ def restore_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 def fill_weights(model: nn.Module, weights: Weights, metadata: dict[str, Any], path: str | os.PathLike[str]) -> None:
     """As `restore_weights`, with what was read already; `path` is for messages."""
-    if hasattr(model, "tokens"):
-        weights = fit_positions(weights, model, metadata)
+    positioned, prefix = _positioned(model)
+    if positioned is not None:
+        own = {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
+        fitted = {prefix + name: weight for name, weight in fit_positions(own, positioned, metadata).items()}
+        weights = {**{name: weight for name, weight in weights.items() if not name.startswith(prefix)}, **fitted}
     check_fits(weights, model, path)
     model.load_state_dict(weights)
 
@@ -235,9 +238,16 @@ def check_fits(weights: Weights, model: nn.Module, path: str | os.PathLike[str])
         raise UserError(f"{path} is a checkpoint for another model: {'; '.join(differ[:5])}{more}")
 
 
+def _positioned(model: Any) -> tuple[Any, str]:
+    """The backbone of ours, the model or the base of one, and what its tensors' names begin with; else None."""
+    base = getattr(model, "base", None)
+    return (model, "") if hasattr(model, "tokens") else (base if hasattr(base, "tokens") else None, "base.")
+
+
 def _describe(model: Any) -> dict[str, Any]:
     """What names and shapes of the tensors do not say."""
-    if not hasattr(model, "tokens"):
+    model, _ = _positioned(model)
+    if model is None:
         return {}
     positions = {"positions": model.positions} if model.positions != "absolute" else {}
     return {"grid": list(model.grid), "cls_token": model.tokens.kind, **positions}
