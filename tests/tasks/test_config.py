@@ -52,6 +52,36 @@ def test_what_single_tasks_refuse(config, key, value):
         config(**{key: value})
 
 
+@pytest.mark.parametrize(
+    "options, named",
+    [
+        ({"finetune": "head", "drop_path": 0.1}, "drop_path is 0.1"),
+        ({"finetune": "memory", "args": {"drop_rate": 0.2}}, "args.drop_rate is 0.2"),
+        ({"finetune": "memory_mask", "args": {"depth": 2, "attn_drop_rate": 0.3}}, "args.attn_drop_rate is 0.3"),
+        ({"memory": 50}, "memory is 50"),
+        ({"finetune": "class_token", "memory": 1}, "memory is 1"),
+        ({"finetune": "memory_mask", "checkpoint": True}, "checkpoint is true"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else "-".join(value),
+)
+def test_what_has_no_meaning_in_a_way_of_fine_tuning(options, named):
+    with pytest.raises(UserError, match=f"--model.{named}.* --model.finetune {options.get('finetune', 'full')}"):
+        ClassificationConfig(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"args": {"drop_rate": 0.2}, "drop_path": 0.1, "checkpoint": True},
+        {"finetune": "head", "args": {"drop_rate": 0.0, "depth": 2}, "memory": 5},
+        {"finetune": "memory", "memory": 50, "checkpoint": True},
+    ],
+    ids=["full", "head", "memory"],
+)
+def test_what_has(options):
+    assert ClassificationConfig(**options).memory in (5, 50)
+
+
 def test_fpn_takes_multiples_of_64():
     assert SegmentationConfig(head="fpn", width=128).width == 128
     with pytest.raises(UserError, match=r"--model.width is 96.*64"):

@@ -107,14 +107,15 @@ def _read_attention(block: Any, x_BMD: Tensor, place: int, tasks: Sequence[Task]
     """The base's tokens attend to one another; a class token to them, to itself and to its memory."""
     attention, own_BMD = block.attn, block.norm1(x_BMD)
     q_BHMd, k_BHMd, v_BHMd = _heads(attention, own_BMD)
+    kept = k_BHMd.contiguous(), v_BHMd.contiguous()  # for the backward pass, once for all tasks
     read = []
     for token_B1D, memory_mD in tasks:
         memory_BmD = memory_mD.to(token_B1D.dtype).expand(len(token_B1D), -1, -1)
         normed_BnD = block.norm1(torch.cat([token_B1D, memory_BmD], dim=1))
-        q_BHnd, k_BHnd, v_BHnd = _heads(attention, normed_BnD)
-        k, v = torch.cat([k_BHMd, k_BHnd], dim=2), torch.cat([v_BHMd, v_BHnd], dim=2)
-        read.append(_behind(block, token_B1D, _attended(attention, normed_BnD[:, :1], q_BHnd[:, :, :1], k, v)))
-    return _behind(block, x_BMD, _attended(attention, own_BMD, q_BHMd, k_BHMd, v_BHMd)), read
+        q_BHnd, *own = _heads(attention, normed_BnD)
+        mixed_BH1d = _attended_in_parts(q_BHnd[:, :, :1] * attention.scale, kept, own)
+        read.append(_behind(block, token_B1D, _projected(attention, normed_BnD[:, :1], mixed_BH1d)))
+    return _behind(block, x_BMD, _projected(attention, own_BMD, _attended(attention, q_BHMd, k_BHMd, v_BHMd))), read
 
 
 def _heads(attention: Any, x_BMD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -124,14 +125,24 @@ def _heads(attention: Any, x_BMD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return attention.q_norm(q_BHMd), attention.k_norm(k_BHMd), v_BHMd
 
 
-def _attended(attention: Any, x_BMD: Tensor, q_BHMd: Tensor, k_BHKd: Tensor, v_BHKd: Tensor) -> Tensor:
-    """The rest of timm's attention: (B, M, D), of the queries of x."""
+def _attended(attention: Any, q_BHMd: Tensor, k_BHMd: Tensor, v_BHMd: Tensor) -> Tensor:
+    """(B, H, M, d), as timm's attention in evaluation."""
     if attention.fused_attn:
-        dropout = attention.attn_drop.p if attention.training else 0.0
-        mixed_BHMd = F.scaled_dot_product_attention(q_BHMd, k_BHKd, v_BHKd, dropout_p=dropout)
-    else:
-        weights_BHMK = ((q_BHMd * attention.scale) @ k_BHKd.transpose(-2, -1)).softmax(dim=-1)
-        mixed_BHMd = attention.attn_drop(weights_BHMK) @ v_BHKd
+        return F.scaled_dot_product_attention(q_BHMd, k_BHMd, v_BHMd)
+    return ((q_BHMd * attention.scale) @ k_BHMd.transpose(-2, -1)).softmax(dim=-1) @ v_BHMd
+
+
+def _attended_in_parts(q_BH1d: Tensor, *parts: Sequence[Tensor]) -> Tensor:
+    """(B, H, 1, d), of a scaled query that reads the keys and values (B, H, K, d) of all parts. Joined, those would be
+    copied, and each copy saved for the backward pass."""
+    scores_BH1K = torch.cat([widened(q_BH1d @ k_BHKd.mT) for k_BHKd, _ in parts], dim=-1)
+    weights_BH1K = scores_BH1K.softmax(dim=-1).to(q_BH1d.dtype)
+    shares = weights_BH1K.split([k_BHKd.shape[2] for k_BHKd, _ in parts], dim=-1)
+    return torch.stack([share @ v_BHKd for share, (_, v_BHKd) in zip(shares, parts)]).sum(0)
+
+
+def _projected(attention: Any, x_BMD: Tensor, mixed_BHMd: Tensor) -> Tensor:
+    """The rest of timm's attention: (B, M, D), of the queries of x."""
     mixed_BMD = attention.norm(mixed_BHMd.transpose(1, 2).flatten(2))
     if (gate := getattr(attention, "gate", None)) is not None:
         mixed_BMD = mixed_BMD * gate(x_BMD).sigmoid()

@@ -220,7 +220,13 @@ class MemoryTasks(nn.Module):
         return heads[0] if len(heads) == 1 else heads
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Nothing of the base is saved for the backward pass: there is nothing to compute again."""
+        """Raises UserError. Of the base the keys and values are saved for the backward pass, once for all tasks, and of
+        a Vim nothing; the tasks' tokens, few, save the rest."""
+        if enable:
+            raise UserError(
+                "MemoryTasks computes nothing again, as gradients go through the tasks' tokens alone: leave activation "
+                "checkpointing out"
+            )
 
     def no_weight_decay(self) -> set[str]:
         """The tasks' class tokens and memory; the base is not trained."""

@@ -106,10 +106,24 @@ class ClassificationConfig(TaskConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_range(self, label_smoothing=(0, 0.99), memory=(1, 1e4))
-        if self.finetune != "full" and self.drop_path:
+        self._check_finetune()
+
+    def _check_finetune(self) -> None:
+        """Raises UserError for an option that has no meaning in this way of fine-tuning."""
+        way, drops = f"with --model.finetune {self.finetune}", {"drop_path": self.drop_path}
+        drops.update({f"args.{name}": value for name, value in (self.args or {}).items() if "drop" in name})
+        for name, value in drops.items():
+            if self.finetune != "full" and value:
+                raise UserError(f"--model.{name} is {value}: {way} the model is frozen and drops nothing: set it to 0")
+        if not self.finetune.startswith("memory") and self.memory != ClassificationConfig.memory:
             raise UserError(
-                f"--model.drop_path is {self.drop_path}: with --model.finetune {self.finetune} the model is frozen and "
-                "skips no block: set it to 0"
+                f"--model.memory is {self.memory}: {way} a model has none: choose memory or memory_mask, "
+                "or leave it out"
+            )
+        if self.finetune == "memory_mask" and self.checkpoint:
+            raise UserError(
+                f"--model.checkpoint is true: {way} gradients go through the tasks' tokens, of which nothing is "
+                "computed again: set it to false"
             )
 
 
