@@ -11,6 +11,7 @@ OUT_OF_MEMORY = re.compile(
     r"|could not create a memory",
     re.IGNORECASE,
 )
+ZIP_WRITER = re.compile(r"inline_container\.cc.* unexpected pos|PytorchStreamWriter failed writing")
 
 
 class UserError(ValueError):
@@ -50,6 +51,30 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 class UnsavedError(UserError):
     """A checkpoint or weights could not be written; those that were there are as they were."""
+
+
+def disk_words(error: BaseException) -> str | None:
+    """Why a disk did not take a checkpoint; None for any other error.
+
+    torch, which cannot end its zip file then, raises an error of its own after the disk's; from another process it
+    comes alone.
+    """
+    reason = error.__context__ if isinstance(error, RuntimeError) else error
+    if isinstance(reason, OSError):
+        return reason.strerror or str(reason)
+    is_torch_s = isinstance(error, RuntimeError) and ZIP_WRITER.search(str(error))
+    return "the disk took only a part of it" if is_torch_s else None
+
+
+@contextmanager
+def told_as_unsaved(path: object) -> Iterator[None]:
+    """Inside, what is raised where a disk does not take a checkpoint is an UnsavedError that names `path`."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if (words := disk_words(error)) is None:
+            raise
+        raise UnsavedError(f"{path} could not be written: {words}") from error
 
 
 def is_unsaved(error: BaseException) -> bool:

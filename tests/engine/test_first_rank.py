@@ -9,7 +9,7 @@ import torch
 pytest.importorskip("lightning")
 from longvision.engine import report
 from longvision.engine.ranks import lost_peers_named, on_first_rank
-from longvision.errors import MissingFileError, UserError
+from longvision.errors import MissingFileError
 
 RANKS = 3
 
@@ -29,7 +29,7 @@ class Ranks:
             self.barrier.wait()
             return said
 
-        strategy = SimpleNamespace(broadcast=broadcast)
+        strategy = SimpleNamespace(broadcast=broadcast, is_global_zero=rank == 0)
         return SimpleNamespace(is_global_zero=rank == 0, strategy=strategy, callback_metrics={})
 
     def run(self, work):
@@ -52,20 +52,20 @@ class Ranks:
 
 def test_the_first_rank_works_and_all_go_on():
     done = []
-    assert Ranks().run(lambda trainer, rank: on_first_rank(trainer, lambda: done.append(rank))) == [None] * RANKS
-    assert done == [0]
+    raised = Ranks().run(lambda trainer, rank: on_first_rank(trainer.strategy, lambda: done.append(rank)))
+    assert done == [0] and raised == [None] * RANKS
 
 
 @pytest.mark.parametrize(
     "error, of_others",
-    [(OSError("disk full"), RuntimeError), (MissingFileError("no folder"), UserError)],
+    [(OSError("disk full"), RuntimeError), (MissingFileError("no folder"), MissingFileError)],
     ids=["bug", "user"],
 )
 def test_a_failure_reaches_all_and_stays_what_it_is_in_the_first(error, of_others):
     def fail():
         raise error
 
-    first, *others = Ranks().run(lambda trainer, rank: on_first_rank(trainer, fail))
+    first, *others = Ranks().run(lambda trainer, rank: on_first_rank(trainer.strategy, fail))
     assert first is error
     assert [type(one) for one in others] == [of_others] * (RANKS - 1)
     assert all(type(error).__name__ in str(one) and str(error) in str(one) for one in others)
@@ -87,7 +87,7 @@ def test_a_report_that_cannot_be_written_ends_every_rank(monkeypatch, tmp_path, 
 
     monkeypatch.setattr(report, "evaluate", evaluate)
     task = SimpleNamespace(monitor=lambda: "val/accuracy")
-    data, run = SimpleNamespace(has_test=True), SimpleNamespace(best=tmp_path / "none", weights="x")
+    data, run = SimpleNamespace(has_test=True), SimpleNamespace(best=tmp_path / "none", has_best=False, weights="x")
     raised = Ranks().run(lambda trainer, rank: report.write_report(trainer, task, data, run))
     assert [type(error) for error in raised] == [OSError, RuntimeError, RuntimeError]
     assert all("disk full" in str(error) for error in raised)

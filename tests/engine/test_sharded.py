@@ -1,28 +1,18 @@
 """Weights in shards, block by block: what Lightning's FSDP does on GPUs, by torch's `fully_shard` over gloo."""
 
-import errno
 import json
-import shutil
-from pathlib import Path
 from types import SimpleNamespace
-from unittest.mock import Mock
 
 import pytest
 import torch
 
 pytest.importorskip("lightning")
-from lightning.pytorch.strategies import FSDPStrategy
-from torch.distributed.checkpoint.api import CheckpointException
 
-from longvision.engine import strategy as strategies
-from longvision.engine.checkpoint_file import MANIFEST, is_whole
-from longvision.engine.checkpoint_io import RunCheckpointIO
-from longvision.engine.report import evaluate, read_checkpoint
+from longvision.engine.report import evaluate
 from longvision.engine.run import Run
 from longvision.engine.strategy import TIMEOUT, ShardedStrategy, cluster, in_one_piece, make_strategy
 from longvision.engine.trainer import make_trainer, train
-from longvision.errors import UnsavedError, UserError
-from support.checkpoints import CONTENT, flipped, save, save_shards
+from longvision.errors import UserError
 from support.counted import fit
 from support.launched import launch, torchrun
 
@@ -149,130 +139,11 @@ def test_slurm_requeues_nothing_by_itself(monkeypatch, job, launcher, ours):
     assert [each.auto_requeue for each in cluster()] == [False] * ours
 
 
-@pytest.fixture
-def alone(monkeypatch, gpu):
-    """The strategy in one process, whose shards are files with a word."""
-
-    def write(self, checkpoint, path, options):
-        path.mkdir()
-        (path / ".metadata").write_text(checkpoint["step"])
-
-    monkeypatch.setattr(FSDPStrategy, "save_checkpoint", write)
-    monkeypatch.setattr(ShardedStrategy, "broadcast", lambda self, value: value)
-    monkeypatch.setattr(ShardedStrategy, "barrier", lambda self: None)
-    monkeypatch.setattr(ShardedStrategy, "is_global_zero", True)
-    strategy = make_strategy("fsdp")
-    strategy.checkpoint_io = RunCheckpointIO()
-    return strategy
-
-
-def write_steps(strategy, path, steps):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for step in steps:
-        strategy.save_checkpoint({"step": step}, path)
-
-
-def steps(run):
-    return {path.name: (path / ".metadata").read_text() for path in run.checkpoints.iterdir()}
-
-
-def test_a_folder_takes_its_name_when_it_is_complete(tmp_path, alone):
-    run = Run(tmp_path)
-    write_steps(alone, run.last, "123")
-    write_steps(alone, run.best, "123")
-    assert steps(run) == {"last.ckpt": "3", "previous.ckpt": "2", "best.ckpt": "3"}
-    assert run.resume_from() == (run.last, [])
-
-
-def test_a_damaged_folder_does_not_replace_the_one_before_it(tmp_path, alone):
-    run = Run(tmp_path)
-    write_steps(alone, run.last, "12")
-    (run.last / ".metadata").write_text("")
-    alone.checkpoint_io = RunCheckpointIO()  # of another process
-    write_steps(alone, run.last, "3")
-    assert steps(run) == {"last.ckpt": "3", "previous.ckpt": "1"}
-
-
-@pytest.mark.parametrize("moment", ["seal_folder", "replace_folder"])
-def test_a_process_that_dies_before_the_name_leaves_what_was_there(tmp_path, alone, monkeypatch, moment):
-    run = Run(tmp_path)
-    for path in (run.last, run.best):
-        write_steps(alone, path, "1")
-        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-            patched.setattr(strategies, moment, Mock(side_effect=KeyboardInterrupt))
-            write_steps(alone, path, "2")
-    assert is_whole(run.last) and is_whole(run.best)
-    assert steps(run) == {"last.ckpt": "1", "best.ckpt": "1", ".last.ckpt": "2", ".best.ckpt": "2"}
-    write_steps(alone, run.last, "3")
-    assert steps(run)["last.ckpt"] == "3"
-
-
-def test_a_process_that_dies_between_the_names_leaves_the_best(tmp_path, alone, monkeypatch):
-    run, rename = Run(tmp_path), Path.rename
-    write_steps(alone, run.last, "1")
-    write_steps(alone, run.best, "1")
-
-    def die(path, target):
-        if path.name == ".best.ckpt":
-            raise KeyboardInterrupt
-        return rename(path, target)
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Path, "rename", die)
-        write_steps(alone, run.best, "2")
-    assert not run.best.exists()
-    assert run.resume_from() == (run.last, [])
-    assert is_whole(run.best) and steps(run)["best.ckpt"] == "1"
-    write_steps(alone, run.best, "3")
-    assert steps(run) == {"last.ckpt": "1", "best.ckpt": "3"}
-
-
-def test_a_full_disk_is_told_on_every_device(tmp_path, alone, monkeypatch):
-    full = CheckpointException("write", {1: (OSError(errno.ENOSPC, "No space left on device"), [])})
-    monkeypatch.setattr(FSDPStrategy, "save_checkpoint", Mock(side_effect=full))
-    with pytest.raises(UnsavedError, match=r"last\.ckpt.*No space left"):
-        write_steps(alone, Run(tmp_path).last, "1")
-
-
-def test_a_file_gives_its_name_to_a_folder(tmp_path, alone):
-    """Of a run that goes on in shards."""
-    run = Run(tmp_path)
-    save(run.last)
-    save(run.best)
-    write_steps(alone, run.last, "1")
-    write_steps(alone, run.best, "1")
-    assert run.previous.is_file() and run.last.is_dir() and run.best.is_dir()
-    write_steps(alone, run.last, "2")
-    assert steps(run) == {"last.ckpt": "2", "previous.ckpt": "1", "best.ckpt": "1"}
-
-
 def test_a_folder_is_not_read_in_one_piece(tmp_path):
     trainer = SimpleNamespace(is_global_zero=False, strategy=None)
     task = SimpleNamespace(config=SimpleNamespace(ema=0))
     with pytest.raises(UserError, match="strategy fsdp"):
         train(trainer, task, None, None, tmp_path)
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    return save_shards(tmp_path_factory.mktemp("checkpoints") / "last.ckpt")
-
-
-def test_shards_are_read(shards):
-    assert is_whole(shards) and ".metadata" in json.loads((shards / MANIFEST).read_text())
-    assert torch.equal(read_checkpoint(shards)["weight"], CONTENT["state_dict"]["weight"])
-
-
-@pytest.mark.parametrize("name", [".metadata", "__0_0.distcp", MANIFEST])
-@pytest.mark.parametrize("damage", [flipped(60), lambda path: path.write_bytes(b""), Path.unlink], ids=range(3))
-def test_damaged_shards_give_way(tmp_path, shards, name, damage):
-    run = Run(tmp_path)
-    for path in (run.last, run.previous):
-        shutil.copytree(shards, path)
-    damage(run.last / name)
-    assert not is_whole(run.last)
-    taken, told = run.resume_from()
-    assert taken == run.previous and str(run.last) in told[0]
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -1,5 +1,5 @@
 """A checkpoint's file: what torch saved, and behind it a checksum of all that; or the folder of one in shards, in which
-a list has the checksum of each file. Loads no torch.
+a list has the checksum of each file. Loads no torch but to make that list.
 
 A reader of zip files, and torch is one, ignores what follows the last record.
 """
@@ -15,6 +15,7 @@ from typing import BinaryIO
 from longvision.files import sync
 
 MANIFEST = "manifest.json"
+METADATA = ".metadata"  # in which torch writes where each tensor is
 MARK = b"longvision sha256 "
 SEAL = len(MARK) + hashlib.sha256().digest_size  # bytes
 BLOCK = 1 << 20
@@ -27,8 +28,14 @@ def seal(path: Path) -> None:
 
 
 def seal_folder(folder: Path) -> None:
-    """When every device has written its share: wait for the disk, and list the files."""
-    files = sorted(folder.iterdir())
+    """When every device has written its share: wait for the disk, and list the files. Raises OSError where one is
+    missing."""
+    from torch.distributed.checkpoint import FileSystemReader
+
+    # another machine's may be on the disk before they are seen in the folder
+    shards = {each.relative_path for each in FileSystemReader(folder).read_metadata().storage_data.values()}
+    names = shards.union(file.name for file in folder.iterdir()) - {MANIFEST}
+    files = [folder / name for name in sorted(names)]
     for file in files:
         sync(file)
     manifest = folder / MANIFEST
@@ -42,7 +49,8 @@ def is_whole(checkpoint: Path) -> bool:
     try:
         if checkpoint.is_dir():
             listed = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-            return all(_described(checkpoint / name) == about for name, about in listed.items())
+            is_list = isinstance(listed, dict) and METADATA in listed
+            return is_list and all(_described(checkpoint / name) == about for name, about in listed.items())
         with checkpoint.open("rb") as file:
             digest = _digest(file, checkpoint.stat().st_size - SEAL)
             end = file.read()
@@ -83,18 +91,20 @@ def replace_folder(beside: Path, path: Path, backup: Path | None = None) -> None
     """
     old = backup or _aside(path)
     if path.exists():
-        _remove(old)
+        remove(old)
         path.rename(old)
     beside.rename(path)
     sync(path.parent)
     if backup is None:
-        _remove(old)
+        remove(old)
 
 
 def put_back(path: Path) -> None:
-    """Give a folder its name again, where another was to take it and has not."""
-    if not path.exists():
-        with suppress(FileNotFoundError):  # none, or another process was first
+    """Give a folder its name again, where another was to take it and has not; remove it, where the other has."""
+    with suppress(FileNotFoundError):  # none, or another process was first
+        if path.exists():
+            remove(_aside(path))
+        else:
             _aside(path).rename(path)
 
 
@@ -102,8 +112,9 @@ def _aside(path: Path) -> Path:
     return path.with_name(f".old-{path.name}")
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """A checkpoint of either kind, or what is left of one, or nothing."""
     if path.is_dir():
         shutil.rmtree(path)
-    else:  # a run that was not in shards before
+    else:
         path.unlink(missing_ok=True)

@@ -1,14 +1,15 @@
 """How a checkpoint is written and read: under a name of its own until it is whole and on the disk, with a checksum."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from longvision.engine.checkpoint_file import is_whole, seal
+from longvision.engine.checkpoint_file import is_whole, remove, seal
 from longvision.engine.run import LAST, PREVIOUS
-from longvision.errors import UnsavedError
+from longvision.errors import told_as_unsaved
 from longvision.files import replace_durably
 
 
@@ -25,22 +26,19 @@ class RunCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Raises UnsavedError where the disk does not take it."""
         path = Path(path).resolve()
-        beside = path.with_name(f".{path.name}")  # the next attempt writes over what a killed process left of it
+        beside = path.with_name(f".{path.name}")  # where a killed process may have left a file or a folder
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with beside.open("wb") as file:
-                torch.save(checkpoint, file)
-            seal(beside)
-            replace_durably(beside, path, self.backup(path))
-            self.whole.add(path)
-        except (OSError, RuntimeError) as error:
-            # torch, which cannot end its zip file then, raises an error of its own after the disk's
-            reason = error if isinstance(error, OSError) else error.__context__
-            if not isinstance(reason, OSError):
-                raise
-            raise UnsavedError(f"{path} could not be written: {reason.strerror}") from error
+            with told_as_unsaved(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                remove(beside)
+                with beside.open("wb") as file:
+                    torch.save(checkpoint, file)
+                seal(beside)
+                replace_durably(beside, path, self.backup(path))
+                self.whole.add(path)
         finally:
-            beside.unlink(missing_ok=True)
+            with suppress(OSError):  # the next attempt tells it
+                remove(beside)
 
     def backup(self, path: Path) -> Path | None:
         """Where what has the name now stays; a damaged one does not take the place of a whole one."""

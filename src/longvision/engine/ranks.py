@@ -5,32 +5,34 @@ from contextlib import contextmanager
 
 import torch
 from lightning import Trainer
+from lightning.pytorch.strategies import Strategy
 
 from longvision.errors import LostPeerError, UserError
 
 
-def on_first_rank(trainer: Trainer, work: Callable[[], None]) -> None:
+def on_first_rank(strategy: Strategy, work: Callable[[], None]) -> None:
     """Run `work` in the first process, while the others wait for how it ends. Every process of a run calls it.
 
     Without the word they would go on to the next barrier and wait there for one that has failed.
 
     Raises:
         Exception: what `work` raised, in the first process.
-        UserError, RuntimeError: the same in words, in the others; UserError where it was one.
+        UserError, RuntimeError: the same in words, in the others; of the same class where it was a UserError.
     """
     failure: Exception | None = None
-    if trainer.is_global_zero:
+    if strategy.is_global_zero:
         try:
             work()
         except Exception as error:
             failure = error
-    said = None if failure is None else (isinstance(failure, UserError), f"{type(failure).__name__}: {failure}")
-    told: tuple[bool, str] | None = trainer.strategy.broadcast(said)
+    kind: type[Exception] = type(failure) if isinstance(failure, UserError) else RuntimeError
+    said = None if failure is None else (kind, f"{type(failure).__name__}: {failure}")
+    told: tuple[type[Exception], str] | None = strategy.broadcast(said)
     if failure is not None:
         raise failure
     if told is not None:
-        users, words = told
-        raise (UserError if users else RuntimeError)(f"the first process failed: {words}")
+        kind, words = told
+        raise kind(f"the first process failed: {words}")
 
 
 @contextmanager

@@ -89,7 +89,7 @@ def write_report(trainer: Trainer, task: Task, data: Any, run: Run, again: bool 
         evaluator, task = in_one_piece(trainer, task, read_checkpoint(run.best if best else run.last))
     elif best:
         task.load_state_dict(read_checkpoint(run.best))
-    on_first_rank(trainer, lambda: save_model(task, data, run, again))
+    on_first_rank(trainer.strategy, lambda: save_model(task, data, run, again))
     split = "test" if data.has_test else "val"
     try:
         outcome = evaluate(evaluator, task, data, split)
@@ -103,7 +103,7 @@ def write_report(trainer: Trainer, task: Task, data: Any, run: Run, again: bool 
             raise type(error)(f"{error}; {place}") from error
         error.add_note(place)
         raise
-    on_first_rank(trainer, lambda: save_results(task, data, run, outcome))
+    on_first_rank(trainer.strategy, lambda: save_results(task, data, run, outcome))
     return outcome
 
 

@@ -125,7 +125,8 @@ class Run:
         """The newest checkpoint that is whole, None where there is none yet, and what is to be told of others. Raises
         UserError where every checkpoint is damaged or gone."""
         damaged: list[str] = []
-        put_back(self.best)
+        for checkpoint in (self.last, self.best):
+            put_back(checkpoint)
         for checkpoint in (self.last, self.previous, self.best):
             if is_whole(checkpoint):
                 words = f"{' and '.join(damaged)}: goes on from {checkpoint}, which is older"

@@ -1,8 +1,9 @@
 """How the processes of a run work together: their strategy, their cluster, and how long they wait for each other."""
 
-import shutil
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from longvision.engine.callbacks.unreadable import UnreadableImages
-from longvision.engine.checkpoint_file import replace_folder, seal_folder
-from longvision.errors import UnsavedError, UserError
+from longvision.engine.checkpoint_file import remove, replace_folder, seal_folder
+from longvision.engine.ranks import on_first_rank
+from longvision.errors import UserError, disk_words, told_as_unsaved
 from longvision.layers import VimBlock
 from longvision.tasks.task import Task
 
@@ -48,24 +50,51 @@ class ShardedStrategy(FSDPStrategy):
     """A checkpoint takes its name when every device has written its share, as `RunCheckpointIO`'s does."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
-        """Raises UnsavedError, on every device, where the disk does not take it."""
-        from torch.distributed.checkpoint.api import CheckpointException
-
+        """Raises UnsavedError, on every device, where the disk of one of them does not take it."""
         path = Path(self.broadcast(filepath)).resolve()
         beside = path.with_name(f".{path.name}")
-        if self.is_global_zero:
-            shutil.rmtree(beside, ignore_errors=True)
-        self.barrier()
+        on_first_rank(self, partial(_make_empty, beside, path))
+        failure = self._write(checkpoint, beside, storage_options)
+        on_first_rank(self, partial(self._finish, beside, path, failure))
+
+    def _write(self, checkpoint: dict[str, Any], beside: Path, options: Any | None) -> BaseException | None:
+        """-> what failed on any device, or of what the first one writes alone behind the shards."""
+        from torch.distributed.checkpoint.api import CheckpointException
+
         try:
-            super().save_checkpoint(checkpoint, beside, storage_options)
-        except CheckpointException as error:
-            raise UnsavedError(f"{path} could not be written: {next(iter(error.failures.values()))[0]}") from error
-        self.barrier()
-        if self.is_global_zero:
-            seal_folder(beside)
-            saver: Any = self.checkpoint_io  # a RunCheckpointIO, which writes no folder itself
-            replace_folder(beside, path, saver.backup(path))
-            saver.whole.add(path)
+            super().save_checkpoint(checkpoint, beside, options)
+        except CheckpointException as errors:  # raised on all of them
+            failure = next(iter(errors.failures.values()))[0]
+            if not isinstance(failure, Exception):  # an interruption
+                raise
+            failure.__cause__ = errors
+            return failure
+        except Exception as error:
+            if not self.is_global_zero or disk_words(error) is None:
+                raise
+            return error
+        return None
+
+    def _finish(self, beside: Path, path: Path, failure: BaseException | None) -> None:
+        """Give the folder its name, or remove it."""
+        saver: Any = self.checkpoint_io  # a RunCheckpointIO, which writes no folder itself
+        try:
+            with told_as_unsaved(path):
+                if failure is not None:
+                    raise failure
+                seal_folder(beside)
+                replace_folder(beside, path, saver.backup(path))
+                saver.whole.add(path)
+        finally:
+            with suppress(OSError):  # the next attempt tells it
+                remove(beside)
+
+
+def _make_empty(beside: Path, path: Path) -> None:
+    """A folder, in place of what a process that was killed left under its name."""
+    with told_as_unsaved(path):
+        remove(beside)
+        beside.mkdir(parents=True)
 
 
 def in_one_piece(trainer: Trainer, task: Task, weights: dict[str, Tensor]) -> tuple[Trainer, Task]:
