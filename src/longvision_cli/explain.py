@@ -5,12 +5,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from longvision.data.io.listing import has_image_name
 from longvision.errors import UserError, user_paths
 from longvision.explain.methods import METHODS, Method, find_method
 from longvision.text import one_line
 from longvision_cli.arguments import ArgumentParser, parse_size
-from longvision_cli.folders import free_folder
+from longvision_cli.folders import find_named_images, free_folder
 from longvision_cli.labelled import labelled_batches
 from longvision_cli.model_names import check_model, check_size
 from longvision_cli.notes import tell
@@ -19,7 +18,6 @@ from longvision_cli.quiet import quiet
 
 def run(arguments: list[str]) -> int:
     options = _parse(arguments)
-    from longvision.data.io.images import find_images
     from longvision.inference.device import check_device
     from longvision.registry import load
 
@@ -32,8 +30,7 @@ def run(arguments: list[str]) -> int:
     _check_subject(options, method, size)
     folder = free_folder(options.out, "explained-{}", "--out")
     quiet()
-    images = find_images(options.images)
-    images = [path for path in images if has_image_name(str(path)) or str(path) in options.images]
+    images = find_named_images(options.images)
     _check_images(options, method, images)
     limit = options.limit or method.images
 
@@ -48,12 +45,12 @@ def run(arguments: list[str]) -> int:
         if options.weights is None:
             tell([f"{options.what} is untrained: its weights are random; --weights FILE takes others"])
     limit_memory()  # else the system would end the command without a word
-    if len(images) > limit:
-        tell([f"the first {limit} of {len(images)} images are used: --limit takes another number"])
     used: Any = images[:limit]
     if method.labelled:
-        used, notes = labelled_batches(options.what, used, predictor.description, limit)
+        used, notes = labelled_batches(options.what, images, predictor.description, limit)
         tell(notes)
+    elif len(images) > limit:
+        tell([f"the first {limit} of {len(images)} images are used: --limit takes another number"])
     for finding in load(method.run)(predictor, used, **given):
         with user_paths():
             folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +79,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--device", help="cpu, cuda, cuda:1 or mps (default: a CUDA GPU where there is one, else cpu)")
     parser.add_argument("--weights", metavar="FILE", help="of a model by name: its weights (.safetensors, .pth)")
     parser.add_argument("--size", metavar="PIXELS", help="of a model by name: its images, 512 or 480x640")
-    parser.add_argument("--limit", metavar="N", type=int, help="use the first N images")
+    parser.add_argument("--limit", metavar="N", type=int, help="use N images, the first, or with labels some of all")
     for name, (takers, option) in _options_of_methods().items():
         parser.add_argument(f"--{name}", type=option.type, help=f"of {', '.join(takers)}: {option.help}")
     known, unknown = parser.parse_known_intermixed_args(arguments)  # images may stand behind options

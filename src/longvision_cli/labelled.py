@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from longvision.data.io.listing import spread_evenly
 from longvision.data.problems import listing
 from longvision.errors import MissingFileError, UnreadableImage, UserError
 from longvision.inference.description import Description
@@ -23,9 +24,14 @@ def run_configuration(run: Any) -> Configuration:
 
 
 def labelled_batches(what: str, images: Sequence[Path], about: Description, most: int) -> tuple[Batches, Iterable[str]]:
-    """Of the images; where there are none of at most so many training images of the run `what`, spread evenly. All as
-    validation prepares them. -> batches, and what is to be told of the set. Raises UserError."""
-    return (_of_folders(images, about), []) if images else _of_run(what, about, most)
+    """Of at most so many of the images, or where there are none of the training images of the run `what`, spread evenly
+    over all, so that they are of every class. All as validation prepares them. -> batches, and what is to be told of
+    the set. Raises UserError."""
+    if not images:
+        return _of_run(what, about, most)
+    used = [images[row] for row in spread_evenly(len(images), most)]
+    told = [f"{most} of {len(images)} images are used, spread evenly over all: --limit takes another number"]
+    return _of_folders(used, about), told if len(used) < len(images) else []
 
 
 def _of_run(what: str, about: Description, most: int) -> tuple[Batches, Iterable[str]]:

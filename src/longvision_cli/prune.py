@@ -6,12 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from longvision.data.io.listing import has_image_name
 from longvision.errors import UserError, user_paths
 from longvision.files import find_weights, read_metadata
 from longvision.inference.description import Description
 from longvision_cli.arguments import ArgumentParser
-from longvision_cli.folders import free_folder
+from longvision_cli.folders import find_named_images, free_folder
 from longvision_cli.labelled import labelled_batches, run_configuration
 from longvision_cli.notes import tell
 from longvision_cli.quiet import quiet
@@ -21,7 +20,6 @@ IMAGES = 256  # where nobody says how many
 
 def run(arguments: list[str]) -> int:
     options = _parse(arguments)
-    from longvision.data.io.images import find_images
     from longvision.engine.run import Run
     from longvision.inference.device import check_device
 
@@ -39,8 +37,7 @@ def run(arguments: list[str]) -> int:
     _check_model(about)
     folder = free_folder(options.out, "pruned-{}", "--out")
     quiet()
-    images = [path for path in find_images(options.images) if has_image_name(str(path))]
-    batches, notes = labelled_batches(options.run, images[: options.limit], about, options.limit)
+    batches, notes = labelled_batches(options.run, find_named_images(options.images), about, options.limit)
     tell(notes)
 
     from longvision.explain.importance import finding, kept_channels, measure_importance
@@ -109,11 +106,11 @@ def _check_model(about: Description) -> None:
 
 
 def _copy_run(run: Any, folder: Path, name: str, args: dict[str, Any]) -> None:
-    """What else a run's folder has that others read: its configuration, with the weights that training begins with, and
-    what it knows of its data."""
+    """What else a run's folder has that others read: its configuration, with the weights that training begins with, all
+    of which it trains, and what it knows of its data."""
     configuration = run_configuration(run)
     weights = str((folder / "model.safetensors").absolute())
-    configuration.model = replace(configuration.model, name=name, args=args, pretrained=weights)
+    configuration.model = replace(configuration.model, name=name, args=args, pretrained=weights, finetune="full")
     configuration.save(folder / "config.yaml")
     for file in run.data_files():
         (folder / file.name).write_bytes(file.read_bytes())

@@ -9,6 +9,7 @@ import yaml
 from PIL import Image
 
 from longvision.files import read_metadata
+from longvision_cli import labelled
 from support.efficientvits import SMALL, randomised
 
 ARGS = ["--model.name", "efficientvit_m0", "--model.drop_path", 0, "--data.size", 32, "--data.batch_size", 16]
@@ -17,7 +18,8 @@ ARGS += [word for key, value in SMALL.items() for word in (f"--model.args.{key}"
 
 @pytest.fixture(scope="module")
 def run(longvision, tmp_path_factory):
-    """A classifier of digits. Its norms are no longer at zero, as after a longer training."""
+    """A classifier of digits, of whose configuration the head alone was trained. Its norms are no longer at zero, as
+    after a longer training."""
     answer = longvision(
         "train", *ARGS, "--trainer.max_epochs", 1, "--trainer.limit_train_batches", 2, "--trainer.accelerator", "cpu",
         "--data.workers", 0, "--runs", tmp_path_factory.mktemp("runs"),
@@ -29,6 +31,10 @@ def run(longvision, tmp_path_factory):
     weights = answer.run / "model.safetensors"
     model = randomised(Predictor(answer.run, "cpu").model)
     save_weights(model, weights, read_metadata(weights), overwrite=True)
+    (file,) = answer.run.glob("config*.yaml")
+    config = yaml.safe_load(file.read_text())
+    config["model"] |= {"finetune": "head", "pretrained": str(weights)}
+    file.write_text(yaml.safe_dump(config, sort_keys=False))
     return answer.run
 
 
@@ -50,7 +56,7 @@ def test_the_folder(run, pruned):
     assert metadata["architecture"] == "efficientvit_m0_pruned" and "metrics" not in metadata
     config = yaml.safe_load((folder / "config.yaml").read_text())["model"]
     assert config["args"] == metadata["args"] and config["args"]["widths"]
-    assert config["pretrained"] == str(folder / "model.safetensors")
+    assert config["pretrained"] == str(folder / "model.safetensors") and config["finetune"] == "full"
     assert (folder / "data.json").read_bytes() == (run / "data.json").read_bytes()
     assert (folder / "importance.png").exists()
     with open(folder / "importance.csv") as file:
@@ -93,6 +99,43 @@ def test_images_in_folders_of_the_classes(longvision, run, tmp_path):
     (tmp_path / "images" / "3").rename(tmp_path / "images" / "three")
     answer = longvision("explain", run, "images", "--method", "importance", "--device", "cpu")
     assert answer.code == 2 and "'three'" in answer.err
+
+
+COMMANDS = ["explain", "--method", "importance"], ["prune"]
+
+
+def test_few_of_many_are_of_every_class(longvision, run, tmp_path, monkeypatch):
+    """And no more than were asked for; both are said."""
+    for name in "0123456789":
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(3):
+            Image.new("L", (8, 8), number).save(tmp_path / "images" / name / f"{number}.png")
+    taken = []
+    monkeypatch.setattr(labelled, "_of_folders", lambda images, about: taken.append(images) or no_batches())
+    for words in COMMANDS:
+        answer = longvision(*words, run, "images", "--limit", 10, "--device", "cpu")
+        assert "10 of 30 images are used, spread evenly" in answer.out, answer
+    for images in taken:
+        assert len(images) == 10 and {path.parent.name for path in images} == set("0123456789")
+    assert "note" not in longvision("prune", run, "images", "--limit", 30, "--device", "cpu").out
+    assert len(taken[2]) == 30
+
+
+def no_batches():
+    yield from ()
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[0])
+def test_images_that_are_none_are_refused(longvision, run, tmp_path, words):
+    """Rather than the run's own taken in their place, or the rest of those that were given."""
+    (tmp_path / "3").mkdir()
+    (tmp_path / "3" / "notes.txt").write_text("none")
+    Image.radial_gradient("L").save(tmp_path / "image.png")
+    for given in (["3"], ["3/notes.txt"], ["image.png", "3"], ["./3/notes.txt", "image.png"]):
+        answer = longvision(*words, run, *given, "--device", "cpu")
+        named = next(name for name in given if "3" in name)
+        assert answer.code == 2 and f"{named} " in answer.err and answer.err.count("\n") == 1, answer
+        assert "is no image" in answer.err or "holds no images" in answer.err
 
 
 def test_of_a_run_s_own_images(longvision, run, tmp_path):

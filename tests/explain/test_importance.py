@@ -1,9 +1,12 @@
 """First-order Taylor importance: against gates in the forward pass, and what is chosen by it."""
 
+from functools import partial
+
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from timm.layers import GluMlp
 
 from longvision.errors import UserError
 from longvision.explain.importance import (
@@ -104,6 +107,47 @@ def test_a_model_without_attention_and_no_images():
         measure_importance(timm.create_model("resnet10t"), batches())
     with pytest.raises(UserError, match="no"):
         measure_importance(make(), [])
+
+
+@pytest.mark.parametrize("broken", ["head", "a gradient"])
+def test_what_is_not_finite_is_refused(broken):
+    """NaN would be ranked as the most important. The model's parameters are as they were, all the same."""
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, embed_dim=12, num_classes=5)
+    model.head.requires_grad_(False)
+    trained = [parameter.requires_grad for parameter in model.parameters()]
+    if broken == "head":
+        model.head.bias.data.fill_(float("nan"))
+    else:  # the loss is finite, a gradient is not
+        model.blocks[0].mlp.fc1.register_forward_hook(lambda _, __, out: NoGradient.apply(out))
+    with pytest.raises(
+        UserError, match="loss of batch 1 is nan" if broken == "head" else r"blocks\.0\.attn.* 10 of 20"
+    ):
+        measure_importance(model, batches(32))
+    assert [parameter.requires_grad for parameter in model.parameters()] == trained
+
+
+class NoGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * float("nan")
+
+
+@pytest.mark.parametrize("gate_last", [True, False])
+def test_gated_mlps_have_as_many_channels_as_their_second_layer_reads(gate_last):
+    """Each with the gradient of a gate on it."""
+    torch.manual_seed(0)
+    gated = partial(GluMlp, gate_last=gate_last)
+    model = timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, depth=2, embed_dim=12, num_classes=5, mlp_layer=gated
+    ).eval()
+    got = values(measure_importance(model, batches(32)), "blocks.1.mlp", "ffn")
+    truth = by_gates(model, model.blocks[1].mlp.drop1, 24, (1, 1, -1), batches(32))
+    torch.testing.assert_close(got, truth, rtol=1e-2, atol=1e-7)
 
 
 FOUND = [

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from longvision.data.augment import AnyAugment
 from longvision.data.dataset import TransformedSet
 from longvision.data.fingerprint import Fingerprint
+from longvision.data.io.listing import spread_evenly
 from longvision.data.io.ranges import (
     MOST_IMAGES,
     look_at,
@@ -152,8 +153,7 @@ class DataModule(LightningDataModule):
 
     def examples(self, split: Split, count: int) -> list[int]:
         """At most `count` numbers of images, spread evenly over a split."""
-        rows: list[int] = np.unique(np.linspace(0, len(self.images(split)) - 1, count).astype(int)).tolist()
-        return rows
+        return spread_evenly(len(self.images(split)), count)
 
     def unreadable(self, split: Split) -> list[str]:
         """A line, or none, for the images of a split that could not be read when it was loaded."""

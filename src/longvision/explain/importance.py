@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers import GluMlp
 from timm.models.efficientvit_msra import CascadedGroupAttention, ConvMlp
 from torch import Tensor, nn
 
@@ -25,6 +26,7 @@ from longvision.viz.charts import draw_widths
 
 Batches = Iterable[tuple[Tensor, Tensor]]  # images (B, C, H, W) and targets
 KINDS = {"q": "query", "k": "key", "v": "value", "ffn": "MLP"}
+NOT_FINITE = "nothing can be ranked by it; expected a model that was trained, with finite weights"
 UNITS = {"qk": "queries and keys", "v": "values", "ffn": "MLPs"}
 
 
@@ -87,7 +89,11 @@ def _channels(name: str, module: Any) -> Iterator[Channels]:
                 begin = (number * module.num_heads + head) * size
                 yield Channels(f"{name}.qkv.{head}", kind, _made_by(qkv, begin, begin + size))
     elif isinstance(fc1 := getattr(module, "fc1", None), nn.Linear) and isinstance(module.fc2, nn.Linear):
-        yield Channels(name, "ffn", _made_by(fc1, 0, fc1.out_features))
+        whole, made = fc1.out_features, module.fc2.in_features
+        if whole == made:
+            yield Channels(name, "ffn", _made_by(fc1, 0, whole))
+        elif isinstance(module, GluMlp):  # a channel is a value times its gate, which stands in the other half
+            yield Channels(name, "ffn", _made_by(fc1, *((0, made) if module.gate_last else (made, whole))))
 
 
 def _made_by(layer: Any, begin: int, end: int) -> tuple[tuple[nn.Parameter, slice], ...]:
@@ -99,7 +105,8 @@ def measure_importance(model: nn.Module, batches: Batches, multilabel: bool = Fa
     """Of a classifier, by its loss over batches: targets are class numbers (B,), or 0 and 1, float (B, K), of images
     with any number of labels. The model is left in evaluation mode.
 
-    Raises UserError for a model as `channels_of` does, and where there are no batches.
+    Raises UserError for a model as `channels_of` does, where there are no batches, and for a loss or an importance that
+    is not finite.
     """
     channels = channels_of(model.eval())
     sums = [torch.zeros(len(one)) for one in channels]
@@ -110,17 +117,26 @@ def measure_importance(model: nn.Module, batches: Batches, multilabel: bool = Fa
     model.requires_grad_(False)  # EfficientViT keeps its attention biases from call to call, with their graph
     for weight in weights:
         weight.requires_grad_()
-    with torch.enable_grad():
-        for images_BCHW, target in batches:
-            value = loss(model(images_BCHW.to(device)), target.to(device))
-            gradients = dict(zip(map(id, weights), torch.autograd.grad(value, weights)))
-            for one, sum_C in zip(channels, sums):
-                sum_C += _of_batch(one, gradients).cpu()
-            count += 1
-    for parameter, was in trained.items():
-        parameter.requires_grad_(was)
+    try:
+        with torch.enable_grad():
+            for images_BCHW, target in batches:
+                value = loss(model(images_BCHW.to(device)), target.to(device))
+                if not value.isfinite():
+                    raise UserError(f"the loss of batch {count + 1} is {value.item()}: {NOT_FINITE}")
+                gradients = dict(zip(map(id, weights), torch.autograd.grad(value, weights)))
+                for one, sum_C in zip(channels, sums):
+                    sum_C += _of_batch(one, gradients).cpu()
+                count += 1
+    finally:
+        for parameter, was in trained.items():
+            parameter.requires_grad_(was)
     if not count:
         raise UserError("importance is measured over images, and there are none")
+    if broken := [one for one, sum_C in zip(channels, sums) if not sum_C.isfinite().all()]:
+        raise UserError(
+            f"the importance of {KINDS[broken[0].kind]} channels of {broken[0].layer} is not finite, and so of "
+            f"{len(broken)} of {len(channels)} layers and heads: {NOT_FINITE}"
+        )
     return [Importance(one.layer, one.kind, sum_C / count) for one, sum_C in zip(channels, sums)]
 
 

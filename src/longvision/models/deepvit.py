@@ -195,8 +195,8 @@ class DeepViT(SequenceBackbone):
         **others: see `SequenceBackbone`.
 
     Raises:
-        UserError: an unknown word, a number out of range, as more blocks with Re-attention than there are, or heads that
-            do not divide the width.
+        UserError: an unknown word, a number out of range, as more blocks with Re-attention than there are, or heads
+            that do not divide the width.
     """
 
     def __init__(

@@ -82,6 +82,12 @@ def has_image_name(path: str | Path) -> bool:
     return ending(path) in IMAGE_ENDINGS
 
 
+def spread_evenly(count: int, most: int) -> list[int]:
+    """At most so many of the numbers below `count`, ascending: the first, the last and others between them."""
+    few = min(count, most)
+    return [i * (count - 1) // max(few - 1, 1) for i in range(few)]
+
+
 def count_images(paths: Iterable[str]) -> int:
     return sum(map(has_image_name, paths))
 
