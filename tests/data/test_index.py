@@ -1,5 +1,6 @@
 """Several processes of a machine: one of them lists the data, and all have what it found."""
 
+import errno
 import os
 import threading
 from contextlib import nullcontext, suppress
@@ -133,6 +134,56 @@ def test_a_file_of_another_user_is_not_read(other, as_rank, tmp_path, monkeypatc
     monkeypatch.setattr(index, "_owner", lambda file: 65535 - (other and file.name == str(place)))
     with pytest.raises(UserError, match="another user's") if other else nullcontext():
         assert found_by_one(never, tmp_path) == 5
+
+
+def test_a_file_of_another_user_is_named_where_no_file_can_be_made(as_rank, tmp_path, monkeypatch):
+    def denied(**_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path))
+
+    as_rank(0)
+    found_by_one(lambda: 5, tmp_path)
+    as_rank(1)
+    monkeypatch.setattr(os, "getuid", lambda: -1, raising=False)
+    monkeypatch.setattr(index, "TemporaryFile", denied)
+    with pytest.raises(UserError, match="another user's"):
+        found_by_one(never, tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="files have no modes")
+def test_a_file_that_others_may_write_is_not_read(as_rank, tmp_path):
+    as_rank(0)
+    found_by_one(lambda: 5, tmp_path)
+    (place,) = tmp_path.iterdir()
+    place.chmod(0o620)
+    as_rank(1)
+    with pytest.raises(UserError, match=f"{place.name}.*others may write"):
+        found_by_one(never, tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes with names")
+def test_a_pipe_is_not_waited_for(as_rank, tmp_path):
+    as_rank(0)
+    found_by_one(lambda: 5, tmp_path)
+    (place,) = tmp_path.iterdir()
+    place.unlink()
+    os.mkfifo(place)
+    writer = threading.Timer(5, place.write_bytes, (b"",))  # ends what waits
+    writer.daemon = True
+    writer.start()
+    as_rank(1)
+    with pytest.raises(UserError, match=f"{place.name} is no file"):
+        found_by_one(never, tmp_path)
+    writer.cancel()
+
+
+def test_a_folder_of_its_name_is_told(as_rank, tmp_path):
+    as_rank(0)
+    found_by_one(lambda: 5, tmp_path)
+    (place,) = tmp_path.iterdir()
+    place.unlink()
+    place.mkdir()
+    with pytest.raises(UserError, match=place.name):
+        found_by_one(never, tmp_path)
 
 
 @pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="the system follows links")

@@ -9,6 +9,7 @@ import hashlib
 import os
 import pickle
 import platform
+import stat
 import sys
 import time
 from collections.abc import Callable
@@ -47,7 +48,8 @@ def found_by_one(find: Callable[[], Found], folder: str | Path) -> Found:
     place = Path(folder) / f".index-{job}"
     if rank != "0":
         return _read(place, find)
-    place.unlink(missing_ok=True)
+    with user_paths():
+        place.unlink(missing_ok=True)
     try:
         found = find()
     except BaseException as error:  # else the others would wait
@@ -136,19 +138,31 @@ def _read(place: Path, find: Callable[[], Found]) -> Found:
 
 
 def _own_bytes(place: Path) -> bytes:
-    """Of a file that this user wrote, for what somebody else put there could run anything. On a disk of a network root
-    may have another name: what it has there is told by a file of its own. Raises UserError for another's."""
-    no_links = getattr(os, "O_NOFOLLOW", 0)
-    with user_paths(), open(place, "rb", opener=lambda path, flags: os.open(path, flags | no_links)) as file:
-        if _owner(file) != getattr(os, "getuid", lambda: 0)():
-            with TemporaryFile(dir=place.parent) as own:
-                if _owner(own) != _owner(file):
-                    raise UserError(
-                        f"{place} is another user's, and is not read: remove it, and give --runs a folder in which you "
-                        "alone can write"
-                    )
+    """Of a file that this user alone could write, for what somebody else put there could run anything. On a disk of a
+    network root may have another name, and on some all files are everyone's: a file of its own tells. Raises UserError
+    for another's, and for what is no file, without waiting for somebody to write into it."""
+    flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    with user_paths(), open(place, "rb", opener=lambda path, of_open: os.open(path, of_open | flags)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise UserError(f"{place} is no file: remove it")
+        if _owner(file) != (getattr(os, "getuid", lambda: 0)(), 0) and _owner(file) != _owner_of_new(place.parent):
+            raise UserError(
+                f"{place} is another user's, or one that others may write, and is not read: remove it, and give --runs "
+                "a folder in which you alone can write"
+            )
         return file.read()
 
 
-def _owner(file: IO[bytes]) -> int:
-    return os.fstat(file.fileno()).st_uid
+def _owner(file: IO[bytes]) -> tuple[int, int]:
+    """And who else may write it."""
+    told = os.fstat(file.fileno())
+    return told.st_uid, told.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _owner_of_new(folder: Path) -> tuple[int, int] | None:
+    """Of a file that this process makes there; None where it may not."""
+    try:
+        with TemporaryFile(dir=folder) as own:
+            return _owner(own)
+    except OSError:
+        return None
