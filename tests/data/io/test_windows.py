@@ -93,3 +93,12 @@ def test_a_file_that_is_gone_has_no_shapes(tmp_path):
     with pytest.raises(UnreadableImage, match=r"0 of .*train-000\.tar cannot be read"):
         images.header_of(0)
     assert shapes_of(images).tolist() == [[1, 1]] * 10
+
+
+def test_what_cannot_be_opened_can_be_closed(tmp_path):
+    """As its finaliser does, which Python's development mode would tell of."""
+    left = Window.__new__(Window)
+    with pytest.raises(FileNotFoundError):
+        left.__init__(tmp_path / "nosuch", 0, 1)
+    left.close()
+    assert left.closed

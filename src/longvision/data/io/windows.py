@@ -35,5 +35,6 @@ class Window(io.RawIOBase):
         return count
 
     def close(self) -> None:
-        self._file.close()
+        if hasattr(self, "_file"):  # else it could not be opened
+            self._file.close()
         super().close()
