@@ -299,6 +299,7 @@ def test_a_loss_that_is_no_number_stops_with_a_sentence(train, monkeypatch):
     *_, skipped, error = answer.err.splitlines()
     assert "step 2 is skipped, its loss is not finite; its 64 images: number " in skipped
     assert "not finite in 3 steps in a row, up to step 2: lower --model.lr (now 0.3)" in error
+    assert "--allow-changed-config" in error  # without which --resume takes neither
     assert "Traceback" not in answer.err
 
 

@@ -148,7 +148,10 @@ def _note_data(trainer: Trainer, run: Run, data: Any) -> None:
 
 def of_the_task(task: Task, run: Run | None) -> list[Callback]:
     """What the task's options ask for."""
-    advice = f"lower --model.lr (now {task.config.lr}), or train in --trainer.precision 32-true"
+    advice = (
+        f"lower --model.lr (now {task.config.lr}), or train in --trainer.precision 32-true (with --resume, "
+        "--allow-changed-config too)"
+    )
     skipped = SkippedSteps(task.config.nonfinite_steps, run.last if run else None, advice)
     return [skipped, WeightAverage(task.config.ema)] if task.config.ema else [skipped]
 
