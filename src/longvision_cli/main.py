@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from longvision.errors import LostPeerError, UserError
@@ -18,7 +19,8 @@ from longvision.version import __version__
 
 USAGE_ERROR, INTERRUPTED = 2, 130
 RANK = ("RANK", "SLURM_PROCID", "LOCAL_RANK")  # where torchrun, srun and Lightning number the processes that they start
-PATIENCE = 30  # seconds
+WORLD = ("WORLD_SIZE", "SLURM_NTASKS")  # how many there are
+PATIENCE = 3  # seconds
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UserError, MissingExtra) as mistake:
         if debug:
             traceback.print_exc()
-        if isinstance(mistake, LostPeerError) or not _is_said_by_the_first(parent):
+        together = command == "longvision train" and not isinstance(mistake, LostPeerError)
+        if not (together and _is_said_by_the_first(parent)):
             print(f"{command}: error: {_sentence(mistake)}", file=sys.stderr)
         return USAGE_ERROR
 
@@ -116,12 +119,19 @@ def _require_extra(name: str, command: Command) -> None:
 def _is_said_by_the_first(parent: int) -> bool:
     """Whether this is another process than the first of several, whose end is that of the process that started this
     one too: a mistake of the user is met by all of them. torchrun ends this one while it waits."""
+    if _of_the_launcher(WORLD, "1") == "1" or _of_the_launcher(RANK, "0") == "0":
+        return False
     end = time.monotonic() + PATIENCE
-    while next((os.environ[name] for name in RANK if name in os.environ), "0") != "0" and time.monotonic() < end:
-        if os.getppid() != parent:
-            return True
-        time.sleep(0.05)
+    with suppress(KeyboardInterrupt):
+        while time.monotonic() < end:
+            if os.getppid() != parent:
+                return True
+            time.sleep(0.05)
     return False
+
+
+def _of_the_launcher(names: Sequence[str], default: str) -> str:
+    return next((os.environ[name] for name in names if name in os.environ), default)
 
 
 def _sentence(mistake: BaseException) -> str:

@@ -30,25 +30,29 @@ def test_the_package_run_as_a_module_is_as_quick():
 
 
 @pytest.mark.parametrize(
-    "rank, parents, says",
+    "command, started, parents, says",
     [
-        ({"RANK": "0"}, [1, 2], True),
-        ({"RANK": "1", "LOCAL_RANK": "0"}, [1, 2], False),
-        ({"LOCAL_RANK": "1"}, [1, 1, 2], False),
-        ({"SLURM_PROCID": "3"}, [1] * 99, True),  # the first met nothing
-        ({}, [1, 2], True),
+        ("train", "RANK=0 WORLD_SIZE=2", [1, 2], True),
+        ("train", "RANK=1 LOCAL_RANK=0 WORLD_SIZE=2", [1, 2], False),
+        ("train", "LOCAL_RANK=1 WORLD_SIZE=2", [1, 1, 2], False),
+        ("train", "SLURM_PROCID=3 SLURM_NTASKS=4", [1] * 99, True),  # the first met nothing
+        ("train", "SLURM_PROCID=3 SLURM_NTASKS=4", [1, KeyboardInterrupt], True),
+        ("train", "RANK=1 WORLD_SIZE=1", [1, 2], True),
+        ("predict", "SLURM_PROCID=3 SLURM_NTASKS=4", [1, 2], True),  # srun starts many that know nothing of each other
+        ("train", "", [1, 2], True),
     ],
 )
-def test_of_several_processes_the_first_tells_a_mistake(longvision, monkeypatch, rank, parents, says):
+def test_of_several_processes_the_first_tells_a_mistake(longvision, monkeypatch, command, started, parents, says):
     """The end of what started them is the first one's."""
-    for name in entry.RANK:
+    for name in (*entry.RANK, *entry.WORLD):
         monkeypatch.delenv(name, raising=False)
-    for name, number in rank.items():
+    for name, number in (each.split("=") for each in started.split()):
         monkeypatch.setenv(name, number)
-    monkeypatch.setattr(entry.os, "getppid", iter(parents).__next__)
+    monkeypatch.setattr(entry.os, "getppid", Mock(side_effect=parents))
     monkeypatch.setattr(entry, "PATIENCE", 0.2)
-    answer = longvision("trian")
-    assert answer.code == 2 and ("unknown command" in answer.err) is says
+    monkeypatch.setattr(entry, "_require_extra", Mock(side_effect=UserError("a mistake")))
+    answer = longvision(command)
+    assert answer.code == 2 and ("a mistake" in answer.err) is says
 
 
 def test_a_lost_process_is_told_by_each_that_is_left(longvision, monkeypatch):
