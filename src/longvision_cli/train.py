@@ -25,14 +25,13 @@ DEFAULT_RECIPE = "digits"
 
 def run(arguments: list[str]) -> int:
     configuration, resuming = parse(arguments)
-    checkpoint, told = resuming.run.resume_from() if resuming else (None, [])
-    _check_names(configuration, checkpoint)
+    _check_names(configuration)
     quiet()  # before the data is opened, which may warn
     from longvision.data.index import found_by_one
 
     # the last of what is told before torch is loaded
-    known = found_by_one(partial(_known, configuration, resuming, checkpoint), configuration.runs)
-    source, _ = known
+    known = found_by_one(partial(_known, configuration, resuming), configuration.runs)
+    source, _, (checkpoint, told) = known
     source.notes.extend([*told, *(resuming.notes if resuming else []), *size_notes(configuration)])
     from longvision.engine.trainer import train
 
@@ -51,15 +50,19 @@ def run(arguments: list[str]) -> int:
     return _tell_outcome(outcome, trainer, task, data, run_folder)
 
 
-def _check_names(configuration: Configuration, checkpoint: Path | None) -> None:
+def _check_names(configuration: Configuration) -> None:
     """Raises UserError for what can be told of names alone."""
     _check_wandb(configuration.wandb)
     check_model(configuration.model.name)
     check_size_of(configuration)
+
+
+def _check_pretrained(configuration: Configuration) -> None:
+    """Of a training that begins. Raises UserError for a file that is not there, or is needed."""
     pretrained = configuration.model.pretrained
-    if checkpoint is None and isinstance(pretrained, str) and not Path(pretrained).is_file():
+    if isinstance(pretrained, str) and not Path(pretrained).is_file():
         raise MissingFileError(f"{pretrained} is not a file: expected a checkpoint (.safetensors, .pth)")
-    if checkpoint is None and not pretrained and getattr(configuration.model, "finetune", "full") != "full":
+    if not pretrained and getattr(configuration.model, "finetune", "full") != "full":
         raise UserError(f"--model.finetune {configuration.model.finetune} starts from a model: give --model.pretrained")
 
 
@@ -71,7 +74,7 @@ def _built(configuration: Configuration, known: Any, checkpoint: Path | None) ->
     from longvision.engine.total_batch import keep_total_batch
     from longvision.engine.trainer import make_trainer
 
-    source, fingerprint = known
+    source, fingerprint, _ = known
     seed_everything(configuration.seed, workers=True, verbose=False)
     data = configuration.data.build(source, fingerprint.values)
     task = configuration.build_task(data.info, weights_follow=checkpoint is not None)
@@ -147,14 +150,19 @@ def _tell_outcome(outcome: Any, trainer: Any, task: Any, data: Any, run_folder: 
     return 1 if outcome.failed else 0
 
 
-def _known(configuration: Configuration, resuming: "Resuming | None", checkpoint: Path | None) -> Any:
-    """The images, and what they are. Raises UserError for what is wrong with them, or has changed."""
+def _known(configuration: Configuration, resuming: "Resuming | None") -> Any:
+    """The images, what they are, and the checkpoint to go on from with what is to be told of it. Raises UserError for
+    what is wrong with them, or has changed."""
+    chosen = resuming.run.resume_from() if resuming else (None, [])
+    checkpoint, _ = chosen
+    if checkpoint is None:
+        _check_pretrained(configuration)
     from longvision.engine.run_data import new_source, resumed_source
 
     source = configuration.data.source()
     if resuming and (checkpoint or resuming.run.data_files()):
-        return resumed_source(resuming.run, source, resuming.allow_changed_data)
-    return new_source(source, configuration.model.pretrained)
+        return *resumed_source(resuming.run, source, resuming.allow_changed_data), chosen
+    return *new_source(source, configuration.model.pretrained), chosen
 
 
 def _save(configuration: Configuration, run_folder: "Run") -> None:

@@ -13,6 +13,7 @@ pytest.importorskip("lightning")
 from lightning.pytorch.strategies import FSDPStrategy
 from torch.distributed.checkpoint.api import CheckpointException
 
+from longvision.engine import checkpoint_io
 from longvision.engine import strategy as strategies
 from longvision.engine.checkpoint_file import MANIFEST, is_whole, seal_folder
 from longvision.engine.checkpoint_io import RunCheckpointIO
@@ -167,6 +168,17 @@ def test_another_device_hears_of_the_first_one_s_failure(tmp_path, alone, monkey
     monkeypatch.setattr(ShardedStrategy, "broadcast", lambda self, value: next(said))
     with pytest.raises(UnsavedError, match="No space left"):
         write_steps(alone, tmp_path / "last.ckpt", "1")
+
+
+def test_what_a_run_goes_on_from_is_not_read_again_at_the_next_save(tmp_path, alone, monkeypatch):
+    run = Run(tmp_path)
+    write_steps(alone, run.last, "1")
+    alone.checkpoint_io = RunCheckpointIO()  # of another process
+    monkeypatch.setattr(FSDPStrategy, "load_checkpoint", lambda self, path: {"step": path})
+    assert alone.load_checkpoint(run.last) == {"step": run.last}
+    monkeypatch.setattr(checkpoint_io, "is_whole", Mock(side_effect=AssertionError))
+    write_steps(alone, run.last, "2")
+    assert steps(run) == {"last.ckpt": "2", "previous.ckpt": "1"}
 
 
 def test_a_file_is_written_where_a_killed_process_left_shards(tmp_path, shards):

@@ -57,6 +57,12 @@ class ShardedStrategy(FSDPStrategy):
         failure = self._write(checkpoint, beside, storage_options)
         on_first_rank(self, partial(self._finish, beside, path, failure))
 
+    def load_checkpoint(self, checkpoint_path: Any, *arguments: Any, **options: Any) -> dict[str, Any]:
+        path = Path(self.broadcast(checkpoint_path))
+        saver: Any = self.checkpoint_io
+        saver.whole.add(path.resolve())
+        return super().load_checkpoint(path, *arguments, **options)
+
     def _write(self, checkpoint: dict[str, Any], beside: Path, options: Any | None) -> BaseException | None:
         """-> what failed on any device, or of what the first one writes alone behind the shards."""
         from torch.distributed.checkpoint.api import CheckpointException
