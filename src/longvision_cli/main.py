@@ -20,7 +20,7 @@ from longvision.version import __version__
 USAGE_ERROR, INTERRUPTED = 2, 130
 RANK = ("RANK", "SLURM_PROCID", "LOCAL_RANK")  # where torchrun, srun and Lightning number the processes that they start
 WORLD = ("WORLD_SIZE", "SLURM_NTASKS")  # how many there are
-PATIENCE = 3  # seconds
+PATIENCE = 10  # seconds
 
 
 @dataclass(frozen=True)
