@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from longvision.errors import MissingFileError, UnreadableImage, UserError
 from longvision.inference.description import Description
 from longvision_cli.arguments import ArgumentParser, Words
 from longvision_cli.configuration import Configuration, configure
+from longvision_cli.notes import tell
 
 BATCH = 32
 Batches = Iterator[tuple[Any, Any]]  # images (B, C, H, W) and targets
@@ -84,11 +84,16 @@ def _of_folders(images: Sequence[Path], about: Description) -> Batches:
 
 
 def _batches(rows: Sequence[int], sample: Callable[[int], Any], collate: Callable[[list[Any]], Any]) -> Batches:
-    """Without images that cannot be read."""
+    """Without images that cannot be read, which are told."""
+    unreadable = []
     for at in range(0, len(rows), BATCH):
         samples = []
         for row in rows[at : at + BATCH]:
-            with suppress(UnreadableImage, MissingFileError):
+            try:
                 samples.append(sample(row))
+            except (UnreadableImage, MissingFileError) as error:
+                unreadable.append(str(error))
         if samples:
             yield collate(samples)
+    if unreadable:
+        tell([f"{len(unreadable)} of {len(rows)} images cannot be read and are left out, the first: {unreadable[0]}"])

@@ -104,6 +104,16 @@ def test_images_in_folders_of_the_classes(longvision, run, tmp_path):
 COMMANDS = ["explain", "--method", "importance"], ["prune"]
 
 
+def test_images_that_cannot_be_read_are_told(longvision, run, tmp_path):
+    (tmp_path / "7").mkdir()
+    Image.new("L", (32, 32), 99).save(tmp_path / "7/a.png")
+    (tmp_path / "7/b.png").write_bytes(b"no image")
+    answer = longvision("prune", run, tmp_path / "7", "--out", tmp_path / "out", "--device", "cpu")
+    assert answer.code == 0, answer.err
+    (line,) = [line for line in answer.out.splitlines() if "cannot be read" in line]
+    assert line.startswith("note: 1 of 2 images") and "b.png" in line
+
+
 def test_few_of_many_are_of_every_class(longvision, run, tmp_path, monkeypatch):
     """And no more than were asked for; both are said."""
     for name in "0123456789":
