@@ -48,7 +48,7 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The entry point. A UserError ends in one sentence and exit code 2, anything else in a traceback."""
-    words, parent = list(sys.argv[1:] if arguments is None else arguments), os.getppid()
+    words, parent = list(sys.argv[1:] if arguments is None else arguments), _parent_of_one_of_several()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show is no reason to fail
         sys.stdout.reconfigure(errors="backslashreplace")
     debug = "--debug" in words
@@ -116,10 +116,17 @@ def _require_extra(name: str, command: Command) -> None:
         )
 
 
-def _is_said_by_the_first(parent: int) -> bool:
-    """Whether this is another process than the first of several, whose end is that of the process that started this
-    one too: a mistake of the user is met by all of them. torchrun ends this one while it waits."""
-    if _of_the_launcher(WORLD, "1") == "1" or _of_the_launcher(RANK, "0") == "0":
+def _parent_of_one_of_several() -> int | None:
+    """The process that started this one, where this is another than the first of several. Asked for at the start:
+    Lightning takes the number of processes out of the environment when it ends."""
+    several = _of_the_launcher(WORLD, "1") != "1"
+    return os.getppid() if several and _of_the_launcher(RANK, "0") != "0" else None
+
+
+def _is_said_by_the_first(parent: int | None) -> bool:
+    """Whether the first of several processes tells this mistake: all meet a mistake of the user, and the first one's
+    end is that of `parent`. torchrun ends this one while it waits."""
+    if parent is None:
         return False
     end = time.monotonic() + PATIENCE
     with suppress(KeyboardInterrupt):
