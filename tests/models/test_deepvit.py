@@ -12,8 +12,9 @@ from torch.utils.checkpoint import checkpoint
 
 from longvision.errors import UserError
 from longvision.explain.attention import watched_attention
+from longvision.layers.re_attention import HeadMixing, MapNorm, ReAttention
 from longvision.models.backbone import create_backbone
-from longvision.models.deepvit import DeepViT, HeadMixing, MapNorm, ReAttention
+from longvision.models.deepvit import DeepViT
 
 GOLDEN = ["deepvit_plain_32", "deepvit_s_cnn_24", "deepvit_scaled_plain_40x24"]
 TINY = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 3, "num_heads": 4, "num_classes": 5}
