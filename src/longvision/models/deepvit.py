@@ -176,6 +176,14 @@ _S = {"embed_dim": 396, "depth": 16, "re_attention": 5, "rescale": True, "scale"
 _L = {"embed_dim": 420, "depth": 32, "re_attention": 12, "scale": 0.5, "stem": "conv"}
 
 
+def _released(name: str, pretrained: bool, released: dict[str, Any], kwargs: dict[str, Any]) -> DeepViT:
+    """Of fewer blocks, where fewer are asked for, all may be among the last ones."""
+    given = {**released, **kwargs}
+    if "re_attention" not in kwargs and type(given["depth"]) is int:
+        given["re_attention"] = max(0, min(given["re_attention"], given["depth"]))
+    return build(DeepViT, name, pretrained, **given)
+
+
 @register_model
 def deepvit_16(pretrained: bool = False, **kwargs: Any) -> DeepViT:
     """16 blocks of width 384 with Re-attention, 24.4 million parameters."""
@@ -197,16 +205,16 @@ def deepvit_32(pretrained: bool = False, **kwargs: Any) -> DeepViT:
 @register_model
 def deepvit_s(pretrained: bool = False, **kwargs: Any) -> DeepViT:
     """DeepViT-S as released: a convolutional stem, 16 blocks, Re-attention in the last 5, 27.3 million parameters."""
-    return build(DeepViT, "deepvit_s", pretrained, **{**_S, **kwargs})
+    return _released("deepvit_s", pretrained, _S, kwargs)
 
 
 @register_model
 def deepvit_l(pretrained: bool = False, **kwargs: Any) -> DeepViT:
     """DeepViT-L as released: a convolutional stem, 32 blocks, Re-attention in the last 12, 58.9 million parameters."""
-    return build(DeepViT, "deepvit_l", pretrained, **{**_L, **kwargs})
+    return _released("deepvit_l", pretrained, _L, kwargs)
 
 
 @register_model
 def deepvit_l_384(pretrained: bool = False, **kwargs: Any) -> DeepViT:
     """DeepViT-L at 384 pixels, 59.0 million parameters."""
-    return build(DeepViT, "deepvit_l_384", pretrained, **{**_L, "img_size": 384, **kwargs})
+    return _released("deepvit_l_384", pretrained, {**_L, "img_size": 384}, kwargs)
