@@ -61,6 +61,7 @@ def test_what_single_tasks_refuse(config, key, value):
         ({"memory": 50}, "memory is 50"),
         ({"finetune": "class_token", "memory": 1}, "memory is 1"),
         ({"finetune": "memory_mask", "checkpoint": True}, "checkpoint is true"),
+        ({"finetune": "memory", "args": {"weight_init": "jax"}}, "args.weight_init"),
     ],
     ids=lambda value: "" if isinstance(value, str) else "-".join(value),
 )
@@ -72,7 +73,7 @@ def test_what_has_no_meaning_in_a_way_of_fine_tuning(options, named):
 @pytest.mark.parametrize(
     "options",
     [
-        {"args": {"drop_rate": 0.2}, "drop_path": 0.1, "checkpoint": True},
+        {"args": {"drop_rate": 0.2, "weight_init": "jax"}, "drop_path": 0.1, "checkpoint": True},
         {"finetune": "head", "args": {"drop_rate": 0.0, "depth": 2}, "memory": 5},
         {"finetune": "memory", "memory": 50, "checkpoint": True},
     ],

@@ -120,6 +120,8 @@ class ClassificationConfig(TaskConfig):
                 f"--model.memory is {self.memory}: {way} a model has none: choose memory or memory_mask, "
                 "or leave it out"
             )
+        if self.finetune != "full" and "weight_init" in (self.args or {}):
+            raise UserError(f"--model.args.weight_init: {way} the new head begins from N(0, 0.02): leave it out")
         if self.finetune == "memory_mask" and self.checkpoint:
             raise UserError(
                 f"--model.checkpoint is true: {way} gradients go through the tasks' tokens, of which nothing is "
