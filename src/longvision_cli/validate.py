@@ -22,27 +22,7 @@ if TYPE_CHECKING:
 
 
 def run(arguments: list[str]) -> int:
-    parser = ArgumentParser(
-        prog="longvision validate",
-        usage="longvision validate RUN [--split val|test] [--tokens N,N,…] [--data.path DIR] [--data.… VALUE] "
-        "[--trainer.… VALUE]",
-        description="Evaluates the model of a run's folder and prints its metrics. --data.path evaluates on data "
-        "elsewhere: all of it, with the run's classes; any other key of the configuration works too.",
-    )
-    parser.add_argument("run", metavar="RUN", help="a folder that `longvision train` made")
-    parser.add_argument("--split", choices=("val", "test"), help="(default: val; of data elsewhere, what there is)")
-    parser.add_argument(
-        "--tokens",
-        metavar="N,N,…",
-        help="of a classifier that takes images of any size: once for each N, images in their own proportions with at "
-        "most N patches; writes tokens.csv and draws tokens.png",
-    )
-    parser.add_argument(
-        "--out", metavar="FOLDER", help="where the files of --tokens go (default: a new folder validation-N here)"
-    )
-    words = take_apart(parser, arguments)
-    if any(word.partition("=")[0] == "--task" for word in words.unknown):
-        raise UserError("--task: a run keeps the task that it was trained for, leave it out")
+    words = _parse(arguments)
     budgets = read_budgets(words.options.tokens)
     if words.options.out is not None and not budgets:
         raise UserError("--out is for the files of --tokens: nothing else is written, leave it out")
@@ -61,7 +41,6 @@ def run(arguments: list[str]) -> int:
     quiet()  # before the data is opened, which may warn
     source, split, where = _source(folder, about, configuration, words)
 
-    from longvision.engine.callbacks.progress import percent
     from longvision.engine.report import evaluate
     from longvision.engine.trainer import make_trainer
     from longvision.models.weights.files import restore_weights
@@ -85,12 +64,44 @@ def run(arguments: list[str]) -> int:
     if budgets:
         write_curve(outcomes, out, f"{task.config.name} on {where}{data.name}")
         return 0
-    width = max(14, *map(len, outcome.metrics))
-    for name, value in outcome.metrics.items():
+    _print_metrics(outcome.metrics, task)
+    return 0
+
+
+def _parse(arguments: list[str]) -> Words:
+    """Raises UserError."""
+    parser = ArgumentParser(
+        prog="longvision validate",
+        usage="longvision validate RUN [--split val|test] [--tokens N,N,…] [--data.path DIR] [--data.… VALUE] "
+        "[--trainer.… VALUE]",
+        description="Evaluates the model of a run's folder and prints its metrics. --data.path evaluates on data "
+        "elsewhere: all of it, with the run's classes; any other key of the configuration works too.",
+    )
+    parser.add_argument("run", metavar="RUN", help="a folder that `longvision train` made")
+    parser.add_argument("--split", choices=("val", "test"), help="(default: val; of data elsewhere, what there is)")
+    parser.add_argument(
+        "--tokens",
+        metavar="N,N,…",
+        help="of a classifier that takes images of any size: once for each N, images in their own proportions with at "
+        "most N patches; writes tokens.csv and draws tokens.png",
+    )
+    parser.add_argument(
+        "--out", metavar="FOLDER", help="where the files of --tokens go (default: a new folder validation-N here)"
+    )
+    words = take_apart(parser, arguments)
+    if any(word.partition("=")[0] == "--task" for word in words.unknown):
+        raise UserError("--task: a run keeps the task that it was trained for, leave it out")
+    return words
+
+
+def _print_metrics(metrics: dict[str, float], task: Any) -> None:
+    from longvision.engine.callbacks.progress import percent
+
+    width = max(14, *map(len, metrics))
+    for name, value in metrics.items():
         print(f"{name:<{width}} {f'{value:.4f}' if name == 'loss' else percent(value)}")
     for line in task.class_table():
         print(line)
-    return 0
 
 
 def _as_evaluated(configuration: Configuration, words: Words) -> None:
