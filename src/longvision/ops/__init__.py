@@ -2,6 +2,7 @@
 
 from longvision.ops.causal_conv1d.op import causal_conv1d
 from longvision.ops.common import check_cu_seqlens
+from longvision.ops.cross_scan.op import cross_scan
 from longvision.ops.kernels.cpp.allocator import release_memory
 from longvision.ops.mixer.bound import BoundBlock, run_stack
 from longvision.ops.mixer.inputs import ScanDirection
@@ -14,6 +15,7 @@ __all__ = [
     "ScanDirection",
     "causal_conv1d",
     "check_cu_seqlens",
+    "cross_scan",
     "mixer",
     "release_memory",
     "rms_norm",
