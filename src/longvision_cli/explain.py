@@ -28,6 +28,7 @@ def run(arguments: list[str]) -> int:
         check_device(options.device)
     size = parse_size(options.size)
     _check_subject(options, method, size)
+    _check_needed(options.method, method, given)
     folder = free_folder(options.out, "explained-{}", "--out")
     quiet()
     images = find_named_images(options.images)
@@ -104,6 +105,12 @@ def _own_options(method: Method, options: argparse.Namespace) -> dict[str, Any]:
             takers = " and ".join(_options_of_methods()[name][0])
             raise UserError(f"--{name} means nothing to --method {options.method}: it is an option of {takers}")
     return given
+
+
+def _check_needed(name: str, method: Method, given: dict[str, Any]) -> None:
+    for needed, option in method.options.items():
+        if option.example and needed not in given:
+            raise UserError(f"--method {name} needs --{needed} {option.example}: {option.help}")
 
 
 def _check_subject(options: argparse.Namespace, method: Method, size: Any) -> None:

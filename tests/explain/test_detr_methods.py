@@ -64,9 +64,7 @@ def test_a_point_outside_of_the_image_is_told(predictor, image, x, y):
         next(explain_encoder(predictor, [image], (x, y)))
 
 
-def test_a_point_and_a_score_have_to_be_some(predictor, image):
-    with pytest.raises(UserError, match="--point X,Y"):
-        next(explain_encoder(predictor, [image]))
+def test_a_score_is_a_share(predictor, image):
     with pytest.raises(UserError, match=r"--score 1\.5"):
         next(explain_decoder(predictor, [image], 1.5))
 
@@ -156,7 +154,7 @@ def test_how_far_the_boxes_of_a_query_spread():
 
 def test_boxes_are_wide_or_high_in_pixels():
     boxes = np.array([[[0.5, 0.5, 0.4, 0.5], [0.5, 0.5, 0.1, 0.1]]] * 2)
-    assert box_kinds(boxes, np.array([[100, 200], [200, 100]])).tolist() == [["wide", "small"], ["high", "small"]]
+    assert box_kinds(boxes, np.array([[100, 200], [200, 100]])).tolist() == [["wide", "small"], ["tall", "small"]]
 
 
 @pytest.mark.parametrize("row, column", [(0, 0), (1, 3), (2, 1), (3, 2)])
@@ -201,6 +199,16 @@ def test_a_model_that_is_no_detr_is_told(capsys, tmp_path, method, image):
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "detr" in err and "classification" in err
     assert not (tmp_path / "x").exists()
+
+
+def test_a_missing_point_is_told_before_the_model_is_loaded(capsys, tmp_path, monkeypatch, predictor, image):
+    from longvision_cli.main import main
+
+    monkeypatch.setattr("longvision.inference.predictor.Predictor", None)
+    words = [predictor.description.source, str(image), "--method", "encoder-attention", "--out", str(tmp_path / "x")]
+    assert main(["explain", *words]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "--point X,Y" in err
 
 
 @pytest.mark.parametrize("point", ["5", "5,", "a,b", "5;6"])

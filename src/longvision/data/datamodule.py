@@ -19,17 +19,8 @@ from longvision.data.augment import AnyAugment
 from longvision.data.dataset import TransformedSet
 from longvision.data.fingerprint import Fingerprint
 from longvision.data.io.listing import spread_evenly
-from longvision.data.io.ranges import (
-    MOST_IMAGES,
-    look_at,
-    mean_and_std,
-    notes_of,
-    notes_of_values,
-    range_of,
-    seen_in,
-    values_of,
-)
 from longvision.data.loading import LoaderConfig
+from longvision.data.looking import found_in_training_images
 from longvision.data.order import EpochLoader, EpochOrder, EvaluationOrder, seed_all, seed_of_step
 from longvision.data.ordering import check_model, look_at_shapes, order_of
 from longvision.data.packing import PackingConfig
@@ -103,7 +94,7 @@ class DataModule(LightningDataModule):
     def _look_once(self) -> None:
         """At the training images, in the first process, which tells the others."""
         if not self._looked and (self.trainer is None or self.trainer.is_global_zero):
-            self._take_up(self._found_in_training_images())
+            self._take_up(found_in_training_images(self))
         if self.trainer is not None and self.trainer.world_size > 1:
             self._take_up(self.trainer.strategy.broadcast(self.measured))
 
@@ -114,33 +105,6 @@ class DataModule(LightningDataModule):
     def _set_input(self, **values: Any) -> None:
         self.input = replace(self.input, **values)
         self.transforms = self.augment.transforms(self.input, self.source)
-
-    def _found_in_training_images(self) -> dict[str, Any]:
-        """The range of their values where they have more than 8 bits, and their mean where there is no usual one, if
-        it is not given; what is to be said of them goes into the source's notes. None is decoded in vain."""
-        file_of = getattr(self.images("train"), "file_of", lambda row: None)  # a set of one's own may have none
-        files = [file_of(row) for row in self.examples("train", MOST_IMAGES)]
-        looks = look_at([file for file in files if file is not None], self.channels)
-        if not looks:
-            return {}
-        name, given = self.source.name, self.input.range
-        deep = [look for look in looks if look.facts.deep]
-        self.source.notes.extend(notes_of(looks, given, name))
-        if deep and getattr(self.augment, "rand_augment", None):
-            raise UserError("rand_augment works on images of 8 bits: switch it off (--data.augment.rand_augment null)")
-        measures_mean = not (self.input.mean and self.input.std)
-        values = values_of(looks if measures_mean else [] if given else deep, self.channels)
-        found: dict[str, Any] = {"range": given}
-        if values or not deep:
-            found["seen"] = seen_in(values, len(deep) < len(looks))
-        if given is None and (range := range_of(values)) is not None:
-            self.source.notes.extend(notes_of_values(values, range, name))
-            found["range"] = range
-        if measures_mean:
-            mean, std = mean_and_std(values, found["range"])
-            found |= {"mean": self.input.mean or mean, "std": self.input.std or std}
-            self.source.notes.append(f"{name}: measured mean {list(mean)} and std {list(std)}")
-        return found
 
     def images(self, split: Split) -> ImageSet[Any]:
         """The PIL images of one split with their labels, checked and opened once. Raises UserError for mistakes."""

@@ -29,7 +29,7 @@ def explain_decoder(predictor: Predictor, images: Sequence[Path], score: float =
         objects = objects_of(found, predictor.classes, score)
         name = f"{number + 1:03}-{path.stem}-decoder"
         counted = sum(one["score"] >= score for one in objects)
-        said = f"{counted or 'no'} object{'' if counted in (0, 1) else 's'} of a score from {score:g}"
+        said = f"{counted or 'no'} object{'' if counted in (0, 1) else 's'} with a score of at least {score:g}"
         if not counted:
             said += f": the surest, {objects[0]['class']} at {objects[0]['score']:.2f}, is shown"
         elif counted > MOST:

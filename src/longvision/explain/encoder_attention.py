@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from longvision.errors import UserError
 from longvision.explain.detr import Cells, decoded
 from longvision.explain.finding import Finding, as_json
 from longvision.inference.predictor import Predictor
@@ -17,11 +16,9 @@ from longvision.viz.attention import draw_attention
 Point = tuple[float, float]
 
 
-def explain_encoder(predictor: Predictor, images: Sequence[Path], point: Point | None = None) -> Iterator[Finding]:
+def explain_encoder(predictor: Predictor, images: Sequence[Path], point: Point) -> Iterator[Finding]:
     """For `longvision explain`: of each image the row of the last layer's map that belongs to the point, averaged over
-    heads. Raises UserError for a point that is missing or lies outside of an image."""
-    if point is None:
-        raise UserError("--method encoder-attention needs a place of the image: give --point X,Y, in pixels")
+    heads. Raises UserError for a point that lies outside of an image."""
     layers: Any = predictor.model.model.model.encoder.layers  # type: ignore[union-attr]
     for number, path in enumerate(images):
         found = decoded(predictor, path, layers[-1].self_attn, lambda map_1HMM: map_1HMM[0].mean(0).cpu())

@@ -12,10 +12,17 @@ from longvision.names import did_you_mean
 
 @dataclass(frozen=True)
 class Option:
-    """An option of a method on the command line: what makes its value from a word, and what --help says of it."""
+    """An option of a method on the command line.
+
+    Args:
+        type: makes its value from a word.
+        help: what --help says of it.
+        example: of its value, where the method has none of its own: it must be given.
+    """
 
     type: Callable[[str], Any]
     help: str
+    example: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,7 @@ METHODS = {
     "encoder-attention": Method(
         "longvision.explain.encoder_attention.explain_encoder",
         "of a DETR: what a point of an image is compared with in the encoder (figure 3)",
-        {"point": Option(parse_point, "X,Y in pixels of each image, from its upper left corner")},
+        {"point": Option(parse_point, "X,Y in pixels of each image, from its upper left corner", "X,Y")},
         images=16,
         tasks=DETR,
     ),

@@ -20,8 +20,8 @@ LONGEST_LINE = 24  # letters over an example
 SMALL_BOX = 1 / 16  # of the image
 BOX_KINDS = {
     "small": ("#2a9d4f", f"below 1/{1 / SMALL_BOX:.0f} of the image"),
-    "wide": ("#c62828", "larger, wider than high"),
-    "high": ("#1e63c4", "larger, higher than wide"),
+    "wide": ("#c62828", "larger, wider than tall"),
+    "tall": ("#1e63c4", "larger, taller than wide"),
 }
 MOST_QUERIES = 100
 
@@ -212,10 +212,10 @@ def draw_queries(boxes_NQ4: np.ndarray, sizes_N2: np.ndarray, path: Path, title:
 
 
 def box_kinds(boxes_NQ4: np.ndarray, sizes_N2: np.ndarray) -> np.ndarray:
-    """(N, Q): "small", "wide" or "high"."""
+    """(N, Q): "small", "wide" or "tall"."""
     width_NQ, height_NQ = boxes_NQ4[..., 2], boxes_NQ4[..., 3]
     wide_NQ = width_NQ * sizes_N2[:, 1:] >= height_NQ * sizes_N2[:, :1]
-    return np.where(width_NQ * height_NQ < SMALL_BOX, "small", np.where(wide_NQ, "wide", "high"))
+    return np.where(width_NQ * height_NQ < SMALL_BOX, "small", np.where(wide_NQ, "wide", "tall"))
 
 
 @_names_as_they_are

@@ -215,7 +215,7 @@ def fit_head(
     found, wanted = (len(there.get(f"{head}.weight", ())) for there in (weights, own))
     if found in (0, wanted):
         return
-    logger.info(
+    logger.warning(
         "%s has a head for %d classes, the model %d: its head starts anew", path, found - more, max(0, wanted - more)
     )
     for name in (f"{head}.weight", f"{head}.bias"):

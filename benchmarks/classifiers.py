@@ -1,0 +1,114 @@
+"""All classifiers side by side: accuracy after the same images in the same recipe, time and memory over image sizes.
+
+Accuracy: CIFAR-10 for one epoch with three seeds, ten classes of ImageNet at 224 pixels for four with one; a row a run
+for benchmarks/results/classifiers.csv; runs whose row is there are not run again. Models of patches are of equal size,
+about 170,000 parameters; the others are the smallest of their kind, and see CIFAR-10 at 64 pixels, as their maps are
+a sixteenth or less of the image.
+
+Speed: rows of `longvision benchmark models`, taken over into benchmarks/results/classifiers_speed.csv. Both are drawn
+in docs/images/classifiers.png.
+
+Run: python benchmarks/classifiers.py train CIFAR10 IMAGENETTE [RUNS], with CIFAR-10 in Parquet files, the other in
+folders, python benchmarks/classifiers.py speed FOLDER..., with the folders that the command made, and
+python benchmarks/classifiers.py draw.
+"""
+
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from ablation import DEIT, OPTIONS, SEEDS, VIM
+from matplotlib.figure import Figure
+from trainings import Training, run_all
+
+from longvision.benchmark.rows import read_rows, write_rows
+
+ROOT = Path(__file__).parent.parent
+ACCURACY, SPEED = (ROOT / "benchmarks/results" / name for name in ("classifiers.csv", "classifiers_speed.csv"))
+SHAPE = {name: value for name, value in DEIT.items() if name != "name"}
+PATCHES = {
+    "Vim": VIM,
+    "ViT": DEIT,
+    "DeepViT": {"name": "deepvit_16", **SHAPE},
+    "NaViT": {"name": "navit_tiny_patch16", **SHAPE},
+}
+CONVOLUTIONS = {
+    "MobileViT": {"name": "mobilevit_xxs"},
+    "MobileViT v2": {"name": "mobilevitv2_050"},
+    "EfficientViT": {"name": "efficientvit_m0"},
+}
+NAMED = {
+    "vim_tiny_patch16_224": "Vim",
+    "deit_tiny_patch16_224": "ViT",
+    "deepvit_16": "DeepViT",
+    "navit_tiny_patch16": "NaViT",
+    "mobilevit_s": "MobileViT",
+    "mobilevitv2_100": "MobileViT v2",
+    "efficientvit_m2": "EfficientViT",
+}
+COLOURS = dict(
+    zip(NAMED.values(), ("#2a7f4f", "#b3261e", "#d98200", "#7b3fa0", "#1f6fb4", "#55a8dd", "#666666"), strict=True)
+)
+
+
+def cifar10(path: str, seed: int) -> list[Training]:
+    def training(name: str, args: dict[str, Any], size: int) -> Training:
+        options = {**OPTIONS, "data.path": path, "data.size": size}
+        return Training(name, args, "parquet", options, seed, {"data": "CIFAR-10", "size": size})
+
+    return [training(name, args, 32) for name, args in PATCHES.items()] + [
+        training(name, args, 64) for name, args in CONVOLUTIONS.items()
+    ]
+
+
+def imagenette(path: str, seed: int) -> list[Training]:
+    options = {**OPTIONS, "trainer.max_epochs": 4, "data.path": path, "data.size": 224}
+    models = {name: {**args, "patch_size": 16} for name, args in PATCHES.items()} | CONVOLUTIONS
+    columns = {"data": "Imagenette", "size": 224}
+    return [Training(name, args, "folder", options, seed, columns) for name, args in models.items()]
+
+
+def train(cifar10_path: str, imagenette_path: str, runs: str = "runs") -> None:
+    for seed in SEEDS:
+        run_all(ACCURACY, cifar10(cifar10_path, seed), runs)
+    run_all(ACCURACY, imagenette(imagenette_path, 0), runs)
+
+
+def speed(*folders: str) -> None:
+    write_rows(SPEED, [row for folder in folders for row in read_rows(Path(folder) / "models.csv")])
+    draw()
+
+
+def draw() -> None:
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    accuracy, time, memory = figure.subplots(1, 3)
+    draw_accuracy(accuracy)
+    rows = [row for row in read_rows(SPEED) if row["ms_median"]]
+    for axes, column, label in ((time, "ms_median", "milliseconds an image"), (memory, "peak_mb", "memory, MB")):
+        for model, name in NAMED.items():
+            points = sorted((int(row["requested"]), float(row[column])) for row in rows if row["model"] == model)
+            axes.plot(*zip(*points, strict=True), marker="o", markersize=4, color=COLOURS[name], label=model)
+        sizes = sorted({int(row["requested"]) for row in rows})
+        axes.set(xscale="log", yscale="log", xlabel="image side, pixels", ylabel=label)
+        axes.set_xticks(sizes, [str(size) for size in sizes], fontsize=8)
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+    time.legend(frameon=False, fontsize=7)
+    figure.savefig(ROOT / "docs/images/classifiers.png", dpi=110)
+
+
+def draw_accuracy(axes) -> None:
+    """A bar from the lowest to the highest of the seeds, a point at their mean."""
+    rows = [row for row in read_rows(ACCURACY) if row["data"] == "CIFAR-10"]
+    for place, name in enumerate(reversed(COLOURS)):
+        values = [100 * float(row["accuracy"]) for row in rows if row["model"] == name]
+        axes.plot([min(values), max(values)], [place, place], color=COLOURS[name], linewidth=5, alpha=0.4)
+        axes.plot(statistics.mean(values), place, marker="o", color=COLOURS[name])
+    axes.set_yticks(range(len(COLOURS)), list(reversed(COLOURS)))
+    axes.set(xlabel="CIFAR-10 after one epoch, % right: three seeds")
+    axes.grid(alpha=0.3, axis="x")
+
+
+if __name__ == "__main__":
+    {"train": train, "speed": speed, "draw": draw}[sys.argv[1]](*sys.argv[2:])

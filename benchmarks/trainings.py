@@ -1,0 +1,74 @@
+"""A training by the command and the row that it leaves: what the tables of accuracies share."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from longvision.benchmark.provenance import device_name, provenance
+from longvision.benchmark.rows import read_rows, write_rows
+from longvision.files import read_metadata
+
+
+@dataclass(frozen=True)
+class Training:
+    """One run of `longvision train`.
+
+    Args:
+        model: what its row calls the model.
+        args: the model's name in timm, as `name`, and its arguments.
+        recipe: of the command.
+        options: of the command, beside the model's.
+        seed: of the run.
+        columns: of its row, in front of the others.
+    """
+
+    model: str
+    args: dict[str, Any]
+    recipe: str
+    options: dict[str, Any]
+    seed: int
+    columns: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What a row is known by."""
+        return (*map(str, self.columns.values()), self.model, str(self.seed))
+
+    def row(self, runs: str) -> dict[str, Any]:
+        """Train, into a folder in `runs` -> its row."""
+        arguments = {f"model.args.{key}": value for key, value in self.args.items() if key != "name"}
+        options = {"model.name": self.args["name"], **arguments, **self.options}
+        words = ["-c", self.recipe, "--seed", str(self.seed), "--runs", runs]
+        words += [word for key, value in options.items() for word in (f"--{key}", str(value))]
+        began = time.monotonic()
+        command = [sys.executable, "-m", "longvision", "train", *words]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        seconds = time.monotonic() - began
+        metrics = read_metadata(Path(done.stdout.splitlines()[-1]) / "model.safetensors")["metrics"]
+        return {
+            **self.columns,
+            "model": self.model,
+            "args": json.dumps(self.args),
+            "seed": self.seed,
+            "accuracy": round(metrics["test/accuracy"], 4),
+            "loss": round(metrics["test/loss"], 4),
+            "seconds": round(seconds, 1),
+            "device": f"{torch.get_num_threads()} threads, {device_name('cpu')}",
+            **provenance(),
+        }
+
+
+def run_all(table: Path, trainings: Iterable[Training], runs: str) -> None:
+    """Those whose row is not in the table yet; each is written when it ends."""
+    for training in trainings:
+        rows = read_rows(table)
+        there = {(*(row[name] for name in training.columns), row["model"], row["seed"]) for row in rows}
+        if training.key not in there:
+            write_rows(table, [*rows, training.row(runs)])
