@@ -1,9 +1,10 @@
 """All classifiers side by side: accuracy after the same images in the same recipe, time and memory over image sizes.
 
 Accuracy: CIFAR-10 for one epoch with three seeds, ten classes of ImageNet at 224 pixels for four with one; a row a run
-for benchmarks/results/classifiers.csv; runs whose row is there are not run again. Models of patches are of equal size,
-about 170,000 parameters; the others are the smallest of their kind, and see CIFAR-10 at 64 pixels, as their maps are
-a sixteenth or less of the image.
+for benchmarks/results/classifiers.csv; runs whose row is there are not run again. Vim and ViT on CIFAR-10 are the
+ablation's first and last (benchmarks/results/ablation.csv), which trains so too. Models of patches are of equal size,
+about 170,000 parameters; the others are the smallest of their kind, and see CIFAR-10 at 64 pixels, as their last maps
+have a 32nd or a 64th of an image's side.
 
 Speed: rows of `longvision benchmark models`, taken over into benchmarks/results/classifiers_speed.csv. Both are drawn
 in docs/images/classifiers.png.
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ablation import DEIT, OPTIONS, SEEDS, VIM
+from ablation import TABLE as ABLATION
 from matplotlib.figure import Figure
 from trainings import Training, run_all
 
@@ -27,6 +29,7 @@ from longvision.benchmark.rows import read_rows, write_rows
 ROOT = Path(__file__).parent.parent
 ACCURACY, SPEED = (ROOT / "benchmarks/results" / name for name in ("classifiers.csv", "classifiers_speed.csv"))
 SHAPE = {name: value for name, value in DEIT.items() if name != "name"}
+ABLATED = {"direction=ssm_conv, cls_token=middle": "Vim", "DeiT": "ViT"}
 PATCHES = {
     "Vim": VIM,
     "ViT": DEIT,
@@ -57,7 +60,8 @@ def cifar10(path: str, seed: int) -> list[Training]:
         options = {**OPTIONS, "data.path": path, "data.size": size}
         return Training(name, args, "parquet", options, seed, {"data": "CIFAR-10", "size": size})
 
-    return [training(name, args, 32) for name, args in PATCHES.items()] + [
+    patches = {name: args for name, args in PATCHES.items() if name not in ABLATED.values()}
+    return [training(name, args, 32) for name, args in patches.items()] + [
         training(name, args, 64) for name, args in CONVOLUTIONS.items()
     ]
 
@@ -101,6 +105,7 @@ def draw() -> None:
 def draw_accuracy(axes) -> None:
     """A bar from the lowest to the highest of the seeds, a point at their mean."""
     rows = [row for row in read_rows(ACCURACY) if row["data"] == "CIFAR-10"]
+    rows += [{**row, "model": ABLATED[row["model"]]} for row in read_rows(ABLATION) if row["model"] in ABLATED]
     for place, name in enumerate(reversed(COLOURS)):
         values = [100 * float(row["accuracy"]) for row in rows if row["model"] == name]
         axes.plot([min(values), max(values)], [place, place], color=COLOURS[name], linewidth=5, alpha=0.4)
