@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,8 +63,8 @@ class PackedTransforms(ClassificationTransforms):
         lengths = [most if numbers is None else len(numbers) for numbers, most in zip(kept, patches)]
         patches_MK = torch.empty(sum(lengths), grids[0][0, 0].numel(), dtype=images[0].dtype)
         for grid, numbers, part in zip(grids, kept, patches_MK.split(lengths)):
-            if numbers is None:
-                part.view(grid.shape).copy_(grid)  # at once, without a copy in between
+            if numbers is None:  # at once, without a copy in between; of bytes NumPy's is five times as fast as torch's
+                np.copyto(part.view(grid.shape).numpy(), grid.numpy())
             else:
                 part.copy_(grid.flatten(2).flatten(0, 1)[numbers])
         kept_M = None
