@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "registry": "errors",
     "ops": "errors cache",
     "layers": "errors grid types ops",
+    "compat": "errors ops layers",
     "models": "errors files grid names types ops layers",
     "heads": "errors types models",
     "data": "errors cache files types text grid",
