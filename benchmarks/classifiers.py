@@ -11,7 +11,7 @@ in docs/images/classifiers.png.
 
 Run: python benchmarks/classifiers.py train CIFAR10 IMAGENETTE [RUNS], with CIFAR-10 in Parquet files, the other in
 folders, python benchmarks/classifiers.py speed FOLDER..., with the folders that the command made, and
-python benchmarks/classifiers.py draw.
+python benchmarks/classifiers.py draw, which prints the tables of the documentation too.
 """
 
 import statistics
@@ -50,6 +50,7 @@ NAMED = {
     "mobilevitv2_100": "MobileViT v2",
     "efficientvit_m2": "EfficientViT",
 }
+SIZES = (224, 512, 1024, 2048)
 COLOURS = dict(
     zip(NAMED.values(), ("#2a7f4f", "#b3261e", "#d98200", "#7b3fa0", "#1f6fb4", "#55a8dd", "#666666"), strict=True)
 )
@@ -80,22 +81,24 @@ def train(cifar10_path: str, imagenette_path: str, runs: str = "runs") -> None:
 
 
 def speed(*folders: str) -> None:
-    write_rows(SPEED, [row for folder in folders for row in read_rows(Path(folder) / "models.csv")])
+    """Of a model that was measured twice the first rows count."""
+    rows = [row for folder in folders for row in read_rows(Path(folder) / "models.csv")]
+    first = {(row["model"], row["form"], row["requested"]): row for row in reversed(rows)}
+    write_rows(SPEED, [row for row in rows if row in first.values()])
     draw()
 
 
 def draw() -> None:
+    print_tables()
     figure = Figure(figsize=(12, 4), layout="constrained")
     accuracy, time, memory = figure.subplots(1, 3)
     draw_accuracy(accuracy)
-    rows = [row for row in read_rows(SPEED) if row["ms_median"]]
     for axes, column, label in ((time, "ms_median", "milliseconds an image"), (memory, "peak_mb", "memory, MB")):
         for model, name in NAMED.items():
-            points = sorted((int(row["requested"]), float(row[column])) for row in rows if row["model"] == model)
+            points = sorted((size, float(row[column])) for size, row in measured(model).items())
             axes.plot(*zip(*points, strict=True), marker="o", markersize=4, color=COLOURS[name], label=model)
-        sizes = sorted({int(row["requested"]) for row in rows})
         axes.set(xscale="log", yscale="log", xlabel="image side, pixels", ylabel=label)
-        axes.set_xticks(sizes, [str(size) for size in sizes], fontsize=8)
+        axes.set_xticks(SIZES, [str(size) for size in SIZES], fontsize=8)
         axes.minorticks_off()
         axes.grid(alpha=0.3)
     time.legend(frameon=False, fontsize=7)
@@ -104,15 +107,38 @@ def draw() -> None:
 
 def draw_accuracy(axes) -> None:
     """A bar from the lowest to the highest of the seeds, a point at their mean."""
-    rows = [row for row in read_rows(ACCURACY) if row["data"] == "CIFAR-10"]
-    rows += [{**row, "model": ABLATED[row["model"]]} for row in read_rows(ABLATION) if row["model"] in ABLATED]
     for place, name in enumerate(reversed(COLOURS)):
-        values = [100 * float(row["accuracy"]) for row in rows if row["model"] == name]
+        values = accuracies("CIFAR-10", name)
         axes.plot([min(values), max(values)], [place, place], color=COLOURS[name], linewidth=5, alpha=0.4)
         axes.plot(statistics.mean(values), place, marker="o", color=COLOURS[name])
     axes.set_yticks(range(len(COLOURS)), list(reversed(COLOURS)))
     axes.set(xlabel="CIFAR-10 after one epoch, % right: three seeds")
     axes.grid(alpha=0.3, axis="x")
+
+
+def print_tables() -> None:
+    for name in COLOURS:
+        values = accuracies("CIFAR-10", name)
+        spread = f"{statistics.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+        print(f"| {name} | {spread} | {statistics.mean(accuracies('Imagenette', name)):.1f} |")
+    for model in NAMED:
+        rows = [measured(model).get(size) for size in SIZES]
+        cells = [f"{float(row['ms_median']):,.0f} / {float(row['peak_mb']):,.0f}" if row else "–" for row in rows]
+        print(f"| `{model}` | {' | '.join(cells)} |")
+
+
+def accuracies(data: str, name: str) -> list[float]:
+    """Of all seeds, in per cent."""
+    rows = [row for row in read_rows(ACCURACY) if row["data"] == data]
+    if data == "CIFAR-10":
+        rows += [{**row, "model": ABLATED[row["model"]]} for row in read_rows(ABLATION) if row["model"] in ABLATED]
+    return [100 * float(row["accuracy"]) for row in rows if row["model"] == name]
+
+
+def measured(model: str) -> dict[int, dict[str, Any]]:
+    """The rows of a model as timm makes it, by the image's side."""
+    rows = [row for row in read_rows(SPEED) if row["model"] == model and not row["form"] and row["ms_median"]]
+    return {int(row["requested"]): row for row in rows}
 
 
 if __name__ == "__main__":
