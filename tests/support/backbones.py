@@ -6,7 +6,9 @@ import torch
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from longvision.models.base import Backbone, build
+from longvision.layers.maps import MapConv2d
+from longvision.models.base import build
+from longvision.models.hierarchy import HierarchyBackbone, Stage
 from longvision.models.sequence import SequenceBackbone
 
 
@@ -32,39 +34,32 @@ class TinyTransformer(SequenceBackbone):
         )
 
 
-class ConvBlock(nn.Sequential):
-    """(B, H, W, D) -> (B, H / 2, W / 2, 2 D): half the size, twice the width."""
+class Halved(nn.Linear):
+    """(B, H, W, D) -> (B, H / 2, W / 2, 2 D)."""
 
     def __init__(self, dim: int) -> None:
-        super().__init__(nn.Linear(4 * dim, 2 * dim), nn.GELU())
+        super().__init__(4 * dim, 2 * dim)
 
     def forward(self, x_BHWD: Tensor) -> Tensor:
-        cells = [x_BHWD[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
-        return super().forward(torch.cat(cells, dim=-1))
+        return super().forward(torch.cat([x_BHWD[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], dim=-1))
 
 
-class TinyMaps(Backbone):
-    """A hierarchy of maps."""
+class TinyMaps(HierarchyBackbone):
+    """A hierarchy of maps: what stands behind the stages is HierarchyBackbone's."""
 
     def __init__(
         self, *, width: int = 8, depth: int = 3, in_chans: int = 3, num_classes: int = 1000, pool: str = "mean",
         drop_rate: float = 0.0,
     ) -> None:  # fmt: skip
-        super().__init__(width * 2**depth, in_chans, num_classes, pool, drop_rate)
-        self.patch_embed = nn.Conv2d(in_chans, width, 2, 2)
-        blocks = [ConvBlock(width * 2**i) for i in range(depth)]
-        scales = [(width * 2 ** (i + 1), 4 * 2**i) for i in range(depth)]
-        self._add_blocks(blocks, nn.LayerNorm(self.num_features), scales)
+        super().__init__(width * 2 ** (depth - 1), in_chans, num_classes, pool, drop_rate)
+        self.patch_embed = nn.Sequential(MapConv2d(in_chans, width, 2, 2), nn.GELU())
+        scales = [(width * 2**i, 2 * 2**i) for i in range(depth)]
+        stages = [
+            Stage([nn.Sequential(nn.Linear(wide, wide), nn.GELU())], Halved(wide) if i < depth - 1 else None)
+            for i, (wide, _) in enumerate(scales)
+        ]
+        self._add_stages(stages, nn.LayerNorm(self.num_features), scales)
         self._init_head()
-
-    def embed(self, images: Tensor) -> tuple[Tensor, None]:
-        return self.patch_embed(images).permute(0, 2, 3, 1), None
-
-    def _patch_features(self, x: Tensor, layout: None, output_fmt: str) -> tuple[Tensor, None]:
-        return x.permute(0, 3, 1, 2) if output_fmt == "NCHW" else x.flatten(1, 2), None
-
-    def _pooled(self, x: Tensor, layout: None) -> Tensor:
-        return x.mean((1, 2)) if self.pool == "mean" else x.amax((1, 2))
 
 
 def _cfg(first_conv: str) -> dict[str, Any]:
@@ -72,7 +67,7 @@ def _cfg(first_conv: str) -> dict[str, Any]:
 
 
 default_cfgs = generate_default_cfgs(
-    {"tiny_transformer_patch4_16.untrained": _cfg("patch_embed.proj"), "tiny_maps_16.untrained": _cfg("patch_embed")}
+    {"tiny_transformer_patch4_16.untrained": _cfg("patch_embed.proj"), "tiny_maps_16.untrained": _cfg("patch_embed.0")}
 )
 
 

@@ -51,13 +51,21 @@ class PatchEmbed(nn.Module):
 
 def divisible(x_BCHW: Tensor, channels: int, patch: int, stride: int, pad: bool) -> Tensor:
     """An image batch whose size divides, padded if need be. Raises UserError."""
+    height, width = checked_images(x_BCHW, channels).shape[2:]
+    grid_size(height, width, patch, stride, pad)  # refuses what does not divide
+    if not pad:
+        return x_BCHW
+    return F.pad(x_BCHW, (0, missing_pixels(width, patch, stride), 0, missing_pixels(height, patch, stride)))
+
+
+def checked_images(x_BCHW: Tensor, channels: int, smallest: int = 1) -> Tensor:
+    """The images. Raises UserError for others: another number of channels or dimensions, a side below `smallest`."""
     if x_BCHW.ndim != 4 or x_BCHW.shape[1] != channels:
         raise UserError(
             f"image of shape {tuple(x_BCHW.shape)}: expected (batch, {channels}, height, width); "
             "create the model with in_chans=… for another number of channels"
         )
-    height, width = x_BCHW.shape[2:]
-    grid_size(height, width, patch, stride, pad)  # refuses what does not divide
-    if not pad:
-        return x_BCHW
-    return F.pad(x_BCHW, (0, missing_pixels(width, patch, stride), 0, missing_pixels(height, patch, stride)))
+    if min(x_BCHW.shape[2:]) < smallest:
+        height, width = x_BCHW.shape[2:]
+        raise UserError(f"image {height}x{width}: expected {smallest} pixels a side at least")
+    return x_BCHW

@@ -1,14 +1,14 @@
 """timm's contract, written once for every backbone here: embed -> blocks -> norm -> pool -> head.
 
-A backbone is one file: a subclass of `Backbone`, or of `longvision.models.sequence.SequenceBackbone` for tokens, its
-`default_cfgs`, and a registered function for each variant that calls `build`.
+A backbone is one file: a subclass of `longvision.models.sequence.SequenceBackbone` for tokens or of
+`longvision.models.hierarchy.HierarchyBackbone` for maps, its `default_cfgs`, and a registered function for each variant
+that calls `build`.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
-from timm.layers import trunc_normal_
 from timm.models import build_model_with_cfg, resolve_pretrained_cfg
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
@@ -16,17 +16,14 @@ from torch.utils.checkpoint import checkpoint
 
 from longvision.errors import UserError
 from longvision.layers import run_at_once, set_fused
+from longvision.models.classifier import Classifier
 from longvision.models.packed_features import marked, refuse_marked
-from longvision.models.weights.files import fit_positions, load_weights
+from longvision.models.weights.files import Weights, fit_positions, load_weights
 from longvision.models.weights.hub import locate_weights
 from longvision.types import PackedImages
 
-Pool = Literal["token", "mean", "max", "map", "none"]
-# timm's words for the same, which its tools pass as `global_pool`
-POOLS: dict[str, Pool] = {word: word for word in get_args(Pool)} | {"avg": "mean", "": "none"}
 
-
-class Backbone(nn.Module):
+class Backbone(Classifier):
     """Images (B, C, H, W) -> (B, num_classes), by blocks one behind another.
 
     A subclass calls `super().__init__`, makes what stands before the blocks, calls `_add_blocks`, and defines `embed`,
@@ -43,14 +40,11 @@ class Backbone(nn.Module):
     blocks_name = "blocks"  # of the list of blocks: `blocks.3` in a file of weights
     norm_name = "norm"  # of the norm behind them
     takes_packed = False  # whether `embed` takes PackedImages
-    pools: Sequence[Pool] = ("mean", "max", "none")
+    formats: Sequence[str] = ("NCHW", "NLC")  # of `forward_intermediates`
 
     def __init__(self, num_features: int, in_chans: int, num_classes: int, pool: str, drop_rate: float) -> None:
-        super().__init__()
-        self.num_classes, self.in_chans = num_classes, in_chans
-        self.embed_dim = self.num_features = self.head_hidden_size = num_features
-        self.pool = self._checked_pool(pool)
-        self.drop_rate = drop_rate
+        super().__init__(num_features, num_classes, pool, drop_rate)
+        self.in_chans, self.embed_dim = in_chans, num_features
         self.grad_checkpointing = False
         self.feature_info: list[dict[str, Any]] = []
 
@@ -61,9 +55,8 @@ class Backbone(nn.Module):
             {"module": f"{self.blocks_name}.{i}", "num_chs": channels, "reduction": stride}
             for i, (channels, stride) in enumerate(scales)
         ]
-        setattr(self, self.norm_name, norm)
-        self.head_drop = nn.Dropout(self.drop_rate)
-        self.head: nn.Module = self._new_head()
+        self._set(self.norm_name, norm)
+        self._set(self.head_name, self._new_head())
 
     # What a subclass says
 
@@ -80,7 +73,7 @@ class Backbone(nn.Module):
         return x
 
     def _patch_features(self, x: Tensor, layout: Any, output_fmt: str) -> tuple[Any, Any]:
-        """-> maps (B, D, gh, gw) or tokens (B, M, D) of the patches, and prefix tokens (B, T, D) or None."""
+        """-> features in one of `formats`, and prefix tokens (B, T, D) or None."""
         raise NotImplementedError
 
     def _pooled(self, x: Tensor, layout: Any) -> Tensor:
@@ -117,8 +110,8 @@ class Backbone(nn.Module):
         if at_once is not None:
             x = at_once
         else:
-            for block in self._blocks():
-                x = self._run(block, x, layout)
+            for number in range(len(self._blocks())):
+                x = self._step(number, x, layout)
         return self._norm()(self._in_order(x, layout)), layout
 
     def _embed(self, images: Tensor | PackedImages) -> tuple[Tensor, Any]:
@@ -130,6 +123,10 @@ class Backbone(nn.Module):
         name = getattr(self, "pretrained_cfg", {}).get("architecture", type(self).__name__)
         return UserError(f"{name} takes images of one size, (B, C, H, W), and no PackedImages: call it once a size")
 
+    def _step(self, number: int, x: Tensor, layout: Any) -> Tensor:
+        """Through the block of that number."""
+        return self._run(self._blocks()[number], x, layout)
+
     def _run(self, block: nn.Module, x: Tensor, layout: Any) -> Tensor:
         arguments = self._block_arguments(layout)
         if self.grad_checkpointing and torch.is_grad_enabled():
@@ -138,13 +135,14 @@ class Backbone(nn.Module):
 
     def _classes(self, x: Tensor, layout: Any, pre_logits: bool = False) -> Tensor:
         pooled = self.head_drop(x if self.pool == "none" else self._pooled(x, layout))
-        return pooled if pre_logits else self.head(pooled)
+        return pooled if pre_logits else self.get_classifier()(pooled)
 
     def _blocks(self) -> nn.ModuleList:
         return getattr(self, self.blocks_name)
 
-    def _norm(self) -> nn.Module:
-        return getattr(self, self.norm_name)
+    def _norm(self, number: int = -1) -> nn.Module:
+        """What normalises the features behind the block of that number."""
+        return self.get_submodule(self.norm_name)
 
     # timm's contract
 
@@ -167,25 +165,25 @@ class Backbone(nn.Module):
             return_prefix_tokens: return each block's class tokens (B, count, D) beside its map.
             norm: apply the final normalisation to each.
             stop_early: do not run blocks behind the last one asked for.
-            output_fmt: "NCHW" for maps (B, D, gh, gw), "NLC" for tokens (B, M, D).
+            output_fmt: one of `formats`: "NCHW" or "NHWC" for maps, "NLC" for tokens (B, M, D).
             intermediates_only: return the list alone, else (final features, list).
             output_dict: return a dict of "image_features", "image_intermediates", "image_intermediates_prefix".
 
         Raises:
             ValueError: another format, or a block that is not there.
         """
-        if output_fmt not in ("NCHW", "NLC"):
-            raise ValueError(f"output_fmt={output_fmt!r} is unknown: choose NCHW or NLC")
-        blocks = self._blocks()
-        take, last = feature_take_indices(len(blocks), indices)
+        if output_fmt not in self.formats:
+            raise ValueError(f"output_fmt={output_fmt!r} is unknown: choose {' or '.join(self.formats)}")
+        take, last = feature_take_indices(len(self._blocks()), indices)
         images = x
         x, layout = self._embed(x)
         maps, prefixes = [], []
-        for i, block in enumerate(blocks[: last + 1] if stop_early else blocks):
-            x = self._run(block, x, layout)
+        ran = range(last + 1 if stop_early else len(self._blocks()))
+        for i in ran:
+            x = self._step(i, x, layout)
             if i in take:
                 taken = self._in_order(x, layout)
-                patches, prefix = self._patch_features(self._norm()(taken) if norm else taken, layout, output_fmt)
+                patches, prefix = self._patch_features(self._norm(i)(taken) if norm else taken, layout, output_fmt)
                 maps.append(patches)
                 prefixes.append(prefix)
 
@@ -194,7 +192,7 @@ class Backbone(nn.Module):
         if with_prefix:
             result["image_intermediates_prefix"] = prefixes
         if not intermediates_only:
-            result["image_features"] = marked(self._norm()(self._in_order(x, layout)), images)
+            result["image_features"] = marked(self._norm(ran[-1])(self._in_order(x, layout)), images)
         if output_dict:
             return result
         pairs = list(zip(maps, prefixes)) if with_prefix else maps
@@ -207,44 +205,10 @@ class Backbone(nn.Module):
         take, last = feature_take_indices(len(self._blocks()), indices)
         setattr(self, self.blocks_name, self._blocks()[: last + 1])
         if prune_norm:
-            setattr(self, self.norm_name, nn.Identity())
+            self._set(self.norm_name, nn.Identity())
         if prune_head:
             self.reset_classifier(0)
         return take
-
-    @property
-    def global_pool(self) -> str:
-        """`pool` in timm's words."""
-        return {"mean": "avg", "none": ""}.get(self.pool, self.pool)
-
-    def get_classifier(self) -> nn.Module:
-        """The head: a Linear, or an Identity for no classes."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new head for `num_classes` outputs (0: none), and another pooling if given, in timm's words or ours."""
-        if global_pool is not None:
-            self.pool = self._checked_pool(global_pool)
-        self.num_classes = num_classes
-        self.head = self._new_head().train(self.training)
-        self._init_head()
-
-    def _new_head(self) -> nn.Module:
-        if self.num_classes < 1:
-            return nn.Identity()
-        like = next(self.parameters())
-        return nn.Linear(self.num_features, self.num_classes, device=like.device, dtype=like.dtype)
-
-    def _init_head(self) -> None:
-        if isinstance(self.head, nn.Linear):
-            trunc_normal_(self.head.weight, std=0.02)
-            nn.init.zeros_(self.head.bias)
-
-    def _checked_pool(self, pool: str) -> Pool:
-        if pool not in POOLS or POOLS[pool] not in self.pools:
-            hint = " (token needs a class token)" if pool == "token" else ""
-            raise UserError(f"pool={pool!r} cannot be applied{hint}: choose {', '.join(self.pools)}")
-        return POOLS[pool]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only each block's input for the backward pass and compute the rest again (arXiv 1604.06174)."""
@@ -264,6 +228,10 @@ class Backbone(nn.Module):
             "stem": r"^cls_token|pos_embed|patch_embed",
             "blocks": [(rf"^{self.blocks_name}\.(\d+)", None), (rf"^{self.norm_name}", (99999,))],
         }
+
+    def from_released(self, weights: Weights) -> Weights:
+        """The weights of an older file of the authors under the names and in the shapes of their newer ones."""
+        return weights
 
     def load_pretrained(self, checkpoint_path: str, prefix: str = "") -> None:
         """Load a file of weights, made for another size, stride or class count too, from the names behind `prefix`."""
@@ -291,7 +259,7 @@ def build(model_class: type[Backbone], variant: str, pretrained: bool = False, *
         variant,
         pretrained,
         pretrained_cfg=cfg.to_dict(),
-        pretrained_filter_fn=fit_positions,
+        pretrained_filter_fn=lambda weights, model: fit_positions(model.from_released(weights), model),
         feature_cfg=features,
         **kwargs,
     )

@@ -22,7 +22,8 @@ from longvision.layers import (
 )
 from longvision.layers.factorised import FACTORISED, Factorised
 from longvision.layers.positions import per_patch, starts_of
-from longvision.models.base import Backbone, Pool
+from longvision.models.base import Backbone
+from longvision.models.classifier import Pool
 from longvision.ops.common import cu_seqlens_of, widened
 from longvision.types import PackedImages
 

@@ -12,6 +12,7 @@ import math
 import os
 import pickle
 import re
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from longvision.layers import ClassToken, ClassTokens, resample_pos_embed
 from longvision.layers.factorised import interpolated
 
 Weights = dict[str, Tensor]
+# What released files hold beside weights: yacs's nodes are dictionaries, and read as such.
+SETTINGS: list[Any] = [argparse.Namespace, (OrderedDict, "yacs.config.CfgNode")]
 logger = logging.getLogger(__name__)
 
 
@@ -44,9 +47,9 @@ def load_weights(model: Any, path: str | os.PathLike[str], prefix: str = "") -> 
         weights = {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
         if not weights:
             raise UserError(f"{path} holds no tensor whose name begins with {prefix!r}")
-    weights = fit_positions(weights, model, metadata)
+    weights = fit_positions(model.from_released(weights), model, metadata)
     _fit_input(weights, model)
-    fit_head(weights, model, path)
+    fit_head(weights, model, path, model.head_name)
     check_fits(weights, model, path)
     model.load_state_dict(weights)
 
@@ -120,7 +123,7 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[Weights, dict[str, Any]]
 def _read_pickle(path: Path) -> Weights:
     """The authors' format, {"model": weights, "args": Namespace, ...}, or the weights alone. Nothing in it runs."""
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(SETTINGS):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         what = re.search(r"GLOBAL (\S+)", str(error))
@@ -130,7 +133,9 @@ def _read_pickle(path: Path) -> Weights:
         ) from error
     except Exception as error:  # bytes that are no pickle fail in any way there is
         raise UserError(f"{path} is not a checkpoint that torch can read: {error}") from error
-    for key in ("model", "state_dict", "state_dict_ema"):
+    if isinstance(content, dict) and {"model", "model_ema"} <= content.keys():
+        logger.info("%s holds model and model_ema, an average of its weights: model is taken", path)
+    for key in ("model", "model_ema", "state_dict", "state_dict_ema"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     return dict(content) if isinstance(content, dict) else {}
