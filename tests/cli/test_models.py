@@ -31,6 +31,15 @@ def test_ours_are_listed_with_their_parameters(listed):
         "deepvit_s": "27,312,632",
         "deepvit_l": "58,883,708",
         "deepvit_l_384": "59,043,308",
+        "vmamba_tiny_s1l8_224": "30,249,064",
+        "vmamba_small_s1l20_224": "49,012,840",
+        "vmamba_base_s1l20_224": "86,614,504",
+        "vmamba_tiny_s2l5_224": "30,705,832",
+        "vmamba_small_s2l15_224": "50,147,752",
+        "vmamba_base_s2l15_224": "88,557,800",
+        "vmamba_tiny_v0_224": "22,893,448",
+        "vmamba_small_v0_224": "44,417,416",
+        "vmamba_base_v0_224": "76,254,056",
     }
 
 

@@ -97,7 +97,9 @@ def test_our_names():
     vims = timm.list_models("vim_*", exclude_filters="*_pyramid")
     navits = [f"navit_{size}_patch16" for size in ("tiny", "small", "base")]
     deepvits = [f"deepvit_{size}" for size in ("16", "24", "32", "l", "l_384", "s")]
-    assert sorted(NAMES) == sorted([*vims, *navits, *deepvits, "vit_nano_patch4_32"])
+    vmambas = [f"vmamba_{size}_{kind}_224" for size in ("small", "base") for kind in ("s1l20", "s2l15", "v0")]
+    vmambas += [f"vmamba_tiny_{kind}_224" for kind in ("s1l8", "s2l5", "v0")]
+    assert sorted(NAMES) == sorted([*vims, *navits, *deepvits, *vmambas, "vit_nano_patch4_32"])
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from longvision.layers.plain import (
     is_weight,
     runs_fused,
 )
+from longvision.layers.scan_init import init_scan
 from longvision.ops import ScanDirection, causal_conv1d, mixer, selective_scan
 from longvision.ops.causal_conv1d.reference import causal_conv1d_reference
 from longvision.ops.mixer import reference
@@ -90,16 +91,10 @@ class VimMixer(nn.Module):
         x_proj = nn.Linear(self.inner, self.rank + 2 * self.state, bias=False)
         return conv1d, x_proj, nn.Linear(self.rank, self.inner), nn.Parameter(torch.empty(self.inner))
 
-    @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Mamba's initialisation (arXiv 2312.00752, section 3.6), for both directions alike."""
+        """Mamba's initialisation, for both directions alike."""
         for own in self.scan_directions():
-            own.A_log_EN.copy_(torch.arange(1.0, self.state + 1).log().expand_as(own.A_log_EN))
-            own.D_E.fill_(1)
-            nn.init.uniform_(own.dt_proj_ER, -(self.rank**-0.5), self.rank**-0.5)
-            # softplus(bias) is log-uniform in [0.001, 0.1]: x + log(1 - exp(-x)) is softplus's inverse.
-            step = torch.empty_like(own.dt_bias_E).uniform_(math.log(1e-3), math.log(1e-1)).exp()
-            own.dt_bias_E.copy_(step + torch.log(-torch.expm1(-step)))
+            init_scan(own.A_log_EN, own.D_E, own.dt_proj_ER, own.dt_bias_E)
 
     def forward(self, x_BMD: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
         """(B, M, D) -> (B, M, D); `cu_seqlens` as in `longvision.ops.selective_scan`.

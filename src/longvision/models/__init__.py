@@ -21,5 +21,6 @@ import longvision.models.pruned_efficientvit  # noqa: E402, F401 registers what 
 from longvision.models.deepvit import DeepViT  # noqa: E402
 from longvision.models.vim import Vim  # noqa: E402
 from longvision.models.vit import ViT  # noqa: E402
+from longvision.models.vmamba import VMamba  # noqa: E402
 
-__all__ = ["NAMES", "DeepViT", "FeaturePyramid", "ViT", "Vim", "register_pyramid"]
+__all__ = ["NAMES", "DeepViT", "FeaturePyramid", "VMamba", "ViT", "Vim", "register_pyramid"]

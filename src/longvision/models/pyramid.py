@@ -21,6 +21,7 @@ from longvision.errors import UserError
 
 STRIDES = (4, 8, 16, 32)
 SUFFIX = "_pyramid"
+HIERARCHIES = ("efficientvit", "vmamba")  # of ours, with maps of several strides; all others have one
 default_cfgs: dict[str, Any] = {}  # of the names registered so far, for timm
 Blocks = Literal["last", "spread"]
 
@@ -172,8 +173,8 @@ def has_pyramid(name: str) -> bool:
     stem = name.partition(".")[0]
     if not timm.is_model(stem) or stem.endswith(SUFFIX):
         return False
-    if is_ours(stem):  # all of one stride, but for EfficientViT's hierarchy
-        return not stem.startswith("efficientvit")
+    if is_ours(stem):
+        return not stem.startswith(HIERARCHIES)
     patch = re.search(r"_patch(\d+)_", f"{stem}_")
     fits = patch is not None and int(patch[1]) in STRIDES
     return fits and timm.models.is_model_in_modules(stem, ("vision_transformer", "deit"))

@@ -1,9 +1,12 @@
-"""Released weights, fetched from the Hugging Face hub."""
+"""Released weights, fetched from where their authors keep them."""
 
 import dataclasses
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from timm.models._hub import download_cached_file
 
 from longvision.errors import UserError
 
@@ -13,30 +16,42 @@ class UnreachableWeights(UserError, ConnectionError):
 
 
 def locate_weights(variant: str, cfg: Any, cache_dir: str | Path | None = None) -> Any:
-    """timm's pretrained_cfg with a file in it: fetched from the hub, unless the caller named one.
+    """timm's pretrained_cfg with a file in it: fetched from the hub or an address, unless the caller named one.
 
     Raises:
-        UnreachableWeights: the hub cannot be reached.
+        UnreachableWeights: they cannot be fetched.
     """
-    if cfg.state_dict or cfg.source or cfg.url:
+    if cfg.state_dict or cfg.source:
         return cfg
     if cfg.file:
         return dataclasses.replace(cfg, custom_load=True)
-    if not cfg.hf_hub_id or not cfg.hf_hub_filename:
+    if cfg.url and not cfg.custom_load:
+        return cfg
+    if cfg.url:
+        where, fetch = cfg.url, partial(download_cached_file, cfg.url, cache_dir=cache_dir)
+    elif cfg.hf_hub_id and cfg.hf_hub_filename:
+        where = f"{cfg.hf_hub_id} ({cfg.hf_hub_filename}) on the Hugging Face hub"
+        fetch = partial(_from_hub, cfg.hf_hub_id, cfg.hf_hub_filename, cache_dir)
+    else:
         return cfg  # timm says that there are no weights for this model
+    try:
+        path = fetch()
+    except Exception as error:  # no network, no proxy, no such file, offline mode: all mean the same to the caller
+        raise UnreachableWeights(
+            f"the weights of {variant} could not be fetched from {where} ({type(error).__name__}): fetch the file on a "
+            f'machine that can, and pass it as timm.create_model("{variant}", pretrained=True, '
+            f'pretrained_cfg_overlay=dict(file="PATH"))'
+        ) from error
+    return dataclasses.replace(cfg, url=None, file=path, custom_load=True)
+
+
+def _from_hub(repository: str, filename: str, cache_dir: str | Path | None) -> str:
     from huggingface_hub import hf_hub_download
 
     hub_log = logging.getLogger("huggingface_hub")
     level = hub_log.level
     hub_log.setLevel(logging.ERROR)  # it reports each of its retries
     try:
-        path = hf_hub_download(cfg.hf_hub_id, cfg.hf_hub_filename, cache_dir=cache_dir)
-    except Exception as error:  # no network, no proxy, no such file, offline mode: all mean the same to the caller
-        raise UnreachableWeights(
-            f"the weights of {variant} could not be fetched from {cfg.hf_hub_id} ({cfg.hf_hub_filename}) on the "
-            f"Hugging Face hub ({type(error).__name__}): fetch the file on a machine that can, and pass it as "
-            f'timm.create_model("{variant}", pretrained=True, pretrained_cfg_overlay=dict(file="PATH"))'
-        ) from error
+        return hf_hub_download(repository, filename, cache_dir=cache_dir)
     finally:
         hub_log.setLevel(level)
-    return dataclasses.replace(cfg, file=path, custom_load=True)
