@@ -29,8 +29,8 @@ Direction = Literal["none", "sequence", "layer", "ssm", "ssm_conv"]
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 
 
-class _Own(NamedTuple):
-    """What one direction of the scan owns."""
+class Branch(NamedTuple):
+    """One direction of the scan, as the layers that it owns."""
 
     conv1d: nn.Conv1d
     x_proj: nn.Linear
@@ -43,6 +43,28 @@ class _Own(NamedTuple):
         conv1d, x_proj, dt_proj, D, A_log, reverse = self
         projections = x_proj.weight, dt_proj.weight, dt_proj.bias
         return ScanDirection(conv1d.weight, conv1d.bias, *projections, A_log, D, reverse)  # type: ignore[arg-type]
+
+    def scanned(self, x_BME: Tensor, mixer: nn.Module, cu_seqlens: Tensor | None = None) -> Tensor:
+        """(B, M, E) -> (B, M, E), the layers called one by one. `mixer` is what they belong to."""
+        fused = runs_fused(mixer, x_BME)
+        if is_filter(self.conv1d) and not anybody_watches():
+            convolve = causal_conv1d if fused else causal_conv1d_reference
+            filter_EK = self.conv1d.weight.squeeze(1)
+            u_BME = convolve(x_BME, filter_EK, self.conv1d.bias, True, self.reverse, cu_seqlens)
+        else:
+            u_BME = convolved(self.conv1d, x_BME, self.reverse, cu_seqlens)
+        scan = selective_scan if fused else selective_scan_parallel
+        dt_proj, dt_bias_E = as_call_and_bias(self.dt_proj)
+        return reference.scanned(
+            u_BME,
+            as_call(self.x_proj, reference.without_overflow),
+            dt_proj,
+            (mixer.rank, mixer.state),  # type: ignore[arg-type]
+            self.A_log,
+            self.D,
+            dt_bias_E,
+            partial(scan, reverse=self.reverse, cu_seqlens=cu_seqlens),
+        )
 
 
 class VimMixer(nn.Module):
@@ -76,20 +98,15 @@ class VimMixer(nn.Module):
         self.fused = True  # see `set_fused`
 
         self.in_proj = nn.Linear(dim, 2 * self.inner, bias=False)
-        self.conv1d, self.x_proj, self.dt_proj, self.D = self._own_parameters()
+        own = partial(own_parameters, self.inner, self.rank, state)
+        self.conv1d, self.x_proj, self.dt_proj, self.D = own()
         self.A_log = nn.Parameter(torch.empty(self.inner, state))
         if direction == "ssm_conv":
-            self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.D_b = self._own_parameters()
+            self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.D_b = own()
         if direction in ("ssm", "ssm_conv"):
             self.A_b_log = nn.Parameter(torch.empty(self.inner, state))
         self.out_proj = nn.Linear(self.inner, dim, bias=False)
         self.reset_parameters()
-
-    def _own_parameters(self) -> tuple[nn.Conv1d, nn.Linear, nn.Linear, nn.Parameter]:
-        """What a direction owns beside its decay rates."""
-        conv1d = nn.Conv1d(self.inner, self.inner, TAPS, groups=self.inner)
-        x_proj = nn.Linear(self.inner, self.rank + 2 * self.state, bias=False)
-        return conv1d, x_proj, nn.Linear(self.rank, self.inner), nn.Parameter(torch.empty(self.inner))
 
     def reset_parameters(self) -> None:
         """Mamba's initialisation, for both directions alike."""
@@ -105,29 +122,8 @@ class VimMixer(nn.Module):
         directions = self.directions_to_read() if runs_fused(self, x_BMD) else None
         if directions is not None:
             return mixer(x_BMD, directions, self.in_proj.weight, self.out_proj.weight, cu_seqlens=cu_seqlens)
-        along = [partial(self._along, own, cu_seqlens) for own in self._owns()]
+        along = [partial(branch.scanned, mixer=self, cu_seqlens=cu_seqlens) for branch in self._branches()]
         return reference.between(x_BMD, as_call(self.in_proj), along, as_call(self.out_proj))
-
-    def _along(self, own: _Own, cu_seqlens: Tensor | None, x_BME: Tensor) -> Tensor:
-        """(B, M, E) -> (B, M, E): one direction, its layers called one by one."""
-        if is_filter(own.conv1d) and not anybody_watches():
-            convolve = causal_conv1d if runs_fused(self, x_BME) else causal_conv1d_reference
-            filter_EK = own.conv1d.weight.squeeze(1)
-            u_BME = convolve(x_BME, filter_EK, own.conv1d.bias, True, own.reverse, cu_seqlens)
-        else:
-            u_BME = convolved(own.conv1d, x_BME, own.reverse, cu_seqlens)
-        scan = selective_scan if runs_fused(self, x_BME) else selective_scan_parallel
-        dt_proj, dt_bias_E = as_call_and_bias(own.dt_proj)
-        return reference.scanned(
-            u_BME,
-            as_call(own.x_proj, reference.without_overflow),
-            dt_proj,
-            (self.rank, self.state),
-            own.A_log,
-            own.D,
-            dt_bias_E,
-            partial(scan, reverse=own.reverse, cu_seqlens=cu_seqlens),
-        )
 
     def directions_to_read(self) -> list[ScanDirection] | None:
         """The directions for a fused op, which reads the layers' weights; None where the layers are to be called:
@@ -138,23 +134,30 @@ class VimMixer(nn.Module):
         """
         if not self.fused or anybody_watches() or not (is_weight(self.in_proj) and is_weight(self.out_proj)):
             return None
-        owns = self._owns()
-        for own in owns:
+        branches = self._branches()
+        for own in branches:
             if not (is_filter(own.conv1d) and is_weight(own.x_proj) and is_weight(own.dt_proj, bias=True)):
                 return None
-        return [own.scan_direction() for own in owns]
+        return [own.scan_direction() for own in branches]
 
     def scan_directions(self) -> list[ScanDirection]:
         """The directions in which the tokens are scanned, each with its parameters."""
-        return [own.scan_direction() for own in self._owns()]
+        return [own.scan_direction() for own in self._branches()]
 
-    def _owns(self) -> list[_Own]:
+    def _branches(self) -> list[Branch]:
         check_filter("conv1d", self.conv1d)
         forth = self.conv1d, self.x_proj, self.dt_proj, self.D
         if self.direction == "ssm_conv":
             check_filter("conv1d_b", self.conv1d_b)
             back = self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.D_b
-            return [_Own(*forth, self.A_log, False), _Own(*back, self.A_b_log, True)]
+            return [Branch(*forth, self.A_log, False), Branch(*back, self.A_b_log, True)]
         if self.direction == "ssm":
-            return [_Own(*forth, self.A_log, False), _Own(*forth, self.A_b_log, True)]
-        return [_Own(*forth, self.A_log, self.reverse)]
+            return [Branch(*forth, self.A_log, False), Branch(*forth, self.A_b_log, True)]
+        return [Branch(*forth, self.A_log, self.reverse)]
+
+
+def own_parameters(inner: int, rank: int, state: int) -> tuple[nn.Conv1d, nn.Linear, nn.Linear, nn.Parameter]:
+    """What a branch owns beside its decay rates, in the order in which `Branch` has them."""
+    conv1d = nn.Conv1d(inner, inner, TAPS, groups=inner)
+    x_proj = nn.Linear(inner, rank + 2 * state, bias=False)
+    return conv1d, x_proj, nn.Linear(rank, inner), nn.Parameter(torch.empty(inner))
