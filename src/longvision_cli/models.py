@@ -10,7 +10,8 @@ from longvision_cli.model_names import model_names
 def run(arguments: list[str]) -> int:
     parser = ArgumentParser(
         prog="longvision models",
-        description="Lists models with parameters, and multiply-adds (GMACs) of one image at a size.",
+        description="Lists models with parameters, multiply-adds (GMACs) of one image at a size, the accuracy on "
+        "ImageNet-1k that their authors state of their weights (percent), and the licence of those.",
     )
     parser.add_argument(
         "pattern", nargs="?", help='a name with * and ?, among all of timm\'s, such as "deit_*"; default: ours'
@@ -25,12 +26,13 @@ def run(arguments: list[str]) -> int:
 
     from longvision.models import NAMES
     from longvision.models.cost import measure_cost
+    from longvision.models.published import licence, published_top_1
 
     names = timm.list_models(options.pattern) if options.pattern else NAMES
     if options.pattern:
         _check_fits(options.pattern, names)  # a pyramid that nobody registered
     width = max(len(name) for name in names)
-    print(f"{'model':<{width}}  {'parameters':>12}  {'size':>9}  {'GMACs':>9}  scan's share")
+    print(f"{'model':<{width}}  {'parameters':>12}  {'size':>9}  {'GMACs':>9}  scan's share  top-1  licence")
     for name in names:
         pretrained_cfg = timm.get_pretrained_cfg(name)
         assert pretrained_cfg is not None, name
@@ -42,7 +44,8 @@ def run(arguments: list[str]) -> int:
             print(f"{name:<{width}}  {'-':>12}  {shown:>9}  {_reason(error)}")
             continue
         share = f"{100 * cost.scan_macs / cost.macs:.1f} %" if cost.scan_macs else "-"
-        print(f"{name:<{width}}  {cost.parameters:>12,}  {shown:>9}  {cost.macs / 1e9:>9.3f}  {share:>12}")
+        row = f"{name:<{width}}  {cost.parameters:>12,}  {shown:>9}  {cost.macs / 1e9:>9.3f}  {share:>12}"
+        print(f"{row}  {published_top_1(pretrained_cfg) or '-':>5}  {licence(pretrained_cfg)}")
     return 0
 
 

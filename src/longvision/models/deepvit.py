@@ -14,6 +14,7 @@ from longvision.layers.attention import LayerNorm, TransformerBlock
 from longvision.layers.patch_embed import divisible
 from longvision.layers.re_attention import ReAttention
 from longvision.models.base import build
+from longvision.models.published import top_1
 from longvision.models.sequence import SequenceBackbone, check_at_least_one
 from longvision.models.vit import init_linear_layers
 
@@ -144,7 +145,7 @@ class DeepViT(SequenceBackbone):
         init_linear_layers(self._blocks())
 
 
-def _cfg(first_conv: str = "patch_embed.proj", size: int = 224, crop: float = 0.9) -> dict[str, Any]:
+def _cfg(accuracy: float, first_conv: str = "patch_embed.proj", size: int = 224, crop: float = 0.9) -> dict[str, Any]:
     return {
         "input_size": (3, size, size),
         "num_classes": 1000,
@@ -157,19 +158,19 @@ def _cfg(first_conv: str = "patch_embed.proj", size: int = 224, crop: float = 0.
         "license": "mit",
         "origin_url": "https://github.com/zhoudaquan/dvit_repo",
         "paper_ids": "arXiv:2103.11886",
+        "notes": top_1(accuracy),
     }
 
 
-# ImageNet-1k top-1 as published: 79.1, 80.0, 80.9; S and L: 82.3, 83.1; L at 384: 84.25. Their files are on Google
-# Drive, from where nothing is fetched here.
+# The files are on Google Drive, from where nothing is fetched here.
 default_cfgs = generate_default_cfgs(
     {
-        "deepvit_16.untrained": _cfg(),
-        "deepvit_24.untrained": _cfg(),
-        "deepvit_32.untrained": _cfg(),
-        "deepvit_s.untrained": _cfg("patch_embed.conv1"),
-        "deepvit_l.untrained": _cfg("patch_embed.conv1"),
-        "deepvit_l_384.untrained": _cfg("patch_embed.conv1", 384, 1.0),
+        "deepvit_16.untrained": _cfg(79.1),
+        "deepvit_24.untrained": _cfg(80.0),
+        "deepvit_32.untrained": _cfg(80.9),
+        "deepvit_s.untrained": _cfg(82.3, "patch_embed.conv1"),
+        "deepvit_l.untrained": _cfg(83.1, "patch_embed.conv1"),
+        "deepvit_l_384.untrained": _cfg(84.25, "patch_embed.conv1", 384, 1.0),
     }
 )
 _S = {"embed_dim": 396, "depth": 16, "re_attention": 5, "rescale": True, "scale": 0.5, "stem": "conv"}

@@ -9,8 +9,9 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import generate_default_cfgs, register_model, register_notrace_module
 from torch import Tensor
 
-from longvision.layers import ClassToken, Direction, RMSNorm, VimBlock
+from longvision.layers import ClassToken, ClassTokens, Direction, RMSNorm, VimBlock
 from longvision.models.base import build
+from longvision.models.published import top_1
 from longvision.models.sequence import Layout, SequenceBackbone, check_at_least_one
 from longvision.types import PackedImages
 
@@ -46,7 +47,7 @@ class Vim(SequenceBackbone):
         depth: int = 24,
         state: int = 16,
         direction: Direction = "ssm_conv",
-        cls_token: ClassToken = "middle",
+        cls_token: ClassToken | ClassTokens = "middle",
         **others: Any,
     ) -> None:
         check_at_least_one(state=state)
@@ -84,13 +85,8 @@ class Vim(SequenceBackbone):
         parts = x.split(list(layout.packing.lengths), dim=1)
         return torch.cat([torch.where(flip, part.flip(1), part) for part, flip in zip(parts, layout.flipped_B)], 1)
 
-    def no_weight_decay(self) -> set[str]:
-        """The SSMs' parameters, class tokens and positions; see `Backbone.no_weight_decay`."""
-        ssm = {name for name, _ in self.named_parameters() if name.split(".")[-1] in ("A_log", "A_b_log", "D", "D_b")}
-        return super().no_weight_decay() | ssm
 
-
-def _cfg(repository: str = "", filename: str = "", **kwargs: Any) -> dict[str, Any]:
+def _cfg(repository: str = "", filename: str = "", accuracy: float | None = None, **kwargs: Any) -> dict[str, Any]:
     return {
         "hf_hub_id": f"hustvl/{repository}" if repository else None,
         "hf_hub_filename": filename or None,
@@ -105,18 +101,18 @@ def _cfg(repository: str = "", filename: str = "", **kwargs: Any) -> dict[str, A
         "license": "apache-2.0",
         "origin_url": "https://github.com/hustvl/Vim",
         "paper_ids": "arXiv:2401.09417",
+        "notes": top_1(accuracy),
         **kwargs,
     }
 
 
-# ImageNet-1k top-1 as published: 76.1, 80.5, 81.9; stride 8, fine-tuned: 78.3, 81.6.
 default_cfgs = generate_default_cfgs(
     {
-        "vim_tiny_patch16_224.in1k": _cfg("Vim-tiny-midclstok", "vim_t_midclstok_76p1acc.pth"),
-        "vim_small_patch16_224.in1k": _cfg("Vim-small-midclstok", "vim_s_midclstok_80p5acc.pth"),
-        "vim_base_patch16_224.in1k": _cfg("Vim-base-midclstok", "vim_b_midclstok_81p9acc.pth"),
-        "vim_tiny_patch16_stride8_224.in1k": _cfg("Vim-tiny-midclstok", "vim_t_midclstok_ft_78p3acc.pth"),
-        "vim_small_patch16_stride8_224.in1k": _cfg("Vim-small-midclstok", "vim_s_midclstok_ft_81p6acc.pth"),
+        "vim_tiny_patch16_224.in1k": _cfg("Vim-tiny-midclstok", "vim_t_midclstok_76p1acc.pth", 76.1),
+        "vim_small_patch16_224.in1k": _cfg("Vim-small-midclstok", "vim_s_midclstok_80p5acc.pth", 80.5),
+        "vim_base_patch16_224.in1k": _cfg("Vim-base-midclstok", "vim_b_midclstok_81p9acc.pth", 81.9),
+        "vim_tiny_patch16_stride8_224.in1k": _cfg("Vim-tiny-midclstok", "vim_t_midclstok_ft_78p3acc.pth", 78.3),
+        "vim_small_patch16_stride8_224.in1k": _cfg("Vim-small-midclstok", "vim_s_midclstok_ft_81p6acc.pth", 81.6),
         "vim_nano_patch4_32.untrained": _cfg(input_size=(3, 32, 32), num_classes=10, crop_pct=1.0, license=None),
     }
 )
