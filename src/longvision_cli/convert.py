@@ -11,7 +11,7 @@ from longvision_cli.arguments import ArgumentParser
 def run(arguments: list[str]) -> int:
     parser = ArgumentParser(
         prog="longvision convert",
-        description="Reads a checkpoint of a Vim or DeepViT (the authors' pickle or safetensors) and writes "
+        description="Reads a checkpoint of one of our models (the authors' pickle or safetensors) and writes "
         "safetensors; of a DETR's (the authors' or transformers') a file that `longvision predict` and `explain` take. "
         "A pickle that holds anything but tensors, numbers, strings, containers and a Namespace is refused.",
     )

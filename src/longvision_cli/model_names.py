@@ -14,7 +14,7 @@ from longvision.names import did_you_mean
 from longvision.types import Size
 
 OURS = re.compile(
-    r"(?:(?:vim_[a-z]+|vit_nano|navit_[a-z]+)_patch(?P<patch>\d+)(?:_stride(?P<stride>\d+))?(?:_\d+)?|deepvit_\w+)$"
+    r"(?:(?:(?:vim|mambareg|arm|localvim|navit)_[a-z]+|vit_nano)_patch(?P<patch>\d+)(?:_stride(?P<stride>\d+))?(?:_\d+)?|deepvit_\w+)$"
 )
 TIMMS = re.compile(r"(?:vit|deit3?)_\w*?patch(?P<patch>\d+)_")
 TO_PAD_TIMMS = "--model.args.dynamic_img_size true --model.args.dynamic_img_pad true"

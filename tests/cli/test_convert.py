@@ -52,8 +52,8 @@ def test_the_variant_is_recognised(longvision, name):
     assert all(torch.equal(own[key], weights[key]) for key in weights)
 
 
-@pytest.mark.parametrize("name", ["deepvit_16", "deepvit_s"])
-def test_a_deepvit_is_recognised(longvision, name, monkeypatch):
+@pytest.mark.parametrize("name", ["deepvit_16", "deepvit_s", "deepvit_l_384", "mambareg_base_patch16_224"])
+def test_other_families_are_recognised(longvision, name, monkeypatch):
     with torch.device("meta"):
         model = timm.create_model(name, in_chans=1)
     weights = {key: torch.zeros(()).expand(tensor.shape) for key, tensor in model.state_dict().items()}
@@ -65,8 +65,8 @@ def test_a_deepvit_is_recognised(longvision, name, monkeypatch):
     count = sum(p.numel() for p in model.parameters())
     assert f": {name}, {len(weights)} tensors, {count:,} parameters, 1000 classes" in answer.out
     assert answer.out.rstrip().endswith(", in_chans=1)")
-    weights["pos_embed"] = torch.zeros(1, 5, model.embed_dim)
-    assert "5 positions" in longvision("convert", "in.pth", "out.safetensors").err
+    weights["patch_embed.proj.weight"] = weights["patch_embed.proj.weight"][:100]
+    assert " of width 100, depth " in longvision("convert", "in.pth", "out.safetensors").err
 
 
 def test_safetensors_again(longvision):
@@ -92,7 +92,7 @@ def test_nothing_is_overwritten_and_nothing_half_written(longvision):
     [
         ({"model": {}}, "holds no weights"),
         ([1, 2], "holds no weights"),
-        ({"model": {"fc.weight": torch.zeros(2, 2)}}, "is not a checkpoint of a Vim or DeepViT"),
+        ({"model": {"fc.weight": torch.zeros(2, 2)}}, "is not a checkpoint of a Vim, DeepViT, MambaReg"),
     ],
 )
 def test_other_checkpoints_are_refused(longvision, content, expected):

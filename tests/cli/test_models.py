@@ -40,13 +40,24 @@ def test_ours_are_listed_with_their_parameters(listed):
         "vmamba_tiny_v0_224": "22,893,448",
         "vmamba_small_v0_224": "44,417,416",
         "vmamba_base_v0_224": "76,254,056",
+        "mambareg_tiny_patch16_224": "9,264,232",
+        "mambareg_small_patch16_224": "27,801,064",
+        "mambareg_base_patch16_224": "99,301,096",
+        "mambareg_large_patch16_224": "341,222,376",
+        "arm_tiny_patch16_224": "22,167,400",
+        "arm_small_patch16_224": "38,594,016",
+        "arm_base_patch16_224": "85,031,656",
+        "arm_large_patch16_224": "297,035,720",
+        "arm_huge_patch16_224": "662,682,088",
+        "localvim_tiny_patch16_224": "7,994,536",
+        "localvim_small_patch16_224": "27,783,784",
     }
 
 
 def test_the_cost_is_the_paper_s(listed):
     """Table 1 of arXiv 2401.09417: 1.5, 5.1 and 18.9 G at 224 pixels."""
     for name, paper in {"tiny": 1.5, "small": 5.1, "base": 18.9}.items():
-        _, size, macs, share, _ = listed[f"vim_{name}_patch16_224"]
+        _, size, macs, share, *_ = listed[f"vim_{name}_patch16_224"]
         assert size == "224x224"
         assert float(macs) == pytest.approx(paper, rel=0.12)
         assert 0 < float(share) < 50
@@ -71,7 +82,15 @@ def test_a_size_of_two_sides(longvision):
 def test_a_pattern_among_all_of_timm(longvision):
     found = rows(longvision("models", "deit_tiny_*_224"))
     assert found["deit_tiny_patch16_224"][0] == "5,717,416"
-    assert found["deit_tiny_patch16_224"][-1] == "-"  # no scan
+    assert found["deit_tiny_patch16_224"][3:] == ["-", "-", "apache-2.0"]  # no scan; timm tells no accuracy
+
+
+def test_what_authors_state_of_their_weights(listed):
+    """Top-1 and licence; there are weights without one, and models without weights."""
+    assert listed["vim_tiny_patch16_224"][-2:] == ["76.1", "apache-2.0"]
+    assert listed["deepvit_l_384"][-2:] == ["84.25", "mit"]
+    assert listed["mambareg_small_patch16_224"][-3:] == ["81.4", "none", "stated"]
+    assert listed["mambareg_tiny_patch16_224"][-2:] == listed["vim_nano_patch4_32"][-2:] == ["-", "-"]
 
 
 def test_a_convolutional_model_takes_any_size(longvision):

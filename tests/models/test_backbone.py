@@ -99,7 +99,11 @@ def test_our_names():
     deepvits = [f"deepvit_{size}" for size in ("16", "24", "32", "l", "l_384", "s")]
     vmambas = [f"vmamba_{size}_{kind}_224" for size in ("small", "base") for kind in ("s1l20", "s2l15", "v0")]
     vmambas += [f"vmamba_tiny_{kind}_224" for kind in ("s1l8", "s2l5", "v0")]
-    assert sorted(NAMES) == sorted([*vims, *navits, *deepvits, *vmambas, "vit_nano_patch4_32"])
+    mambaregs = [f"mambareg_{size}_patch16_224" for size in ("tiny", "small", "base", "large")]
+    arms = [f"arm_{size}_patch16_224" for size in ("tiny", "small", "base", "large", "huge")]
+    localvims = [f"localvim_{size}_patch16_224" for size in ("tiny", "small")]
+    others = [*mambaregs, *arms, *localvims, "vit_nano_patch4_32"]
+    assert sorted(NAMES) == sorted([*vims, *navits, *deepvits, *vmambas, *others])
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_features_head_and_classifier(name):
     model.reset_classifier(0)
     assert model.num_classes == 0 and model.global_pool == pool and torch.equal(model(image), pooled)
     model.reset_classifier(0, "avg")
-    assert model.global_pool == "avg" and model(image).shape == pooled.shape
+    assert model.global_pool == "avg" and model(image).shape == (2, model.head_hidden_size)
     model.reset_classifier(0, "")
     assert model.global_pool == "" and torch.equal(model(image), features)
     assert small(name, num_classes=0).eval()(image).shape == pooled.shape
@@ -191,8 +191,9 @@ def test_copies(name):
     model, image = small(name, in_chans=1).eval(), image_for(name, channels=1)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(other(image), model(image))
-    statistics = {key for key, _ in model.named_buffers()} if name.startswith("deepvit") else set()  # batch norms'
-    assert set(model.state_dict()) == {key for key, _ in model.named_parameters()} | statistics
+    with_some = name.startswith(("deepvit", "localvim_small"))  # statistics of batch norms, rotary positions
+    buffers = {key for key, _ in model.named_buffers()} if with_some else set()
+    assert set(model.state_dict()) == {key for key, _ in model.named_parameters()} | buffers
 
 
 @EVERY
@@ -214,7 +215,9 @@ def test_layers_for_optimisers(name):
 @torch.no_grad()
 def test_another_size(name):
     model = small(name).eval()
-    image = torch.nn.functional.pad(image_for(name), (0, image_for(name).shape[3], 0, 0))
+    side = image_for(name).shape[3]
+    square = getattr(model, "rope", None) is not None  # rotary positions are a square's
+    image = torch.nn.functional.pad(image_for(name), (0, side, 0, side if square else 0))
     logits = model(image)
     assert logits.shape == (2, model.num_classes)
     if hasattr(model, "set_input_size"):

@@ -15,6 +15,7 @@ from longvision.heads.detection import create_detector
 from longvision.heads.detr import create_detr
 from longvision.heads.segmentation import create_segmenter
 from longvision.layers.mixer import VimMixer
+from longvision.layers.ordered_mixer import OrderedMixer
 from longvision.layers.ss2d import SS2D
 from longvision.models.backbone import checkpoint_activations, create_sized
 from longvision.ops.common import choose_backend
@@ -62,7 +63,7 @@ def describe_attention(model: nn.Module, case: Case) -> str:
     forms = {bool(module.fused_attn) for module in _attention_modules(model)}
     if forms:
         return "sdpa" if True in forms else "materialised"
-    if not any(isinstance(module, VimMixer | SS2D) for module in model.modules()):
+    if not any(isinstance(module, VimMixer | OrderedMixer | SS2D) for module in model.modules()):
         return ""
     # Asked for both dtypes of mixed precision: where kernels have to be compiled first, that is not the model's time.
     dtypes = dict.fromkeys([torch.float32, getattr(torch, case.dtype)])

@@ -8,7 +8,7 @@ from longvision.layers.patch_embed import PatchEmbed
 from longvision.layers.plain import set_fused
 from longvision.layers.positions import packed_pos_embed, resample_pos_embed
 from longvision.layers.stack import run_at_once
-from longvision.layers.tokens import ClassToken, ClassTokens
+from longvision.layers.tokens import ClassToken, ClassTokens, Registers
 
 __all__ = [
     "ClassToken",
@@ -17,6 +17,7 @@ __all__ = [
     "FactorisedPositions",
     "PatchEmbed",
     "RMSNorm",
+    "Registers",
     "VimBlock",
     "VimMixer",
     "factorised_on_grid",

@@ -1,4 +1,4 @@
-"""Where the class token stands in the sequence."""
+"""Where class tokens and registers stand in the sequence."""
 
 from collections.abc import Sequence
 from typing import Literal, get_args
@@ -27,6 +27,11 @@ class ClassTokens(nn.Module):
         self.kind = kind
         self.count = {"none": 0, "head": 1, "middle": 1, "double": 2}[kind]
 
+    @property
+    def in_positions(self) -> "ClassTokens":
+        """Those that have a row in the patches' table of positions."""
+        return self
+
     def insert(self, patches_BMD: Tensor, tokens_BTD: Tensor | None) -> Tensor:
         """(B, M, D) and (B, count, D) -> (B, M + count, D)."""
         if tokens_BTD is None:
@@ -54,12 +59,66 @@ class ClassTokens(nn.Module):
         order: list[int] = []
         begin, token = 0, sum(lengths)
         for patches in lengths:
-            at, end = begin + self._split(patches), begin + patches
-            tokens = range(token, token + self.count)
-            order += [*range(begin, at), *tokens[:1], *range(at, end), *tokens[1:]]
-            begin, token = end, token + self.count
+            order += self._order(range(begin, begin + patches), range(token, token + self.count))
+            begin, token = begin + patches, token + self.count
         return order
+
+    def _order(self, patches: range, tokens: range) -> list[int]:
+        """Of one image's numbers."""
+        at = self._split(len(patches))
+        return [*patches[:at], *tokens[:1], *patches[at:], *tokens[1:]]
 
     def _split(self, patches: int) -> int:
         """Patches before the first class token."""
         return patches // 2 if self.kind == "middle" else 0
+
+
+class Registers(ClassTokens):
+    """Spreads registers evenly among the patch tokens (arXiv 2405.14858): one behind every M // (count + 1) patches,
+    the rest of the patches behind the last one.
+
+    Args:
+        count: how many, at least one.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__("none")
+        self.kind, self.count = "registers", count  # type: ignore[assignment]
+        self.none = ClassTokens("none")
+
+    @property
+    def in_positions(self) -> ClassTokens:
+        """None: they have a table of their own."""
+        return self.none
+
+    def insert(self, patches_BMD: Tensor, tokens_BTD: Tensor | None) -> Tensor:
+        """(B, M, D) and (B, count, D) -> (B, M + count, D)."""
+        if tokens_BTD is None:
+            return patches_BMD
+        run = self._split(patches_BMD.shape[1])
+        among_BTRD = patches_BMD[:, : self.count * run].unflatten(1, (self.count, run))
+        among_BTRD = torch.cat([among_BTRD, tokens_BTD.unsqueeze(2)], dim=2)
+        return torch.cat([among_BTRD.flatten(1, 2), patches_BMD[:, self.count * run :]], dim=1)
+
+    def extract(self, x_BMD: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, M + count, D) -> patches (B, M, D) and registers (B, count, D): `insert` undone."""
+        run = self._split(x_BMD.shape[1] - self.count)
+        among = self.count * (run + 1)
+        patches_BMD = x_BMD[:, :among].unflatten(1, (self.count, run + 1))[:, :, :run].flatten(1, 2)
+        return torch.cat([patches_BMD, x_BMD[:, among:]], dim=1), self.alone(x_BMD)
+
+    def alone(self, x_BMD: Tensor) -> Tensor:
+        """(B, M + count, D) -> registers (B, count, D), without a copy."""
+        run = self._split(x_BMD.shape[1] - self.count)
+        return x_BMD[:, run : self.count * (run + 1) : run + 1]
+
+    def _order(self, patches: range, tokens: range) -> list[int]:
+        run = self._split(len(patches))
+        order: list[int] = []
+        for i, token in enumerate(tokens):
+            order += [*patches[i * run : (i + 1) * run], token]
+        return [*order, *patches[self.count * run :]]
+
+    def _split(self, patches: int) -> int:
+        """Patches before each register."""
+        return patches // (self.count + 1)

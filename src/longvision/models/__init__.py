@@ -18,9 +18,23 @@ for _name in filter(has_pyramid, NAMES):
     register_pyramid(_name)
 
 import longvision.models.pruned_efficientvit  # noqa: E402, F401 registers what `longvision prune` writes
+from longvision.models.arm import ARM  # noqa: E402
 from longvision.models.deepvit import DeepViT  # noqa: E402
+from longvision.models.localvim import LocalVim  # noqa: E402
+from longvision.models.mambareg import MambaReg  # noqa: E402
 from longvision.models.vim import Vim  # noqa: E402
 from longvision.models.vit import ViT  # noqa: E402
 from longvision.models.vmamba import VMamba  # noqa: E402
 
-__all__ = ["NAMES", "DeepViT", "FeaturePyramid", "VMamba", "ViT", "Vim", "register_pyramid"]
+__all__ = [
+    "ARM",
+    "NAMES",
+    "DeepViT",
+    "FeaturePyramid",
+    "LocalVim",
+    "MambaReg",
+    "VMamba",
+    "ViT",
+    "Vim",
+    "register_pyramid",
+]

@@ -41,6 +41,7 @@ class Backbone(Classifier):
     norm_name = "norm"  # of the norm behind them
     takes_packed = False  # whether `embed` takes PackedImages
     formats: Sequence[str] = ("NCHW", "NLC")  # of `forward_intermediates`
+    learned_pool = False  # whether the pooling has parameters, which go with the head
 
     def __init__(self, num_features: int, in_chans: int, num_classes: int, pool: str, drop_rate: float) -> None:
         super().__init__(num_features, num_classes, pool, drop_rate)
@@ -207,7 +208,7 @@ class Backbone(Classifier):
         if prune_norm:
             self._set(self.norm_name, nn.Identity())
         if prune_head:
-            self.reset_classifier(0)
+            self.reset_classifier(0, "none" if self.learned_pool else None)
         return take
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:

@@ -54,7 +54,7 @@ class Classifier(nn.Module):
         if self.num_classes < 1:
             return nn.Identity()
         like = next(self.parameters())
-        return nn.Linear(self.num_features, self.num_classes, device=like.device, dtype=like.dtype)
+        return nn.Linear(self.head_hidden_size, self.num_classes, device=like.device, dtype=like.dtype)
 
     def _init_head(self) -> None:
         head = self.get_classifier()

@@ -16,9 +16,7 @@ def blocks(model: Any) -> Any:
 def placed_class_token(model: Any) -> Tensor:
     """(1, 1, D), with its position."""
     if isinstance(model, SequenceBackbone):
-        (name,) = model._token_names()
-        token_11D, positions = getattr(model, name), model.pos_embed
-        return token_11D + model.tokens.alone(positions) if model.positions == "absolute" else token_11D
+        return model._placed(model._class_tokens(1))
     token_11D = model.cls_token
     has_position = model.pos_embed is not None and not model.no_embed_class
     return token_11D + model.pos_embed[:, :1] if has_position else token_11D
@@ -32,7 +30,7 @@ def embedded(model: Any, images: Any) -> tuple[Tensor, Any, int]:
         raise UserError("a model with memory takes images of one size, (B, C, H, W), and no PackedImages")
     x_BMD, layout = model.embed(images)
     patches = x_BMD.shape[1] - 1
-    return x_BMD, layout, patches // 2 if model.tokens.kind == "middle" else 0
+    return x_BMD, layout, patches // 2 if model.tokens.kind in ("middle", "registers") else 0
 
 
 def finished(model: Any, x_BMD: Tensor, layout: Any) -> Tensor:

@@ -38,6 +38,7 @@ class NaViT(ViT):
     """
 
     own_pools = ("map",)
+    learned_pool = True
     bias, qk_norm = False, True
 
     def __init__(
@@ -81,15 +82,6 @@ class NaViT(ViT):
         """See `Backbone.reset_classifier`; an attention pooling that was dropped begins anew."""
         super().reset_classifier(num_classes, global_pool)
         self._fit_pool()
-
-    def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """See `Backbone.prune_intermediate_layers`; the pooling goes with the head."""
-        taken = super().prune_intermediate_layers(indices, prune_norm, prune_head)
-        if prune_head:
-            self.reset_classifier(0, "none")
-        return taken
 
     def no_weight_decay(self) -> set[str]:
         """The pooling's query too; see `Backbone.no_weight_decay`."""

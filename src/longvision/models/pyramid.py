@@ -218,7 +218,9 @@ def _create_pyramid(
     """For timm.create_model; what is not the pyramid's goes to the backbone, its weights among it."""
     if "img_size" in kwargs:  # positions for what the backbone will see: the image padded to whole cells
         kwargs["img_size"] = tuple(-(-side // STRIDES[-1]) * STRIDES[-1] for side in to_2tuple(kwargs["img_size"]))
-    own = {"cls_token": "none"} if is_ours(base) else {"dynamic_img_size": True}
+    own: dict[str, Any] = {"cls_token": "none"} if is_ours(base) else {"dynamic_img_size": True}
+    if base.startswith("mambareg"):  # its registers keep what is global out of the maps
+        own = {}
     backbone = timm.create_model(base, pretrained=pretrained, **{"num_classes": 0, **own, **kwargs})
     model = FeaturePyramid(backbone, blocks, out_chans)
     return FeatureGetterNet(model, out_indices=out_indices) if features_only else model  # type: ignore[arg-type]

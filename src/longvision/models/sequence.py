@@ -1,6 +1,7 @@
 """Backbones over a sequence of tokens: patches, class tokens among them, positions, then blocks."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -35,6 +36,7 @@ torch.fx.wrap("widened")
 
 
 Positions = Literal["absolute"] | Factorised
+SCANS_OWN = re.compile(r"A_\w*log\w*|D(_\w+)?")  # names of decay rates and skip connections
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class SequenceBackbone(Backbone):
         stride: distance between patches, pixels; None for `patch_size`.
         in_chans: channels of the image.
         num_classes: outputs; 0 for none (features are returned).
-        cls_token: where the class token stands: "middle", "head", "double" (both ends) or "none".
+        cls_token: where the class token stands: "middle", "head", "double" (both ends) or "none"; or a subclass's own.
         pool: what goes to the head: the class "token" (of two, their mean), or "mean" or "max" over the patches, or
             "none" (all tokens), or a subclass's own. None: its own, else "token" where there is one, else "mean".
         positions: position embeddings: "absolute", a table of all patches of one grid, resampled for others, or one of
@@ -113,7 +115,7 @@ class SequenceBackbone(Backbone):
         stride: int | None = None,
         in_chans: int = 3,
         num_classes: int = 1000,
-        cls_token: ClassToken = "head",
+        cls_token: ClassToken | ClassTokens = "head",
         pool: Pool | None = None,
         positions: Positions = "absolute",
         drop_rate: float = 0.0,
@@ -126,7 +128,7 @@ class SequenceBackbone(Backbone):
             raise UserError(f"drop_path_rate {drop_path_rate}: expected a number from 0 to below 1")
         if positions not in ("absolute", *FACTORISED):
             raise UserError(f"positions={positions!r} is unknown: choose one of absolute, {', '.join(FACTORISED)}")
-        tokens = ClassTokens(cls_token)
+        tokens = cls_token if isinstance(cls_token, ClassTokens) else ClassTokens(cls_token)
         self.pools = (*self.own_pools, *(("token",) if tokens.count else ()), "mean", "max", "none")
         super().__init__(embed_dim, in_chans, num_classes, pool if pool is not None else self.pools[0], drop_rate)
 
@@ -135,8 +137,9 @@ class SequenceBackbone(Backbone):
         self.patch_embed = PatchEmbed(patch_size, stride or patch_size, in_chans, embed_dim, pad)
         self.grid = self.patch_embed.grid_size(*to_2tuple(img_size))
         for name in self._token_names():
-            self.register_parameter(name, nn.Parameter(torch.empty(1, 1, embed_dim)))
-        self.positions, held = positions, math.prod(self.grid) + tokens.count
+            own = tokens.count // len(self._token_names())
+            self.register_parameter(name, nn.Parameter(torch.empty(1, own, embed_dim)))
+        self.positions, held = positions, math.prod(self.grid) + self.tokens.in_positions.count
         self.pos_embed: Any = (
             nn.Parameter(torch.empty(1, held, embed_dim))
             if positions == "absolute"
@@ -178,7 +181,7 @@ class SequenceBackbone(Backbone):
     def _positions(self, grid: tuple[int, int], like_BMD: Tensor) -> Tensor:
         """(1, M + class tokens, D)."""
         if self.positions == "absolute":
-            return resample_pos_embed(self.pos_embed, self.grid, grid, self.tokens)
+            return resample_pos_embed(self.pos_embed, self.grid, grid, self.tokens.in_positions)
         return factorised_on_grid(self.pos_embed, grid, self.tokens, like_BMD)
 
     def _embed_packed(self, images: PackedImages) -> tuple[Tensor, Layout]:
@@ -188,9 +191,7 @@ class SequenceBackbone(Backbone):
         x_1MD = widened(self.patch_embed.packed(images.patches)) + self._packed_positions(images)
         if (class_1TD := self._class_tokens(1)) is None:
             return x_1MD, layout
-        class_1TD = widened(class_1TD)
-        if self.positions == "absolute":
-            class_1TD = class_1TD + self.tokens.alone(self.pos_embed)
+        class_1TD = self._placed(widened(class_1TD))
         x_1MD = torch.cat([x_1MD, class_1TD.repeat(1, len(images), 1)], dim=1)
         return x_1MD.index_select(1, packing.order), layout
 
@@ -202,7 +203,13 @@ class SequenceBackbone(Backbone):
             number_M = torch.arange(len(starts_M), device=device) - starts_M
         if self.positions != "absolute":
             return self.pos_embed.packed(images.grids, number_M, images.lengths)
-        return packed_pos_embed(self.pos_embed, self.grid, images.grids, number_M, images.lengths, self.tokens)
+        return packed_pos_embed(
+            self.pos_embed, self.grid, images.grids, number_M, images.lengths, self.tokens.in_positions
+        )
+
+    def _placed(self, class_1TD: Tensor) -> Tensor:
+        """(1, T, D) -> (1, T, D): class tokens with their positions, if they have some."""
+        return class_1TD + self.tokens.alone(self.pos_embed) if self.positions == "absolute" else class_1TD
 
     def _layout(self, images: PackedImages) -> Layout:
         return Layout(images.grids, self._packing(images))
@@ -246,13 +253,17 @@ class SequenceBackbone(Backbone):
     def _pooled(self, x: Tensor, layout: Layout | None) -> Tensor:
         packing = layout.packing if layout is not None else None
         if self.pool == "token":
-            if packing is None:
-                return self.tokens.alone(x).mean(dim=1)
-            class_T = packing.places[-len(packing.lengths) * self.tokens.count :]
-            return x[0, class_T].unflatten(0, (-1, self.tokens.count)).mean(dim=1)
+            return self._class_states(x, packing).mean(dim=1)
         patches, _ = self._split(x, packing)
         pooled = [part_BMD.mean(1) if self.pool == "mean" else part_BMD.amax(1) for part_BMD in patches]
         return torch.cat(pooled) if len(pooled) > 1 else pooled[0]
+
+    def _class_states(self, x_BMD: Tensor, packing: Packing | None) -> Tensor:
+        """(B, M + class tokens, D), or packed (1, M, D) of S images -> class tokens (B, T, D), or (S, T, D)."""
+        if packing is None:
+            return self.tokens.alone(x_BMD)
+        class_T = packing.places[-len(packing.lengths) * self.tokens.count :]
+        return x_BMD[0, class_T].unflatten(0, (-1, self.tokens.count))
 
     # timm's contract
 
@@ -263,14 +274,15 @@ class SequenceBackbone(Backbone):
         if isinstance(self.pos_embed, FactorisedPositions):
             self.pos_embed.resize(grid)
         else:
-            resampled = resample_pos_embed(self.pos_embed, self.grid, grid, self.tokens).clone()
+            resampled = resample_pos_embed(self.pos_embed, self.grid, grid, self.tokens.in_positions).clone()
             self.pos_embed = nn.Parameter(resampled, requires_grad=self.pos_embed.requires_grad)
         self.grid = grid
 
     def no_weight_decay(self) -> set[str]:
-        """Class tokens and positions; see `Backbone.no_weight_decay`."""
-        positions = {name for name, _ in self.named_parameters() if name.split(".")[0] == "pos_embed"}
-        return {*positions, *self._token_names()}
+        """Class tokens, positions, and the scans' A and D; see `Backbone.no_weight_decay`."""
+        names = [name for name, _ in self.named_parameters()]
+        own = {name for name in names if name.startswith("pos_embed") or SCANS_OWN.fullmatch(name.split(".")[-1])}
+        return {*own, *self._token_names()}
 
 
 def check_at_least_one(**values: int | tuple[int, int]) -> None:

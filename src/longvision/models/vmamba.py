@@ -17,6 +17,7 @@ from longvision.layers.ss2d import SS2D
 from longvision.layers.vss_block import VSSBlock
 from longvision.models.base import build
 from longvision.models.hierarchy import HierarchyBackbone, Stage
+from longvision.models.published import top_1
 from longvision.models.sequence import check_at_least_one
 from longvision.models.vit import init_linear_layers
 from longvision.models.weights.files import Weights
@@ -123,7 +124,7 @@ def _halving(dim: int) -> nn.Sequential:
     return nn.Sequential(OrderedDict([("1", MapConv2d(dim, 2 * dim, 3, 2, 1)), ("3", LayerNorm(2 * dim, 1e-5))]))
 
 
-def _cfg(file: str) -> dict[str, Any]:
+def _cfg(file: str, accuracy: float) -> dict[str, Any]:
     return {
         "url": f"https://github.com/MzeroMiko/VMamba/releases/download/{file}",
         "custom_load": True,
@@ -138,21 +139,21 @@ def _cfg(file: str) -> dict[str, Any]:
         "license": "mit",
         "origin_url": "https://github.com/MzeroMiko/VMamba",
         "paper_ids": "arXiv:2401.10166",
+        "notes": top_1(accuracy),
     }
 
 
-# ImageNet-1k top-1 as published: 82.6, 83.3, 83.8; s2: 82.5, 83.6, 83.9; v0: 82.2, 83.5, 83.7.
 default_cfgs = generate_default_cfgs(
     {
-        "vmamba_tiny_s1l8_224.in1k": _cfg("%23v2cls/vssm1_tiny_0230s_ckpt_epoch_264.pth"),
-        "vmamba_small_s1l20_224.in1k": _cfg("%23v2cls/vssm1_small_0229s_ckpt_epoch_240.pth"),
-        "vmamba_base_s1l20_224.in1k": _cfg("%23v2cls/vssm1_base_0229s_ckpt_epoch_225.pth"),
-        "vmamba_tiny_s2l5_224.in1k": _cfg("%23v2cls/vssm_tiny_0230_ckpt_epoch_262.pth"),
-        "vmamba_small_s2l15_224.in1k": _cfg("%23v2cls/vssm_small_0229_ckpt_epoch_222.pth"),
-        "vmamba_base_s2l15_224.in1k": _cfg("%23v2cls/vssm_base_0229_ckpt_epoch_237.pth"),
-        "vmamba_tiny_v0_224.in1k": _cfg("%23v0cls/vssmtiny_dp01_ckpt_epoch_292.pth"),
-        "vmamba_small_v0_224.in1k": _cfg("%23v0cls/vssmsmall_dp03_ckpt_epoch_238.pth"),
-        "vmamba_base_v0_224.in1k": _cfg("%23v0cls/vssmbase_dp06_ckpt_epoch_241.pth"),
+        "vmamba_tiny_s1l8_224.in1k": _cfg("%23v2cls/vssm1_tiny_0230s_ckpt_epoch_264.pth", 82.6),
+        "vmamba_small_s1l20_224.in1k": _cfg("%23v2cls/vssm1_small_0229s_ckpt_epoch_240.pth", 83.3),
+        "vmamba_base_s1l20_224.in1k": _cfg("%23v2cls/vssm1_base_0229s_ckpt_epoch_225.pth", 83.8),
+        "vmamba_tiny_s2l5_224.in1k": _cfg("%23v2cls/vssm_tiny_0230_ckpt_epoch_262.pth", 82.5),
+        "vmamba_small_s2l15_224.in1k": _cfg("%23v2cls/vssm_small_0229_ckpt_epoch_222.pth", 83.6),
+        "vmamba_base_s2l15_224.in1k": _cfg("%23v2cls/vssm_base_0229_ckpt_epoch_237.pth", 83.9),
+        "vmamba_tiny_v0_224.in1k": _cfg("%23v0cls/vssmtiny_dp01_ckpt_epoch_292.pth", 82.2),
+        "vmamba_small_v0_224.in1k": _cfg("%23v0cls/vssmsmall_dp03_ckpt_epoch_238.pth", 83.5),
+        "vmamba_base_v0_224.in1k": _cfg("%23v0cls/vssmbase_dp06_ckpt_epoch_241.pth", 83.7),
     }
 )
 

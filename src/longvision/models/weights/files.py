@@ -26,6 +26,7 @@ from longvision.errors import MissingFileError, UnsavedError, UserError
 from longvision.files import METADATA_KEY, opened_weights, written_beside
 from longvision.layers import ClassToken, ClassTokens, resample_pos_embed
 from longvision.layers.factorised import interpolated
+from longvision.models.weights.identify import family_of, fitting
 
 Weights = dict[str, Tensor]
 # What released files hold beside weights: yacs's nodes are dictionaries, and read as such.
@@ -133,6 +134,9 @@ def _read_pickle(path: Path) -> Weights:
         ) from error
     except Exception as error:  # bytes that are no pickle fail in any way there is
         raise UserError(f"{path} is not a checkpoint that torch can read: {error}") from error
+    average = content.get("model_ema") if isinstance(content, dict) else None
+    if isinstance(average, dict) and family_of(average) == "ARM":  # the published ones, beside those of the last step
+        return dict(average)
     if isinstance(content, dict) and {"model", "model_ema"} <= content.keys():
         logger.info("%s holds model and model_ema, an average of its weights: model is taken", path)
     for key in ("model", "model_ema", "state_dict", "state_dict_ema"):
@@ -156,6 +160,8 @@ def fit_positions(weights: Weights, model: Any, metadata: dict[str, Any] | None 
         )
     if kind.endswith("_learned"):
         return _fit_tables(weights, model)
+    # Rotary positions are the same numbers for each grid.
+    weights = {**weights, **{n: own for n, own in model.named_buffers() if n.startswith("rope.") and n in weights}}
     if (pos_1MD := weights.get("pos_embed")) is None or pos_1MD.ndim != 3:
         return weights
     tokens = ClassTokens(_class_token(weights, model, metadata or {}))
@@ -165,7 +171,10 @@ def fit_positions(weights: Weights, model: Any, metadata: dict[str, Any] | None 
     if model.tokens.count == 0:
         weights = {name: tensor for name, tensor in weights.items() if not name.startswith("cls_token")}
         return {**weights, "pos_embed": patches_1MD}
-    return {**weights, "pos_embed": model.tokens.insert(patches_1MD, class_1TD) if tokens.count else pos_1MD}
+    return {
+        **weights,
+        "pos_embed": model.tokens.in_positions.insert(patches_1MD, class_1TD) if tokens.count else pos_1MD,
+    }
 
 
 def _fit_tables(weights: Weights, model: Any) -> Weights:
@@ -179,6 +188,8 @@ def _fit_tables(weights: Weights, model: Any) -> Weights:
 
 def _class_token(weights: Weights, model: Any, metadata: dict[str, Any]) -> ClassToken:
     """Where the class token stands in the file's sequence; names alone do not tell the head from the middle."""
+    if "pos_embed_cls" in weights:  # registers have positions of their own
+        return "none"
     if "cls_token" in metadata:
         return metadata["cls_token"]
     if "cls_token_head" in weights:
@@ -240,7 +251,10 @@ def check_fits(weights: Weights, model: nn.Module, path: str | os.PathLike[str])
     ]
     if differ:
         more = f"; and {len(differ) - 5} more" if len(differ) > 5 else ""
-        raise UserError(f"{path} is a checkpoint for another model: {'; '.join(differ[:5])}{more}")
+        name, cfg = fitting(weights), getattr(model, "pretrained_cfg", {})
+        made = cfg.get("architecture"), f"{cfg.get('architecture')}.{cfg.get('tag')}"
+        fits = f"; these are weights of {name}" if name and name not in made else ""
+        raise UserError(f"{path} is a checkpoint for another model: {'; '.join(differ[:5])}{more}{fits}")
 
 
 def _positioned(model: Any) -> tuple[Any, str]:
@@ -255,4 +269,4 @@ def _describe(model: Any) -> dict[str, Any]:
     if model is None:
         return {}
     positions = {"positions": model.positions} if model.positions != "absolute" else {}
-    return {"grid": list(model.grid), "cls_token": model.tokens.kind, **positions}
+    return {"grid": list(model.grid), "cls_token": model.tokens.in_positions.kind, **positions}

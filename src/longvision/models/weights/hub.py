@@ -26,7 +26,7 @@ def locate_weights(variant: str, cfg: Any, cache_dir: str | Path | None = None) 
     if cfg.file:
         return dataclasses.replace(cfg, custom_load=True)
     if cfg.url and not cfg.custom_load:
-        return cfg
+        return cfg  # timm's way
     if cfg.url:
         where, fetch = cfg.url, partial(download_cached_file, cfg.url, cache_dir=cache_dir)
     elif cfg.hf_hub_id and cfg.hf_hub_filename:
