@@ -74,12 +74,14 @@ def selective_scan(dtype: torch.dtype, softplus: bool = True, packed: bool = Fal
     B_BMN, C_BMN = (empty(batch, tokens, 16, dtype=dtype) for _ in range(2))
     inputs = ScanInputs(
         *(x_BME, delta_BME, empty(384, 16), B_BMN, C_BMN, empty(384), z_BME, empty(384)),
+        initial_state_BEN=None,
         cu_seqlens=cu_seqlens() if packed else None,
         delta_softplus=softplus,
         reverse=False,
+        grid=None,
     )
     states_BKEN = empty(*scan.states_shape(inputs))
-    scan.backward(scan.forward(inputs, states_BKEN), states_BKEN, inputs)
+    scan.backward(scan.forward(inputs, states_BKEN, None), None, states_BKEN, inputs)
 
 
 def causal_conv1d(dtype: torch.dtype, packed: bool = False) -> None:

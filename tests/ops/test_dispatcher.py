@@ -96,7 +96,7 @@ def test_a_backward_of_what_saved_nothing(op):
     case = make_block(1, 65, dtype=torch.float32)
     x = case.x.requires_grad_()
     A, B = -torch.ones(CHANNELS, 2), torch.ones(1, 65, 2)
-    of_scan = x, x, A, B, B, None, None, None, None, False, False, "cpu", False
+    of_scan = x, x, A, B, B, *[None] * 5, False, False, None, "cpu", False, False
     y, *_ = getattr(torch.ops.longvision, op)(*(of_scan if op != "mixer" else case.of_the_op(save_for_backward=False)))
     with pytest.raises(RuntimeError, match=f"^{op} saved nothing"):
         y.sum().backward()

@@ -100,7 +100,7 @@ def test_a_library_with_a_fault_is_not_used(monkeypatch, alone, tmp_path, caplog
     monkeypatch.setattr(compiler, "SOURCES", copy)
     assert library.kernels.__wrapped__(torch.float32) is None
     *_, line = [record.getMessage() for record in caplog.records]
-    assert "plain torch" in line and "norm_forward" in line and "scan_forward" not in line
+    assert "plain torch" in line and "norm_forward" in line and "scans_forward" not in line
     assert not list((tmp_path / "cache").glob("*.checked"))
 
 
@@ -110,14 +110,14 @@ def test_the_next_library_is_taken_and_the_fault_told(monkeypatch, alone, tmp_pa
 
     def checked(dtype, path):
         if path == "compiled":
-            raise library.KernelFault("scan_forward is off")
+            raise library.KernelFault("scans_forward is off")
         return good
 
     monkeypatch.setattr(library, "compiled", lambda *_: "compiled")
     monkeypatch.setattr(library, "prebuilt", lambda *_: "prebuilt")
     monkeypatch.setattr(library, "_checked", checked)
     assert library.kernels.__wrapped__(torch.float32) is good
-    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == ["longvision: scan_forward is off"]
+    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == ["longvision: scans_forward is off"]
 
 
 def test_both_compilers_have_their_say(monkeypatch, alone, caplog):

@@ -58,15 +58,22 @@ def make(batch, tokens, width, states, dtype=torch.float64, *, D=True, z=True, b
 
 
 def scan(tensors, backend, **options):
-    return selective_scan(*(tensors[name] for name in NAMES), backend=backend, **options)
+    """`tensors` may hold an "initial_state" too."""
+    initial_state = tensors.get("initial_state")
+    given = [tensors[name] for name in NAMES]
+    return selective_scan(*given, initial_state_BEN=initial_state, backend=backend, **options)
 
 
-def value_and_grads(tensors, backend, grad, **options):
-    """-> y and the gradient of sum(grad * y) with respect to each tensor that is there."""
+def value_and_grads(tensors, backend, grad, grad_last=None, **options):
+    """-> y and the gradient of sum(grad * y) with respect to each tensor that is there; with the gradient of the last
+    state, that too."""
     leaves = {name: None if t is None else t.detach().clone().requires_grad_() for name, t in tensors.items()}
-    y = scan(leaves, backend, **options)
-    y.backward(grad.to(y.dtype))
-    return {"y": y.detach(), **{name: leaf.grad for name, leaf in leaves.items() if leaf is not None}}
+    y = scan(leaves, backend, return_last_state=grad_last is not None, **options)
+    got = {"y": y} if grad_last is None else dict(zip(("y", "last"), y))
+    grads = (grad, grad_last)[: len(got)]
+    torch.autograd.backward(list(got.values()), [g.to(t.dtype) for g, t in zip(grads, got.values())])
+    values = {name: t.detach() for name, t in got.items()}
+    return values | {name: leaf.grad for name, leaf in leaves.items() if leaf is not None}
 
 
 def in_double(tensors):
@@ -86,12 +93,15 @@ def assert_close(got, truth, tolerance):
     assert not far, f"beyond {tolerance}: {far}"
 
 
-def assert_true(tensors, grad, got, **options):
+def assert_true(tensors, grad, got, grad_last=None, **options):
     """`got`, output and gradients by name, is the float64 reference's to the TOLERANCE of its dtype."""
-    truth = value_and_grads(in_double(tensors), "reference", grad.double(), **options)
+    grad_last = None if grad_last is None else grad_last.double()
+    truth = value_and_grads(in_double(tensors), "reference", grad.double(), grad_last, **options)
     assert got.keys() == truth.keys()
+    dtypes = {name: t.dtype for name, t in tensors.items() if t is not None}
+    dtypes |= {"y": dtypes["x"], "last": torch.promote_types(dtypes["x"], torch.float32)}
     for name, expected in truth.items():
-        assert got[name].shape == expected.shape and got[name].dtype == tensors[name if name != "y" else "x"].dtype
+        assert got[name].shape == expected.shape and got[name].dtype == dtypes[name], name
         assert torch.isfinite(got[name]).all(), name
         # 1e-30: what is so small that float32 has no digits left for it
         error = (got[name].double() - expected).norm() / (expected.norm() + 1e-30)

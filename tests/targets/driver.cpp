@@ -47,8 +47,8 @@ static int64_t call(const std::string& name, const std::vector<int64_t>& given) 
   if (name == #function) return apply(function, given)
   CALL(lanes);
   CALL(functions_of_vectors);
-  CALL(call_scan_forward);
-  CALL(call_scan_backward);
+  CALL(call_scans_forward);
+  CALL(call_scans_backward);
   CALL(call_conv_forward);
   CALL(call_conv_backward);
   CALL(call_norm_forward);

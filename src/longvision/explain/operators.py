@@ -24,7 +24,7 @@ LOG_LEVEL = "KINETO_LOG_LEVEL"
 COMPUTE, MEMORY = "compute", "memory"
 # A kind of operators -> part of their names in torch; the first that fits.
 KINDS = {
-    "scans": r"longvision::(mixer|selective_scan)",
+    "scans": r"longvision::(mixer|selective_scan|cross_scan)",
     "matrix products": r"mm$|mv$|matmul|linear$|attention|einsum|dot$",  # upsample_bilinear2d is none
     "convolutions": r"conv|nnpack",
     "normalisation": r"norm",

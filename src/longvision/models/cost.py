@@ -41,7 +41,7 @@ def cost_of(model: nn.Module, height: int, width: int) -> Cost:
         model(image)
     by_op = counter.get_flop_counts()["Global"]
     flops = {str(op): count for op, count in by_op.items()}
-    scan = sum(count for op, count in flops.items() if "selective_scan" in op)
+    scan = sum(count for op, count in flops.items() if "selective_scan" in op or "cross_scan" in op)
     return Cost(sum(p.numel() for p in model.parameters()), sum(flops.values()) // 2, scan // 2)
 
 
@@ -50,9 +50,18 @@ def _scan_flops(x_shape: Any, delta_shape: Any, A_shape: Any, *_: Any, **__: Any
     return 2 * batch * tokens * channels * (4 * A_shape[1] + 2)
 
 
+def _cross_flops(x_shape: Any, delta_shape: Any, A_shape: Any, *_: Any, **__: Any) -> int:
+    directions, channels, states = A_shape
+    return directions * _scan_flops(x_shape, delta_shape, (channels, states))
+
+
 def _conv_flops(x_shape: Any, weight_shape: Any, *_: Any, **__: Any) -> int:
     batch, tokens, channels = x_shape
     return 2 * batch * tokens * channels * weight_shape[1]
 
 
-FORMULAS = {torch.ops.longvision.selective_scan: _scan_flops, torch.ops.longvision.causal_conv1d: _conv_flops}
+FORMULAS = {
+    torch.ops.longvision.selective_scan: _scan_flops,
+    torch.ops.longvision.cross_scan: _cross_flops,
+    torch.ops.longvision.causal_conv1d: _conv_flops,
+}

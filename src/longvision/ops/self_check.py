@@ -20,7 +20,8 @@ from longvision.ops.selective_scan import cpu as scan_cpu
 from longvision.ops.selective_scan.inputs import ScanInputs
 from longvision.ops.selective_scan.reference import selective_scan_reference
 
-TOKENS, STATES, RANK, TAPS, EPS = 5, 3, 2, 4, 1e-5
+TOKENS, STATES, RANK, TAPS, EPS = 6, 3, 2, 4, 1e-5
+GRID = 2, 3
 # Relative norms, ten times what was measured: what is at fault is off by far more.
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 1e-5, torch.bfloat16: 0.1}
 Results = tuple[str, Sequence[Tensor | None], Sequence[Tensor]]  # a kernel's name, what it gave, what is right
@@ -78,15 +79,19 @@ def _doubled(*tensors: Tensor) -> list[Tensor]:
 
 
 def _scan(case: _Case) -> Iterator[Results]:
+    """By columns, backward, from a state to a state. Blocks go row by row."""
     width = case.width
     given = [case.tokens(width), case.tokens(width), -case.normal(width, STATES).exp()]
     given += [case.tokens(STATES), case.tokens(STATES), case.normal(width), case.tokens(width), case.normal(width)]
-    inputs, grad = ScanInputs._make([*given, None, True, True]), case.tokens(width)
-    states = torch.empty(scan_cpu.states_shape(inputs), dtype=case.real)
-    x, delta, A, B, C, D, z, bias = leaves = _doubled(*given)
-    truth = selective_scan_reference(x, delta, A, B, C, D, z, bias, delta_softplus=True, reverse=True)
-    yield "scan_forward", [scan_cpu.forward(inputs, states)], [truth]
-    yield "scan_backward", scan_cpu.backward(grad, states, inputs), torch.autograd.grad(truth, leaves, grad.double())
+    given.append(case.normal(1, width, STATES))
+    inputs = ScanInputs._make([*given, None, True, True, GRID])
+    grads = case.tokens(width), case.normal(1, width, STATES)
+    states, last = (torch.empty(shape, dtype=case.real) for shape in (scan_cpu.states_shape(inputs), given[-1].shape))
+    leaves = _doubled(*given)
+    truth = selective_scan_reference(*leaves[:8], True, True, None, leaves[8], True, GRID)
+    yield "scans_forward", [scan_cpu.forward(inputs, states, last), last], truth
+    true_grads = torch.autograd.grad(truth, leaves, [grad.double() for grad in grads])
+    yield "scans_backward", scan_cpu.backward(*grads, states, inputs), true_grads
 
 
 def _conv(case: _Case) -> Iterator[Results]:

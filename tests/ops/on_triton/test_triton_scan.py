@@ -333,7 +333,8 @@ def test_inputs_stay_as_they_were(device):
 
 def op_arguments(tensors, device, boundaries=None, reverse=False, save_for_backward=True):
     boundaries = None if boundaries is None else torch.tensor(boundaries, device=device)
-    return *(moved(tensors, device)[name] for name in NAMES), boundaries, True, reverse, "triton", save_for_backward
+    tensors = [moved(tensors, device)[name] for name in NAMES]
+    return *tensors, None, boundaries, True, reverse, None, "triton", False, save_for_backward
 
 
 @pytest.mark.parametrize("options", [
@@ -347,8 +348,9 @@ def test_opcheck(device, options):
         a.clone().requires_grad_() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in arguments
     ]
     torch.library.opcheck(torch.ops.longvision.selective_scan, leaves)
-    y, states = torch.ops.longvision.selective_scan(*arguments)
-    torch.library.opcheck(torch.ops.longvision.selective_scan_backward, (torch.ones_like(y), states, *arguments[:-1]))
+    y, _, states = torch.ops.longvision.selective_scan(*arguments)
+    grads = torch.ones_like(y), None, states
+    torch.library.opcheck(torch.ops.longvision.selective_scan_backward, (*grads, *arguments[:-2]))
 
 
 @pytest.mark.parametrize("tokens, boundaries", [(3, None), (8, None), (9, None), (5, [0, 1, 5])])
@@ -356,11 +358,11 @@ def test_what_is_saved(device, chunk, tokens, boundaries):
     """As the fake says; nothing where there is no backward; the output is the same."""
     chunk(8)
     tensors = make(1, tokens, 3, 1, torch.float32)
-    y, states = op._selective_scan(*op_arguments(tensors, device, boundaries))
+    y, last, states = op._selective_scan(*op_arguments(tensors, device, boundaries))
     fake = op._selective_scan(*op_arguments(tensors, "meta", boundaries))
-    assert [(t.shape, t.dtype) for t in (y, states)] == [(t.shape, t.dtype) for t in fake]
+    assert [(t.shape, t.dtype) for t in (y, last, states)] == [(t.shape, t.dtype) for t in fake]
     assert torch.isfinite(states).all()
-    without, none = op._selective_scan(*op_arguments(tensors, device, boundaries, save_for_backward=False))
+    without, _, none = op._selective_scan(*op_arguments(tensors, device, boundaries, save_for_backward=False))
     assert none.numel() == 0 and torch.equal(without, y)
 
 

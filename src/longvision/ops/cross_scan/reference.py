@@ -5,14 +5,10 @@ from collections.abc import Callable
 from torch import Tensor
 
 from longvision.ops import common
+from longvision.ops.selective_scan.inputs import by_columns
 from longvision.ops.selective_scan.reference import selective_scan_reference
 
 DIRECTIONS = 4
-
-
-def by_columns(tensor: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(B, M, ...) -> (B, M, ...): from row by row to column by column. With the grid turned, (columns, rows), back."""
-    return tensor.unflatten(1, grid).transpose(1, 2).flatten(1, 2)
 
 
 def cross_scan_reference(

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from longvision.ops.selective_scan.inputs import ScanInputs
+from longvision.ops.selective_scan.inputs import ScanInputs, by_columns, gradient_of_groups
 from longvision.ops.selective_scan.reference import biased, reset_positions, step_size
 
 CHUNK = 16  # tokens; states saved for the backward then weigh as much as one (B, M, E) tensor at N = 16
@@ -27,18 +27,31 @@ CACHE = 2**20  # elements of a (rows, CHUNK, N, E) tensor: rows of the batch are
 Scratch = dict[tuple[str, torch.Size], tuple[Tensor, tuple[Tensor, ...]]]
 
 
-def forward(inputs: ScanInputs, states_BKNE: Tensor | None) -> Tensor:
-    """-> y (B, M, E); writes the state before each chunk, unless that is None."""
+def forward(inputs: ScanInputs, states_BKNE: Tensor | None, last_BEN: Tensor | None) -> Tensor:
+    """-> y (B, M, E); writes the state before each chunk and the one behind the last token, unless those are None."""
+    if inputs.grid is not None:
+        rows, columns = inputs.grid
+        return by_columns(forward(_permuted(inputs), states_BKNE, last_BEN), (columns, rows))
     y_BME = inputs.x_BME.new_empty(inputs.x_BME.shape)
     scratch: Scratch = {}
     with _in_full_precision(y_BME):
-        for rows in _row_groups(inputs):
-            _forward_rows(_Scan(inputs, rows, scratch), y_BME[rows], None if states_BKNE is None else states_BKNE[rows])
+        for channels, group in inputs.by_group():
+            for rows in _row_groups(group):
+                states = None if states_BKNE is None else states_BKNE[rows, ..., channels]
+                last = None if last_BEN is None else last_BEN[rows, channels]
+                _forward_rows(_Scan(group, rows, scratch), y_BME[rows, :, channels], states, last)
     return y_BME
 
 
-def _forward_rows(scan: "_Scan", y_BME: Tensor, states_BKNE: Tensor | None) -> None:
-    h_BNE = scan.A_NE.new_zeros(len(y_BME), *scan.A_NE.shape)
+def _permuted(inputs: ScanInputs) -> ScanInputs:
+    """With tokens that lie in the order of the columns."""
+    grid = inputs.grid
+    assert grid is not None
+    return inputs.with_tokens(lambda t: by_columns(t, grid))._replace(grid=None)
+
+
+def _forward_rows(scan: "_Scan", y_BME: Tensor, states_BKNE: Tensor | None, last_BEN: Tensor | None) -> None:
+    h_BNE = scan.state(scan.inputs.initial_state_BEN)
     for k, tokens in scan.chunks():
         if states_BKNE is not None:
             states_BKNE[:, k] = h_BNE
@@ -46,26 +59,60 @@ def _forward_rows(scan: "_Scan", y_BME: Tensor, states_BKNE: Tensor | None) -> N
         h_BNE.copy_(chunk.h_BLNE[:, scan.order(chunk.h_BLNE)[-1]])  # the next chunk reuses the memory
         y_BLE = scan.output(chunk)
         y_BME[:, tokens] = y_BLE if scan.inputs.z_BME is None else y_BLE.mul_(F.silu(scan.z(tokens)))
+    if last_BEN is not None:
+        last_BEN.copy_(h_BNE.transpose(1, 2))
 
 
-def backward(grad_BME: Tensor, states_BKNE: Tensor, inputs: ScanInputs) -> tuple[Tensor | None, ...]:
-    """-> gradients of x, delta, A, B, C, D, z, delta_bias."""
-    like_x, like_B = inputs.x_BME.shape, inputs.B_BMN.shape
-    dx, ddelta, dB, dC = (states_BKNE.new_empty(shape) for shape in (like_x, like_x, like_B, like_B))
+def backward(
+    grad_BME: Tensor, grad_last_BEN: Tensor | None, states_BKNE: Tensor, inputs: ScanInputs
+) -> tuple[Tensor | None, ...]:
+    """-> gradients of x, delta, A, B, C, D, z, delta_bias and the initial state."""
+    if inputs.grid is not None:
+        rows, columns = inputs.grid
+        grads = backward(by_columns(grad_BME, inputs.grid), grad_last_BEN, states_BKNE, _permuted(inputs))
+        permuted = inputs.of_tokens()
+        return tuple(
+            by_columns(grad, (columns, rows)) if name in permuted and grad is not None else grad
+            for name, grad in zip(ScanInputs._fields, grads)
+        )
+    like_x = inputs.x_BME.shape
+    dx, ddelta = (states_BKNE.new_empty(like_x) for _ in range(2))
+    dB, dC = (_new_gradient(weight, inputs.groups, states_BKNE) for weight in (inputs.B_BMN, inputs.C_BMN))
     dz = None if inputs.z_BME is None else states_BKNE.new_empty(like_x)
     dA_NE, dD_E = states_BKNE.new_zeros(inputs.A_EN.shape[::-1]), states_BKNE.new_zeros(like_x[2])
     dbias_E = None if inputs.delta_bias_E is None else torch.zeros_like(dD_E)
+    initial_BEN = states_BKNE.new_empty(like_x[0], *inputs.A_EN.shape)
     scratch: Scratch = {}
     with _in_full_precision(grad_BME):
-        for rows in _row_groups(inputs):
-            dz_rows = None if dz is None else dz[rows]
-            grads = _Gradients(dx[rows], ddelta[rows], dB[rows], dC[rows], dz_rows, dA_NE, dD_E, dbias_E)
-            _backward_rows(_Scan(inputs, rows, scratch), grad_BME[rows], states_BKNE[rows], grads)
-    return dx, ddelta, dA_NE.T, dB, dC, dD_E, dz, dbias_E
+        for i, (own, group) in enumerate(inputs.by_group()):
+            for rows in _row_groups(group):
+                grads = _Gradients(
+                    *(t[rows, :, own] for t in (dx, ddelta)),
+                    *(t[:, own] if t.ndim == 2 else t[i, rows] for t in (dB, dC)),
+                    None if dz is None else dz[rows, :, own],
+                    *(dA_NE[:, own], dD_E[own], None if dbias_E is None else dbias_E[own]),
+                    initial_BEN[rows, own],
+                )
+                last_BEN = None if grad_last_BEN is None else grad_last_BEN[rows, own]
+                scan = _Scan(group, rows, scratch)
+                _backward_rows(scan, grad_BME[rows, :, own], last_BEN, states_BKNE[rows, ..., own], grads)
+    dB, dC = (
+        grad.T if grad.ndim == 2 else gradient_of_groups(grad, weight)
+        for grad, weight in ((dB, inputs.B_BMN), (dC, inputs.C_BMN))
+    )
+    return dx, ddelta, dA_NE.T, dB, dC, dD_E, dz, dbias_E, initial_BEN
+
+
+def _new_gradient(weight: Tensor, groups: int, like: Tensor) -> Tensor:
+    """Of B or C: (G, B, M, N); or, constant, the sums (N, E)."""
+    if weight.ndim == 2:
+        return like.new_zeros(weight.shape[::-1])
+    return like.new_empty(groups, *weight.shape[:2], weight.shape[-1])
 
 
 class _Gradients(NamedTuple):
-    """Written in place: the first five per token, the last three summed over all tokens."""
+    """Written in place: the first five per token (B and C, where they are constant, summed), the next three summed over
+    all tokens."""
 
     x: Tensor
     delta: Tensor
@@ -75,14 +122,17 @@ class _Gradients(NamedTuple):
     A_NE: Tensor
     D: Tensor
     bias: Tensor | None
+    initial_BEN: Tensor
 
 
-def _backward_rows(scan: "_Scan", grad_BME: Tensor, states_BKNE: Tensor, grads: _Gradients) -> None:
+def _backward_rows(
+    scan: "_Scan", grad_BME: Tensor, grad_last_BEN: Tensor | None, states_BKNE: Tensor, grads: _Gradients
+) -> None:
     """With g_t = dL/dh_t = C_t dy_t + a_{t+1} g_{t+1} and a_t = exp(delta_t A), going against the scan's direction:
 
     dx = delta (g B), dB = g (delta x), dC = h dy, d(delta A) = g a h_{t-1}.
     """
-    g_BNE = torch.zeros_like(states_BKNE[:, 0])  # a_{t+1} g_{t+1}, from the chunk done before
+    g_BNE = scan.state(grad_last_BEN)  # a_{t+1} g_{t+1}, from the chunk done before
     for k, tokens in reversed(list(scan.chunks())):
         chunk = scan.run(tokens, states_BKNE[:, k])
         x, delta, decay_BLNE, h_BLNE = chunk.x, chunk.delta, chunk.decay_BLNE, chunk.h_BLNE
@@ -92,9 +142,9 @@ def _backward_rows(scan: "_Scan", grad_BME: Tensor, states_BKNE: Tensor, grads: 
             z = scan.z(tokens)
             grads.z[:, tokens] = torch.ops.aten.silu_backward(dy_BLE * scan.output(chunk), z)
             dy_BLE = dy_BLE * F.silu(z)
-        grads.C[:, tokens] = _over_channels(dy_BLE, h_BLNE)
+        _put(grads.C, tokens, dy_BLE, h_BLNE)
 
-        g_BLNE, gradients = scan.times("gradient", dy_BLE.unsqueeze(2), chunk.C.unsqueeze(3))
+        g_BLNE, gradients = scan.times("gradient", dy_BLE.unsqueeze(2), chunk.C)
         decays, against = chunk.decays, scan.order(g_BLNE)[::-1]
         gradients[against[0]].add_(g_BNE)
         for later, t in pairwise(against):
@@ -102,7 +152,7 @@ def _backward_rows(scan: "_Scan", grad_BME: Tensor, states_BKNE: Tensor, grads: 
         torch.mul(decays[against[-1]], gradients[against[-1]], out=g_BNE)
 
         dinput_BLE = _over_states(chunk.B, g_BLNE)  # gradient of delta x
-        grads.B[:, tokens] = _over_channels(chunk.input, g_BLNE)
+        _put(grads.B, tokens, chunk.input, g_BLNE)
         dexponent_BLNE = scan.times_state_before(decay_BLNE.mul_(g_BLNE), h_BLNE, states_BKNE[:, k])
         # g is done with: its memory takes the product.
         product_BLNE, _ = scan.times("gradient", dexponent_BLNE, scan.A_NE)
@@ -118,6 +168,7 @@ def _backward_rows(scan: "_Scan", grad_BME: Tensor, states_BKNE: Tensor, grads: 
             dx_BLE.addcmul_(dy_BLE, scan.D)
             grads.D.add_((dy_BLE * x).sum((0, 1)))
         grads.x[:, tokens] = dx_BLE
+    grads.initial_BEN.copy_(g_BNE.transpose(1, 2))
 
 
 def _row_groups(inputs: ScanInputs) -> Iterator[slice]:
@@ -135,7 +186,7 @@ def states_shape(inputs: ScanInputs) -> tuple[int, ...]:
 
 class _Chunk(NamedTuple):
     """What a chunk of tokens computes with, in the precision of the computation; `input` is delta x, `decays`
-    are those of each token."""
+    are those of each token. B and C are (B, L, N, 1), or where they are constant (N, E)."""
 
     x: Tensor
     delta: Tensor
@@ -158,6 +209,15 @@ class _Scan:
         self.rate_NE = self.A_NE * math.log2(math.e)  # 2^x takes half the time of e^x
         self.D = None if inputs.D_E is None else inputs.D_E.to(self.dtype)
         self.resets = reset_positions(inputs.cu_seqlens, inputs.reverse)
+
+    def state(self, given_BEN: Tensor | None) -> Tensor:
+        """(B, N, E) of its own: what was given, or zero."""
+        h_BNE = self.A_NE.new_zeros(len(self.inputs.x_BME), *self.A_NE.shape)
+        return h_BNE if given_BEN is None else h_BNE.copy_(given_BEN.transpose(1, 2))
+
+    def weight(self, weight: Tensor, tokens: slice) -> Tensor:
+        """B or C of a chunk."""
+        return weight.to(self.dtype).T if weight.ndim == 2 else weight[:, tokens].to(self.dtype).unsqueeze(3)
 
     def times(self, name: str, left: Tensor, right: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """left * right, broadcast to (rows, L, N, E), in the scratch tensor of that name, and its views by token."""
@@ -189,7 +249,8 @@ class _Scan:
 
     def run(self, tokens: slice, h_BNE: Tensor) -> _Chunk:
         """From the state before the chunk."""
-        x, B, C = (t[:, tokens].to(self.dtype) for t in (self.inputs.x_BME, self.inputs.B_BMN, self.inputs.C_BMN))
+        x = self.inputs.x_BME[:, tokens].to(self.dtype)
+        B, C = (self.weight(weight, tokens) for weight in (self.inputs.B_BMN, self.inputs.C_BMN))
         bias, softplus = self.inputs.delta_bias_E, self.inputs.delta_softplus
         delta = step_size(self.inputs.delta_BME[:, tokens], bias, softplus, self.dtype)
         decay_BLNE, decays = self.times("decay", delta.unsqueeze(2), self.rate_NE)
@@ -198,7 +259,7 @@ class _Scan:
             if tokens.start <= t < tokens.stop:
                 decay_BLNE[:, t - tokens.start] = 0
         input_BLE = delta * x
-        h_BLNE, states = self.times("state", input_BLE.unsqueeze(2), B.unsqueeze(3))
+        h_BLNE, states = self.times("state", input_BLE.unsqueeze(2), B)
         for t in self.order(h_BLNE):
             h_BNE = states[t].addcmul_(decays[t], h_BNE)
         return _Chunk(x, delta, input_BLE, B, C, decay_BLNE, decays, h_BLNE)
@@ -219,16 +280,20 @@ class _Scan:
         return y_BLE if self.D is None else y_BLE.addcmul_(chunk.x, self.D)
 
 
-def _over_states(weight_BLN: Tensor, h_BLNE: Tensor) -> Tensor:
-    """(B, L, E)."""
-    if h_BLNE.device.type != "cpu":  # there a product may be rounded to TF32, where the user allows it for matrices
-        return (weight_BLN.unsqueeze(3) * h_BLNE).sum(2)
-    return (weight_BLN.unsqueeze(2) @ h_BLNE).squeeze(2)
+def _over_states(weight: Tensor, h_BLNE: Tensor) -> Tensor:
+    """(B, L, E), from B or C of a chunk."""
+    # Not on a CPU a product may be rounded to TF32, where the user allows it for matrices.
+    if weight.ndim == 2 or h_BLNE.device.type != "cpu":
+        return (weight * h_BLNE).sum(2)
+    return (weight.transpose(2, 3) @ h_BLNE).squeeze(2)
 
 
-def _over_channels(weight_BLE: Tensor, h_BLNE: Tensor) -> Tensor:
-    """(B, L, N)."""
-    return (weight_BLE.unsqueeze(2) @ h_BLNE.transpose(2, 3)).squeeze(2)
+def _put(grad: Tensor, tokens: slice, weight_BLE: Tensor, h_BLNE: Tensor) -> None:
+    """Into the gradient of B or C: the sums over channels, (B, L, N); of a constant those over tokens, (N, E)."""
+    if grad.ndim == 2:
+        grad.add_((weight_BLE.unsqueeze(2) * h_BLNE).sum((0, 1)))
+    else:
+        grad[:, tokens] = (weight_BLE.unsqueeze(2) @ h_BLNE.transpose(2, 3)).squeeze(2)
 
 
 def _in_full_precision(tensor: Tensor) -> torch.autocast:

@@ -7,19 +7,22 @@ from torch import Tensor
 
 from longvision.ops.kernels.cpp.record import contiguous_channels
 from longvision.ops.kernels.triton import layout
-from longvision.ops.selective_scan.inputs import ScanInputs
+from longvision.ops.selective_scan.inputs import ScanInputs, gradient_of_groups
 
 
-def forward(inputs: ScanInputs, states_BKEN: Tensor | None) -> Tensor:
-    """-> y (B, M, E); writes the state before each chunk, unless that is None."""
+def forward(inputs: ScanInputs, states_BKEN: Tensor | None, last_BEN: Tensor | None) -> Tensor:
+    """-> y (B, M, E); writes the state before each chunk and the one behind the last token, unless those are None."""
     from longvision.ops.kernels.triton import scan
 
     z_BME = None if inputs.z_BME is None else contiguous_channels(inputs.z_BME)
-    return scan.forward(_scan(inputs), z_BME, states=states_BKEN)
+    initial_BEN = _float(inputs.initial_state_BEN)
+    return scan.forward(_scan(inputs), z_BME, states=states_BKEN, initial_BEN=initial_BEN, last_BEN=last_BEN)
 
 
-def backward(grad_BME: Tensor, states_BKEN: Tensor, inputs: ScanInputs) -> tuple[Tensor | None, ...]:
-    """-> gradients of x, delta, A, B, C, D, z, delta_bias."""
+def backward(
+    grad_BME: Tensor, grad_last_BEN: Tensor | None, states_BKEN: Tensor, inputs: ScanInputs
+) -> tuple[Tensor | None, ...]:
+    """-> gradients of x, delta, A, B, C, D, z, delta_bias and the initial state."""
     from longvision.ops.kernels.triton import gate, scan
 
     call, dz_BME = _scan(inputs), None
@@ -27,12 +30,20 @@ def backward(grad_BME: Tensor, states_BKEN: Tensor, inputs: ScanInputs) -> tuple
     if inputs.z_BME is not None:
         dz_BME = torch.empty_like(inputs.z_BME, memory_format=torch.contiguous_format)
         # Computed again rather than saved; in float32, so that each gradient is rounded once.
-        ungated_BME = scan.forward(call, out=torch.empty_like(grad_BME, dtype=torch.float32))
+        ungated_BME = torch.empty_like(grad_BME, dtype=torch.float32)
+        scan.forward(call, out=ungated_BME, initial_BEN=_float(inputs.initial_state_BEN))
         grad_BME = gate.backward(grad_BME, ungated_BME, contiguous_channels(inputs.z_BME), dz_BME)
-    grads = scan.backward(call, grad_BME, states_BKEN)
+    of_initial = inputs.initial_state_BEN is not None
+    grads = scan.backward(call, grad_BME, states_BKEN, _float(grad_last_BEN), of_initial)
     # Copies: where there is one token and one state, `contiguous` would leave both in one piece of memory.
-    dB_BMN, dC_BMN = (grad.clone(memory_format=torch.contiguous_format) for grad in grads.dBC_BMN2.unbind(-1))
-    return grads.dx_BME, grads.dstep_BME, grads.dA_EN, dB_BMN, dC_BMN, grads.dD_E, dz_BME, grads.dbias_E
+    dB, dC = (
+        _of_weight(grad, weight).clone(memory_format=torch.contiguous_format)
+        for grad, weight in zip(grads.dBC_BMN2.unbind(-1), (inputs.B_BMN, inputs.C_BMN))
+    )
+    return (
+        *(grads.dx_BME, grads.dstep_BME, grads.dA_EN, dB, dC),
+        *(grads.dD_E, dz_BME, grads.dbias_E, grads.dinitial_BEN),
+    )
 
 
 def states_shape(inputs: ScanInputs) -> tuple[int, ...]:
@@ -47,7 +58,7 @@ def _scan(inputs: ScanInputs) -> Any:
     return Scan(
         contiguous_channels(inputs.x_BME),
         contiguous_channels(inputs.delta_BME),
-        torch.stack((inputs.B_BMN.float(), inputs.C_BMN.float()), dim=-1),
+        torch.stack([_of_groups(t.float(), inputs.groups) for t in (inputs.B_BMN, inputs.C_BMN)], dim=-1),
         inputs.A_EN.contiguous(),
         None if inputs.D_E is None else inputs.D_E.contiguous(),
         None if inputs.delta_bias_E is None else inputs.delta_bias_E.contiguous(),
@@ -55,4 +66,21 @@ def _scan(inputs: ScanInputs) -> Any:
         softplus="take" if inputs.delta_softplus else "none",
         log_decay=False,
         reverse=inputs.reverse,
+        grid=inputs.grid,
     )
+
+
+def _of_groups(weight: Tensor, groups: int) -> Tensor:
+    """B or C for so many groups, (B, M, G, N): those that share one get a copy each, small beside x. One: as it is."""
+    if weight.ndim == 4:
+        return weight.repeat_interleave(groups // weight.shape[2], dim=2)
+    return weight if groups == 1 else weight.unsqueeze(2).expand(-1, -1, groups, -1)
+
+
+def _of_weight(grad: Tensor, weight: Tensor) -> Tensor:
+    """What the gradient of `_of_groups` is for B or C itself."""
+    return grad if grad.ndim == 3 else gradient_of_groups(grad.permute(2, 0, 1, 3), weight)
+
+
+def _float(state_BEN: Tensor | None) -> Tensor | None:
+    return None if state_BEN is None else state_BEN.float().contiguous()

@@ -3,6 +3,8 @@
 Plain torch and slow; differentiated by autograd. Right in float64 (nothing in it rounds to a lower precision).
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,33 +22,53 @@ def selective_scan_reference(
     delta_softplus: bool = False,
     reverse: bool = False,
     cu_seqlens: Tensor | None = None,
-) -> Tensor:
+    initial_state_BEN: Tensor | None = None,
+    return_last_state: bool = False,
+    grid: tuple[int, int] | None = None,
+) -> Any:
     """(B, M, E) -> (B, M, E). Algorithm 1 of arXiv 2401.09417, lines 10-16; arguments as in `selective_scan`.
 
     h_t = exp(delta_t A) h_{t-1} + delta_t x_t B_t
     y_t = (h_t C_t + D x_t) silu(z_t)
     """
     dtype = torch.promote_types(x_BME.dtype, torch.float32)
-    x, A, B, C = (t.to(dtype) for t in (x_BME, A_EN, B_BMN, C_BMN))
+    x, A = x_BME.to(dtype), A_EN.to(dtype)
+    B_BMEN, C_BMEN = (_of_channels(t.to(dtype), x) for t in (B_BMN, C_BMN))
     delta = step_size(delta_BME, delta_bias_E, delta_softplus, dtype)
     resets = reset_positions(cu_seqlens, reverse)
 
-    tokens = range(x.shape[1])
-    h_BEN = x.new_zeros(x.shape[0], x.shape[2], A.shape[1])
-    y_by_token: list[Tensor] = [h_BEN] * len(tokens)
-    for t in reversed(tokens) if reverse else tokens:
+    h_BEN = x.new_zeros(x.shape[0], *A.shape) if initial_state_BEN is None else initial_state_BEN.to(dtype)
+    y_by_token: list[Tensor] = [h_BEN] * x.shape[1]
+    for t in token_order(x.shape[1], reverse, grid):
         if t in resets:
             h_BEN = torch.zeros_like(h_BEN)
         decay_BEN = torch.exp(delta[:, t, :, None] * A)
-        h_BEN = decay_BEN * h_BEN + (delta[:, t] * x[:, t])[:, :, None] * B[:, t, None, :]
-        y_by_token[t] = (h_BEN * C[:, t, None, :]).sum(-1)
+        h_BEN = decay_BEN * h_BEN + (delta[:, t] * x[:, t])[:, :, None] * B_BMEN[:, t]
+        y_by_token[t] = (h_BEN * C_BMEN[:, t]).sum(-1)
 
     y_BME = torch.stack(y_by_token, dim=1)
     if D_E is not None:
         y_BME = y_BME + D_E.to(dtype) * x
     if z_BME is not None:
         y_BME = y_BME * F.silu(z_BME.to(dtype))
-    return y_BME.to(x_BME.dtype)
+    y_BME = y_BME.to(x_BME.dtype)
+    return (y_BME, h_BEN) if return_last_state else y_BME
+
+
+def token_order(tokens: int, reverse: bool, grid: tuple[int, int] | None) -> list[int]:
+    """The tokens as the scan takes them: as they lie, or the pixels of a grid column by column."""
+    rows, columns = (1, tokens) if grid is None else grid
+    order = [row * columns + column for column in range(columns) for row in range(rows)]
+    return order[::-1] if reverse else order
+
+
+def _of_channels(weight: Tensor, x_BME: Tensor) -> Tensor:
+    """B or C: (B, M, N), (B, M, G, N) or (E, N) -> (B, M, E, N), of size 1 where all have the same."""
+    if weight.ndim == 2:
+        return weight.expand(1, x_BME.shape[1], *weight.shape)
+    if weight.ndim == 3:
+        return weight.unsqueeze(2)
+    return weight.repeat_interleave(x_BME.shape[2] // weight.shape[2], dim=2)
 
 
 def step_size(delta_BME: Tensor, bias_E: Tensor | None, softplus: bool, dtype: torch.dtype) -> Tensor:

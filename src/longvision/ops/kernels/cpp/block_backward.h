@@ -123,7 +123,8 @@ static void direction_backward(const Block& block, const BackwardSpace& space, i
   grads.dx = part.rows(space.du, width), grads.ddelta = part.rows(space.ddelta, width);
   grads.dBC = space.dBC, grads.dA = space.dA, grads.dD = space.dD, grads.dbias = space.dbias;
   grads.raw = part.rows(space.sum, width), grads.add = i > 0;
-  scan_backward(part.scan(nullptr), grads);
+  Scan scan = part.scan(nullptr);
+  scans_backward(&scan, &grads, 1, 1);
   sum_parts(space.dA, batch, width * states, width, states, states, to.A_log, states, threads);
   sum_parts(space.dD, batch, width, 1, width, 0, to.D, 0, threads);
   sum_parts(space.dbias, batch, width, 1, width, 0, to.dt_bias, 0, threads);

@@ -89,7 +89,8 @@ struct Part {
     auto projected = [&](int64_t from) { return rows<const IO>(projection + from, block.projected()); };
     auto with = [&](Rows<const IO> r) { return Rows<const IO>{r.data, window.length() * block.projected(), r.token}; };
     Scan scan{};
-    scan.batch = block.batch, scan.tokens = window.length(), scan.width = block.width, scan.states = block.states;
+    scan.batch = block.batch, scan.tokens = window.length(), scan.states = block.states;
+    scan.width = scan.channels = block.width;
     scan.rank = block.rank, scan.threads = block.threads, scan.reverse = d.reverse;
     scan.softplus = scan.log_decay = 1;
     scan.boundaries = block.chunk ? boundaries : block.boundaries, scan.sequences = block.chunk ? 1 : block.sequences;
@@ -180,10 +181,10 @@ static void forward_whole(const Block& block, const ForwardSpace& space, void* o
     parts.emplace_back(block, i, all, space.xz, 2 * block.width, space.u[i], projection);
     scans.push_back(parts[i].scan(nullptr));
     Real* before = block.before ? block.before + i * block.batch * block.slots * block.states * block.width : nullptr;
-    outs.push_back({{}, parts[i].rows(space.raw[i], block.width), before, block.slots});
+    outs.push_back({{}, parts[i].rows(space.raw[i], block.width), {}, before, block.slots});
   }
   convolve_and_project(block, space, parts, 0);
-  scans_forward(scans.data(), outs.data(), block.directions);
+  scans_forward(scans.data(), outs.data(), block.directions, 1);
   bool two = block.directions > 1;
   Rows<const Real> other = two ? parts[0].rows<const Real>(space.raw[1], block.width) : Rows<const Real>{};
   project_out(block, space, all, {block, parts[0], space.raw[0], other, space.u[0]}, out);
@@ -202,7 +203,9 @@ static void forward_chunks(const Block& block, const ForwardSpace& space, void* 
       convolve_and_project(block, space, parts, i);
       Rows<Real> whole{block.other + window.first * block.width, block.tokens * block.width, block.width};
       Rows<Real> raw = last ? parts[0].rows(space.raw[0], block.width) : whole;
-      scan_forward(parts[0].scan(space.carry), {{}, raw, nullptr, 0});
+      Scan scan = parts[0].scan(space.carry);
+      ScanOutput output{{}, raw, {}, nullptr, 0};
+      scans_forward(&scan, &output, 1, 1);
       if (!last) continue;
       Rows<const Real> other = i ? Rows<const Real>{whole.data, whole.batch, whole.token} : Rows<const Real>{};
       project_out(block, space, window, {block, parts[0], space.raw[0], other, space.u[0]}, out);

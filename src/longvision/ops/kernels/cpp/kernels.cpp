@@ -1,5 +1,6 @@
 // All kernels for one dtype, behind plain C functions. Each takes one record of 8-byte fields: what it reads, and
-// behind that where it writes; it returns 0, or 1 where there is no memory to work in.
+// behind that where it writes (of scans there may be several: all that is read comes first); it returns 0, or 1 where
+// there is no memory to work in.
 #include "block_backward.h"
 
 template <class Inputs, class Outputs>
@@ -24,12 +25,22 @@ static int caught(void (*kernel)(const Inputs&, const Outputs&), const Call<Inpu
   return caught([&] { kernel(call->inputs, call->outputs); });
 }
 
+template <class Outputs>
+static int caught(void (*kernel)(const Scan*, const Outputs*, int64_t, int64_t), const Scan* scans, int64_t count,
+                  int64_t turns) {
+  return caught([&] { kernel(scans, reinterpret_cast<const Outputs*>(scans + count * turns), count, turns); });
+}
+
 extern "C" {
 int lanes() { return LANES; }
 void set_runtime(const Runtime* found) { runtime = *found; }
 
-int call_scan_forward(const Call<Scan, ScanOutput>* call) { return caught(scan_forward, call); }
-int call_scan_backward(const Call<Scan, ScanGradients>* call) { return caught(scan_backward, call); }
+int call_scans_forward(const Scan* first, int64_t count, int64_t turns) {
+  return caught(scans_forward, first, count, turns);
+}
+int call_scans_backward(const Scan* first, int64_t count, int64_t turns) {
+  return caught(scans_backward, first, count, turns);
+}
 int call_conv_forward(const Call<Conv, Rows<IO>>* call) { return caught(conv_forward, call); }
 int call_conv_backward(const Call<Conv, ConvGradients>* call) { return caught(conv_backward, call); }
 int call_norm_forward(const Call<Norm, NormOutput>* call) { return caught(norm_forward, call); }

@@ -30,14 +30,15 @@ DEFINITIONS: dict[torch.dtype, tuple[str, ...]] = {
 
 class Library:
     """The kernels for tensors of one dtype; each is called with the bytes of its record (see `pack`), and raises
-    MemoryError where it finds no memory to work in.
+    MemoryError where it finds no memory to work in. Scans come several at once, with two numbers: how many are computed
+    beside each other, and how many each of these is one after the other.
 
     `dtype` is what tensors of tokens are stored in, `real` what is computed in and parameters are given in, `lanes` the
     channels of one vector.
     """
 
-    scan_forward: Callable[[bytes], None]
-    scan_backward: Callable[[bytes], None]
+    scans_forward: Callable[[bytes, int, int], None]
+    scans_backward: Callable[[bytes, int, int], None]
     conv_forward: Callable[[bytes], None]
     conv_backward: Callable[[bytes], None]
     norm_forward: Callable[[bytes], None]
@@ -52,7 +53,8 @@ class Library:
         self.lanes = int(library.lanes())
         for name in Library.__annotations__:
             function = getattr(library, f"call_{name}")
-            function.argtypes, function.restype = [ctypes.c_char_p], _check
+            numbers = [ctypes.c_int64] * 2 if name.startswith("scans_") else []
+            function.argtypes, function.restype = [ctypes.c_char_p, *numbers], _check
             setattr(self, name, function)
         # These two take a record, memory to work in, of a size that they tell, and where they write.
         self.blocks_forward, self.block_backward = library.call_blocks_forward, library.call_block_backward

@@ -39,6 +39,14 @@ def contiguous_channels(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 
 
-def rows(tensor: Tensor | None) -> tuple[int, int, int]:
-    """Address and strides of a (B, M, n) tensor whose last dimension is contiguous; zeros for none."""
-    return (0, 0, 0) if tensor is None else (tensor.data_ptr(), tensor.stride(0), tensor.stride(1))
+def by_channel(tensor: Tensor) -> bool:
+    """Whether a (B, M, n) tensor has its tokens beside each other, and not its channels: a (B, n, M) transposed."""
+    return tensor.stride(1) == 1 and tensor.stride(2) != 1 and tensor.shape[1] > 1 and tensor.shape[2] > 1
+
+
+def rows(tensor: Tensor | None) -> tuple[int, int, int, int]:
+    """`Rows` of rows.h: address and strides of a (B, M, n) tensor whose channels or tokens are contiguous; zeros for
+    none."""
+    if tensor is None:
+        return 0, 0, 0, 0
+    return tensor.data_ptr(), tensor.stride(0), tensor.stride(1), tensor.stride(2) if by_channel(tensor) else 0

@@ -4,11 +4,12 @@
 
 #include "vector.h"
 
-// A (B, M, n) tensor whose last dimension is contiguous.
+// A (B, M, n) tensor. Its channels are contiguous, or its tokens are.
 template <class Element>
 struct Rows {
   Element* data;
   int64_t batch, token;  // strides
+  int64_t channel;       // the stride of channels where tokens are contiguous, else 0
   Element* at(int64_t b, int64_t t) const { return data + b * batch + t * token; }
   explicit operator bool() const { return data != nullptr; }
 };

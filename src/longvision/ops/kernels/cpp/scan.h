@@ -14,17 +14,21 @@
 #include "rows.h"
 #include "sequences.h"
 #include "threads.h"
+#include "turned.h"
 #include "vector.h"
 
-constexpr int STATES = 4;     // a vector of channels has a multiple of so many states: missing ones are zeros
+constexpr int STATES = 4;     // a vector of channels has one state, or a multiple of so many: missing ones are zeros
 constexpr int64_t GROUP = 4;  // vectors of channels in a task: neighbours share cache lines, and sums over channels
 
 // The fields are 8 bytes each, in the order in which cpu.py packs them.
 struct Scan {
-  int64_t batch, tokens, width, states, rank, threads;
+  int64_t batch, tokens;
+  int64_t width, channels;      // of these channels, and of all: states, and what is summed up, have rows of all
+  int64_t states, rank, threads;
   int64_t reverse, softplus, log_decay;
   const int64_t* boundaries;
   int64_t sequences;
+  int64_t rows, columns;        // of a grid that is taken column by column, or 0
   Rows<const IO> x, delta;      // delta (B, M, E), or if rank > 0 (B, M, rank), to be multiplied by `weight`
   const Real* weight;           // (E, rank)
   const Real* bias;             // (E)
@@ -32,17 +36,19 @@ struct Scan {
   Rows<const IO> B, C;
   const Real* D;                // (E)
   Rows<const IO> z;             // gate
-  Real* carry;                  // (B, N, E): state before the first token, and then behind the last; null: zero
+  Real* carry;                  // (B, N, E): state before the first token, and then behind the last; null: zero. In the
+                                // backward, the gradient of that behind the last, and then of that before the first
 
   int64_t blocks() const { return (width + LANES - 1) / LANES; }
   int64_t groups(int64_t of = GROUP) const { return (blocks() + of - 1) / of; }
-  int64_t padded() const { return (states + STATES - 1) / STATES * STATES; }
-  Sequences order() const { return {boundaries, sequences, reverse != 0}; }
+  int64_t padded() const { return states == 1 ? 1 : (states + STATES - 1) / STATES * STATES; }
+  Sequences order() const { return {boundaries, sequences, reverse != 0, rows, columns}; }
 };
 
 struct ScanOutput {
   Rows<IO> y;        // times silu(z), if there is z
   Rows<Real> raw;    // or, if given, without z
+  Rows<const Real> other;  // added before; it may be where the output goes
   Real* before;      // (B, chunks, N, E) state before each chunk, or null
   int64_t slots;     // chunks that `before` has space for
 };
@@ -58,6 +64,7 @@ struct ScanGradients {
   Rows<IO> dz;             // with z
   Rows<Real> raw;          // or, without, the forward's,
   int64_t add;             // added to what stands there
+  int64_t add_dx;          // dx too
 };
 
 // One vector of channels: what all its tokens share. FULL: it has all of its lanes, which is known when compiling.
@@ -108,6 +115,9 @@ static Channels<FULL> channels(const Scan& scan, int64_t block, Arena& arena) {
   return c;
 }
 
+// Memory in which a task turns so many tensors whose tokens are contiguous.
+static inline int64_t turned_vectors(int64_t tensors, int64_t count) { return tensors * count * CHUNK; }
+
 // Whether no decay of a chunk, whose longest steps those are, falls below the range of `exp2_inside`.
 template <bool FULL>
 static inline bool decays_inside(const Scan& scan, const Channels<FULL>& c, Vec longest) {
@@ -122,7 +132,7 @@ constexpr int AHEAD = 16;
 template <class Element>
 __attribute__((always_inline)) static inline void prefetch(Rows<Element> rows, int64_t b, int64_t t, int64_t first,
                                                            int64_t channels) {
-  if (!rows) return;
+  if (!rows || rows.channel) return;  // of what is turned, many rows come together
   const Element* row = rows.at(b, t) + first;
   for (int64_t e = 0; e < channels; e += LINE / int64_t(sizeof(Element))) __builtin_prefetch(row + e);
 }
@@ -134,16 +144,15 @@ struct States {
   int64_t stride;  // from one token of the scan to the next
 };
 
-static States states_of(const Scan& scan, int64_t b, Chunk chunk, Real* space) {
-  int step = scan.order().step();
-  int64_t padded = scan.padded();
-  if (sizeof(IO) == sizeof(Real) && padded == scan.states && scan.B.token == scan.C.token)
-    return {(const Real*)scan.B.at(b, chunk.first), (const Real*)scan.C.at(b, chunk.first), step * scan.B.token};
+static States states_of(const Scan& scan, int64_t b, Chunk chunk, const int64_t* places, Real* space) {
+  int64_t padded = scan.padded(), stride = scan.order().stride(chunk);
+  if (sizeof(IO) == sizeof(Real) && padded == scan.states && scan.B.token == scan.C.token && stride)
+    return {(const Real*)scan.B.at(b, places[0]), (const Real*)scan.C.at(b, places[0]), stride * scan.B.token};
   Real *B = space, *C = space + CHUNK * padded;
   for (int i = 0; i < chunk.length; i++)
     for (int64_t n = 0; n < padded; n++) {
-      B[i * padded + n] = n < scan.states ? read(scan.B.at(b, chunk.first + i * step) + n) : 0;
-      C[i * padded + n] = n < scan.states ? read(scan.C.at(b, chunk.first + i * step) + n) : 0;
+      B[i * padded + n] = n < scan.states ? read(scan.B.at(b, places[i]) + n) : 0;
+      C[i * padded + n] = n < scan.states ? read(scan.C.at(b, places[i]) + n) : 0;
     }
   return {B, C, padded};
 }
@@ -154,17 +163,15 @@ struct Pair {
   int64_t token[2];
   int present;
 
-  Pair(Chunk chunk, int i, int step) : present(std::min(2, chunk.length - i)) {
-    token[0] = chunk.first + i * step;
-    token[1] = token[0] + (present - 1) * step;
-  }
+  Pair(Chunk chunk, const int64_t* places, int i)
+      : token{places[i], places[std::min(i + 1, chunk.length - 1)]}, present(std::min(2, chunk.length - i)) {}
 };
 
 // Their steps before the softplus, for all vectors of a task.
 template <bool FULL, size_t MOST>
-static inline void raw_steps(const Scan& scan, const Channels<FULL>* blocks, int64_t count, int64_t b, Pair pair,
-                             Vec (&to)[2][MOST]) {
-  const IO* low[2] = {scan.delta.at(b, pair.token[0]), scan.delta.at(b, pair.token[1])};
+static inline void raw_steps(const Scan& scan, const Rows<const IO>& delta, const Channels<FULL>* blocks, int64_t count,
+                             int64_t b, Pair pair, Vec (&to)[2][MOST]) {
+  const IO* low[2] = {delta.at(b, pair.token[0]), delta.at(b, pair.token[1])};
   if (!scan.rank) {
     for (int j = 0; j < 2; j++)
       for (int64_t k = 0; k < count; k++) to[j][k] = load(low[j] + blocks[k].first, blocks[k].lanes()) + blocks[k].bias;
@@ -188,17 +195,43 @@ static inline void raw_steps(const Scan& scan, const Channels<FULL>* blocks, int
 
 template <bool FULL>
 static void save(const Scan& scan, const Channels<FULL>& c, const Vec* state, Real* to) {
-  for (int64_t n = 0; n < scan.states; n++) store_real(to + n * scan.width + c.first, state[n], c.lanes());
+  for (int64_t n = 0; n < scan.states; n++) store_real(to + n * scan.channels + c.first, state[n], c.lanes());
 }
 
-// A task for each scan, row of the batch and group of so MANY vectors: body(full, scan, b, group), with `full` a constant
-// that says whether all of the group's channels are there.
+template <bool FULL>
+static void load_states(const Scan& scan, const Channels<FULL>& c, const Real* from, Vec* state) {
+  for (int64_t n = 0; n < scan.padded(); n++)
+    state[n] = n < scan.states ? load_real(from + n * scan.channels + c.first, c.lanes()) : Vec{};
+}
+
+// The state that a task begins with, or its gradient: what was handed in, where it is the first, or zero.
+template <bool FULL>
+static void load_carry(const Scan& scan, const Channels<FULL>& c, int64_t b, bool first, Vec* state) {
+  if (first && scan.carry) load_states(scan, c, scan.carry + b * scan.states * scan.channels, state);
+  else std::fill(state, state + scan.padded(), Vec{});
+}
+
+template <bool FULL>
+static void save_carry(const Scan& scan, const Channels<FULL>& c, int64_t b, const Vec* state) {
+  if (scan.carry) save(scan, c, state, scan.carry + b * scan.states * scan.channels);
+}
+
+// `count` times `turns` scans, all of the same shape. The channels of a scan have nothing to do with each other: a task is
+// a row of the batch and a group of so MANY vectors, of as many scans as there are turns. body(full, scan, b, group) for
+// each of these, with `full` a constant that says whether all of the group's channels are there.
 template <int64_t MANY, class Body>
-static void each_group(const Scan* scans, int64_t count, Body body) {
+static void each_group(const Scan* scans, int64_t count, int64_t turns, Body body) {
   int64_t groups = scans[0].groups(MANY), batch = scans[0].batch;
   parallel(count * batch * groups, scans[0].threads, [&](int64_t task) {
-    int64_t group = task % groups, b = task / groups % batch, i = task / groups / batch;
-    if ((group + 1) * MANY * LANES <= scans[i].width) body(std::true_type{}, i, b, group);
-    else body(std::false_type{}, i, b, group);
+    int64_t group = task % groups, b = task / groups % batch, first = task / groups / batch * turns;
+    for (int64_t i = first; i < first + turns; i++)
+      if ((group + 1) * MANY * LANES <= scans[i].width) body(std::true_type{}, i, b, group);
+      else body(std::false_type{}, i, b, group);
   });
+}
+
+static std::vector<std::vector<Chunk>> all_chunks(const Scan* scans, int64_t count) {
+  std::vector<std::vector<Chunk>> chunks;
+  for (int64_t i = 0; i < count; i++) chunks.push_back(scans[i].order().chunks());
+  return chunks;
 }

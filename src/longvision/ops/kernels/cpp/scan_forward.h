@@ -8,34 +8,32 @@ constexpr int AT_ONCE = 4;  // states whose recurrence runs at once: with 32 reg
 constexpr int AT_ONCE = 2;  // and with 16, which hold h and a of two
 #endif
 
-// The recurrence of AT_ONCE states over a chunk; h is kept in registers.
-template <bool INSIDE>
+// The recurrence of so MANY states over a chunk; h is kept in registers.
+template <bool INSIDE, int MANY>
 static inline void run(int length, States in, int64_t n, const Vec* step, const Vec* input, const Vec* A, Vec* state,
                        Vec* y) {
-  Vec h[AT_ONCE], a[AT_ONCE];
+  Vec h[MANY], a[MANY];
 #pragma GCC unroll 4
-  for (int k = 0; k < AT_ONCE; k++) h[k] = state[n + k], a[k] = A[n + k];
+  for (int k = 0; k < MANY; k++) h[k] = state[n + k], a[k] = A[n + k];
   const Real *B = in.B + n, *C = in.C + n;
   for (int i = 0; i < length; i++, B += in.stride, C += in.stride) {
     Vec s = step[i], u = input[i], sum = y[i];
 #pragma GCC unroll 4
-    for (int k = 0; k < AT_ONCE; k++) {
+    for (int k = 0; k < MANY; k++) {
       h[k] = (INSIDE ? exp2_inside(s, a[k]) : exp2(s, a[k])) * h[k] + u * B[k];
       sum += h[k] * C[k];
     }
     y[i] = sum;
   }
 #pragma GCC unroll 4
-  for (int k = 0; k < AT_ONCE; k++) state[n + k] = h[k];
+  for (int k = 0; k < MANY; k++) state[n + k] = h[k];
 }
 
-// The state with which a sequence begins.
-template <bool FULL>
-static void start(const Scan& scan, const Channels<FULL>& c, int64_t b, Vec* state) {
-  std::fill(state, state + scan.padded(), Vec{});
-  if (!scan.carry) return;
-  const Real* from = scan.carry + b * scan.states * scan.width + c.first;
-  for (int64_t n = 0; n < scan.states; n++) state[n] = load_real(from + n * scan.width, c.lanes());
+template <bool INSIDE>
+static inline void run_all(int length, States in, int64_t padded, const Vec* step, const Vec* input, const Vec* A,
+                           Vec* state, Vec* y) {
+  if (padded == 1) return run<INSIDE, 1>(length, in, 0, step, input, A, state, y);
+  for (int64_t n = 0; n < padded; n += AT_ONCE) run<INSIDE, AT_ONCE>(length, in, n, step, input, A, state, y);
 }
 
 // Of a task's vectors, each (CHUNK): vector k, token i stands at [k * CHUNK + i].
@@ -46,13 +44,14 @@ struct ForwardWork {
 // Before the recurrence, for two tokens: step, input and the part of the output that passes the states by. -> the longest
 // steps.
 template <bool FULL, int64_t MANY>
-static inline void prepare(const Scan& scan, const Channels<FULL>* blocks, int64_t count, int64_t b, Pair pair, int i,
-                           ForwardWork work, Vec* longest) {
+static inline void prepare(const Scan& scan, const Rows<const IO>& x_rows, const Rows<const IO>& delta,
+                           const Channels<FULL>* blocks, int64_t count, int64_t b, Pair pair, int i, ForwardWork work,
+                           Vec* longest) {
   Vec raw[2][MANY];
-  raw_steps(scan, blocks, count, b, pair, raw);
+  raw_steps(scan, delta, blocks, count, b, pair, raw);
 #pragma GCC unroll 2
   for (int j = 0; j < 2; j++) {
-    const IO* x_row = scan.x.at(b, pair.token[j]);
+    const IO* x_row = x_rows.at(b, pair.token[j]);
 #pragma GCC unroll 4
     for (int k = 0; k < MANY; k++) {
       if (!FULL && k >= count) break;
@@ -68,20 +67,21 @@ static inline void prepare(const Scan& scan, const Channels<FULL>* blocks, int64
 
 // After it: a token's outputs.
 template <bool FULL, int64_t MANY>
-static inline void write(const Scan& scan, const ScanOutput& out, const Channels<FULL>* blocks, int64_t count, int64_t b,
-                         int64_t t, const Vec* y) {
+static inline void write(const ScanOutput& out, const Rows<const IO>& z, const Rows<IO>& to, const Channels<FULL>* blocks,
+                         int64_t count, int64_t b, int64_t t, const Vec* y) {
 #pragma GCC unroll 4
   for (int k = 0; k < MANY; k++) {
     if (!FULL && k >= count) break;
     int64_t first = blocks[k].first;
     int lanes = blocks[k].lanes();
     Vec sum = y[k * CHUNK];
+    if (out.other) sum += load_real(out.other.at(b, t) + first, lanes);
     if (out.raw) {
       store_real(out.raw.at(b, t) + first, sum, lanes);
       continue;
     }
-    if (scan.z) sum *= silu(load(scan.z.at(b, t) + first, lanes));
-    store(out.y.at(b, t) + first, sum, lanes);
+    if (z) sum *= silu(load(z.at(b, t) + first, lanes));
+    store(to.at(b, t) + first, sum, lanes);
   }
 }
 
@@ -90,78 +90,91 @@ static void scan_forward_task(const Scan& scan, const ScanOutput& out, const std
                               int64_t group) {
   int64_t padded = scan.padded(), first_block = group * MANY;
   int64_t count = FULL ? MANY : std::min(MANY, scan.blocks() - first_block);
-  Arena arena(count * (2 * padded + scan.rank + 3 * CHUNK) + 2 * (CHUNK * padded / LANES + 1));
+  bool turned = scan.x.channel || scan.delta.channel || scan.z.channel || out.y.channel;
+  Arena arena(count * (2 * padded + scan.rank + 3 * CHUNK) + 2 * (CHUNK * padded / LANES + 1) +
+              turned * turned_vectors(2, count));
   Channels<FULL> blocks[MANY];
   for (int64_t k = 0; k < count; k++) blocks[k] = channels<FULL>(scan, first_block + k, arena);
   Vec* states = arena.vectors(count * padded);
   ForwardWork work{arena.vectors(count * CHUNK), arena.vectors(count * CHUNK), arena.vectors(count * CHUNK)};
   Real* space = arena.reals(2 * CHUNK * padded);
-  int direction = scan.order().step();
+  Vec *turned_x = arena.vectors(turned * turned_vectors(1, count)), *turned_delta = turned_x + count * CHUNK;
+  Sequences order = scan.order();
 
-  int64_t first = blocks[0].first, width = std::min<int64_t>(count * LANES, scan.width - first);
-  auto ask_before = [&](Chunk chunk, int i) __attribute__((always_inline)) {
-    int64_t t = chunk.first + i * direction;
+  int64_t first = blocks[0].first, width = std::min<int64_t>(count * LANES, scan.width - first), row = count * LANES;
+  auto ask_before = [&](int64_t t) __attribute__((always_inline)) {
     prefetch(scan.x, b, t, first, width);
     if (!scan.rank) prefetch(scan.delta, b, t, first, width);
   };
-  auto ask_after = [&](Chunk chunk, int i) __attribute__((always_inline)) {
-    int64_t t = chunk.first + i * direction;
+  auto ask_after = [&](int64_t t) __attribute__((always_inline)) {
     prefetch(out.raw, b, t, first, width);
     prefetch(out.y, b, t, first, width);
+    prefetch(out.other, b, t, first, width);
     prefetch(scan.z, b, t, first, width);
   };
 
+  int64_t places[2][CHUNK];  // of the tokens of this chunk, and of the next
+  order.places(chunks[0], places[0]);
   for (size_t p = 0; p < chunks.size(); p++) {
-    Chunk chunk = chunks[p];
+    Chunk chunk = chunks[p], next_chunk = p + 1 < chunks.size() ? chunks[p + 1] : Chunk{0, 0, false};
+    const int64_t *here = places[p % 2], *there = places[(p + 1) % 2];
+    order.places(next_chunk, places[(p + 1) % 2]);
+    Tile tile(b, chunk, order.step(), first, width);
+    Rows<const IO> x = turned_in(scan.x, tile, turned_x, row), delta = turned_in(scan.delta, tile, turned_delta, row);
     Vec longest[MANY]{};
     for (int i = 0; i < chunk.length; i += 2) {
-      if (i + AHEAD < chunk.length) ask_before(chunk, i + AHEAD);
-      if (i + 1 + AHEAD < chunk.length) ask_before(chunk, i + 1 + AHEAD);
-      prepare<FULL, MANY>(scan, blocks, count, b, Pair(chunk, i, direction), i, work, longest);
+      if (i + AHEAD < chunk.length) ask_before(here[i + AHEAD]);
+      if (i + 1 + AHEAD < chunk.length) ask_before(here[i + 1 + AHEAD]);
+      prepare<FULL, MANY>(scan, x, delta, blocks, count, b, Pair(chunk, here, i), i, work, longest);
     }
 
-    States in = states_of(scan, b, chunk, space);
+    States in = states_of(scan, b, chunk, here, space);
     for (int64_t k = 0; k < count; k++) {
       const Channels<FULL>& c = blocks[k];
       Vec* h = states + k * padded;
-      if (chunk.fresh) start(scan, c, b, h);
-      if (out.before) save(scan, c, h, out.before + (b * out.slots + int64_t(p)) * scan.states * scan.width);
+      if (chunk.fresh) load_carry(scan, c, b, true, h);
+      if (out.before) save(scan, c, h, out.before + (b * out.slots + int64_t(p)) * scan.states * scan.channels);
       if (k + 1 == count)
-        for (int i = 0; i < std::min(AHEAD, chunk.length); i++) ask_after(chunk, i);
-      Vec *step = work.step + k * CHUNK, *input = work.input + k * CHUNK, *y = work.y + k * CHUNK;
-      auto run_all = decays_inside(scan, c, longest[k]) ? run<true> : run<false>;
-      for (int64_t n = 0; n < padded; n += AT_ONCE) run_all(chunk.length, in, n, step, input, c.A, h, y);
-      if (scan.carry && p + 1 == chunks.size()) save(scan, c, h, scan.carry + b * scan.states * scan.width);
+        for (int i = 0; i < std::min(AHEAD, chunk.length); i++) ask_after(here[i]);
+      if (turned) {
+        Tile next(b, next_chunk, order.step(), first, width);
+        ask_to_turn(scan.x, next, k, count), ask_to_turn(scan.delta, next, k, count);
+        ask_to_turn(scan.z, tile, k, count), ask_to_turn(out.y, tile, k, count);
+      }
+      auto run_chunk = decays_inside(scan, c, longest[k]) ? run_all<true> : run_all<false>;
+      run_chunk(chunk.length, in, padded, work.step + k * CHUNK, work.input + k * CHUNK, c.A, h, work.y + k * CHUNK);
+      if (p + 1 == chunks.size()) save_carry(scan, c, b, h);
     }
 
+    // x and delta are done with.
+    Rows<const IO> z = turned_in(scan.z, tile, turned_x, row);
+    Rows<IO> y = to_turn_out(out.y, tile, turned_delta, row);
     for (int i = 0; i < chunk.length; i++) {
       int next = i + AHEAD - chunk.length;
-      if (next < 0) ask_after(chunk, i + AHEAD);
-      else if (p + 1 < chunks.size() && next < chunks[p + 1].length) ask_before(chunks[p + 1], next);
-      write<FULL, MANY>(scan, out, blocks, count, b, chunk.first + i * direction, work.y + i);
+      if (next < 0) ask_after(here[i + AHEAD]);
+      else if (next < next_chunk.length) ask_before(there[next]);
+      write<FULL, MANY>(out, z, y, blocks, count, b, here[i], work.y + i);
     }
+    turn_out(out.y, tile, turned_delta, row);
   }
 }
 
-// Scans of the same shape, whose tasks all run beside each other.
-static void scans_forward(const Scan* scans, const ScanOutput* outs, int64_t count) {
-  std::vector<Chunk> chunks[2];
-  for (int64_t i = 0; i < count; i++) {
+// All but the turns run beside each other.
+static void scans_forward(const Scan* scans, const ScanOutput* outs, int64_t count, int64_t turns) {
+  std::vector<std::vector<Chunk>> chunks = all_chunks(scans, count * turns);
+  for (int64_t i = 0; i < count * turns; i++) {
     const Scan& scan = scans[i];
     const ScanOutput& out = outs[i];
-    chunks[i] = scan.order().chunks();
-    int64_t slot = scan.states * scan.width, used = int64_t(chunks[i].size());
     for (int64_t b = 0; out.before && b < scan.batch; b++)  // slots that the boundaries left over
-      std::fill(out.before + (b * out.slots + used) * slot, out.before + (b + 1) * out.slots * slot, 0);
+      for (int64_t n = int64_t(chunks[i].size()) * scan.states; n < out.slots * scan.states; n++)
+        std::fill_n(out.before + (b * out.slots * scan.states + n) * scan.channels, scan.width, Real(0));
   }
   auto run = [&](auto many) {
-    each_group<many.value>(scans, count, [&](auto full, int64_t i, int64_t b, int64_t group) {
+    each_group<many.value>(scans, count, turns, [&](auto full, int64_t i, int64_t b, int64_t group) {
       scan_forward_task<full.value, many.value>(scans[i], outs[i], chunks[i], b, group);
     });
   };
-  // Channels have nothing to do with each other: for many threads there are more tasks, of a cache line each.
+  // For many threads there are more tasks, of a cache line each.
   if (count * scans[0].batch * scans[0].groups() >= ENOUGH * scans[0].threads) run(std::integral_constant<int64_t, GROUP>{});
   else run(std::integral_constant<int64_t, (BYTES < LINE ? LINE / BYTES : 1)>{});
 }
-
-static void scan_forward(const Scan& scan, const ScanOutput& out) { scans_forward(&scan, &out, 1); }

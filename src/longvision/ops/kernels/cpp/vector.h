@@ -79,6 +79,9 @@ static inline void store(IO* to, Vec v, int lanes) {  // to nearest, ties to eve
   if (lanes == LANES) std::memcpy(to, &half, sizeof half);
   else std::memcpy(to, &half, lanes * sizeof(IO));
 }
+
+static inline Vec load(const Real* from, int lanes) { return load_real(from, lanes); }
+static inline void store(Real* to, Vec v, int lanes) { store_real(to, v, lanes); }
 #else
 typedef Real IO;
 static inline Vec load(const IO* from, int lanes) { return load_real(from, lanes); }

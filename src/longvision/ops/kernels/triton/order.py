@@ -11,13 +11,39 @@ def token_at(p, tokens, REVERSE: tl.constexpr):
 
 
 @triton.jit
+def place_of(p, tokens, rows, columns, REVERSE: tl.constexpr):
+    """The same; if `rows` is not None, of the pixels of a grid, which are taken column by column."""
+    i = token_at(p, tokens, REVERSE)
+    if rows is None:
+        return i
+    else:
+        column = i // rows
+        return (i - column * rows) * columns + column
+
+
+@triton.jit
 def starts_at(sequence, p, tokens, REVERSE: tl.constexpr):
-    """Whether a packed sequence begins with the p-th token of the scan; False where `sequence` is None."""
+    """Whether a packed sequence begins with the p-th token of the scan; False where `sequence` is None. Packed
+    sequences have no grid."""
     if sequence is None:
         return False
     else:
         own = tl.load(sequence + token_at(p, tokens, REVERSE))
         return own != tl.load(sequence + token_at(p - 1, tokens, REVERSE), mask=p > 0, other=-1)
+
+
+@triton.jit
+def channels_of(tile, width, band, CHANNELS: tl.constexpr):
+    """The channels of a tile, which of them there are, and which band of channels they are of, all with the same B and
+    C; where `band` is None, B and C are those of all channels."""
+    if band is None:
+        e = tile * CHANNELS + tl.arange(0, CHANNELS)
+        return e, e < width, 0
+    else:
+        tiles = tl.cdiv(band, CHANNELS)
+        own = tile // tiles
+        e = own * band + (tile - own * tiles) * CHANNELS + tl.arange(0, CHANNELS)
+        return e, e < (own + 1) * band, own
 
 
 @triton.jit

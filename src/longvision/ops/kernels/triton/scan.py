@@ -26,10 +26,11 @@ def forward_channels(states: int) -> int:
 class Scan(NamedTuple):
     """What a direction reads; a tensor that is None is left out.
 
-    `x_BME` and `step_BME` have contiguous channels; `BC_BMN2` is float32, B and C side by side; `A_EN` is contiguous,
-    or with `log_decay` log(-A). `sequence_M` numbers the packed sequence of each token, int32. The step is
-    `step_BME` plus bias, or softplus of that, which the kernels "take" or somebody has "taken": it is of interest for
-    the gradients, which are then of what softplus was taken of.
+    `x_BME` and `step_BME` have contiguous channels; `BC_BMN2` is float32, B and C side by side, or (B, M, G, N, 2) of G
+    groups of channels; `A_EN` is contiguous, or with `log_decay` log(-A). `sequence_M` numbers the packed sequence of
+    each token, int32. The step is `step_BME` plus bias, or softplus of that, which the kernels "take" or somebody has
+    "taken": it is of interest for the gradients, which are then of what softplus was taken of. The pixels of a `grid`
+    go column by column.
     """
 
     x_BME: Tensor
@@ -42,10 +43,26 @@ class Scan(NamedTuple):
     softplus: Literal["none", "take", "taken"]
     log_decay: bool
     reverse: bool
+    grid: tuple[int, int] | None = None
 
     @property
     def states(self) -> int:
         return self.A_EN.shape[1]
+
+    @property
+    def groups(self) -> int:
+        """Of channels, each with B and C of its own."""
+        return 1 if self.BC_BMN2.ndim == 4 else self.BC_BMN2.shape[2]
+
+    def tiles(self, channels: int) -> int:
+        """Of so many channels, none of which are of two groups."""
+        return self.groups * -(-(self.x_BME.shape[2] // self.groups) // channels)
+
+    def sizes(self) -> tuple[int | None, ...]:
+        """tokens, width, band, rows, columns of each kernel."""
+        _, tokens, width = self.x_BME.shape
+        band = None if self.BC_BMN2.ndim == 4 else width // self.groups
+        return tokens, width, band, *(self.grid or (None, None))
 
     def arguments(self) -> tuple[Any, ...]:
         """The first ones of each kernel; B and C are loaded as one number."""
@@ -56,7 +73,8 @@ class Scan(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """float32 but for those of x and step, which have their dtypes; `dA_EN` is of A, whatever `log_decay` says."""
+    """float32 but for those of x and step, which have their dtypes; `dA_EN` is of A, whatever `log_decay` says;
+    `dinitial_BEN` of the state before the first token."""
 
     dx_BME: Tensor
     dstep_BME: Tensor
@@ -64,6 +82,7 @@ class Gradients(NamedTuple):
     dA_EN: Tensor
     dD_E: Tensor | None
     dbias_E: Tensor | None
+    dinitial_BEN: Tensor | None
 
 
 def forward(
@@ -74,35 +93,48 @@ def forward(
     out: Tensor | None = None,
     ungated: Tensor | None = None,
     states: Tensor | None = None,
+    initial_BEN: Tensor | None = None,
+    last_BEN: Tensor | None = None,
 ) -> Tensor:
     """-> (scale (h C + D x) + other) silu(z), in `out` if given; `ungated` gets it without the gate, `states` the
-    states with which chunks begin."""
-    batch, tokens, width = scan.x_BME.shape
+    states with which chunks begin, `last_BEN` the one behind the last token. The one before the first is
+    `initial_BEN`, contiguous and in float32, or zero."""
+    batch, tokens, _ = scan.x_BME.shape
     channels = forward_channels(scan.states)
+    tiles = scan.tiles(channels)
     out = torch.empty_like(scan.x_BME, memory_format=torch.contiguous_format) if out is None else out
-    group, groups = grouping(tokens, batch * -(-width // channels))
-    starts = None if groups == 1 else _group_starts(scan, group, groups)
-    grid = -(-width // channels), groups, batch
+    group, groups = grouping(tokens, batch * tiles)
+    starts = initial_BEN if groups == 1 else _group_starts(scan, group, groups, initial_BEN)
     read = *scan.arguments(), scan.D_E, scan.bias_E, *rows(z_BME), other_BME, scan.sequence_M, starts
-    given = *read, states, ungated, out, tokens, width, group, scale
-    launch(scan_forward, grid, *given, CHANNELS=channels, CHUNK=layout.CHUNK, **scan.constants())
+    given = *read, states, last_BEN, ungated, out, *scan.sizes(), group, scale
+    constants = {"CHANNELS": channels, "CHUNK": layout.CHUNK, **scan.constants()}
+    launch(scan_forward, (tiles, groups, batch), *given, **constants)
     return out
 
 
-def backward(scan: Scan, grad_BME: Tensor, states_BKEN: Tensor) -> Gradients:
-    """Of y = h C + D x, from a contiguous gradient."""
+def backward(
+    scan: Scan,
+    grad_BME: Tensor,
+    states_BKEN: Tensor,
+    grad_last_BEN: Tensor | None = None,
+    of_initial: bool = False,
+) -> Gradients:
+    """Of y = h C + D x and of the last state, from contiguous gradients; if asked, that of the initial state too."""
     if scan.states <= MOST_STATES:
-        return _backward(scan, grad_BME, states_BKEN, scan.x_BME.dtype, scan.step_BME.dtype)
+        dtypes = scan.x_BME.dtype, scan.step_BME.dtype
+        return _backward(scan, grad_BME, states_BKEN, grad_last_BEN, of_initial, *dtypes)
     # States do not see each other: gradients are sums over them, taken in float32.
     parts: list[Gradients] = []
     for first in range(0, scan.states, MOST_STATES):
         some = slice(first, first + MOST_STATES)
         part = scan._replace(
-            BC_BMN2=scan.BC_BMN2[:, :, some].contiguous(),
+            BC_BMN2=scan.BC_BMN2[..., some, :].contiguous(),
             A_EN=scan.A_EN[:, some].contiguous(),
             D_E=scan.D_E if first == 0 else None,
         )
-        grads = _backward(part, grad_BME, states_BKEN[..., some].contiguous(), torch.float32, torch.float32)
+        last_BEN = None if grad_last_BEN is None else grad_last_BEN[..., some].contiguous()
+        states = states_BKEN[..., some].contiguous()
+        grads = _backward(part, grad_BME, states, last_BEN, of_initial, torch.float32, torch.float32)
         if parts:  # not one large tensor a part
             grads = grads._replace(
                 dx_BME=parts[-1].dx_BME.add_(grads.dx_BME), dstep_BME=parts[-1].dstep_BME.add_(grads.dstep_BME)
@@ -111,21 +143,28 @@ def backward(scan: Scan, grad_BME: Tensor, states_BKEN: Tensor) -> Gradients:
     return Gradients(
         parts[-1].dx_BME.to(scan.x_BME.dtype),
         parts[-1].dstep_BME.to(scan.step_BME.dtype),
-        torch.cat([part.dBC_BMN2 for part in parts], dim=2),
+        torch.cat([part.dBC_BMN2 for part in parts], dim=-2),
         torch.cat([part.dA_EN for part in parts], dim=1),
         parts[0].dD_E,
         None if parts[0].dbias_E is None else torch.stack([part.dbias_E for part in parts]).sum(0),
+        torch.cat([part.dinitial_BEN for part in parts], dim=-1) if of_initial else None,
     )
 
 
 def _backward(
-    scan: Scan, grad_BME: Tensor, states_BKEN: Tensor, x_dtype: torch.dtype, step_dtype: torch.dtype
+    scan: Scan,
+    grad_BME: Tensor,
+    states_BKEN: Tensor,
+    grad_last_BEN: Tensor | None,
+    of_initial: bool,
+    x_dtype: torch.dtype,
+    step_dtype: torch.dtype,
 ) -> Gradients:
     """Of at most MOST_STATES states; gradients of x and step are stored in these dtypes."""
     x_BME, (batch, tokens, width), N = scan.x_BME, scan.x_BME.shape, scan.states
-    tiles = -(-width // BACKWARD_CHANNELS)
+    tiles = scan.tiles(BACKWARD_CHANNELS)
     group, groups = grouping(tokens, batch * tiles)
-    starts = None if groups == 1 else _group_starts(scan, group, groups, grad_BME)
+    starts = grad_last_BEN if groups == 1 else _group_starts(scan, group, groups, grad_last_BEN, grad_BME)
     programs = batch * groups
     dx_BME, dstep_BME = (x_BME.new_empty(x_BME.shape, dtype=dtype) for dtype in (x_dtype, step_dtype))
 
@@ -136,13 +175,18 @@ def _backward(
     dD_parts = None if scan.D_E is None else buffer(programs, width)
     no_bias = scan.bias_E is None and scan.softplus != "taken"
     dbias_parts = None if no_bias else buffer(programs, width)
+    dinitial_BEN = buffer(batch, width, N) if of_initial else None
     scratch = buffer(programs, tiles, layout.CHUNK // SPAN + 2, N, BACKWARD_CHANNELS)
     read = *scan.arguments(), scan.D_E, scan.bias_E, grad_BME, scan.sequence_M, states_BKEN, starts, scratch
-    given = *read, dx_BME, dstep_BME, dBC_parts, dA_parts, dD_parts, dbias_parts, tokens, width, group
+    written = dx_BME, dstep_BME, dBC_parts, dA_parts, dD_parts, dbias_parts, dinitial_BEN
     sizes = {"CHANNELS": BACKWARD_CHANNELS, "CHUNK": layout.CHUNK, "SPAN": SPAN}
-    launch(scan_backward, (tiles, groups, batch), *given, **sizes, **scan.constants())
+    launch(scan_backward, (tiles, groups, batch), *read, *written, *scan.sizes(), group, **sizes, **scan.constants())
     dD_E, dbias_E = (None if parts is None else parts.sum(0) for parts in (dD_parts, dbias_parts))
-    return Gradients(dx_BME, dstep_BME, dBC_parts.sum(0), dA_parts.sum(0), dD_E, dbias_E)
+    if scan.BC_BMN2.ndim == 4:
+        dBC_BMN2 = dBC_parts.sum(0)
+    else:
+        dBC_BMN2 = dBC_parts.unflatten(0, (scan.groups, -1)).sum(1).permute(1, 2, 0, 3, 4)
+    return Gradients(dx_BME, dstep_BME, dBC_BMN2, dA_parts.sum(0), dD_E, dbias_E, dinitial_BEN)
 
 
 def grouping(tokens: int, programs: int) -> tuple[int, int]:
@@ -155,16 +199,20 @@ def grouping(tokens: int, programs: int) -> tuple[int, int]:
     return group * layout.CHUNK, -(-chunks // group)
 
 
-def _group_starts(scan: Scan, group: int, groups: int, grad_BME: Tensor | None = None) -> Tensor:
-    """(B, groups, E, N): the state before each group, or with a gradient of y the adjoint state behind it."""
-    batch, tokens, width = scan.x_BME.shape
+def _group_starts(
+    scan: Scan, group: int, groups: int, first_BEN: Tensor | None, grad_BME: Tensor | None = None
+) -> Tensor:
+    """(B, groups, E, N): the state before each group, or with a gradient of y the adjoint state behind it; of the group
+    that comes first it is `first_BEN`, or zero."""
+    batch, _, width = scan.x_BME.shape
     channels = forward_channels(scan.states)
     ends = scan.x_BME.new_empty(batch, groups, width, scan.states, dtype=torch.float32)
     decays = torch.empty_like(ends)
     size, adjoint = scan.states * width, grad_BME is not None
-    grid = -(-width // channels), groups, batch
+    grid = scan.tiles(channels), groups, batch
     scanned = scan if grad_BME is None else scan._replace(x_BME=grad_BME)
-    given = *scanned.arguments(), scan.bias_E, scan.sequence_M, ends, decays, tokens, width, group
+    given = *scanned.arguments(), scan.bias_E, scan.sequence_M, ends, decays, *scan.sizes(), group
     launch(scan_ends, grid, *given, CHANNELS=channels, ADJOINT=adjoint, **scan.constants())
-    launch(scan_starts, (-(-size // BLOCK), batch), ends, decays, groups, size, warps=4, BLOCK=BLOCK, ADJOINT=adjoint)
+    given = ends, decays, first_BEN, groups, size
+    launch(scan_starts, (-(-size // BLOCK), batch), *given, warps=4, BLOCK=BLOCK, ADJOINT=adjoint)
     return ends

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from longvision.ops.kernels.triton.arithmetic import LN2, lane_sums, load_pair, sigmoid, slope_of_softplus
-from longvision.ops.kernels.triton.order import of_channels, starts_at, token_at
+from longvision.ops.kernels.triton.order import channels_of, of_channels, place_of, starts_at
 from longvision.ops.kernels.triton.scan_forward import decay_rate, row_of, step_of, unless
 
 
@@ -37,8 +37,12 @@ def scan_backward(
     dA,
     dD,
     dbias,
+    dinitial,
     tokens,
     width,
+    band,
+    rows,
+    columns,
     group,
     N: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -54,11 +58,10 @@ def scan_backward(
     states behind each group.
     """
     tile = tl.program_id(0)
-    e = tile * CHANNELS + tl.arange(0, CHANNELS)
+    e, inside, own = channels_of(tile, width, band, CHANNELS)
     g = tl.program_id(1)
     b = tl.program_id(2).to(tl.int64)
     program = b * tl.num_programs(1) + g
-    inside = e < width
     skip = of_channels(D, e, inside)
     bias_E = of_channels(bias, e, inside)
     dh = ()
@@ -76,7 +79,14 @@ def scan_backward(
     x += b * x_batch + e
     step += b * step_batch + e
     row = b * tokens * width + e
-    BC += b * tokens * N
+    if band is None:
+        BC_row = N
+        BC += b * tokens * N
+        behind = width
+    else:
+        BC_row = width // band * N
+        BC += b * tokens * BC_row + own * N
+        behind = (own + 1) * band
     dBC += (tile * tl.num_programs(2) + b) * tokens * (2 * N)
     scratch += (program * tl.num_programs(0) + tile) * (CHUNK // SPAN + 2) * N * CHANNELS + tl.arange(0, CHANNELS)
     # Decay rates and the sums for A live in memory, too: with them in registers, others would be spilled.
@@ -97,7 +107,7 @@ def scan_backward(
         for n in tl.static_range(N):
             rates_N = rates_N + (tl.load(rates + n * CHANNELS),)
             h = h + (tl.load(states + ((b * chunks + chunk) * width + e) * N + n, mask=inside, other=0.0),)
-        next_t = token_at(begin, tokens, REVERSE)
+        next_t = place_of(begin, tokens, rows, columns, REVERSE)
         next_x, next_step = row_of(x, x_row, step, step_row, next_t, inside)
         for span in range(0, spans):
             for n in tl.static_range(N):
@@ -107,14 +117,14 @@ def scan_backward(
                 t = next_t
                 u = next_x.to(tl.float32)
                 stored = next_step
-                next_t = token_at(tl.minimum(p + 1, last - 1), tokens, REVERSE)
+                next_t = place_of(tl.minimum(p + 1, last - 1), tokens, rows, columns, REVERSE)
                 next_x, next_step = row_of(x, x_row, step, step_row, next_t, inside)
                 d, raw = step_of(stored, bias_E, inside, bias is not None, SOFTPLUS == "take")
                 du = d * u
                 begins = starts_at(sequence, p, tokens, REVERSE)
                 new = ()
                 for n in tl.static_range(N):
-                    B, C = load_pair(BC + t * N + n)
+                    B, C = load_pair(BC + t * BC_row + n)
                     new = new + (tl.exp2(d * rates_N[n]) * unless(begins, h[n], sequence is not None) + du * B,)
                 h = new
         tl.debug_barrier()  # what is read from scratch below was written above
@@ -131,15 +141,15 @@ def scan_backward(
             over_A = ()
             for s in tl.static_range(SPAN):
                 p = begin + span * SPAN + s
-                t = token_at(tl.minimum(p, last - 1), tokens, REVERSE)
-                here = e < tl.where(p < last, width, 0)
+                t = place_of(tl.minimum(p, last - 1), tokens, rows, columns, REVERSE)
+                here = e < tl.where(p < last, behind, 0)
                 u = tl.load(x + t * x_row, mask=inside, other=0.0).to(tl.float32)
                 stored = tl.load(step + t * step_row, mask=here, other=0.0)
                 d, raw = step_of(stored, bias_E, here, bias is not None, SOFTPLUS == "take")
                 steps = steps + (d,)
                 inputs = inputs + (d * u,)
                 grads = grads + (tl.load(grad + row + t * width, mask=here, other=0.0).to(tl.float32),)
-                pairs = pairs + (BC + t * N,)
+                pairs = pairs + (BC + t * BC_row,)
                 begins = begins + (starts_at(sequence, tl.minimum(p, last - 1), tokens, REVERSE),)
                 over_B = over_B + (tl.zeros([CHANNELS], tl.float32),)
                 over_A = over_A + (tl.zeros([CHANNELS], tl.float32),)
@@ -147,7 +157,7 @@ def scan_backward(
             # Where the gradients of B and C go, (SPAN, 2) of each n.
             i_P2 = tl.arange(0, 2 * SPAN)
             p_P2 = begin + span * SPAN + i_P2 // 2
-            places = token_at(p_P2, tokens, REVERSE) * (2 * N) + i_P2 % 2
+            places = place_of(p_P2, tokens, rows, columns, REVERSE) * (2 * N) + i_P2 % 2
             new_dh = ()
             for n in tl.static_range(N):
                 h_n = tl.load(scratch + (span * N + n) * CHANNELS)
@@ -189,8 +199,8 @@ def scan_backward(
 
             for s in tl.static_range(SPAN):
                 p = begin + span * SPAN + s
-                t = token_at(tl.minimum(p, last - 1), tokens, REVERSE)
-                here = e < tl.where(p < last, width, 0)
+                t = place_of(tl.minimum(p, last - 1), tokens, rows, columns, REVERSE)
+                here = e < tl.where(p < last, behind, 0)
                 u = tl.load(x + t * x_row, mask=inside, other=0.0).to(tl.float32)
                 tl.store(dx + row + t * width, over_B[s] * steps[s] + skip * grads[s], mask=here)
                 dD_E += grads[s] * u
@@ -206,6 +216,9 @@ def scan_backward(
 
     for k in range(0, N):
         tl.store(dA + (program * width + e) * N + k, tl.load(sums + k * CHANNELS), mask=inside)
+    if dinitial is not None:
+        for n in tl.static_range(N):
+            tl.store(dinitial + (b * width + e) * N + n, dh[n], mask=inside & (g == 0))
     if dD is not None:
         tl.store(dD + program * width + e, dD_E, mask=inside)
     if dbias is not None:

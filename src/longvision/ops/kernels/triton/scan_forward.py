@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from longvision.ops.kernels.triton.arithmetic import LOG2E, load_pair, sigmoid, softplus
-from longvision.ops.kernels.triton.order import of_channels, starts_at, token_at
+from longvision.ops.kernels.triton.order import channels_of, of_channels, place_of, starts_at
 
 
 @triton.jit
@@ -80,10 +80,14 @@ def scan_forward(
     sequence,
     starts,
     states,
+    last_state,
     y,
     out,
     tokens,
     width,
+    band,
+    rows,
+    columns,
     group,
     scale,
     N: tl.constexpr,
@@ -97,10 +101,9 @@ def scan_forward(
 
     A tensor that is None is left out. `p` counts tokens in the order of the scan, `t` in memory.
     """
-    e = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    e, inside, own = channels_of(tl.program_id(0), width, band, CHANNELS)
     g = tl.program_id(1)
     b = tl.program_id(2).to(tl.int64)
-    inside = e < width
     rates = decay_rates(A, e, inside, N, LOG_DECAY)
 
     skip = of_channels(D, e, inside)
@@ -117,9 +120,14 @@ def scan_forward(
     chunks = tl.cdiv(tokens, CHUNK)
     x += b * x_batch + e
     step += b * step_batch + e
-    BC += b * tokens * N
+    if band is None:
+        BC_row = N
+        BC += b * tokens * N
+    else:
+        BC_row = width // band * N
+        BC += b * tokens * BC_row + own * N
     row = b * tokens * width + e
-    next_t = token_at(first, tokens, REVERSE)
+    next_t = place_of(first, tokens, rows, columns, REVERSE)
     next_x, next_step = row_of(x, x_row, step, step_row, next_t, inside)
     for chunk in range(first // CHUNK, tl.cdiv(last, CHUNK)):
         if states is not None:
@@ -129,7 +137,7 @@ def scan_forward(
             t = next_t
             u = next_x.to(tl.float32)
             stored = next_step
-            next_t = token_at(tl.minimum(p + 1, last - 1), tokens, REVERSE)
+            next_t = place_of(tl.minimum(p + 1, last - 1), tokens, rows, columns, REVERSE)
             next_x, next_step = row_of(x, x_row, step, step_row, next_t, inside)
             d, raw = step_of(stored, bias_E, inside, bias is not None, SOFTPLUS == "take")
             du = d * u
@@ -137,7 +145,7 @@ def scan_forward(
             begins = starts_at(sequence, p, tokens, REVERSE)
             new = ()
             for n in tl.static_range(N):
-                B, C = load_pair(BC + t * N + n)
+                B, C = load_pair(BC + t * BC_row + n)
                 before = unless(begins, h[n], sequence is not None)
                 new = new + (tl.exp2(d * rates[n]) * before + du * B,)
                 y_E += new[n] * C
@@ -151,3 +159,6 @@ def scan_forward(
                 z_E = tl.load(z + b * z_batch + t * z_row + e, mask=inside, other=0.0).to(tl.float32)
                 y_E *= z_E * sigmoid(z_E)
             tl.store(out + row + t * width, y_E, mask=inside)
+    if last_state is not None:
+        for n in tl.static_range(N):
+            tl.store(last_state + (b * width + e) * N + n, h[n], mask=inside & (g == tl.num_programs(1) - 1))

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from longvision.ops.kernels.triton.arithmetic import load_pair
-from longvision.ops.kernels.triton.order import of_channels, starts_at, token_at
+from longvision.ops.kernels.triton.order import channels_of, of_channels, place_of, starts_at
 from longvision.ops.kernels.triton.scan_forward import decay_rates, row_of, step_of, unless
 
 
@@ -29,6 +29,9 @@ def scan_ends(
     decays,
     tokens,
     width,
+    band,
+    rows,
+    columns,
     group,
     N: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -38,10 +41,9 @@ def scan_ends(
     ADJOINT: tl.constexpr,
 ):
     """Program (tile of channels, group, batch). With ADJOINT `x` is the gradient of y, and the scan goes backward."""
-    e = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    e, inside, own = channels_of(tl.program_id(0), width, band, CHANNELS)
     g = tl.program_id(1)
     b = tl.program_id(2).to(tl.int64)
-    inside = e < width
     rates = decay_rates(A, e, inside, N, LOG_DECAY)
     bias_E = of_channels(bias, e, inside)
     h = ()
@@ -54,15 +56,21 @@ def scan_ends(
     last = tl.minimum(first + group, tokens)
     x += b * x_batch + e
     step += b * step_batch + e
-    BC += b * tokens * N
-    next_t = token_at(last - 1 if ADJOINT else first, tokens, REVERSE)
+    if band is None:
+        BC_row = N
+        BC += b * tokens * N
+    else:
+        BC_row = width // band * N
+        BC += b * tokens * BC_row + own * N
+    next_t = place_of(last - 1 if ADJOINT else first, tokens, rows, columns, REVERSE)
     next_x, next_step = row_of(x, x_row, step, step_row, next_t, inside)
     for i in range(0, last - first):
         p = last - 1 - i if ADJOINT else first + i
         t = next_t
         u = next_x.to(tl.float32)
         stored = next_step
-        next_t = token_at(tl.maximum(p - 1, first) if ADJOINT else tl.minimum(p + 1, last - 1), tokens, REVERSE)
+        next_p = tl.maximum(p - 1, first) if ADJOINT else tl.minimum(p + 1, last - 1)
+        next_t = place_of(next_p, tokens, rows, columns, REVERSE)
         next_x, next_step = row_of(x, x_row, step, step_row, next_t, inside)
         d, raw = step_of(stored, bias_E, inside, bias is not None, SOFTPLUS == "take")
         elapsed += d
@@ -71,7 +79,7 @@ def scan_ends(
             crossed += tl.where(begins, 1, 0)
         new = ()
         for n in tl.static_range(N):
-            B, C = load_pair(BC + t * N + n)
+            B, C = load_pair(BC + t * BC_row + n)
             decay = tl.exp2(d * rates[n])
             if ADJOINT:
                 new = new + (unless(begins, decay * (h[n] + u * C), sequence is not None),)
@@ -85,12 +93,16 @@ def scan_ends(
 
 
 @triton.jit
-def scan_starts(ends, decays, groups, size, BLOCK: tl.constexpr, ADJOINT: tl.constexpr):
-    """Program (block of the N E states, batch): what each group starts from, written over `ends`."""
+def scan_starts(ends, decays, first, groups, size, BLOCK: tl.constexpr, ADJOINT: tl.constexpr):
+    """Program (block of the N E states, batch): what each group starts from, written over `ends`; the one that comes
+    first from `first`, or if that is None from zero."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     b = tl.program_id(1).to(tl.int64)
     inside = i < size
-    h = tl.zeros([BLOCK], tl.float32)
+    if first is None:
+        h = tl.zeros([BLOCK], tl.float32)
+    else:
+        h = tl.load(first + b * size + i, mask=inside, other=0.0)
     for k in range(0, groups):
         g = groups - 1 - k if ADJOINT else k
         place = (b * groups + g) * size + i
