@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from longvision.ops import selective_scan
-from longvision.ops.selective_scan.inputs import by_columns
+from longvision.ops.selective_scan.inputs import by_columns, by_rows
 from support.scan_cases import (
     BACKENDS,
     FASTER,
@@ -128,7 +128,7 @@ def test_by_columns_is_by_rows_of_the_turned_image(backend, reverse, grid):
 def test_columns_and_back():
     pixels = torch.arange(6).view(1, 6, 1)
     turned = by_columns(pixels, (2, 3))
-    assert turned.flatten().tolist() == [0, 3, 1, 4, 2, 5] and torch.equal(by_columns(turned, (3, 2)), pixels)
+    assert turned.flatten().tolist() == [0, 3, 1, 4, 2, 5] and torch.equal(by_rows(turned, (2, 3)), pixels)
 
 
 # The backends against the reference: values and every gradient

@@ -87,8 +87,8 @@ def _scan(case: _Case) -> Iterator[Results]:
     inputs = ScanInputs._make([*given, None, True, True, GRID])
     grads = case.tokens(width), case.normal(1, width, STATES)
     states, last = (torch.empty(shape, dtype=case.real) for shape in (scan_cpu.states_shape(inputs), given[-1].shape))
-    leaves = _doubled(*given)
-    truth = selective_scan_reference(*leaves[:8], True, True, None, leaves[8], True, GRID)
+    x, delta, A, B, C, D, z, bias, initial = leaves = _doubled(*given)
+    truth = selective_scan_reference(x, delta, A, B, C, D, z, bias, True, True, None, initial, True, GRID)
     yield "scans_forward", [scan_cpu.forward(inputs, states, last), last], truth
     true_grads = torch.autograd.grad(truth, leaves, [grad.double() for grad in grads])
     yield "scans_backward", scan_cpu.backward(*grads, states, inputs), true_grads

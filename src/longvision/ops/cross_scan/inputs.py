@@ -26,7 +26,7 @@ class CrossInputs(NamedTuple):
 
     def directions(self) -> Iterator[ScanInputs]:
         """Each as a scan, without copies: by rows, by columns, and both from the end."""
-        D_KE, bias_KE = self.D_KE, self.delta_bias_KE
+        D_KE, bias_KE, (rows, columns) = self.D_KE, self.delta_bias_KE, self.grid
         for k in range(DIRECTIONS):
             yield ScanInputs(
                 self.x_BME,
@@ -41,5 +41,5 @@ class CrossInputs(NamedTuple):
                 cu_seqlens=None,
                 delta_softplus=self.delta_softplus,
                 reverse=k >= 2,
-                grid=tuple(self.grid) if k % 2 and 1 not in self.grid else None,
+                grid=(rows, columns) if k % 2 and 1 not in self.grid else None,
             )

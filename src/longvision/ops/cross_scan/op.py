@@ -61,7 +61,7 @@ def cross_scan(
     backend = choose_backend(None, x_BME.device.type, dtype)
     if backend == "reference":
         return cross_scan_reference(*inputs)
-    tensors = [t for t in inputs[:TENSORS] if t is not None]
+    tensors = [t for t in inputs[:TENSORS] if isinstance(t, Tensor)]
     refuse_tangents("cross_scan", *tensors)
     if backend == "cpu":  # its kernels take one dtype
         inputs = CrossInputs(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from longvision.ops import common
-from longvision.ops.selective_scan.inputs import by_columns
+from longvision.ops.selective_scan.inputs import by_columns, by_rows
 from longvision.ops.selective_scan.reference import selective_scan_reference
 
 DIRECTIONS = 4
@@ -27,14 +27,13 @@ def cross_scan_reference(
 
     `scan` is called on tokens that lie in the order of a direction.
     """
-    rows, columns = grid
 
     def along(k: int) -> Tensor:
         per_token = [common.widened(x_BME), *(t[:, :, k] for t in (delta_BMKE, B_BMKN, C_BMKN))]
-        x, delta, B, C = (by_columns(t, (rows, columns)) for t in per_token) if k % 2 else per_token
+        x, delta, B, C = (by_columns(t, grid) for t in per_token) if k % 2 else per_token
         D_E, bias_E = (None if t is None else t[k] for t in (D_KE, delta_bias_KE))
         y_BME = scan(x, delta, A_KEN[k], B, C, D_E, None, bias_E, delta_softplus, k >= 2)
-        return by_columns(y_BME, (columns, rows)) if k % 2 else y_BME
+        return by_rows(y_BME, grid) if k % 2 else y_BME
 
     one, *others = (along(k) for k in range(DIRECTIONS))
     return sum(others, start=one).to(x_BME.dtype)

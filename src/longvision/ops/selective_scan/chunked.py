@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from longvision.ops.selective_scan.inputs import ScanInputs, by_columns, gradient_of_groups
+from longvision.ops.selective_scan.inputs import ScanInputs, by_columns, by_rows, gradient_of_groups
 from longvision.ops.selective_scan.reference import biased, reset_positions, step_size
 
 CHUNK = 16  # tokens; states saved for the backward then weigh as much as one (B, M, E) tensor at N = 16
@@ -30,8 +30,7 @@ Scratch = dict[tuple[str, torch.Size], tuple[Tensor, tuple[Tensor, ...]]]
 def forward(inputs: ScanInputs, states_BKNE: Tensor | None, last_BEN: Tensor | None) -> Tensor:
     """-> y (B, M, E); writes the state before each chunk and the one behind the last token, unless those are None."""
     if inputs.grid is not None:
-        rows, columns = inputs.grid
-        return by_columns(forward(_permuted(inputs), states_BKNE, last_BEN), (columns, rows))
+        return by_rows(forward(_permuted(inputs), states_BKNE, last_BEN), inputs.grid)
     y_BME = inputs.x_BME.new_empty(inputs.x_BME.shape)
     scratch: Scratch = {}
     with _in_full_precision(y_BME):
@@ -68,11 +67,10 @@ def backward(
 ) -> tuple[Tensor | None, ...]:
     """-> gradients of x, delta, A, B, C, D, z, delta_bias and the initial state."""
     if inputs.grid is not None:
-        rows, columns = inputs.grid
         grads = backward(by_columns(grad_BME, inputs.grid), grad_last_BEN, states_BKNE, _permuted(inputs))
         permuted = inputs.of_tokens()
         return tuple(
-            by_columns(grad, (columns, rows)) if name in permuted and grad is not None else grad
+            by_rows(grad, inputs.grid) if name in permuted and grad is not None else grad
             for name, grad in zip(ScanInputs._fields, grads)
         )
     like_x = inputs.x_BME.shape
@@ -86,11 +84,16 @@ def backward(
     with _in_full_precision(grad_BME):
         for i, (own, group) in enumerate(inputs.by_group()):
             for rows in _row_groups(group):
+                dB_own, dC_own = (t[:, own] if t.ndim == 2 else t[i, rows] for t in (dB, dC))
                 grads = _Gradients(
-                    *(t[rows, :, own] for t in (dx, ddelta)),
-                    *(t[:, own] if t.ndim == 2 else t[i, rows] for t in (dB, dC)),
+                    dx[rows, :, own],
+                    ddelta[rows, :, own],
+                    dB_own,
+                    dC_own,
                     None if dz is None else dz[rows, :, own],
-                    *(dA_NE[:, own], dD_E[own], None if dbias_E is None else dbias_E[own]),
+                    dA_NE[:, own],
+                    dD_E[own],
+                    None if dbias_E is None else dbias_E[own],
                     initial_BEN[rows, own],
                 )
                 last_BEN = None if grad_last_BEN is None else grad_last_BEN[rows, own]

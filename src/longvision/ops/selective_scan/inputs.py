@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -34,7 +34,8 @@ class ScanInputs(NamedTuple):
 
     def with_tokens(self, function: Callable[[Tensor], Tensor]) -> "ScanInputs":
         """`function` of each that has a row for each token."""
-        return self._replace(**{name: function(t) for name, t in self.of_tokens().items()})
+        changed: dict[str, Any] = {name: function(t) for name, t in self.of_tokens().items()}
+        return self._replace(**changed)
 
     def rows(self, rows: slice) -> "ScanInputs":
         """These rows of the batch."""
@@ -94,8 +95,14 @@ def gradient_of_groups(grad_GBMN: Tensor, weight: Tensor) -> Tensor:
 
 
 def by_columns(tensor: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(B, M, ...) -> (B, M, ...): from row by row to column by column. With the grid turned, (columns, rows), back."""
+    """(B, M, ...) -> (B, M, ...): from row by row to column by column."""
     return tensor.unflatten(1, tuple(grid)).transpose(1, 2).flatten(1, 2)
+
+
+def by_rows(tensor: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The same, back."""
+    rows, columns = grid
+    return by_columns(tensor, (columns, rows))
 
 
 def checked_grid(op: str, grid: tuple[int, int], tokens: int) -> tuple[int, int]:

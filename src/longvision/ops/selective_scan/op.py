@@ -90,7 +90,7 @@ def selective_scan(
     if backend == "reference":
         options = delta_softplus, reverse, cu_seqlens, initial_state_BEN, return_last_state, grid
         return selective_scan_reference(*inputs[:8], *options)
-    tensors = [t for t in inputs[:TENSORS] if t is not None]
+    tensors = [t for t in inputs[:TENSORS] if isinstance(t, Tensor)]
     refuse_tangents("selective_scan", *tensors)
     save_for_backward = may_need_backward(tensors)
     if backend == "cpu":  # its kernels take one dtype
