@@ -38,14 +38,14 @@ def authors_model(checkout: Path) -> Any:
         sys.modules.setdefault(name, module)
     spec = importlib.util.spec_from_file_location("authors_vmamba", checkout / "vmamba.py")
     assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # timm looks for it there
     spec.loader.exec_module(module)
     return module.vmamba_tiny_s1l8()
 
 
-def check(ours: nn.Module, theirs: nn.Module) -> None:
+def check(ours: Any, theirs: nn.Module) -> None:
     """Raises AssertionError where they do not compute the same."""
-    ours.load_state_dict(theirs.state_dict())
+    ours.load_state_dict(ours.from_released(theirs.state_dict()))
     image = torch.randn(1, 3, 96, 64)
     got, truth = ours(image), theirs(image)
     error = float((got - truth).norm() / truth.norm())

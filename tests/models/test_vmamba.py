@@ -102,6 +102,18 @@ def test_model_is_taken_where_an_average_is_beside_it(tmp_path, caplog):
     assert "model_ema" in caplog.text
 
 
+def test_the_authors_model_in_one_file(tmp_path):
+    """It has the projections of all directions in one matrix."""
+    source, found = VMamba(**TINY), {}
+    for name, tensor in source.state_dict().items():
+        together = name.endswith(("x_proj_weight", "dt_projs_weight"))
+        found[name.replace("_weight", ".weight") if together else name] = tensor.flatten(0, 1) if together else tensor
+    torch.save({"model": found}, tmp_path / "one.pth")
+    model = from_file(tmp_path / "one.pth", **TINY)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, source.state_dict()[name]), name
+
+
 @BOTH
 def test_older_names_and_shapes(options, tmp_path):
     source = VMamba(**TINY, **options)
@@ -290,6 +302,20 @@ def test_half_precision(options, dtype):
     assert half.embed(image.to(dtype))[0].dtype == torch.float32 and maps[1].dtype == dtype
     for logits in (mixed.float(), pure.float()):
         assert relative(logits, truth) < 0.05
+
+
+@torch.inference_mode()
+def test_large_maps_go_through_the_mlp_in_chunks(monkeypatch):
+    """The same to rounding; a hook sees the whole map."""
+    block, x_BHWD, seen = VMamba(**TINY).eval().layers[0].blocks[0], torch.randn(2, 5, 7, 8), []
+    whole = block(x_BHWD)
+    monkeypatch.setattr("longvision.layers.vss_block.CHUNK", 16)
+    ran = []
+    monkeypatch.setattr(F, "gelu", lambda x, gelu=F.gelu, **how: ran.append(len(x)) or gelu(x, **how))
+    torch.testing.assert_close(block(x_BHWD), whole, rtol=1e-5, atol=1e-6)
+    assert ran == [16, 16, 16, 16, 6]
+    block.mlp.act.register_forward_hook(lambda _, __, y: seen.append(tuple(y.shape)))
+    assert torch.equal(block(x_BHWD), whole) and seen == [(2, 5, 7, 32)]
 
 
 # Graph tools

@@ -79,8 +79,9 @@ class SS2D(nn.Module):
         order they are scanned."""
         found_BMKP = without_overflow(self.x_proj_weight.flatten(0, 1), u_BME).unflatten(2, (DIRECTIONS, -1))
         low_BMKR, B_BMKN, C_BMKN = found_BMKP.split([self.rank, self.state, self.state], dim=-1)
-        delta_BMKE = torch.einsum("bmkr,ker->bmke", low_BMKR.to(u_BME.dtype), self.dt_projs_weight)
-        return delta_BMKE, B_BMKN, C_BMKN
+        low_KNR = low_BMKR.to(u_BME.dtype).flatten(0, 1).transpose(0, 1)
+        delta_KBME = (low_KNR @ self.dt_projs_weight.mT).unflatten(1, (-1, u_BME.shape[1]))
+        return delta_KBME.permute(1, 2, 0, 3), B_BMKN, C_BMKN
 
 
 def _in_plain_torch(*arguments: Any) -> Tensor:

@@ -231,7 +231,7 @@ class Backbone(Classifier):
         }
 
     def from_released(self, weights: Weights) -> Weights:
-        """The weights of an older file of the authors under the names and in the shapes of their newer ones."""
+        """Weights of the authors' other versions under the names and in the shapes of the released ones."""
         return weights
 
     def load_pretrained(self, checkpoint_path: str, prefix: str = "") -> None:

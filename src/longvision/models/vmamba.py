@@ -103,7 +103,7 @@ class VMamba(HierarchyBackbone):
         return {name for name, _ in self.named_parameters() if name.split(".")[-1] in scan}
 
     def from_released(self, weights: Weights) -> Weights:
-        """Of an older file, as `Backbone.from_released`."""
+        """Of the authors' other versions, as `Backbone.from_released`."""
         return from_released(weights, self)
 
 

@@ -1,4 +1,4 @@
-"""Older files of VMamba under the names and in the shapes of the newer ones, which are ours."""
+"""Files of VMamba's other versions under the names and in the shapes of the released ones, which are ours."""
 
 import re
 
@@ -11,11 +11,12 @@ RENAMED = [
     (r"\.ln_1\.", ".norm."),
     (r"\.self_attention\.", ".op."),
     (r"^(norm|head)\.", r"classifier.\1."),
+    (r"\.(x_proj|dt_projs)\.weight$", r".\1_weight"),  # of the authors' model in one file
 ]
 
 
 def renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """With the newer names."""
+    """With the released names."""
     found = {}
     for name, weight in weights.items():
         for pattern, ours in RENAMED:
@@ -25,10 +26,13 @@ def renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def from_released(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """With the newer names, and a Linear's weights where the file has those of the 1 x 1 convolution that it is."""
+    """With the released names, a Linear's weights where the file has those of the 1 x 1 convolution that it is, and
+    projections of the four directions apart where they are in one."""
     own = model.state_dict()
     found = renamed(weights)
     for name, weight in found.items():
-        if weight.ndim == 4 and weight.shape[2:] == (1, 1) and name in own and own[name].ndim == 2:
-            found[name] = weight.flatten(1)
+        is_convolution = weight.ndim == 4 and weight.shape[2:] == (1, 1)
+        are_together = weight.ndim == 2 and name.endswith((".x_proj_weight", ".dt_projs_weight"))
+        if (is_convolution or are_together) and name in own and own[name].numel() == weight.numel():
+            found[name] = weight.reshape(own[name].shape)
     return found
