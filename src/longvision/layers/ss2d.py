@@ -2,7 +2,6 @@
 
 import math
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -84,7 +83,17 @@ class SS2D(nn.Module):
         return delta_KBME.permute(1, 2, 0, 3), B_BMKN, C_BMKN
 
 
-def _in_plain_torch(*arguments: Any) -> Tensor:
+def _in_plain_torch(
+    x: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    z: None,
+    bias: Tensor,
+    softplus: bool,
+    back: bool,
+) -> Tensor:
     """As the reference calls a scan, which has a place for a gate."""
-    *of_scan, _, bias_E, softplus, reverse = arguments
-    return selective_scan_parallel(*of_scan, delta_bias_E=bias_E, delta_softplus=softplus, reverse=reverse)
+    return selective_scan_parallel(x, delta, A, B, C, D, bias, softplus, back)
