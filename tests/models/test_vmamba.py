@@ -14,7 +14,9 @@ from longvision.errors import UserError
 from longvision.models import NAMES, VMamba
 from longvision.models.backbone import create_features
 from longvision.models.cost import measure_cost
+from longvision.models.weights.files import check_fits
 from longvision.models.weights.hub import UnreachableWeights
+from longvision.models.weights.identify import fitting, identify
 from support.golden import golden, relative
 
 GOLDEN = ["vmamba_s1_64x32", "vmamba_s1_ln_32x32", "vmamba_s2_40x56", "vmamba_v0_40x56"]
@@ -139,6 +141,31 @@ def test_files_load_strictly(tmp_path):
     torch.save({"model": VMamba(**TINY, **V0).state_dict()}, tmp_path / "first.pth")
     with pytest.raises(UserError, match=r"patch_embed\.5\.weight is missing"):
         from_file(tmp_path / "first.pth", **TINY)
+
+
+@pytest.mark.parametrize("name", ["vmamba_tiny_s1l8_224", "vmamba_base_s2l15_224", "vmamba_small_v0_224"])
+def test_the_variant_of_a_file_is_known(name):
+    """Also by its older names."""
+    with torch.device("meta"):
+        weights = timm.create_model(name, num_classes=7).state_dict()
+    older = {key.replace("classifier.", "").replace(".0.norm.", ".0.ln_1."): value for key, value in weights.items()}
+    for each in (weights, older):
+        assert identify(each, "a.pth").name == fitting(each) == name
+    del weights["layers.0.blocks.0.norm.weight"]
+    with pytest.raises(UserError, match=r"a\.pth is not a checkpoint"):
+        identify(weights, "a.pth")
+
+
+def test_a_file_of_another_variant(tmp_path):
+    """The message names it."""
+    name = "vmamba_tiny_s2l5_224"
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    weights = {key: torch.zeros(()).expand(tensor.shape) for key, tensor in model.state_dict().items()}
+    with torch.device("meta"):
+        other = timm.create_model("vmamba_tiny_s1l8_224")
+    with pytest.raises(UserError, match=rf"a\.pth.*layers\.2\.blocks\.5\..*{name}"):
+        check_fits(weights, other, "a.pth")
 
 
 def test_weights_from_the_authors_releases(tmp_path, monkeypatch):

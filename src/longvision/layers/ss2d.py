@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -83,17 +84,7 @@ class SS2D(nn.Module):
         return delta_KBME.permute(1, 2, 0, 3), B_BMKN, C_BMKN
 
 
-def _in_plain_torch(
-    x: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    z: None,
-    bias: Tensor,
-    softplus: bool,
-    back: bool,
-) -> Tensor:
+def _in_plain_torch(x_BME: Tensor, *others: Any) -> Tensor:
     """As the reference calls a scan, which has a place for a gate."""
-    return selective_scan_parallel(x, delta, A, B, C, D, bias, softplus, back)
+    delta_BME, A_EN, B_BMN, C_BMN, D_E, _, bias_E, softplus, reverse = others
+    return selective_scan_parallel(x_BME, delta_BME, A_EN, B_BMN, C_BMN, D_E, bias_E, softplus, reverse)

@@ -108,9 +108,11 @@ def _read(weights: dict[str, Tensor]) -> tuple[str, int, int, str | None]:
     family = family_of(weights)
     blocks = [name.split(".") for name in weights if name.startswith(("blocks.", "layers."))]
     if family == "VMamba":
-        width = renamed(weights)["layers.0.blocks.0.norm.weight"].shape[0]
-        depth = 1 + max(int(parts[3]) for parts in blocks if parts[1:3] == ["2", "blocks"])
-        return family, width, depth, SIZES[family].get((width, depth))
+        norm = renamed(weights).get("layers.0.blocks.0.norm.weight")
+        if norm is None:
+            return "", 0, 0, None
+        depth = 1 + max((int(parts[3]) for parts in blocks if parts[1:3] == ["2", "blocks"]), default=-1)
+        return family, len(norm), depth, SIZES[family].get((len(norm), depth))
     patches, positions = weights.get("patch_embed.proj.weight"), weights.get("pos_embed")
     marked = family != "Vim" or any(name.endswith("mixer.A_log") for name in weights)
     if not marked or patches is None or patches.ndim != 4 or positions is None or positions.ndim != 3:
