@@ -40,8 +40,8 @@ def run(arguments: list[str]) -> int:
             return _convert_detr(weights, source, target)
         found = identify(weights, options.source)
         write_weights(weights, target, {"architecture": found.name, **metadata})
-    statistics = ("running_mean", "running_var", "num_batches_tracked")  # of batch norms: no parameters
-    count = sum(tensor.numel() for name, tensor in weights.items() if not name.endswith(statistics))
+    no_parameters = "running_mean", "running_var", "num_batches_tracked", "freqs_cos", "freqs_sin"
+    count = sum(tensor.numel() for name, tensor in weights.items() if not name.endswith(no_parameters))
     print(f"{target}: {found.name}, {len(weights)} tensors, {count:,} parameters, {found.num_classes} classes")
     overlay = f'pretrained_cfg_overlay=dict(file="{target}")'
     print(f'timm.create_model("{found.name}", pretrained=True, {overlay}{found.arguments})')
