@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from longvision.compat.convolution import causal_conv1d_ref
-from longvision.compat.lacking import selective_scan
 from longvision.compat.scan import selective_scan_ref
 from longvision.errors import UserError
-from longvision.ops import causal_conv1d, rms_norm
+from longvision.ops import causal_conv1d, rms_norm, selective_scan
 
 
 class _Scanned(NamedTuple):

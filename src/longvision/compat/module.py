@@ -8,11 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longvision.compat.convolution import causal_conv1d_update
-from longvision.compat.lacking import selective_scan
 from longvision.compat.scan import selective_state_update
 from longvision.errors import UserError
 from longvision.layers.plain import anybody_watches, is_filter, is_weight
-from longvision.ops import ScanDirection, causal_conv1d, mixer
+from longvision.ops import ScanDirection, causal_conv1d, mixer, selective_scan
 
 States = tuple[Tensor, Tensor]  # the last inputs of the convolution (B, E, d_conv), and the scan's state (B, E, N)
 

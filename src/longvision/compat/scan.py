@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from longvision.compat.checks import check_shape, check_tokens
-from longvision.compat.lacking import selective_scan
 from longvision.errors import UserError
+from longvision.ops import selective_scan
 from longvision.ops.selective_scan.reference import step_size
 
 
