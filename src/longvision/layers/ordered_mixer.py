@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -77,19 +78,25 @@ class OrderedMixer(nn.Module):
     def forward(self, x_BMD: Tensor, orders: Orders) -> Tensor:
         """(B, M, D) -> (B, M, D), the tokens being those of a grid with these orders."""
         x_BME, z_BME = as_call(self.in_proj)(x_BMD).chunk(2, dim=-1)
-        gate_BME, sum_BME = F.silu(z_BME), 0
+        gate_BME, sums = F.silu(z_BME), []
         moved = in_orders(x_BME, orders, self.by_order)
         for name, scans in self.by_order.items():
             outs = [self._branch(scan).scanned(moved[name], self) for scan in scans]
             if self.attn is None:
-                sum_BME = sum_BME + put_back(sum(y_BME / len(self.scans) for y_BME in outs), orders[name])
+                sums.append(put_back(_sum([y_BME / len(self.scans) for y_BME in outs]), orders[name]))
             else:
-                sum_BME = sum_BME + sum(self.attn(put_back(y_BME, orders[name]) * gate_BME) for y_BME in outs)
+                sums.append(_sum([self.attn(put_back(y_BME, orders[name]) * gate_BME) for y_BME in outs]))
+        sum_BME = _sum(sums)
         return as_call(self.out_proj)(sum_BME * gate_BME if self.attn is None else sum_BME)
 
     def _branch(self, scan: Scan) -> Branch:
         check_filter(f"conv1d{scan.suffix}", getattr(self, f"conv1d{scan.suffix}"))
-        return Branch(*(getattr(self, part + scan.suffix) for part in PARTS), getattr(self, scan.decay), scan.reverse)
+        own = [getattr(self, part + scan.suffix) for part in PARTS]
+        return Branch._make([*own, getattr(self, scan.decay), scan.reverse])
+
+
+def _sum(tensors: list[Tensor]) -> Tensor:
+    return reduce(torch.add, tensors)
 
 
 class ChannelGate(nn.Module):

@@ -23,12 +23,13 @@ class Rotary(nn.Module):
 
     def __init__(self, grid: tuple[int, int], dim: int) -> None:
         super().__init__()
+        self.dim = dim
         for name, table_MD in zip(("freqs_cos", "freqs_sin"), rotations(grid, dim, torch.empty(0))):
             self.register_buffer(name, table_MD)
 
     def forward(self, grid: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor]:
         """-> those of a grid, in `like`'s dtype. Raises as above."""
-        return rotations(grid, self.freqs_cos.shape[1], like)  # type: ignore[union-attr]
+        return rotations(grid, self.dim, like)
 
 
 def rotations(grid: tuple[int, int], dim: int, like: Tensor) -> tuple[Tensor, Tensor]:

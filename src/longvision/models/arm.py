@@ -99,7 +99,7 @@ class ARM(OrderedBackbone):
             for suffix, own in mixer.scan_directions().items():
                 if suffix:
                     own.dt_bias_E.zero_()
-            for linear in block.mlp.children():  # type: ignore[union-attr]
+            for linear in block.mlp.children():
                 linear.bias.zero_()  # type: ignore[union-attr, operator]
 
     def _left_out(self, patches: int) -> int:
@@ -141,7 +141,7 @@ def _cfg(accuracy: float | None = None, **others: Any) -> dict[str, Any]:
 
 
 # The authors' files (huggingface.co/OliverRen/ARM and initiacms/RoMA) are given by path: nobody lists their names.
-_ROMA = {"origin_url": "https://github.com/MiliLab/RoMA", "paper_ids": "arXiv:2503.10392"}
+_ROMA: dict[str, Any] = {"origin_url": "https://github.com/MiliLab/RoMA", "paper_ids": "arXiv:2503.10392"}
 default_cfgs = generate_default_cfgs(
     {
         "arm_tiny_patch16_224.untrained": _cfg(**_ROMA),

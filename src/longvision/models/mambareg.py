@@ -46,7 +46,7 @@ class MambaReg(Vim):
         super()._init_weights()
         for block in self._blocks():
             if (backward := getattr(block.mixer, "dt_proj_b", None)) is not None:
-                backward.bias.zero_()  # type: ignore[union-attr]
+                backward.bias.zero_()
 
     # Images to tokens
 
@@ -55,7 +55,7 @@ class MambaReg(Vim):
 
     def _class_tokens(self, batch: int) -> Tensor:
         """(B, n, D), with their positions."""
-        return (self.cls_token + self.pos_embed_cls).expand(batch, -1, -1)
+        return (self.cls_token + self.pos_embed_cls).expand(batch, -1, -1)  # type: ignore[operator]
 
     def _placed(self, class_1TD: Tensor) -> Tensor:
         return class_1TD

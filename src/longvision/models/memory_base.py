@@ -16,7 +16,7 @@ def blocks(model: Any) -> Any:
 def placed_class_token(model: Any) -> Tensor:
     """(1, 1, D), with its position."""
     if isinstance(model, SequenceBackbone):
-        return model._placed(model._class_tokens(1))
+        return model._placed(model._class_tokens(1))  # type: ignore[arg-type]  # memory asks for one
     token_11D = model.cls_token
     has_position = model.pos_embed is not None and not model.no_embed_class
     return token_11D + model.pos_embed[:, :1] if has_position else token_11D
