@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 
@@ -10,7 +11,8 @@ import pytest
 import safetensors.numpy
 
 from longvision.errors import ExistingFileError, MissingFileError, UserError
-from longvision.files import METADATA_KEY, read_metadata, written_beside
+from longvision.files import METADATA_KEY, find_weights, read_metadata, written_beside
+from longvision.text import command_line
 
 
 def test_a_file_appears_whole_and_alone(tmp_path):
@@ -98,6 +100,17 @@ def test_no_weights(tmp_path):
     (tmp_path / "w.safetensors").write_bytes(b"no")
     with pytest.raises(UserError, match=r"w\.safetensors"):
         read_metadata(tmp_path / "w.safetensors")
+
+
+def test_what_is_advised_can_be_typed(tmp_path):
+    """A path with blanks stands in quotes."""
+    (tmp_path / "my run").mkdir()
+    (tmp_path / "my run" / "config.yaml").touch()
+    with pytest.raises(UserError) as unfinished:
+        find_weights(tmp_path / "my run")
+    words = shlex.split(str(unfinished.value))
+    assert words[-2:] == ["--resume", str(tmp_path / "my run")]
+    assert shlex.split(command_line("predict", "my run", "x")) == ["longvision", "predict", "my run", "x"]
 
 
 def test_metadata_is_read_without_torch(tmp_path):

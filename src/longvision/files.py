@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,7 +107,7 @@ def find_weights(source: str | os.PathLike[str]) -> Path:
         check_run(path)
         raise UserError(
             f"{path} has no model.safetensors, its training is not finished: "
-            f"go on with longvision train --resume {path}"
+            f"go on with longvision train --resume {shlex.quote(str(path))}"
         )
     return weights
 

@@ -1,5 +1,6 @@
 """Names as people give them, made fit for a terminal, a font and a UTF-8 file. Loads no library."""
 
+import shlex
 import unicodedata
 
 ESCAPED = ("Cc", "Cs", "Zl", "Zp", "Cf")  # control characters, bytes that are no UTF-8, line ends, invisible marks
@@ -16,6 +17,11 @@ def as_text(name: str) -> str:
     escaped, as no text file holds them."""
     composed = unicodedata.normalize("NFC", name)
     return "".join(_escaped(letter) if unicodedata.category(letter) == "Cs" else letter for letter in composed)
+
+
+def command_line(*words: object) -> str:
+    """What to type, with quotes where a shell needs them."""
+    return shlex.join(["longvision", *map(str, words)])
 
 
 def one_line(text: str) -> str:

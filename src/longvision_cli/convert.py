@@ -5,6 +5,7 @@ from typing import Any
 
 from longvision.errors import ExistingFileError, MissingFileError, UserError, user_paths
 from longvision.files import read_metadata
+from longvision.text import command_line
 from longvision_cli.arguments import ArgumentParser
 
 
@@ -67,5 +68,5 @@ def _convert_detr(weights: dict[str, Any], source: Path, target: Path) -> int:
     write_weights(weights, target, {**about, "classes": names})
     count = sum(tensor.numel() for tensor in weights.values())
     print(f"{target}: DETR on {name}, {len(weights)} tensors, {count:,} parameters and statistics, {classes} classes")
-    print(f"longvision predict {target} IMAGES")
+    print(command_line("predict", target, "IMAGES"))
     return 0

@@ -7,7 +7,7 @@ from typing import Any
 
 from longvision.errors import UserError, user_paths
 from longvision.explain.methods import METHODS, Method, find_method
-from longvision.text import one_line
+from longvision.text import command_line, one_line
 from longvision_cli.arguments import ArgumentParser, parse_size
 from longvision_cli.folders import find_named_images, free_folder
 from longvision_cli.labelled import labelled_batches
@@ -121,7 +121,9 @@ def _check_subject(options: argparse.Namespace, method: Method, size: Any) -> No
 
     what = options.what
     if os.path.isfile(what) and not what.endswith(".safetensors"):
-        raise UserError(f"{what} does not say of which model it is: longvision explain NAME --weights {what} …")
+        raise UserError(
+            f"{what} does not say of which model it is: {command_line('explain', 'NAME', '--weights', what)} …"
+        )
     if not os.path.exists(what) and not os.path.dirname(what):
         check_model(what)
         if options.weights is not None and not os.path.isfile(options.weights):
@@ -141,6 +143,8 @@ def _check_subject(options: argparse.Namespace, method: Method, size: Any) -> No
 
 
 def _check_images(options: argparse.Namespace, method: Method, images: list[Path]) -> None:
+    if options.limit is not None and not method.images:
+        raise UserError(f"--limit means nothing to --method {options.method}, which looks at no images: leave it out")
     if options.limit is not None and options.limit < 1:
         raise UserError(f"--limit {options.limit}: expected at least 1 image")
     if method.labelled and not images and not os.path.isdir(options.what):
@@ -151,4 +155,4 @@ def _check_images(options: argparse.Namespace, method: Method, images: list[Path
     if method.images and not images and not method.labelled:
         raise UserError(f"--method {options.method} looks at images, and there are none: give files or folders of them")
     if images and not method.images:
-        raise UserError(f"--method {options.method} looks at no images: leave {images[0]} away")
+        raise UserError(f"--method {options.method} looks at no images: leave {images[0]} out")

@@ -3,8 +3,11 @@
 import fnmatch
 
 from longvision.errors import UserError
+from longvision.names import did_you_mean
 from longvision_cli.arguments import ArgumentParser, parse_size
 from longvision_cli.model_names import model_names
+
+ALL = "`longvision models '*'` lists those there are"
 
 
 def run(arguments: list[str]) -> int:
@@ -51,8 +54,9 @@ def run(arguments: list[str]) -> int:
 
 def _check_fits(pattern: str, names: list[str]) -> None:
     if not fnmatch.filter(names, pattern):
-        near = f"*{pattern.strip('*')}*"
-        raise UserError(f"no model's name fits {pattern!r}: try {near!r}")
+        wider, stem = f"*{pattern.strip('*')}*", pattern.strip("*")
+        near = f"try {wider!r}" if fnmatch.filter(names, wider) else did_you_mean(stem, names, otherwise=ALL)
+        raise UserError(f"no model's name fits {pattern!r}: {near}")
 
 
 def _reason(error: Exception) -> str:

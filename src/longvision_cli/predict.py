@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from longvision.data.io.listing import ending, has_image_name
-from longvision.data.problems import listing
+from longvision.data.problems import counted, listing
 from longvision.errors import UnreadableImage, UserError, user_paths
 from longvision.text import one_line, printable
 from longvision_cli.arguments import ArgumentParser
@@ -146,7 +146,7 @@ def _tell_aside(paths: list[Path]) -> None:
     """What lay in a folder of images and is of another type."""
     if paths:
         print(
-            f"longvision predict: note: {len(paths)} files of no image type were not used "
+            f"longvision predict: note: {counted(len(paths), 'file')} of no image type: not used "
             f"({one_line(listing(list(map(str, paths))))})",
             file=sys.stderr,
         )
@@ -166,11 +166,11 @@ def _report(output: Any, skipped: list[tuple[Path, Exception]], images: int, fol
         reason = str(error) if isinstance(error, UserError) else f"{path}: {type(error).__name__}: {error}"
         print(f"longvision predict: skipped: {one_line(reason)}", file=sys.stderr)
     if skipped:
-        print(f"longvision predict: {len(skipped)} of {images} files have no result", file=sys.stderr)
+        print(f"longvision predict: no result for {len(skipped)} of {counted(images, 'file')}", file=sys.stderr)
     for reason in output.failed[:NAMED]:
         print(f"longvision predict: {one_line(reason)}", file=sys.stderr)
     if output.failed:
-        print(f"longvision predict: {len(output.failed)} drawings or files could not be made", file=sys.stderr)
+        print(f"longvision predict: drawings or files that could not be made: {len(output.failed)}", file=sys.stderr)
     for bug in [error for _, error in skipped if not isinstance(error, UserError)][:1]:
         traceback.print_exception(bug)
     return 0 if output.rows and not skipped and not output.failed else 1

@@ -9,6 +9,7 @@ from typing import Any
 from longvision.errors import UserError, user_paths
 from longvision.files import find_weights, read_metadata
 from longvision.inference.description import Description
+from longvision.text import command_line
 from longvision_cli.arguments import ArgumentParser
 from longvision_cli.folders import find_named_images, free_folder
 from longvision_cli.labelled import labelled_batches, run_configuration
@@ -61,9 +62,8 @@ def run(arguments: list[str]) -> int:
     print(result.sentence)
     print(f"before: {_cost(about, about.architecture, about.args)}")
     print(f"after:  {_cost(about, name, args)}")
-    print(
-        f"recover with: longvision train -c {folder / 'config.yaml'} --model.pretrained {folder / 'model.safetensors'}"
-    )
+    config, pruned = folder / "config.yaml", folder / "model.safetensors"
+    print(f"recover with: {command_line('train', '-c', config, '--model.pretrained', pruned)}")
     print(folder)
     return 0
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longvision.errors import MissingFileError, UnsavedError, UserError, is_unsaved, user_paths
-from longvision.text import printable
+from longvision.text import command_line, printable
 from longvision_cli.arguments import ArgumentParser, take_apart
 from longvision_cli.changed_options import changed_options
 from longvision_cli.configuration import Configuration, absolute_paths, add_options, check_path, configure, read_recipes
@@ -142,7 +142,7 @@ def _tell_outcome(outcome: Any, trainer: Any, task: Any, data: Any, run_folder: 
 
     tell([*data.unreadable(outcome.split), *task.remarks()])
     if ended := ended_by_time(trainer):
-        again = f"longvision train --resume {run_folder.path} --trainer.max_time TIME"
+        again = command_line("train", "--resume", run_folder.path, "--trainer.max_time", "TIME")
         tell([f"{ended}; go on with: {again} (from its beginning)"])
     print(f"{', '.join([*outcome.artifacts, 'model.safetensors'])} and its card are in the run's folder")
     print(outcome)
@@ -249,7 +249,7 @@ def _length(configuration: Configuration) -> list[object]:
 
 def _what_is_left(run_folder: "Run") -> str:
     """Of a run that was interrupted."""
-    again = f"go on with: longvision train --resume {run_folder.path}"
+    again = f"go on with: {command_line('train', '--resume', run_folder.path)}"
     if run_folder.unreported.exists():
         return f"the model is trained, its report is not complete; {again}"
     if run_folder.last.exists():
@@ -261,7 +261,7 @@ def _make_room(run_folder: "Run") -> str:
     """Where a disk is full."""
     checkpoint, _ = run_folder.resume_from()
     untouched = f"{checkpoint} is whole" if checkpoint else "there is no checkpoint yet"
-    return f"{untouched}: make room, and go on with longvision train --resume {run_folder.path}"
+    return f"{untouched}: make room, and go on with {command_line('train', '--resume', run_folder.path)}"
 
 
 def _announce(task: Any, data: Any) -> None:

@@ -70,10 +70,10 @@ def test_only_the_first_images_are_used(longvision, image, tmp_path):
     "words, expected",
     [
         (["resnet18"], "resnet18"),
-        ([NAME, "--threshold", "1.5"], "1.5"),
+        ([NAME, "--threshold", "1.5"], "--threshold 1.5"),
         ([NAME, "--threshold", "x"], "'x'"),
-        ([NAME, "--heads", "2"], "heads 2"),
-        (["vim_nano_patch4_32", "--heads", "7"], "heads 7"),
+        ([NAME, "--heads", "2"], "--heads 2"),
+        (["vim_nano_patch4_32", "--heads", "7"], "--heads 7"),
         ([NAME, "--limit", "0"], "0"),
         ([NAME, "--weights", "image.png"], "image.png"),
     ],

@@ -113,3 +113,12 @@ def test_pyramids_of_ours_are_models_too(longvision):
 def test_a_pattern_that_fits_nothing(longvision, pattern):
     answer = longvision("models", pattern)
     assert answer.code == 2 and pattern in answer.err
+
+
+@pytest.mark.parametrize(
+    "pattern, near",
+    [("efficientvit_m9", "efficientvit_m5"), ("vim_nano", "'*vim_nano*'"), ("qqqqqq", "`longvision models '*'`")],
+)
+def test_what_is_advised_exists(longvision, pattern, near):
+    answer = longvision("models", pattern)
+    assert answer.code == 2 and near in answer.err

@@ -186,7 +186,7 @@ def test_bad_files_are_named_counted_and_skipped(longvision, digits_run, three):
     assert len(json.loads(answer.out)) == 1
     lines = answer.err.splitlines()
     assert [name in line for name, line in zip(("bad.png", "cut.png", "empty.png"), lines)] == [True] * 3
-    assert lines[-1] == "longvision predict: 3 of 4 files have no result"
+    assert lines[-1] == "longvision predict: no result for 3 of 4 files"
     assert len(lines) == 4
 
 
@@ -195,7 +195,7 @@ def test_no_more_than_ten_bad_files_are_named(longvision, digits_run, three):
         Path(f"bad{number}.png").write_text("no image")
     lines = longvision("predict", digits_run, *Path().glob("bad*.png"), three[0], "--json").err.splitlines()
     assert len(lines) == 11
-    assert lines[-1] == "longvision predict: 12 of 13 files have no result"
+    assert lines[-1] == "longvision predict: no result for 12 of 13 files"
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])

@@ -170,6 +170,11 @@ def test_what_cannot_be_pruned(longvision, run, digits_run, pruned, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_operators_look_at_no_images(longvision):
+    answer = longvision("explain", "vit_nano_patch4_32", "--method", "operators", "--limit", 3)
+    assert answer.code == 2 and "--limit" in answer.err and answer.err.count("\n") == 1
+
+
 def test_operators(longvision, tmp_path):
     answer = longvision("explain", "vit_nano_patch4_32", "--method", "operators", "--size", 16, "--device", "cpu")
     assert answer.code == 0, answer.err

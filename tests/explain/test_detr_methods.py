@@ -60,7 +60,7 @@ def test_cells_are_as_wide_and_high_as_their_image_was_shrunk():
 
 @pytest.mark.parametrize("x, y", [(128, 0), (0, 80), (5000, 5000)])
 def test_a_point_outside_of_the_image_is_told(predictor, image, x, y):
-    with pytest.raises(UserError, match=rf"{x},{y}.*128x80.*127.*79"):
+    with pytest.raises(UserError, match=rf"--point {x},{y}.*128x80.*127.*79"):
         next(explain_encoder(predictor, [image], (x, y)))
 
 

@@ -36,12 +36,24 @@ def test_wrong_arguments_sizes_and_weights_are_the_user_s(tmp_path):
     torch.save(timm.create_model("resnet10t", num_classes=2).state_dict(), tmp_path / "other.pth")
     with pytest.raises(UserError, match=r"other\.pth"):
         create_backbone(NANO, 2, 3, (32, 32), pretrained=str(tmp_path / "other.pth"))
-    with pytest.raises(UserError, match="layer2"):
-        create_backbone("resnet18", 2, 3, (32, 32), pretrained=str(tmp_path / "other.pth"))
     for name in ("missing.pth", "missing.safetensors"):
         for model in (NANO, "resnet10t"):
             with pytest.raises(UserError, match=name):
                 create_backbone(model, 2, 3, (32, 32), pretrained=str(tmp_path / name))
+
+
+def test_weights_of_another_of_timm_s_models_are_told_in_a_line(tmp_path):
+    weights = timm.create_model("resnet10t").state_dict()
+    torch.save({**weights, "fc.weight": torch.zeros(2, 3)}, tmp_path / "wide.pth")
+    torch.save({"other": torch.zeros(1), **weights}, tmp_path / "more.pth")
+    torch.save(weights, tmp_path / "resnet10t.pth")
+    for model, file, expected in (
+        ("resnet10t", "wide.pth", r"fc\.weight: [^;]*\[2, 3\][^;]*\[1000, 512\]\)"),
+        ("resnet10t", "more.pth", "other is unknown to the model"),
+        ("resnet18", "resnet10t.pth", r"(\S+ is missing; ){5}and \d+ more"),
+    ):
+        with pytest.raises(UserError, match=rf"{re.escape(file)} is a checkpoint for another model: {expected}$"):
+            create_backbone(model, 1000, 3, (32, 32), pretrained=str(tmp_path / file))
 
 
 @pytest.mark.parametrize("failure", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("a bug"), KeyError(1)])

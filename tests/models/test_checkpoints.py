@@ -272,6 +272,13 @@ def test_no_weights_in_it(tmp_path, content):
         load_weights(small(), tmp_path / "weights.pth")
 
 
+@pytest.mark.parametrize("classes, told", [(7, ["5 classes, the model 7"]), (0, []), (5, [])])
+def test_a_head_that_starts_anew_is_told(tmp_path, caplog, classes, told):
+    save_weights(small(), tmp_path / "weights.safetensors")
+    load_weights(small(num_classes=classes), tmp_path / "weights.safetensors")
+    assert [record.message.partition("head for ")[2].partition(":")[0] for record in caplog.records] == told
+
+
 def test_another_model_s_file_says_which_tensors_differ(tmp_path):
     path = tmp_path / "weights.pth"
 

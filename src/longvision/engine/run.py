@@ -1,6 +1,7 @@
 """A run's folder: what is in it, under which names. Nothing that exists is ever written over."""
 
 import datetime
+import shlex
 import shutil
 from functools import cached_property
 from pathlib import Path
@@ -112,7 +113,7 @@ class Run:
         """What to do with such a one."""
         return UserError(
             f"{self.path} is finished: go on with more --trainer.max_epochs, max_steps or max_time (which counts from "
-            f"its beginning), or start a new run from its weights with -c {self.configs()[-1]} "
+            f"its beginning), or start a new run from its weights with -c {shlex.quote(str(self.configs()[-1]))} "
             f"--model.pretrained {self.weights}"
         )
 
@@ -136,7 +137,7 @@ class Run:
         if self._has_trained():
             damaged = damaged or [f"{self.checkpoints} is empty"]
         if damaged:
-            again = f"start again with -c {self.configs()[-1]}"
+            again = f"start again with -c {shlex.quote(str(self.configs()[-1]))}"
             raise UserError(f"{' and '.join(damaged)}, and there is no other checkpoint: {again}")
         return None, [f"{self.path} was stopped before its first checkpoint: begins again"]
 

@@ -49,7 +49,7 @@ class Cells:
         height, width = self.image
         if not (0 <= x < width and 0 <= y < height):
             raise UserError(
-                f"point {x:g},{y:g} lies outside of the image of {width}x{height} pixels: expected X from 0 to "
+                f"--point {x:g},{y:g} lies outside of the image of {width}x{height} pixels: expected X from 0 to "
                 f"{width - 1} and Y from 0 to {height - 1}"
             )
         return int(y // self.size[0]), int(x // self.size[1])

@@ -108,7 +108,7 @@ def explain_similarity(
     """For `longvision explain`. Of a model with tasks beside a base, the base. Raises UserError for a model that has
     neither attention maps nor scans to compare."""
     if not 0 < threshold <= 1:
-        raise UserError(f"threshold {threshold}: expected a cosine, above 0 and at most 1")
+        raise UserError(f"--threshold {threshold:g}: expected a cosine, above 0 and at most 1")
     alone, model = copy.copy(predictor), predictor.model
     alone.batch = 1
     if isinstance(model, MemoryTasks):
@@ -139,11 +139,13 @@ def _layers(predictor: Predictor, heads: int | None) -> tuple[list[str], Callabl
         )
     if len(attention) >= len(scans):
         if heads is not None:
-            raise UserError(f"heads {heads} means nothing to {name}: the heads of its attention are compared")
+            raise UserError(f"--heads {heads} means nothing to {name}: the heads of its attention are compared")
         return list(attention), partial(watch, model)
     heads, channels = GROUPS if heads is None else heads, next(iter(scans.values())).inner
     if heads < 1 or channels % heads:
-        raise UserError(f"heads {heads}: expected groups that divide the {channels} channels of a scan of {name}")
+        raise UserError(
+            f"--heads {heads}: expected a number of groups that the {channels} channels of a scan of {name} divide into"
+        )
     return list(scans), partial(watched_scans, model, heads=heads)
 
 

@@ -1,6 +1,7 @@
 """A timm model by name, as a classifier or for its maps, with errors that a person can act on."""
 
 import os
+import re
 from typing import Any
 
 import timm
@@ -13,6 +14,7 @@ from longvision.files import read_metadata
 from longvision.layers import PatchEmbed
 from longvision.models.nested import CELL, NestedMaps, needed_maps, needs_nesting
 from longvision.models.pyramid import STRIDES, SUFFIX, FeaturePyramid, has_pyramid, is_ours, register_pyramid
+from longvision.models.weights.files import other_model
 from longvision.names import did_you_mean
 
 
@@ -189,8 +191,18 @@ def _create(name: str, size: tuple[int, int] | None, options: dict[str, Any]) ->
         if overlay.get("custom_load"):
             raise UserError(f"{overlay['file']} does not hold weights of model {name}: {error}") from error
         if "loading state_dict" in str(error):
-            raise UserError(f"model {name}: {' '.join(str(error).split())}") from error
+            raise other_model(overlay.get("file", f"what timm has for {name}"), _differences(str(error))) from error
         raise
+
+
+def _differences(said: str) -> list[str]:
+    """Of torch's words about a state_dict that does not fit, in which each kind has a line with all names."""
+    found = []
+    for line in said.splitlines()[1:]:
+        names = re.findall(r'"([^"]+)"', line)
+        kind = "is unknown to the model" if "Unexpected key" in line else "is missing"
+        found += [f"{name} {kind}" for name in names] or [line.strip().removeprefix("size mismatch for ").rstrip(".")]
+    return found
 
 
 def _check_positions(name: str, size: tuple[int, int] | None, overlay: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ import os
 import pickle
 import re
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -231,9 +232,10 @@ def fit_head(
     found, wanted = (len(there.get(f"{head}.weight", ())) for there in (weights, own))
     if found in (0, wanted):
         return
-    logger.warning(
-        "%s has a head for %d classes, the model %d: its head starts anew", path, found - more, max(0, wanted - more)
-    )
+    if wanted > more:
+        logger.warning(
+            "%s has a head for %d classes, the model %d: its head starts anew", path, found - more, wanted - more
+        )
     for name in (f"{head}.weight", f"{head}.bias"):
         weights.pop(name, None)
         if name in own:
@@ -250,11 +252,15 @@ def check_fits(weights: Weights, model: nn.Module, path: str | os.PathLike[str])
         if name in weights and weights[name].shape != own[name].shape
     ]
     if differ:
-        more = f"; and {len(differ) - 5} more" if len(differ) > 5 else ""
         name, cfg = fitting(weights), getattr(model, "pretrained_cfg", {})
         made = cfg.get("architecture"), f"{cfg.get('architecture')}.{cfg.get('tag')}"
-        fits = f"; these are weights of {name}" if name and name not in made else ""
-        raise UserError(f"{path} is a checkpoint for another model: {'; '.join(differ[:5])}{more}{fits}")
+        raise other_model(path, differ, f"; these are weights of {name}" if name and name not in made else "")
+
+
+def other_model(path: str | os.PathLike[str], differ: Sequence[str], fits: str = "") -> UserError:
+    """For weights that do not fit: what differs, the first five of many, and whose they are."""
+    more = f"; and {len(differ) - 5} more" if len(differ) > 5 else ""
+    return UserError(f"{path} is a checkpoint for another model: {'; '.join(differ[:5])}{more}{fits}")
 
 
 def _positioned(model: Any) -> tuple[Any, str]:

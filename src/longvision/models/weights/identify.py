@@ -81,7 +81,7 @@ def identify(weights: dict[str, Tensor], path: str) -> Identity:
     """Raises UserError for weights that no registered model of ours has."""
     family, width, depth, name = _read(weights)
     if not family:
-        raise UserError(f"{path} is not a checkpoint of a {', '.join(SIZES)}: it does not have their tensors")
+        raise UserError(f"{path} is not a checkpoint of a {', '.join(SIZES)} or DETR: it does not have their tensors")
     if name is None:
         patches = weights.get("patch_embed.proj.weight")
         side = "" if patches is None else f" and patches of {patches.shape[-1]}"
