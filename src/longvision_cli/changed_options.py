@@ -39,12 +39,12 @@ def changed_options(before: Configuration, now: Configuration, names: list[str],
     changed = {name: (was, given) for name, (was, given) in changed.items() if was != given}
     for name, (was, given) in changed.items():
         if name in KEPT or (name.startswith("model.") and name not in FREE | ALLOWED):
-            raise UserError(f"--{name} {given}: the run was begun with {was}; leave it away, or start a new run")
+            raise UserError(f"--{name} {given}: the run was begun with {was}; leave it out, or start a new run")
     free = FREE | OF_A_STEP if _images_a_step(before) == _images_a_step(now) else FREE
     learnt = [f"--{name} {given} (it was {was})" for name, (was, given) in changed.items() if name not in free]
     if learnt and not allowed:
         raise UserError(
-            f"{', '.join(learnt)} may change what the run learns: leave that away, start a new run, or go on all the "
+            f"{', '.join(learnt)} may change what the run learns: leave that out, start a new run, or go on all the "
             "same with --allow-changed-config"
         )
     return [f"goes on with --{name} {given}, it was {was}" for name, (was, given) in changed.items()]

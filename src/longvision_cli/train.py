@@ -172,7 +172,7 @@ def _save(configuration: Configuration, run_folder: "Run") -> None:
 def _check_wandb(project: str | None) -> None:
     if project is not None and find_spec("wandb") is None:
         raise UserError(
-            f"--wandb {project}: Weights & Biases is not installed: pip install wandb, or leave --wandb away"
+            f"--wandb {project}: Weights & Biases is not installed: pip install wandb, or leave --wandb out"
         )
 
 
@@ -226,11 +226,11 @@ def parse(arguments: list[str]) -> tuple[Configuration, Resuming | None]:
         check_root(configuration.runs)
         return configuration, None
     if words.options.seed is not None:
-        raise UserError("--resume goes on with the run's own --seed: leave it away, or start a new run")
+        raise UserError("--resume goes on with the run's own --seed: leave it out, or start a new run")
     if words.options.config:
-        raise UserError("--resume goes on with the run's own options: leave -c away, or start a new run")
+        raise UserError("--resume goes on with the run's own options: leave -c out, or start a new run")
     if words.options.runs is not None:
-        raise UserError("--resume goes on in the run's own folder: leave --runs away, or start a new run")
+        raise UserError("--resume goes on in the run's own folder: leave --runs out, or start a new run")
     run = Run.open(words.options.resume)
     before = configure(run.configs()[-1:], replace(words, dotted=[]), of_run=True)
     configuration = configure(run.configs()[-1:], words, of_run=True)

@@ -102,11 +102,11 @@ def test_what_training_images_held_is_written_down(longvision, drawn):
 @pytest.mark.parametrize(
     "words, told",
     [
-        (("--runs", "x"), "leave --runs away"),
+        (("--runs", "x"), "leave --runs out"),
         (("--data.range", "[0,9]"), "begun with None"),
         (("--data.mean", "[0.1,0.2,0.3]"), "--data.mean"),
         (("--data.seed", 7), "begun with 0"),
-        (("--seed", 3), "leave it away"),
+        (("--seed", 3), "leave it out"),
     ],
     ids=["runs", "range", "mean", "seed-of-the-data", "seed"],
 )

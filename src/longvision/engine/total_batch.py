@@ -35,7 +35,7 @@ def keep_total_batch(trainer: Trainer, data: Any) -> list[str]:
     if asked not in (1, trainer.accumulate_grad_batches):
         raise UserError(
             f"--trainer.accumulate_grad_batches {asked}: --data.total_batch {total} decides how many batches are "
-            "accumulated, leave one of the two away"
+            "accumulated, leave one of the two out"
         )
     batches = trainer.accumulate_grad_batches
     chosen = (

@@ -101,7 +101,7 @@ def train(
     if run is None and trainer.is_global_zero:
         raise ValueError("the first process of a run needs a folder: Run.create makes one")
     if task.config.ema and isinstance(trainer.strategy, ShardedStrategy):
-        raise UserError("--model.ema averages whole weights: take --trainer.strategy ddp, or leave it away")
+        raise UserError("--model.ema averages whole weights: take --trainer.strategy ddp, or leave it out")
     if resume is not None and resume.is_dir() and not isinstance(trainer.strategy, ShardedStrategy):
         raise UserError(f"{resume} is in shards: go on with --trainer.strategy fsdp")
     keep_total_batch(trainer, data)
