@@ -64,7 +64,7 @@ def run(arguments: list[str]) -> int:
     if tokens is not None and budget_ms is not None:
         raise UserError("--tokens and --budget-ms both say how large an image is: give one of them")
     if options.json and options.out is not None:
-        raise UserError("--json writes no file: leave --out out, or --json")
+        raise UserError("--json writes no file: give --json or --out, not both")
     folder = None if options.json else free_folder(options.out, "predictions-{}", "--out")
     output = writer(description.classes, folder, **given)
     quiet()
