@@ -1,6 +1,6 @@
 """All classifiers side by side: accuracy after the same images in the same recipe, time and memory over image sizes.
 
-Accuracy: CIFAR-10 for one epoch with three seeds, ten classes of ImageNet at 128 pixels for three with one; a row a run
+Accuracy: CIFAR-10 for one epoch with three seeds, ten classes of ImageNet at 128 pixels for two with one; a row a run
 for benchmarks/results/classifiers.csv; runs whose row is there are not run again. Vim and ViT on CIFAR-10 are the
 ablation's first and last (benchmarks/results/ablation.csv), which trains so too. Models of patches are of equal size,
 about 170,000 parameters; the others are the smallest of their kind, and see CIFAR-10 at 64 pixels, as their last maps
@@ -68,7 +68,7 @@ def cifar10(path: str, seed: int) -> list[Training]:
 
 
 def imagenette(path: str, seed: int) -> list[Training]:
-    options = {**OPTIONS, "trainer.max_epochs": 3, "data.path": path, "data.size": 128}
+    options = {**OPTIONS, "trainer.max_epochs": 2, "data.path": path, "data.size": 128}
     models = {name: {**args, "patch_size": 16} for name, args in PATCHES.items()} | CONVOLUTIONS
     columns = {"data": "Imagenette", "size": 128}
     return [Training(name, args, "folder", options, seed, columns) for name, args in models.items()]

@@ -42,7 +42,7 @@ class Training:
         return (*map(str, self.columns.values()), self.model, str(self.seed))
 
     def row(self, runs: str) -> dict[str, Any]:
-        """Train, into a folder in `runs` -> its row."""
+        """Train, into a folder in `runs` -> its row, of test images or, where there are none, of those that validate."""
         arguments = {f"model.args.{key}": value for key, value in self.args.items() if key != "name"}
         options = {"model.name": self.args["name"], **arguments, **self.options}
         words = ["-c", self.recipe, "--seed", str(self.seed), "--runs", runs]
@@ -52,13 +52,14 @@ class Training:
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         seconds = time.monotonic() - began
         metrics = read_metadata(Path(done.stdout.splitlines()[-1]) / "model.safetensors")["metrics"]
+        split = "test" if "test/accuracy" in metrics else "val"
         return {
             **self.columns,
             "model": self.model,
             "args": json.dumps(self.args),
             "seed": self.seed,
-            "accuracy": round(metrics["test/accuracy"], 4),
-            "loss": round(metrics["test/loss"], 4),
+            "accuracy": round(metrics[f"{split}/accuracy"], 4),
+            "loss": round(metrics[f"{split}/loss"], 4),
             "seconds": round(seconds, 1),
             "device": f"{torch.get_num_threads()} threads, {device_name('cpu')}",
             **provenance(),

@@ -99,8 +99,8 @@ class ARM(OrderedBackbone):
             for suffix, own in mixer.scan_directions().items():
                 if suffix:
                     own.dt_bias_E.zero_()
-            for linear in block.mlp.children():
-                linear.bias.zero_()  # type: ignore[union-attr, operator]
+            for linear in block.mlp.children():  # type: ignore[union-attr]
+                linear.bias.zero_()  # type: ignore[operator]
 
     def _left_out(self, patches: int) -> int:
         """As trained: with an odd number of patches, which 224 pixels do not have, the patch behind the class token."""
