@@ -42,7 +42,7 @@ class Training:
         return (*map(str, self.columns.values()), self.model, str(self.seed))
 
     def row(self, runs: str) -> dict[str, Any]:
-        """Train, into a folder in `runs` -> its row, of test images or, where there are none, of those that validate."""
+        """Train, into a folder in `runs` -> its row, of test images; where there are none, of those that validate."""
         arguments = {f"model.args.{key}": value for key, value in self.args.items() if key != "name"}
         options = {"model.name": self.args["name"], **arguments, **self.options}
         words = ["-c", self.recipe, "--seed", str(self.seed), "--runs", runs]
