@@ -1,5 +1,7 @@
 """What the tests of the ops share."""
 
+import support.start  # noqa: F401  # isort: skip  # before our modules, where these tests alone are named
+
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
