@@ -101,7 +101,7 @@ def draw() -> None:
         axes.set_xticks(SIZES, [str(size) for size in SIZES], fontsize=8)
         axes.minorticks_off()
         axes.grid(alpha=0.3)
-    time.legend(frameon=False, fontsize=7)
+    memory.legend(frameon=False, fontsize=7, loc="lower right")
     figure.savefig(ROOT / "docs/images/classifiers.png", dpi=110)
 
 
