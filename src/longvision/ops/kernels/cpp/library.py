@@ -90,7 +90,7 @@ def kernels(dtype: torch.dtype) -> Library | None:
                 LOGGER.warning("longvision: %s", reason)
         return library
     said = [reason for reason in reasons if isinstance(reason, KernelFault)] or reasons[::2]  # of the two compilers
-    _say_once("; ".join(map(str, said)))
+    _say_once("; ".join(dict.fromkeys(map(str, said))))
     return None
 
 

@@ -9,7 +9,7 @@ template <class Element>
 struct Rows {
   Element* data;
   int64_t batch, token;  // strides
-  int64_t channel;       // the stride of channels where tokens are contiguous, else 0
+  int64_t channel = 0;   // the stride of channels where tokens are contiguous, else 0
   Element* at(int64_t b, int64_t t) const { return data + b * batch + t * token; }
   explicit operator bool() const { return data != nullptr; }
 };
