@@ -67,3 +67,27 @@ def test_operators():
     assert len(found) > 10
     for tokens, backend, ms, products_ratio, reference_ratio in found:
         assert f"{measured[tokens, backend, float(products_ratio), float(reference_ratio)]:.3g}" == ms
+
+
+def test_accuracies():
+    """Of three seeds the mean and the range, in per cent."""
+    by_model = {}
+    for row in rows("ablation.csv") + [row for row in rows("classifiers.csv") if row["data"] == "CIFAR-10"]:
+        by_model.setdefault(row["model"], []).append(100 * float(row["accuracy"]))
+    assert {len(values) for values in by_model.values()} == {3}
+    spreads = {f"{sum(values) / 3:.1f} ({min(values):.1f} to {max(values):.1f})" for values in by_model.values()}
+    pages = [(ROOT / "docs" / page).read_text() for page in ("models.md", "benchmarks.md")]
+    found = [re.findall(r"\| ([\d.]+ \([\d.]+ to [\d.]+\)) \|", page) for page in pages]
+    assert [len(of_page) for of_page in found] == [9, 7]
+    assert {spread for of_page in found for spread in of_page} == spreads
+
+
+def test_classifiers():
+    measured = {
+        (row["model"], f"{float(row['ms_median']):,.0f} / {float(row['peak_mb']):,.0f}")
+        for row in rows("classifiers_speed.csv")
+        if row["ms_median"] and not row["form"]
+    }
+    found = re.findall(r"^\| `(\w+)` \| (.* / .*) \|$", (ROOT / "docs/benchmarks.md").read_text(), re.MULTILINE)
+    told = {(model, cell) for model, line in found for cell in line.split(" | ") if cell != "–"}
+    assert len(told) == 26 and told == measured
