@@ -6,7 +6,8 @@ A row a model and size is appended to benchmarks/results/vmamba.csv. Time on a m
 Run: python benchmarks/vmamba.py [CHECKOUT]        CHECKOUT: of https://github.com/MzeroMiko/VMamba
 """
 
-import importlib.util
+import contextlib
+import importlib
 import sys
 import time
 import types
@@ -36,11 +37,10 @@ def authors_model(checkout: Path) -> Any:
         setattr(counting, name, None)
     for name, module in {"fvcore": types.ModuleType("fvcore"), "fvcore.nn": counting}.items():
         sys.modules.setdefault(name, module)
-    spec = importlib.util.spec_from_file_location("authors_vmamba", checkout / "vmamba.py")
-    assert spec and spec.loader
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # timm looks for it there
-    spec.loader.exec_module(module)
-    return module.vmamba_tiny_s1l8()
+    # It enters torch.cuda.device with the device of its tensors, which torch refuses for a CPU's.
+    torch.cuda.device = lambda _: contextlib.nullcontext()  # type: ignore[assignment, misc]
+    sys.path.insert(0, str(checkout / "classification/models"))
+    return importlib.import_module("vmamba").vmamba_tiny_s1l8()
 
 
 def check(ours: Any, theirs: nn.Module) -> None:

@@ -38,7 +38,7 @@ def checkout(folder_inside: str) -> Path:
 
 def ways() -> str:
     """Whose scan runs."""
-    ours = any(hasattr(module, "__longvision__") for module in list(sys.modules.values()))
+    ours = any("__longvision__" in getattr(module, "__dict__", ()) for module in list(sys.modules.values()))
     return f"longvision: {os.environ.get('LONGVISION_SCAN_BACKEND') or 'kernels'}" if ours else "its own torch"
 
 

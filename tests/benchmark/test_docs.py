@@ -91,3 +91,29 @@ def test_classifiers():
     found = re.findall(r"^\| `(\w+)` \| (.* / .*) \|$", (ROOT / "docs/benchmarks.md").read_text(), re.MULTILINE)
     told = {(model, cell) for model, line in found for cell in line.split(" | ") if cell != "–"}
     assert len(told) == 26 and told == measured
+
+
+def test_mambas_side_by_side():
+    measured = {
+        (row["model"], f"{float(row['ms_median']):,.0f} / {float(row['peak_mb']):,.0f}")
+        for row in rows("mamba_backbones.csv")
+        if row["baseline"] == "deit_small_patch16_224"
+    }
+    text = (ROOT / "docs/backbones/index.md").read_text()
+    found = re.findall(r"^\| `(\w+)` \|.*\|((?: [\d,]+ / [\d,]+ \|){3})$", text, re.MULTILINE)
+    told = {(model, cell) for model, line in found for cell in line.strip(" |").split(" | ")}
+    assert len(told) == 48 and told == measured
+
+
+def test_vmamba():
+    """Beside the authors' own file and ConvNeXt-T."""
+    by_size = {}
+    for row in rows("vmamba.csv"):
+        by_size.setdefault(int(row["size"]), []).append(float(row["ms_median"]))
+    text = (ROOT / "docs/backbones/vmamba.md").read_text()
+    found = re.findall(r"^\| (\d+)² \| (.+) \|$", text, re.MULTILINE)
+    assert len(found) == len(by_size) == 3
+    for size, line in found:
+        ours, convnext, theirs = by_size[int(size)]
+        cells = f"{ours:,.0f} | {theirs:,.0f} | {theirs / ours:.1f} | {convnext:,.0f} | {ours / convnext:.2f}"
+        assert line == cells
