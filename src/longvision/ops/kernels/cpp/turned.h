@@ -20,11 +20,14 @@ static inline void turn_square(const Element* from, int64_t from_row, int rows, 
   for (int j = 0; j < columns; j++) store(to + j * to_row, square[j], rows);
 }
 
-// to (columns, rows) = from (rows, columns); one row is so far from the next.
-template <class Element>
+// to (columns, rows) = from (rows, columns); one row is so far from the next. ROWS_FIRST: the squares of a row one after the
+// other, and not those of a column: what lies far apart, on one or the other side, is taken a whole cache line at a time.
+template <bool ROWS_FIRST, class Element>
 static void turn(const Element* from, int64_t from_row, int64_t rows, int64_t columns, Element* to, int64_t to_row) {
-  for (int64_t i = 0; i < rows; i += LANES)
-    for (int64_t j = 0; j < columns; j += LANES) {
+  int64_t outer = ROWS_FIRST ? rows : columns, inner = ROWS_FIRST ? columns : rows;
+  for (int64_t p = 0; p < outer; p += LANES)
+    for (int64_t q = 0; q < inner; q += LANES) {
+      int64_t i = ROWS_FIRST ? p : q, j = ROWS_FIRST ? q : p;
       int down = int(std::min<int64_t>(LANES, rows - i)), across = int(std::min<int64_t>(LANES, columns - j));
       const Element* corner = from + i * from_row + j;
       Element* turned = to + j * to_row + i;
@@ -65,7 +68,7 @@ template <class Element>
 static inline Rows<const Element> turned_in(const Rows<const Element>& from, const Tile& tile, Vec* space, int64_t row) {
   if (!from.channel) return from;
   Element* to = reinterpret_cast<Element*>(space);
-  turn<Element>(tile.in(from), from.channel, tile.channels, tile.tokens, to, row);
+  turn<true>(tile.in(from), from.channel, tile.channels, tile.tokens, to, row);
   return tile.rows<const Element>(to, row);
 }
 
@@ -78,5 +81,5 @@ static inline Rows<Element> to_turn_out(const Rows<Element>& to, const Tile& til
 template <class Element>
 static inline void turn_out(const Rows<Element>& to, const Tile& tile, const Vec* space, int64_t row) {
   if (to.channel)
-    turn(reinterpret_cast<const Element*>(space), row, tile.tokens, tile.channels, tile.in(to), to.channel);
+    turn<false>(reinterpret_cast<const Element*>(space), row, tile.tokens, tile.channels, tile.in(to), to.channel);
 }
