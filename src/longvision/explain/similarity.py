@@ -134,8 +134,8 @@ def _layers(predictor: Predictor, heads: int | None) -> tuple[list[str], Callabl
         attention, watch = cascades, watched_cascades
     if max(len(attention), len(scans)) < 2:
         raise UserError(
-            f"{name} has {len(attention)} attention maps and {len(scans)} selective scans: expected two layers to "
-            "compare, as vision transformers and Vims have"
+            f"{name} has {max(len(attention), len(scans))} layers that can be compared, expected two or more: the "
+            "attention of a vision transformer, or the scans of a Vim or a Mamba-Reg"
         )
     if len(attention) >= len(scans):
         if heads is not None:
