@@ -14,8 +14,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from longvision.ops import causal_conv1d, rms_norm
+from longvision.ops import causal_conv1d, cross_scan, rms_norm
 from longvision.ops.causal_conv1d.reference import causal_conv1d_reference
+from longvision.ops.cross_scan.reference import cross_scan_reference
 from longvision.ops.kernels.cpp import compiler, library
 from longvision.ops.kernels.cpp.record import pack
 from longvision.ops.mixer import cpu
@@ -121,6 +122,42 @@ def test_scan(kernels, batch, tokens, width, states, options):
     grad = torch.randn(batch, tokens, width, dtype=torch.float64).to(kernels.dtype)
     got = scan_cases.value_and_grads(tensors, "cpu", grad, **outside)
     scan_cases.assert_true(tensors, grad, got, **outside)
+
+
+@pytest.mark.parametrize("grid, reverse", [(None, False), (None, True), ((13, 7), True)], ids=str)
+def test_from_a_state_to_one(kernels, grid, reverse):
+    """In two groups, by columns and by rows; these with contiguous tokens too, which are turned."""
+    tensors = scan_cases.make(2, 91, 2 * 37, 4, kernels.dtype)
+    tensors["B"] = torch.stack([tensors["B"], tensors["B"].flip(1)], dim=2)
+    tensors["initial_state"] = torch.randn(2, 2 * 37, 4).to(kernels.real)
+    grad, grad_last = torch.randn(2, 91, 2 * 37).to(kernels.dtype), torch.randn(2, 2 * 37, 4).to(kernels.real)
+    options = {"delta_softplus": True, "reverse": reverse, "grid": grid}
+    got = scan_cases.value_and_grads(tensors, "cpu", grad, grad_last, **options)
+    scan_cases.assert_true(tensors, grad, got, grad_last, **options)
+    if grid is None:
+        for name in ("x", "delta", "z"):
+            tensors[name] = tensors[name].mT.contiguous().mT
+        got = scan_cases.value_and_grads(tensors, "cpu", grad.mT.contiguous().mT, grad_last, **options)
+        assert got["y"].stride(1) == 1
+        scan_cases.assert_true(tensors, grad, got, grad_last, **options)
+
+
+@pytest.mark.parametrize("grid, width, states", [((13, 7), 37, 1), ((1, 70), 19, 4)], ids=str)
+def test_cross_scan(kernels, grid, width, states):
+    of_directions = [scan_cases.make(2, grid[0] * grid[1], width, states, z=False, seed=seed) for seed in range(4)]
+    names = {"delta": 2, "A": 0, "B": 2, "C": 2, "D": 0, "delta_bias": 0}
+    tensors = [of_directions[0]["x"]]
+    tensors += [torch.stack([each[name] for each in of_directions], dim=dim) for name, dim in names.items()]
+    tensors, grad = [t.to(kernels.dtype) for t in tensors], torch.randn_like(tensors[0]).to(kernels.dtype)
+    leaves, true = (
+        [t.detach().to(dtype).requires_grad_() for t in tensors] for dtype in (kernels.dtype, torch.float64)
+    )
+    y, truth = cross_scan(*leaves, grid), cross_scan_reference(*true, grid, True)
+    y.backward(grad)
+    truth.backward(grad.double())
+    for got, expected in ((y, truth), *zip((t.grad for t in leaves), (t.grad for t in true), strict=True)):
+        error = float((got.detach().double() - expected.detach()).norm() / expected.detach().norm())
+        assert error <= scan_cases.SUMS * scan_cases.TOLERANCE[kernels.dtype]
 
 
 def test_steps_beyond_the_range(kernels):
