@@ -167,6 +167,33 @@ def test_inputs_of_any_strides(backend):
     assert_close(got, truth, 0 if backend == "cpu" else 1e-6)  # torch sums in an order that depends on strides
 
 
+@each_faster
+def test_no_images(backend):
+    tensors = {name: t if name in OVER_TOKENS else t[:0] for name, t in make(1, (2, 3), 5, 2).items()}
+    got = value_and_grads(cross_scan, tensors, torch.ones(0, 6, 5), (2, 3))
+    assert got["y"].shape == (0, 6, 5)
+    assert all(got[name].shape == t.shape and not got[name].any() for name, t in tensors.items())
+
+
+@each_faster
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_expanded_channels(backend, dtype):
+    """One step for all channels, as rows and columns read it; a sum over the channels, whose gradient is expanded."""
+    tensors, of_token = make(2, (5, 7), 19, 3, dtype), torch.randn(2, 35).to(dtype)
+    tensors |= {name: tensors[name][..., :1] for name in ("x", "delta")}
+
+    def expanded(function, tensors):
+        leaves = {name: t.detach().clone().requires_grad_() for name, t in tensors.items()}
+        x, delta, *rest = leaves.values()
+        delta = delta.transpose(1, 2).contiguous().transpose(1, 2)  # as a projection gives it
+        y = function(x.expand(2, 35, 19), delta.expand(2, 35, 4, 19), *rest, (5, 7))
+        (y.sum(-1) * of_token).sum().backward()
+        return {"y": y.detach(), **{name: leaf.grad for name, leaf in leaves.items()}}
+
+    truth = expanded(cross_scan_reference, {name: t.double() for name, t in tensors.items()})
+    assert_close(expanded(cross_scan, tensors), truth, 100 * TOLERANCE[dtype])  # those of D cancel
+
+
 def _parallel(x, delta, A, B, C, D, z, *options):
     assert z is None
     return selective_scan_parallel(x, delta, A, B, C, D, *options)

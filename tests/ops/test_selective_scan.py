@@ -303,12 +303,13 @@ def test_inputs_need_not_be_contiguous(backend):
 
 
 @pytest.mark.parametrize("backend", FASTER)
-def test_expanded_gradient(backend):
-    """`y.sum().backward()` hands in a gradient of stride zero."""
+@pytest.mark.parametrize("before", [(1, 1, 1), (2, 20, 1), (2, 1, 3), (1, 20, 3), (1, 20, 1)], ids=str)
+def test_expanded_gradient(backend, before):
+    """`y.sum().backward()` hands in a gradient of stride zero, `y.sum(-1)` one that has it for the channels alone."""
     tensors = make(2, 20, 3, 2)
-    ones = value_and_grads(tensors, backend, torch.ones(2, 20, 3), delta_softplus=True)
-    expanded = value_and_grads(tensors, backend, torch.ones(1, 1, 1).expand(2, 20, 3), delta_softplus=True)
-    assert_close(expanded, ones, 0)
+    grad = torch.randn(before, dtype=torch.float64).expand(2, 20, 3)
+    got = value_and_grads(tensors, backend, grad, delta_softplus=True)
+    assert_close(got, value_and_grads(tensors, "reference", grad.contiguous(), delta_softplus=True), 1e-13)
 
 
 def test_rows_of_a_large_batch_are_taken_in_groups(monkeypatch):

@@ -128,11 +128,15 @@ def permuted(tensor):
 
 
 @each_dtype
-@pytest.mark.parametrize("layout", ["slices", "permuted", "batch behind tokens", "expanded batch"])
+@pytest.mark.parametrize("layout", [
+    "slices", "permuted", "batch behind tokens", "expanded batch", "expanded tokens", "expanded channels",
+])  # fmt: skip
 def test_any_strides_give_the_same_bits(dtype, layout):
     tensors, grad = make(2, 70, 18, 4, dtype), torch.randn(2, 70, 18).to(dtype)
-    if layout == "expanded batch":
-        tensors |= {name: tensors[name][:1].expand_as(tensors[name]) for name in PER_TOKEN}
+    if layout.startswith("expanded"):
+        own = {"batch": slice(1), "tokens": (slice(None), slice(1)), "channels": (..., slice(1))}[layout.split()[1]]
+        tensors |= {name: tensors[name][own].contiguous().expand_as(tensors[name]) for name in PER_TOKEN}
+        grad = grad[own].contiguous().expand_as(grad)
     strided = dict(tensors)
     if layout == "slices":
         strided["x"], strided["z"] = wide(tensors["x"], tensors["z"])

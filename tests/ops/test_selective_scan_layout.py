@@ -72,11 +72,22 @@ def test_beside_other_options(options):
 
 
 @needs_compiler
-def test_groups_of_one_channel():
-    tensors, grad = make(2, 70, 3, 4, torch.float32), torch.randn(2, 70, 3)
-    tensors["B"] = torch.randn(2, 70, 3, 4)
+@pytest.mark.parametrize("width, dtype", [(1, torch.float32), (19, torch.bfloat16), (38, torch.float64)], ids=str)
+def test_groups(width, dtype):
+    """Three of so many channels: of one, and of vectors that are not full."""
+    tensors, grad = make(2, 70, 3 * width, 4, dtype), torch.randn(2, 70, 3 * width).to(dtype)
+    tensors["B"] = torch.randn(2, 70, 3, 4).to(dtype)
     truth = value_and_grads(tensors, "cpu", grad, delta_softplus=True)
-    assert_identical(of_leaves(turned(tensors, LAID_OUT), grad), truth)
+    assert_identical(of_leaves(turned(tensors, LAID_OUT), laid_out(grad, "permuted")), truth)
+
+
+@pytest.mark.parametrize("shape, strides, expected", [
+    ((2, 70, 19), (1330, 1, 70), True), ((1, 70, 19), (0, 1, 70), True),
+    ((2, 70, 19), (1330, 19, 1), False), ((2, 70, 19), (70, 1, 0), False), ((2, 70, 19), (0, 0, 0), False),
+    ((2, 70, 1), (70, 1, 70), False), ((2, 1, 19), (19, 1, 1), False), ((2, 1, 19), (38, 1, 2), False),
+], ids=str)  # fmt: skip
+def test_whose_tokens_are_contiguous(shape, strides, expected):
+    assert by_channel(torch.empty_strided(shape, strides)) == expected
 
 
 @pytest.mark.parametrize("backend", BACKENDS[:2])

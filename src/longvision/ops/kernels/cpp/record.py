@@ -40,8 +40,11 @@ def contiguous_channels(tensor: Tensor) -> Tensor:
 
 
 def by_channel(tensor: Tensor) -> bool:
-    """Whether a (B, M, n) tensor has its tokens beside each other, and not its channels: a (B, n, M) transposed."""
-    return tensor.stride(1) == 1 and tensor.stride(2) != 1 and tensor.shape[1] > 1 and tensor.shape[2] > 1
+    """Whether a (B, M, n) tensor has its tokens beside each other, and not its channels: a (B, n, M) transposed.
+
+    One that is expanded over its channels has not: to the kernels a stride of 0 says that channels are contiguous.
+    """
+    return tensor.stride(1) == 1 and tensor.stride(2) > 1 and tensor.shape[1] > 1 and tensor.shape[2] > 1
 
 
 def rows(tensor: Tensor | None) -> tuple[int, int, int, int]:
