@@ -171,6 +171,7 @@ def test_dtypes_and_layouts(dtype):
         ({"weight": torch.zeros(7, 4)}, r"weight of shape \(7, 4\)"),
         ({"bias": torch.zeros(4)}, "bias of shape"),
         ({"x": torch.zeros(2, 7)}, "x of shape"),
+        ({"x": torch.zeros(2, 0, 7)}, "at least one channel"),
     ],
 )
 def test_refusals(changes, words):
@@ -178,8 +179,29 @@ def test_refusals(changes, words):
         causal_conv1d_fn(**(random_inputs() | changes))
 
 
-@pytest.mark.parametrize("shape, words", [((3, 5, 4), r"conv_state of shape \(3, 5, 4\)"), ((2, 5, 2), "2 inputs")])
-def test_a_state_that_does_not_fit(shape, words):
-    inputs = random_inputs(1)
-    with pytest.raises(UserError, match=words):
-        causal_conv1d_update(inputs["x"], torch.zeros(shape), inputs["weight"])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"conv_state": torch.zeros(3, 5, 4)}, r"conv_state of shape \(3, 5, 4\)"),
+        ({"conv_state": torch.zeros(2, 5, 2)}, "conv_state of 2 inputs"),
+        ({"conv_state": None}, "conv_state of type NoneType"),
+        ({"x": 5}, "x of type int"),
+        ({"cache_seqlens": 5}, "cache_seqlens of type int"),
+        ({"cache_seqlens": torch.tensor(5)}, r"cache_seqlens of shape \(\)"),
+        ({"cache_seqlens": torch.tensor([5])}, r"cache_seqlens of shape \(1,\)"),
+        ({"conv_state_indices": torch.tensor([1])}, r"conv_state_indices of shape \(1,\)"),
+    ],
+)
+def test_updates_that_do_not_fit(changes, words):
+    inputs = {"conv_state": torch.zeros(2, 5, 4), **random_inputs(1)}
+    with pytest.raises(UserError, match=f"causal_conv1d_update got.* {words}"):
+        causal_conv1d_update(**(inputs | changes))
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_no_sequences(packed):
+    inputs = {name: t.requires_grad_() for name, t in random_inputs().items()}
+    seq_idx = torch.zeros(0, 7, dtype=torch.int32) if packed else None
+    out = causal_conv1d_fn(inputs["x"][:0], inputs["weight"], inputs["bias"], seq_idx)
+    out.sum().backward()
+    assert out.shape == (0, 5, 7) and not any(t.grad.any() for t in inputs.values())

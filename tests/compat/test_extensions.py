@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from longvision.compat import extensions
 from longvision.compat.mamba_ssm import causal_conv1d_fn, causal_conv1d_update, selective_scan_fn
@@ -146,8 +145,18 @@ def test_unknown_arguments():
         extensions.conv_fwd(*inputs, None, None, True)
     with pytest.raises(UserError, match="causal_conv1d_bwd got 8 arguments"):
         extensions.conv_bwd(*inputs, inputs[0], None, None, None, True)
+    with pytest.raises(UserError, match="causal_conv1d_fwd got 3 arguments"):
+        extensions.conv_fwd(*inputs)
+    with pytest.raises(UserError, match="causal_conv1d_update got 4 arguments"):
+        extensions.conv_update(inputs[0][..., 0], torch.zeros(2, 5, 4), *inputs[1:])
 
 
-def test_gate_is_taken_in_float32():
-    out, z = torch.randn(2, 6, 5).bfloat16(), torch.randn(2, 6, 5).bfloat16()
-    assert torch.equal(extensions._gated(out, z), (out.float() * F.silu(z.float())).bfloat16())
+def test_both_outputs_are_rounded_once():
+    """The one behind the gate is not of the rounded one before it."""
+    inputs, z = scan_inputs(torch.bfloat16), torch.randn(2, 6, 5).bfloat16()
+    u, delta, A, B, C, D, bias = inputs
+    found = extensions.scan_fwd(u, delta, A, B, C, D, z, bias, True)
+    for gate, got in ((None, found[0]), (z, found[2])):
+        truth, *_ = truth_of(inputs, gate, torch.ones(2, 6, 5))
+        assert got.dtype == torch.bfloat16
+        assert ((got.double() - truth).abs() <= 2**-8 * truth.abs() + 1e-6).all()

@@ -91,6 +91,7 @@ def assert_same(function, inputs, truth_of):
 def test_golden(shared, function):
     """Biases of the projections, constant B and C, no D; all input gradients."""
     tensors, metadata = golden(shared, "mamba_inner")
+    assert len(metadata["cases"]) == 6
     for name, case in cases_of(tensors, metadata["cases"]).items():
         absent = {"conv1d_bias": None, "out_proj_bias": None}
         inputs = {key: t for key, t in case.items() if key not in ("out", "grad_out") and not key.startswith("grad.")}
@@ -134,8 +135,50 @@ def test_mixed_precision():
     assert relative(out, truth) < 2**-6
 
 
-@pytest.mark.parametrize("function", [mamba_inner_fn, bimamba_inner_fn])
-def test_complex_rates(function):
-    inputs = without(random_inputs(), *(["A_b"] if function is mamba_inner_fn else []))
-    with pytest.raises(UserError, match="complex"):
-        function(**inputs | {"A": inputs["A"].to(torch.complex64)})
+FUNCTIONS = {
+    mamba_inner_fn: ("A_b",),
+    mamba_inner_ref: ("A_b",),
+    mamba_inner_fn_no_out_proj: ("A_b", "out_proj_weight", "out_proj_bias"),
+    bimamba_inner_fn: (),
+    bimamba_inner_ref: (),
+}  # and what each does not take
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("name", ["A", "A_b"])
+def test_complex_rates(function, name):
+    inputs = without(random_inputs(), *FUNCTIONS[function])
+    if name in inputs:
+        with pytest.raises(UserError, match=f"{function.__name__} got a complex {name},"):
+            function(**inputs | {name: inputs[name].to(torch.complex64)})
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"B": (2, 3, 6)},
+        {"C": (2, 3, 6)},
+        {"B": (2, 6, 3)},
+        {"delta_proj_weight": (8, 1)},
+        {"x_proj_weight": (9, 8)},
+        {"A": (7, 3)},
+        {"xz": (16, 6)},
+    ],
+    ids=str,
+)
+def test_shapes_that_do_not_fit(function, changes):
+    """B and C of each token, as the scan alone takes them; and rows of x_proj_weight that nobody would read."""
+    changed = {name: torch.randn(shape) for name, shape in changes.items()}
+    name = {"delta_proj_weight": "x_proj_weight"}.get(*changes, *changes)
+    with pytest.raises(UserError, match=f"^{function.__name__} got {name} of shape"):
+        function(**without(random_inputs(), *FUNCTIONS[function]) | changed)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_as_many_tokens_as_states(function):
+    """Where a B of each token has the shapes of a transposed one."""
+    inputs = without(random_inputs(), *FUNCTIONS[function])
+    inputs |= {"xz": torch.randn(2, 16, 3), "x_proj_weight": torch.randn(5, 8), "B": torch.randn(2, 3, 3)}
+    with pytest.raises(UserError, match=f"^{function.__name__} got B of shape"):
+        function(**inputs)

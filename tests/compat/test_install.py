@@ -3,11 +3,14 @@
 import importlib
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
+import torch
 
 from longvision.compat import __main__ as command
 from longvision.compat import install
+from longvision.compat.mamba_ssm import Mamba
 from longvision.errors import UserError
 
 
@@ -126,7 +129,59 @@ def test_a_release_without_its_scan(modules, tmp_path, monkeypatch):
     assert importlib.import_module("mamba_ssm").selective_scan_cuda.fwd.__module__ == "longvision.compat.extensions"
 
 
-@pytest.mark.parametrize("words, said", [((), "expected a script"), (("none.py", "-x"), "none.py: no such file")])
+@pytest.mark.parametrize("code", [False, True])
+def test_a_folder_is_a_package_if_it_has_code(modules, tmp_path, monkeypatch, code):
+    """One that pip left behind, or results beside a script, is none; one without __init__.py may be."""
+    (tmp_path / "mamba_ssm" / "ops").mkdir(parents=True)
+    (tmp_path / "mamba_ssm" / "ops" / ("norm.py" if code else "results.csv")).write_text("VALUE = 7")
+    monkeypatch.syspath_prepend(tmp_path)
+    if code:
+        with pytest.warns(UserWarning, match="^mamba_ssm: installed"):
+            assert "mamba_ssm" not in install()
+        assert importlib.import_module("mamba_ssm.ops.norm").VALUE == 7
+    else:
+        assert "mamba_ssm" in install()
+        assert modules["mamba_ssm"].Mamba.__module__ == "longvision.compat.module"
+
+
+def test_a_module_that_mamba_ssm_saved(modules, tmp_path, monkeypatch):
+    """A whole one, pickled under the name of its class there, is loaded as ours."""
+    module, x = Mamba(16), torch.randn(2, 5, 16)
+    names = "mamba_ssm", "mamba_ssm.modules", "mamba_ssm.modules.mamba_simple"
+    with monkeypatch.context() as there:
+        there.setattr(Mamba, "__module__", names[-1])
+        for name in names:
+            there.setitem(modules, name, ModuleType(name))
+        modules[names[-1]].Mamba = Mamba
+        torch.save(module, tmp_path / "module.pt")
+    with pytest.raises(ModuleNotFoundError, match="mamba_ssm"):
+        torch.load(tmp_path / "module.pt", weights_only=False)
+    install()
+    loaded = torch.load(tmp_path / "module.pt", weights_only=False)
+    assert type(loaded) is Mamba and torch.equal(loaded(x), module(x))
+
+
+@pytest.mark.slow
+def test_a_process_that_a_script_spawns_installs_itself(tmp_path):
+    code = """
+import multiprocessing
+import longvision.compat
+longvision.compat.install()
+import mamba_ssm
+def where():
+    print(mamba_ssm.Mamba.__module__)
+if __name__ == "__main__":
+    process = multiprocessing.get_context("spawn").Process(target=where)
+    process.start()
+    process.join()
+"""
+    assert output(run(tmp_path, code)) == ["longvision.compat.module"]
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [((), "expected a script"), (("none.py", "-x"), "none.py: no such file"), (("--help",), "expected a script")],
+)
 def test_no_script(words, said, modules, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["longvision/compat/__main__.py", *words])
     with pytest.raises(UserError, match=said):

@@ -119,3 +119,53 @@ def test_refusals():
         Mamba(16)(token, cache())
     with pytest.raises(UserError, match="'zeros'"):
         Mamba(16, dt_init="zeros")
+    for rank in ("8", "AUTO", 0, 1.5, None):
+        with pytest.raises(UserError, match=f"dt_rank={rank!r}"):
+            Mamba(16, dt_rank=rank)
+    with pytest.raises(UserError, match="no states of layer 0 at seqlen_offset=5"):
+        module(token, cache(5))
+    parameters = cache(5)  # but states that were made before are there
+    parameters.key_value_memory_dict[0] = module.allocate_inference_cache(3, 9)
+    assert module(token, parameters).shape == (3, 1, 16)
+
+
+def test_float64_stays():
+    """Fused, op by op and token by token."""
+    module = Mamba(16, dtype=torch.float64, layer_idx=0).double()
+    x, parameters = torch.randn(2, 5, 16, dtype=torch.float64), cache()
+    fused = module(x)
+    module.use_fast_path = False
+    assert relative(module(x), fused) < 1e-14
+    with torch.no_grad():
+        outs = [module(x[:, :3], parameters)]
+        for t in (3, 4):
+            parameters.seqlen_offset = t
+            outs.append(module(x[:, t : t + 1], parameters))
+    assert relative(torch.cat(outs, 1), fused) < 1e-14
+
+
+def test_mixed_precision():
+    """Under autocast: fused, op by op, and from a cache; the decay rates stay float32."""
+    module, x, parameters = Mamba(16, layer_idx=0), torch.randn(2, 5, 16), cache()
+    truth = module(x)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        outs = [module(x)]
+        module.use_fast_path = False
+        outs.append(module(x))
+        parts = [module(x[:, :3], parameters)]
+        for t in (3, 4):
+            parameters.seqlen_offset = t
+            parts.append(module(x[:, t : t + 1], parameters))
+    for out in (*outs, torch.cat(parts, 1)):
+        assert out.dtype == torch.bfloat16 and relative(out, truth) < 0.03
+
+
+def test_compiled():
+    module, x = Mamba(16), torch.randn(2, 5, 16)
+    module(x).sum().backward()
+    truth = {name: p.grad.clone() for name, p in module.named_parameters()}
+    module.zero_grad()
+    torch._dynamo.reset()
+    torch.compile(module, fullgraph=True, backend="aot_eager")(x).sum().backward()
+    for name, parameter in module.named_parameters():
+        assert relative(parameter.grad, truth[name]) < 1e-5, name

@@ -1,5 +1,7 @@
 """compat's scan against what mamba_ssm's computed (golden files), the equations in float64, and its refusals."""
 
+import re
+
 import pytest
 import torch
 
@@ -63,6 +65,7 @@ def value_and_grads(function, tensors, grad, **options):
 def test_golden(shared, function):
     """50 cases: every kind of B and C, every optional argument, 1 to 63 tokens."""
     tensors, metadata = golden(shared, "selective_scan")
+    assert len(metadata["cases"]) == 50
     for name, case in cases_of(tensors, metadata["cases"]).items():
         inputs = {key: case[key] for key in NAMES if key in case}
         softplus = metadata["cases"][name]["delta_softplus"]
@@ -129,6 +132,21 @@ def test_layout():
     assert torch.equal(out, other)
 
 
+def test_one_step_for_all_channels():
+    """And the gradient of a sum over them: neither has strides there. Tokens are contiguous, and are not copied."""
+    tensors, of_token = random_inputs("groups", "per token"), torch.randn(2, 9)
+    tensors |= {name: tensors[name][:, :1] for name in ("delta", "z")}
+    grads = {}
+    for function, options in ((selective_scan_fn, {"delta_softplus": True}), (restated, {})):
+        leaves = {name: tensor.clone().requires_grad_() for name, tensor in tensors.items()}
+        out = function(**leaves | {name: leaves[name].expand(2, 6, 9) for name in ("delta", "z")}, **options)
+        out = out[0] if function is restated else out
+        (out.sum(1) * of_token).sum().backward()
+        grads[function] = {name: leaf.grad for name, leaf in leaves.items()} | {"out": out}
+    for name, truth in grads[restated].items():
+        assert relative(grads[selective_scan_fn][name], truth) < 3e-6, name
+
+
 def test_one_step_after_another():
     """`selective_state_update` goes on where the scan ended."""
     tensors = random_inputs("per token", "per token")
@@ -159,8 +177,93 @@ def test_one_step_after_another():
     ],
 )
 def test_refusals(changes, words):
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=f"selective_scan_fn got.*{words}"):
         selective_scan_fn(**(random_inputs("per token", "per token") | changes))
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"B": torch.ones(2, 3, 12)}, r"B of shape \(2, 3, 12\)"),
+        ({"C": torch.ones(2, 4, 3, 9)}, "4 groups for 6 channels"),
+        ({"A": 1}, "A of type int"),
+    ],
+)
+def test_refusals_of_the_reference(changes, words):
+    """B with more tokens than u was once cut."""
+    with pytest.raises(UserError, match=f"selective_scan_ref got.*{words}"):
+        selective_scan_ref(**(random_inputs("per token", "per token") | changes))
+
+
+UPDATE = {"state": (3, 6, 4), "x": (3, 6), "dt": (3, 6), "A": (6, 4), "B": (3, 4), "C": (3, 4)}
+
+
+@pytest.mark.parametrize(
+    "name, shape",
+    [
+        *(("x", (1, 6)), ("dt", (1, 6)), ("B", (1, 4)), ("C", (3, 1, 4)), ("A", (1, 4)), ("z", (1, 6)), ("D", (1,))),
+        *(("dt_bias", (6, 1)), ("state", (1, 6, 4)), ("state", (3, 2, 3, 4))),
+    ],
+    ids=str,
+)
+def test_an_update_broadcasts_nothing(name, shape):
+    """A batch of another size than the state's; Mamba-2's heads, which would be right for some sizes."""
+    tensors = {key: torch.randn(size) for key, size in (UPDATE | {name: shape}).items()}
+    selective_state_update(**{key: torch.randn(size) for key, size in UPDATE.items()})
+    found = "x of shape (3, 6)" if shape == (1, 6, 4) else f"{name} of shape {shape}"
+    with pytest.raises(UserError, match=re.escape(f"selective_state_update got {found}")):
+        selective_state_update(**tensors)
+
+
+def test_an_update_of_heads():
+    """Four of two channels, in two groups."""
+    x, A, B = torch.randn(2, 4, 2), -torch.rand(4, 2, 3), torch.randn(2, 2, 3)
+    with pytest.raises(UserError, match="heads"):
+        selective_state_update(torch.zeros(2, 4, 2, 3), x, x, A, B, B)
+
+
+def test_float64_stays():
+    """In the scan, its reference and its update: nothing goes through float32."""
+    tensors = {name: t.double() for name, t in random_inputs("per token", "groups").items()}
+    truth, true_last = restated(**tensors)
+    for function in (selective_scan_fn, selective_scan_ref):
+        out, last = function(**tensors, delta_softplus=True, return_last_state=True)
+        assert (out.dtype, last.dtype) == (torch.float64, torch.float64)
+        assert relative(out, truth) < 1e-14 and relative(last, true_last) < 1e-14
+    tensors = {name: t.double() for name, t in random_inputs("per token", "per token").items()}
+    truth, _ = restated(**tensors)
+    state = torch.zeros(2, 6, 3, dtype=torch.float64)
+    A, D, bias = (tensors[name] for name in ("A", "D", "delta_bias"))
+    for t in range(9):
+        u, delta, B, C, z = (tensors[name][..., t] for name in ("u", "delta", "B", "C", "z"))
+        y = selective_state_update(state, u, delta, A, B, C, D, z, bias, dt_softplus=True)
+        assert relative(y, truth[..., t]) < 1e-14
+
+
+def test_no_sequences():
+    """A batch of 0, forward and backward."""
+    tensors = {name: t[:0] if t.ndim > 2 else t for name, t in random_inputs("groups", "groups").items()}
+    out, grads = value_and_grads(selective_scan_fn, tensors, torch.ones(0, 6, 9), delta_softplus=True)
+    assert out.shape == (0, 6, 9)
+    assert all(grad.shape == tensors[name].shape and not grad.any() for name, grad in grads.items())
+
+
+def test_autocast_changes_nothing_inside():
+    tensors = random_inputs("per token", "groups")
+    truth, true_grads = value_and_grads(selective_scan_fn, tensors, torch.ones(2, 6, 9), delta_softplus=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        out, grads = value_and_grads(selective_scan_fn, tensors, torch.ones(2, 6, 9), delta_softplus=True)
+    assert torch.equal(out, truth) and all(torch.equal(grads[name], grad) for name, grad in true_grads.items())
+
+
+def test_compiled():
+    """As one graph, with the gradients."""
+    tensors = random_inputs("per token", "groups")
+    truth, true_grads = value_and_grads(selective_scan_fn, tensors, torch.ones(2, 6, 9), delta_softplus=True)
+    torch._dynamo.reset()
+    compiled = torch.compile(selective_scan_fn, fullgraph=True, backend="aot_eager")
+    out, grads = value_and_grads(compiled, tensors, torch.ones(2, 6, 9), delta_softplus=True)
+    assert torch.equal(out, truth) and all(relative(grads[name], grad) < 1e-6 for name, grad in true_grads.items())
 
 
 def test_it_is_our_op(monkeypatch):

@@ -58,10 +58,11 @@ def test_another_size(op, parts, name):
 
 
 @pytest.mark.parametrize("op", [selective_scan, causal_conv1d, mixer])
-def test_no_tokens(op):
+@pytest.mark.parametrize("name, part", [("tokens", (slice(None), slice(0))), ("channels", (..., slice(0)))])
+def test_no_tokens_or_channels(op, name, part):
     parts = next(parts for other, parts, _ in CASES if other is op)
-    with pytest.raises(ValueError, match=f"^{op.__name__} got no tokens: x needs at least one"):
-        call(op, parts | {"x": parts["x"][:, :0]})
+    with pytest.raises(ValueError, match=f"^{op.__name__} got no {name}: x needs at least one"):
+        call(op, parts | {"x": parts["x"][part]})
 
 
 @pytest.mark.parametrize(("op", "parts", "name"), CASES, ids=IDS)

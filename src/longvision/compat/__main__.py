@@ -1,5 +1,9 @@
 """python -m longvision.compat SCRIPT [argument ...]: run somebody's script with our functions in the place of
-mamba_ssm's and causal_conv1d's."""
+mamba_ssm's and causal_conv1d's.
+
+Processes that the script spawns, rather than forks, import it anew and have none of them, unless it calls
+`longvision.compat.install()` itself.
+"""
 
 import runpy
 import sys
@@ -14,7 +18,7 @@ USAGE_ERROR = 2
 
 def prepare() -> str:
     """As Python before it runs a script, and `install`; -> the script. Warnings are lines here."""
-    if len(sys.argv) < 2:
+    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
         raise UserError("expected a script: python -m longvision.compat SCRIPT [argument ...]")
     script = Path(sys.argv[1])
     if not script.is_file():

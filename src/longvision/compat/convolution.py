@@ -27,7 +27,7 @@ def causal_conv1d_fn(
         bias: (D,).
         seq_idx: (B, L) integers: tokens do not look over a change of the number; where it is negative the output is 0.
         initial_states: (B, D, W - 1), the inputs before the first token; None for zeros.
-        final_states_out: (B, D, W - 1), what the final states are written to.
+        final_states_out: (B, D, W - 1), what the final states are written to; only with `return_final_states`.
         activation: None, "silu" or "swish".
 
     Raises:
@@ -44,7 +44,8 @@ def causal_conv1d_fn(
         if initial_states is not None or return_final_states:
             raise UserError("causal_conv1d_fn got seq_idx and states: packed sequences begin and end without states")
         check_shape("causal_conv1d_fn", "seq_idx", seq_idx, (x.shape[0], x.shape[2]), "(batch, tokens)")
-        return _laid_out_as(x, _packed(x.mT, weight, bias, seq_idx, silu))
+        if len(x):  # else there is nothing to pack
+            return _laid_out_as(x, _packed(x.mT, weight, bias, seq_idx, silu))
     out = _laid_out_as(x, _after(initial_states, x, weight, bias, silu))
     if not return_final_states:
         return out
@@ -78,10 +79,14 @@ def causal_conv1d_update(
         UserError: an unknown activation, a batch of another size than the state's, or a shape that does not match.
     """
     silu = takes_silu("causal_conv1d_update", activation)
-    x_BDL = x.unsqueeze(-1) if x.ndim == 2 else x
+    x_BDL = x.unsqueeze(-1) if getattr(x, "ndim", 0) == 2 else x
     _check("causal_conv1d_update", x_BDL, weight, bias)
     batch, channels, _ = x_BDL.shape
-    rows, size = (batch if conv_state_indices is None else len(conv_state)), conv_state.shape[-1]
+    for name, each in (("cache_seqlens", cache_seqlens), ("conv_state_indices", conv_state_indices)):
+        if each is not None:
+            check_shape("causal_conv1d_update", name, each, (batch,), "(batch,)")
+    shape = tuple(getattr(conv_state, "shape", ()))
+    rows, size = batch if conv_state_indices is None else (*shape, 0)[0], (0, *shape)[-1]
     check_shape("causal_conv1d_update", "conv_state", conv_state, (rows, channels, size), "(batch, channels, size)")
     if size < weight.shape[1] - 1:
         raise UserError(

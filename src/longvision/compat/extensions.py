@@ -15,16 +15,20 @@ from longvision.compat.convolution import causal_conv1d_fn
 from longvision.compat.convolution import causal_conv1d_update as update_state
 from longvision.compat.scan import selective_scan_fn
 from longvision.errors import UserError
+from longvision.ops.common import widened
 
 # selective_scan_cuda, _core and _oflex
 
 
 def scan_fwd(u, delta, A, B, C, D, z, delta_bias, delta_softplus) -> list[Tensor]:
     """-> the output before the gate, states whose last one is [:, :, -1, 1::2], and with z the gated output."""
-    out, last = selective_scan_fn(u, delta, A, B, C, D, None, delta_bias, delta_softplus, return_last_state=True)
+    wide = u if z is None else widened(u)  # for the gate: both outputs are rounded once
+    out, last = selective_scan_fn(wide, delta, A, B, C, D, None, delta_bias, delta_softplus, return_last_state=True)
     # Pairs of a decay, which nobody reads, and a state; one chunk.
     states = torch.stack([torch.zeros_like(last), last], -1).flatten(-2).unsqueeze(2)
-    return [out, states] if z is None else [out, states, _gated(out, z)]
+    outputs = [out] if z is None else [out, out * F.silu(widened(z))]
+    out, *gated = (each.to(u.dtype) for each in outputs)
+    return [out, states, *gated]
 
 
 def scan_bwd(u, delta, A, B, C, D, z, delta_bias, dout, x, out, dz, delta_softplus, recompute_out_z) -> list:
@@ -57,19 +61,15 @@ def oflex_fwd(u, delta, A, B, C, D, delta_bias, delta_softplus, nrows=1, out_flo
     return core_fwd(wide, delta, A, B, C, D, delta_bias, delta_softplus)
 
 
-def _gated(out: Tensor, z: Tensor) -> Tensor:
-    return (out.float() * F.silu(z.float())).to(out.dtype)
-
-
 # causal_conv1d_cuda. Which version's arguments came is told by their number.
 
 
 def conv_fwd(x, weight, bias, *rest) -> Tensor | None:
     """1.0: silu. 1.1: seq_idx, silu. Up to 1.4: seq_idx, initial_states, final_states_out, silu. From 1.5 on: seq_idx,
     initial_states, out, final_states_out, silu, and nothing is returned."""
-    *given, silu = rest
-    if len(given) not in (0, 1, 3, 4):
+    if len(rest) not in (1, 2, 4, 5):
         raise _unknown("causal_conv1d_fwd", 3 + len(rest))
+    *given, silu = rest
     written = given.pop(2) if len(given) == 4 else None
     seq_idx, initial_states, final_states_out = (*given, None, None, None)[:3]
     out = _convolve(x, weight, bias, seq_idx, initial_states, final_states_out, silu)
@@ -111,6 +111,8 @@ def conv_bwd(x, weight, bias, dout, *rest) -> tuple | None:
 def conv_update(x, conv_state, weight, bias, *rest) -> Tensor | None:
     """Up to 1.3: silu. 1.4: silu, cache_seqlens and, later, conv_state_indices. From 1.5 on: out, silu, both, and
     nothing is returned."""
+    if len(rest) not in (1, 2, 3, 4):
+        raise _unknown("causal_conv1d_update", 4 + len(rest))
     written = rest[0] if isinstance(rest[0], Tensor) else None
     silu, *which = rest if written is None else rest[1:]
     out = update_state(x, conv_state, weight, bias, "silu" if silu else None, *which)

@@ -3,12 +3,13 @@
 [x; z] -> convolution and SiLU of x -> step, B and C -> scan, gated by SiLU(z). Inside, channels are last.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from longvision.compat.checks import check_shape, check_tokens
 from longvision.compat.convolution import causal_conv1d_ref
 from longvision.compat.scan import selective_scan_ref
 from longvision.errors import UserError
@@ -63,11 +64,12 @@ def mamba_inner_fn(
         b_rms_weight, c_rms_weight, dt_rms_weight: of an RMS normalisation of B, C (N,) and the step (D,).
 
     Raises:
-        UserError: a complex A.
+        UserError: a complex A, B or C that are not constant, or a shape that does not match.
     """
     norms = b_rms_weight, c_rms_weight, dt_rms_weight
     of_tokens = (B, C), (B_proj_bias, C_proj_bias), norms, b_c_dt_rms_eps
-    scanned = _project(xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A, _convolve, *of_tokens)
+    given = xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight
+    scanned = _project("mamba_inner_fn", _convolve, *given, (A,), *of_tokens)
     y_BLD = _scan(scanned, A, D, delta_bias, delta_softplus)
     return F.linear(y_BLD, out_proj_weight, out_proj_bias)
 
@@ -90,7 +92,8 @@ def mamba_inner_fn_no_out_proj(
 ) -> Tensor:
     """(B, 2 D, L) -> (B, D, L): `mamba_inner_fn` up to the output projection."""
     of_tokens = (B, C), (B_proj_bias, C_proj_bias)
-    scanned = _project(xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A, _convolve, *of_tokens)
+    given = xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight
+    scanned = _project("mamba_inner_fn_no_out_proj", _convolve, *given, (A,), *of_tokens)
     return _scan(scanned, A, D, delta_bias, delta_softplus).mT.contiguous()
 
 
@@ -116,7 +119,8 @@ def bimamba_inner_fn(
     """(B, 2 D, L) -> (B, L, model width): `mamba_inner_fn` with a second scan, from the last token to the first, that
     has the decay rates `A_b` and shares all else; the two are summed."""
     of_tokens = (B, C), (B_proj_bias, C_proj_bias)
-    scanned = _project(xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A, _convolve, *of_tokens)
+    given = xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight
+    scanned = _project("bimamba_inner_fn", _convolve, *given, (A, A_b), *of_tokens)
     there = _scan(scanned, A, D, delta_bias, delta_softplus)
     back = _scan(scanned, A_b, D, delta_bias, delta_softplus, reverse=True)
     return F.linear(there + back, out_proj_weight, out_proj_bias)
@@ -141,7 +145,8 @@ def mamba_inner_ref(
 ) -> Tensor:
     """`mamba_inner_fn` in plain torch."""
     of_tokens = (B, C), (B_proj_bias, C_proj_bias)
-    scanned = _project(xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A, _convolve_ref, *of_tokens)
+    given = xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight
+    scanned = _project("mamba_inner_ref", _convolve_ref, *given, (A,), *of_tokens)
     y_BLD = _scan_ref(scanned, A, D, delta_bias, delta_softplus)
     return F.linear(y_BLD, out_proj_weight, out_proj_bias)
 
@@ -166,7 +171,8 @@ def bimamba_inner_ref(
 ) -> Tensor:
     """`bimamba_inner_fn` in plain torch."""
     of_tokens = (B, C), (B_proj_bias, C_proj_bias)
-    scanned = _project(xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A, _convolve_ref, *of_tokens)
+    given = xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight
+    scanned = _project("bimamba_inner_ref", _convolve_ref, *given, (A, A_b), *of_tokens)
     there = _scan_ref(scanned, A, D, delta_bias, delta_softplus)
     flipped = _Scanned(*(each if each.ndim == 2 else each.flip(1) for each in scanned))
     back = _scan_ref(flipped, A_b, D, delta_bias, delta_softplus).flip(1)
@@ -174,24 +180,29 @@ def bimamba_inner_ref(
 
 
 def _project(
+    function: str,
+    convolve: Callable[[Tensor, Tensor, Tensor | None], Tensor],
     xz: Tensor,
     conv1d_weight: Tensor,
     conv1d_bias: Tensor | None,
     x_proj_weight: Tensor,
     delta_proj_weight: Tensor,
-    A: Tensor,
-    convolve: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+    rates: Sequence[Tensor],
     constants: tuple[Tensor | None, Tensor | None],
     biases: tuple[Tensor | None, Tensor | None],
     norms: tuple[Tensor | None, ...] = (None, None, None),
     eps: float = 1e-6,
 ) -> _Scanned:
     """(B, 2 D, L) -> what the scan reads."""
-    if A.is_complex():
-        raise UserError("mamba_inner_fn got a complex A, expected a real one")
+    check_tokens(function, "xz", xz)
+    rank, states = delta_proj_weight.shape[1], rates[0].shape[-1]
+    _check_states(function, xz.shape[1] // 2, states, rates, constants)
+    rows = rank + states * sum(constant is None for constant in constants)
+    meaning = "(rank + states of B and C that are not given, channels)"
+    check_shape(function, "x_proj_weight", x_proj_weight, (rows, xz.shape[1] // 2), meaning)
     x, z = xz.mT.chunk(2, -1)
     x = convolve(x, conv1d_weight.squeeze(1), conv1d_bias)
-    projected, rank, states = F.linear(x, x_proj_weight), delta_proj_weight.shape[1], A.shape[1]
+    projected = F.linear(x, x_proj_weight)
     delta = F.linear(projected[..., :rank], delta_proj_weight)
     parts = projected[..., rank : rank + states], projected[..., -states:]
     B, C = (
@@ -200,6 +211,19 @@ def _project(
     )
     B, C, delta = (t if w is None else rms_norm(t, w.to(t.dtype), eps) for t, w in zip((B, C, delta), norms))
     return _Scanned(x, delta, B, C, z)
+
+
+def _check_states(
+    function: str, channels: int, states: int, rates: Sequence[Tensor], constants: tuple[Tensor | None, Tensor | None]
+) -> None:
+    """Raises UserError unless the rates A and A_b, and B and C if given, are real and (D, N)."""
+    for name, rate in zip(("A", "A_b"), rates):
+        if rate.is_complex():
+            raise UserError(f"{function} got a complex {name}, expected a real one")
+        check_shape(function, name, rate, (channels, states), "(channels, states)")
+    for name, constant in zip("BC", constants):
+        if constant is not None:
+            check_shape(function, name, constant, (channels, states), "(channels, states), constant")
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -4,6 +4,7 @@ import importlib.util
 import sys
 import warnings
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -63,11 +64,11 @@ def install() -> list[str]:
     for name in placed:
         _place(name, MODULES[name])
     if real:
-        warnings.warn(_told(real, placed), stacklevel=2)
+        warnings.warn(_told(real), stacklevel=2)
     return placed
 
 
-def _told(real: set[str], placed: list[str]) -> str:
+def _told(real: set[str]) -> str:
     names = ", ".join(sorted(real))
     if "mamba_ssm" in real and "selective_scan_cuda" not in real:
         return f"{names}: installed and used as before; its scan was not built, and longvision's stands in for it"
@@ -94,4 +95,8 @@ def _is_real(name: str) -> bool:
     """Whether somebody else's module of that name can be imported."""
     if name in sys.modules:
         return not _is_ours(name)
-    return importlib.util.find_spec(name) is not None
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is not None:
+        return spec is not None
+    # Any folder of that name on the path is a package to Python, also one that holds results: not without code.
+    return any(path for folder in spec.submodule_search_locations or () for path in Path(folder).rglob("*.py"))

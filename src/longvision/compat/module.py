@@ -12,6 +12,7 @@ from longvision.compat.scan import selective_state_update
 from longvision.errors import UserError
 from longvision.layers.plain import anybody_watches, is_filter, is_weight
 from longvision.ops import ScanDirection, causal_conv1d, mixer, selective_scan
+from longvision.ops.common import widened
 
 States = tuple[Tensor, Tensor]  # the last inputs of the convolution (B, E, d_conv), and the scan's state (B, E, N)
 
@@ -54,10 +55,13 @@ class Mamba(nn.Module):
         super().__init__()
         if dt_init not in ("random", "constant"):
             raise UserError(f"Mamba got dt_init={dt_init!r}, expected 'random' or 'constant'")
+        rank = math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
+        if not isinstance(rank, int) or rank < 1:
+            raise UserError(f"Mamba got dt_rank={dt_rank!r}, expected a whole number above 0, or 'auto'")
         made: dict[str, Any] = {"device": device, "dtype": dtype}
         self.d_model, self.d_state, self.d_conv, self.expand = d_model, d_state, d_conv, expand
         self.d_inner = int(expand * d_model)
-        self.dt_rank = math.ceil(d_model / 16) if isinstance(dt_rank, str) else dt_rank
+        self.dt_rank = rank
         self.use_fast_path, self.layer_idx = use_fast_path, layer_idx
         self.activation, self.act = "silu", nn.SiLU()
         self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias, **made)
@@ -92,7 +96,8 @@ class Mamba(nn.Module):
         written, behind all tokens; later they are read, and written behind one more.
 
         Raises:
-            UserError: the cache is of a batch of another size, or more than one token comes after the first ones.
+            UserError: the cache is of a batch of another size, or is empty where tokens came before, or more than one
+                token comes after the first ones.
         """
         if inference_params is None:
             return self._fused(hidden_states) if self._can_fuse() else self._unfused(hidden_states, None)
@@ -152,7 +157,7 @@ class Mamba(nn.Module):
         return F.linear(low, self.dt_proj.weight), B, C
 
     def _A(self) -> Tensor:
-        return -torch.exp(self.A_log.float())
+        return -torch.exp(widened(self.A_log))
 
     def allocate_inference_cache(
         self, batch_size: int, max_seqlen: int, dtype: torch.dtype | None = None, **_: Any
@@ -164,19 +169,21 @@ class Mamba(nn.Module):
             ssm.new_zeros(batch_size, self.d_inner, self.d_state, dtype=dtype),
         )
 
-    def _get_states_from_cache(self, inference_params: Any, batch_size: int, initialize_states: bool = False) -> States:
+    def _get_states_from_cache(self, inference_params: Any, batch_size: int) -> States:
         if self.layer_idx is None:
             raise UserError(
                 "Mamba was made without layer_idx, which tells the layers of an inference cache apart: pass it"
             )
         cache = inference_params.key_value_memory_dict
         if self.layer_idx not in cache:
+            if inference_params.seqlen_offset > 0:
+                raise UserError(
+                    f"the inference cache holds no states of layer {self.layer_idx} at "
+                    f"seqlen_offset={inference_params.seqlen_offset}: hand in the first tokens at 0"
+                )
             cache[self.layer_idx] = self.allocate_inference_cache(batch_size, 0)
         states = cache[self.layer_idx]
         self._check_states(batch_size, *states)
-        if initialize_states:
-            for state in states:
-                state.zero_()
         return states
 
     def _check_states(self, batch: int, conv_state: Tensor, ssm_state: Tensor) -> None:

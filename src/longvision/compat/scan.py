@@ -24,7 +24,7 @@ def selective_scan_fn(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """(B, D, L) -> (B, D, L), contiguous, in u's dtype; with `return_last_state` also the state (B, D, N) in float32.
 
-    Computed in float32, as there. The last state has a gradient here; there it has none.
+    Computed in float32, as there; all in float64 where u is. The last state has a gradient here; there it has none.
 
     Args:
         u: input, batch x channels x tokens.
@@ -110,9 +110,15 @@ def selective_scan_ref(
 
     A may be complex too: B and C are complex then where constant, and hold real and imaginary parts in turn along the
     tokens, (B, N, 2 L), where not; the output is twice the real part.
+
+    Raises:
+        UserError: A is real, and a shape does not match.
     """
-    x, wide_A = u.float(), A if A.is_complex() else A.float()
-    step = step_size(delta.mT, delta_bias, delta_softplus, torch.float32).mT
+    if not (isinstance(A, Tensor) and A.is_complex()):
+        _check("selective_scan_ref", u, delta, A, B, C, D, z, delta_bias)
+    dtype = torch.promote_types(u.dtype, torch.float32)
+    x, wide_A = u.to(dtype), A if A.is_complex() else A.to(dtype)
+    step = step_size(delta.mT, delta_bias, delta_softplus, dtype).mT
     B_BDNL, C_BDNL = (_of_each_channel(each, wide_A, u.shape[2]) for each in (B, C))
     state, ys = wide_A.new_zeros(u.shape[0], *A.shape), []
     for t in range(u.shape[2]):
@@ -121,8 +127,8 @@ def selective_scan_ref(
         ys.append((state * C_BDNL[..., t]).sum(-1))
     y = torch.stack(ys, -1)
     y = 2 * y.real if y.is_complex() else y
-    y = y if D is None else y + D.float()[:, None] * x
-    y = (y if z is None else y * F.silu(z.float())).to(u.dtype)
+    y = y if D is None else y + D.to(dtype)[:, None] * x
+    y = (y if z is None else y * F.silu(z.to(dtype))).to(u.dtype)
     return (y, state) if return_last_state else y
 
 
@@ -130,7 +136,7 @@ def _of_each_channel(B: Tensor, A: Tensor, tokens: int) -> Tensor:
     """B or C -> (B or 1, D or 1, N, L), complex if A is."""
     if B.ndim == 2:
         return B.to(A.dtype)[None, :, :, None].expand(-1, -1, -1, tokens)
-    B = torch.view_as_complex(B.float().unflatten(-1, (tokens, 2))) if A.is_complex() else B.float()
+    B = torch.view_as_complex(B.float().unflatten(-1, (tokens, 2))) if A.is_complex() else B.to(A.dtype)
     return B[:, None] if B.ndim == 3 else B.repeat_interleave(len(A) // B.shape[1], 1)
 
 
@@ -146,12 +152,37 @@ def selective_state_update(
     dt_bias: Tensor | None = None,
     dt_softplus: bool = False,
 ) -> Tensor:
-    """(B, D) -> (B, D): the scan's next token; writes `state`, (B, D, N), in place. B and C are (B, N)."""
-    step_BD1 = step_size(dt, dt_bias, dt_softplus, torch.float32).unsqueeze(-1)
-    wide = x.float()
-    new = torch.exp(step_BD1 * A.float()) * state.float() + step_BD1 * wide.unsqueeze(-1) * B.float().unsqueeze(1)
+    """(B, D) -> (B, D): the scan's next token; writes `state`, (B, D, N), in place. B and C are (B, N).
+
+    Computed in float32, or in float64 where x is.
+
+    Raises:
+        UserError: a batch of another size than the state's, heads as Mamba-2 has them, or a shape that does not match.
+    """
+    _check_update(state, {"x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D, "z": z, "dt_bias": dt_bias})
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    step_BD1 = step_size(dt, dt_bias, dt_softplus, dtype).unsqueeze(-1)
+    A, B, C, wide, old = (t.to(dtype) for t in (A, B, C, x, state))
+    new = torch.exp(step_BD1 * A) * old + step_BD1 * wide.unsqueeze(-1) * B.unsqueeze(1)
     with torch.no_grad():
         state.copy_(new)
-    y = (new * C.float().unsqueeze(1)).sum(-1)
-    y = y if D is None else y + D.float() * wide
-    return (y if z is None else y * F.silu(z.float())).to(x.dtype)
+    y = (new * C.unsqueeze(1)).sum(-1)
+    y = y if D is None else y + D.to(dtype) * wide
+    return (y if z is None else y * F.silu(z.to(dtype))).to(x.dtype)
+
+
+def _check_update(state: Tensor, given: dict[str, Tensor | None]) -> None:
+    """What would be broadcast, one sequence's for all among it, is refused."""
+    function, shape = "selective_state_update", tuple(getattr(state, "shape", ()))
+    if len(shape) != 3:
+        raise UserError(
+            f"{function} got state of shape {shape}, expected (batch, channels, states): heads, as Mamba-2 has them, "
+            "are not taken"
+        )
+    batch, channels, states = shape
+    shapes: dict[str, tuple[int, ...]] = {name: (batch, channels) for name in ("x", "dt", "z")}
+    shapes |= {"A": (channels, states), "B": (batch, states), "C": (batch, states)}
+    shapes |= {name: (channels,) for name in ("D", "dt_bias")}
+    for name, tensor in given.items():
+        if tensor is not None or name not in ("D", "z", "dt_bias"):
+            check_shape(function, name, tensor, shapes[name], f"what fits the state {shape}")

@@ -69,15 +69,16 @@ def _lacking_triton(device: str, dtype: torch.dtype) -> str:
 
 
 def check_tokens(op: str, x: Tensor) -> None:
-    """Raises TypeError or ValueError unless x is (batch, tokens, channels) of real numbers, with at least one token."""
+    """Raises TypeError or ValueError unless x is (batch, tokens, channels) of real numbers, none of the last two 0."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{op} got x of type {type(x).__name__}, expected a torch.Tensor")
     if x.ndim != 3:
         raise ValueError(
             f"{op} got x of shape {tuple(x.shape)}, expected (batch, tokens, channels): channels come last"
         )
-    if x.shape[1] == 0:
-        raise ValueError(f"{op} got no tokens: x needs at least one")
+    for size, name in zip(x.shape[1:], ("tokens", "channels")):
+        if size == 0:
+            raise ValueError(f"{op} got no {name}: x needs at least one")
     check_fits(op, "x", x, tuple(x.shape), x)
 
 
