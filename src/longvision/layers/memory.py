@@ -202,19 +202,13 @@ def _steps(own: ScanDirection, u_BME: Tensor) -> tuple[Tensor, Tensor, Tensor, T
 
 
 def _state(own: ScanDirection, x_BLE: Tensor) -> Tensor:
-    """The state (B, E, N) behind the tokens, in their order here.
-
-    The scan itself is asked for it: N more tokens that add nothing and let nothing decay, each reading one state.
-    """
-    states = own.A_log_EN.shape[1]
+    """The state (B, E, N) behind the tokens, in their order here."""
     if not x_BLE.shape[1]:
-        return widened(x_BLE.new_zeros(len(x_BLE), x_BLE.shape[2], states))
+        return widened(x_BLE.new_zeros(len(x_BLE), *own.A_log_EN.shape))
     u_BLE = causal_conv1d(x_BLE, own.filter_EK, own.filter_bias_E, True)
     delta_BLE, A_EN, B_BLN, C_BLN = _steps(own, u_BLE)
-    u, delta, B = (F.pad(t, (0, 0, 0, states)) for t in (widened(u_BLE), delta_BLE, B_BLN))
-    one_each = torch.eye(states, device=u.device, dtype=u.dtype).expand(len(u), -1, -1)
-    C = torch.cat([torch.zeros_like(C_BLN), one_each], dim=1)
-    return selective_scan(u, delta, A_EN, B, C)[:, -states:].transpose(1, 2)
+    _, last_BEN = selective_scan(widened(u_BLE), delta_BLE, A_EN, B_BLN, C_BLN, return_last_state=True)
+    return last_BEN
 
 
 def _next(own: ScanDirection, tail_BKE: Tensor, h_BEN: Tensor, x_B1E: Tensor) -> Tensor:
