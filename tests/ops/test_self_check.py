@@ -7,6 +7,7 @@ import torch
 
 from longvision.ops import self_check
 from longvision.ops.kernels.cpp import compiler, library, prebuilt
+from longvision.ops.kernels.cpp.record import rows
 from support.scan_cases import needs_compiler
 
 pytestmark = [needs_compiler, pytest.mark.usefixtures("poison")]
@@ -35,6 +36,24 @@ def test_a_kernel_that_does_nothing_is_named(candidate, name):
     broken = candidate(torch.float32)
     setattr(broken, name, lambda *_: None)
     assert name in self_check.faults(broken)
+
+
+def test_contiguous_tokens_are_checked(candidate, monkeypatch):
+    """Here they are taken for rows."""
+    monkeypatch.setattr(self_check.scan_cpu, "rows", lambda tensor: (*rows(tensor)[:3], 0))
+    assert list(self_check.faults(candidate(torch.float32))) == ["scans_forward", "scans_backward"]
+
+
+@pytest.mark.parametrize("name", ["forward", "backward"])
+def test_the_cross_scan_is_checked(candidate, monkeypatch, name):
+    right = getattr(self_check.cross_cpu, name)
+
+    def off(*given):
+        found = right(*given)
+        return 1.01 * found if name == "forward" else [1.01 * grad for grad in found]
+
+    monkeypatch.setattr(self_check.cross_cpu, name, off)
+    assert list(self_check.faults(candidate(torch.float32))) == [f"scans_{name}"]
 
 
 def test_a_small_error_is_seen(candidate, monkeypatch):
