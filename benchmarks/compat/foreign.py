@@ -28,17 +28,18 @@ TABLE = Path(__file__).parents[1] / "results" / "compat_models.csv"
 BUDGET, MOST_CALLS = 8.0, 10  # seconds for the calls of a kind, beside the first
 
 
-def checkout(folder_inside: str) -> Path:
-    """The repository that the user names, with that folder of it on the path."""
-    if len(sys.argv) != 2 or not (Path(sys.argv[1]) / folder_inside).is_dir():
-        sys.exit(f"expected the path of a checkout that has a folder {folder_inside}")
+def checkout(folder_inside: str, file: str) -> Path:
+    """The repository that the user names, with that folder of it on the path; `file` is there, or it is another."""
+    if len(sys.argv) != 2 or not Path(sys.argv[1], folder_inside, file).is_file():
+        sys.exit(f"expected the path of a checkout that has {Path(folder_inside, file)}")
     sys.path.insert(0, str(Path(sys.argv[1], folder_inside).resolve()))
     return Path(sys.argv[1])
 
 
 def ways() -> str:
     """Whose scan runs."""
-    ours = any("__longvision__" in getattr(module, "__dict__", ()) for module in list(sys.modules.values()))
+    extensions = [sys.modules.get(f"selective_scan_cuda{own}") for own in ("", "_core", "_oflex")]
+    ours = any("__longvision__" in getattr(extension, "__dict__", ()) for extension in extensions)
     return f"longvision: {os.environ.get('LONGVISION_SCAN_BACKEND') or 'kernels'}" if ours else "its own torch"
 
 

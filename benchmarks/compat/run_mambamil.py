@@ -24,7 +24,7 @@ UNUSED = {
 
 
 def main() -> None:
-    repository = checkout(".")
+    repository = checkout(".", "models/MambaMIL.py")
     for module, names in UNUSED.items():
         stand_in = sys.modules.setdefault(module, ModuleType(module))
         vars(stand_in).update({name: type(name, (), {}) for name in names.split()})

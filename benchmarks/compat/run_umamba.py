@@ -1,7 +1,7 @@
 """U-Mamba's 2-D networks (bowang-lab/U-Mamba, Apache-2.0), from a checkout: umamba/nnunetv2/nets/UMambaBot_2d.py and
 UMambaEnc_2d.py, as its trainers make them for seven stages of 2-D patches. See foreign.py.
 
-Needs what nnunetv2 imports (pip install -r of its setup.py, or the few that are named when they are missing). It has no
+Needs what nnunetv2 imports (pip install CHECKOUT/umamba, or the few that are named when they are missing). It has no
 plain torch of its own.
 """
 
@@ -14,7 +14,7 @@ STAGES, FEATURES, MOST, SIZE, BATCH, CLASSES = 7, 32, 512, 256, 1, 4
 
 
 def main() -> None:
-    repository = checkout("umamba")
+    repository = checkout("umamba", "nnunetv2/nets/UMambaBot_2d.py")
     from nnunetv2.nets.UMambaBot_2d import UMambaBot
     from nnunetv2.nets.UMambaEnc_2d import UMambaEnc
 

@@ -14,7 +14,7 @@ SIZE, BATCH = 224, 1
 
 
 def main() -> None:
-    repository = checkout("classification/models")
+    repository = checkout("classification/models", "vmamba.py")
     enter = torch.cuda.device
     torch.cuda.device = lambda device: contextlib.nullcontext() if str(device) == "cpu" else enter(device)
     import vmamba

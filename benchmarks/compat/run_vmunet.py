@@ -9,7 +9,7 @@ SIZE, BATCH = 256, 1
 
 
 def main() -> None:
-    repository = checkout("models")
+    repository = checkout("models", "vmunet/vmunet.py")
     from vmunet.vmunet import VMUNet
 
     torch.manual_seed(0)
