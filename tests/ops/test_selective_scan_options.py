@@ -148,14 +148,43 @@ def test_from_a_state_or_to_one(backend, initial, last):
 
 
 @pytest.mark.parametrize("backend", FASTER)
-def test_the_last_state_alone(backend):
-    """Nothing comes back from y."""
-    tensors = {name: t.requires_grad_() for name, t in case(2, 21, 5, 3, initial=True).items()}
+@pytest.mark.parametrize("B, grid, names", [
+    ("token", None, ("x", "B", "A", "initial_state")), (2, None, ("x", "B", "A", "initial_state")),
+    (2, (3, 7), ("x", "delta", "B")), ("token", (3, 7), ("initial_state",)), ("constant", None, ("A",)),
+], ids=str)  # fmt: skip
+def test_the_last_state_alone(backend, B, grid, names):
+    """Nothing comes back from y, and nothing goes to what the state does not depend on; only some need a gradient."""
+    tensors = case(2, 21, 6, 3, B=B, initial=True)
+    for name in (*names, "z", "D", "C"):
+        tensors[name].requires_grad_(name in names)
     grads = []
     for name in (backend, "reference"):
-        _, last = scan(tensors, name, delta_softplus=True, return_last_state=True)
-        grads.append(torch.autograd.grad(last.square().sum(), [tensors[n] for n in ("x", "B", "A", "initial_state")]))
+        _, last = scan(tensors, name, delta_softplus=True, return_last_state=True, grid=grid)
+        grads.append(torch.autograd.grad(last.square().sum(), [tensors[n] for n in names]))
     assert_close(dict(enumerate(grads[0])), dict(enumerate(grads[1])), 1e-13)
+
+
+@pytest.mark.parametrize("backend", FASTER)
+@pytest.mark.parametrize("name", ["A", "initial_state", "z"])
+def test_only_one_needs_a_gradient(backend, name):
+    """Of y and of the last state, which does not depend on z."""
+    tensors = case(2, 21, 6, 3, B=3, initial=True)
+    tensors[name].requires_grad_()
+    grads = []
+    for own in (backend, "reference"):
+        y, last = scan(tensors, own, delta_softplus=True, return_last_state=True)
+        (grad,) = torch.autograd.grad(y.square().sum() + last.square().sum(), [tensors[name]])
+        grads.append({name: grad})
+    assert_close(*grads, 1e-13)
+
+
+@pytest.mark.parametrize("backend", FASTER)
+@pytest.mark.parametrize("grid", [None, (3, 3)])
+def test_no_images(backend, grid):
+    tensors = {name: t[:0] if t.ndim > 2 else t for name, t in case(1, 9, 6, 3, B=2, initial=True).items()}
+    got = value_and_grads(tensors, backend, torch.ones(0, 9, 6), torch.ones(0, 6, 3), delta_softplus=True, grid=grid)
+    assert got["y"].shape == (0, 9, 6) and got["last"].shape == (0, 6, 3)
+    assert all(got[name].shape == t.shape and not got[name].any() for name, t in tensors.items())
 
 
 @pytest.mark.parametrize("backend, dtype", EACH)

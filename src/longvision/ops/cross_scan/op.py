@@ -19,7 +19,7 @@ from longvision.ops.cross_scan.composed import Composed
 from longvision.ops.cross_scan.inputs import TENSORS, CrossInputs
 from longvision.ops.cross_scan.reference import DIRECTIONS, cross_scan_reference
 from longvision.ops.selective_scan import chunked, cuda
-from longvision.ops.selective_scan.inputs import checked_grid
+from longvision.ops.selective_scan.inputs import check_grid
 
 MODULES: dict[str, Any] = {"cpu": cpu, "triton": Composed(cuda), "chunked": Composed(chunked)}
 
@@ -38,12 +38,13 @@ def cross_scan(
     """(B, M, E) -> (B, M, E). The tokens of an image scanned in four directions, whose outputs are summed.
 
     Section 4.3 of arXiv 2401.10166 (VMamba): direction 0 goes row by row, 1 column by column, 2 is 0 from the end and 3
-    is 1 from the end. Each is a `selective_scan` with parameters of its own; everything stays in the order of the rows,
-    and no copy of x is made. Computed in float32, or in float64 where x is; the output has x's dtype.
+    is 1 from the end. Each is a `selective_scan` with parameters of its own; everything stays in the order of the rows.
+    The kernels for a CPU and a GPU walk the columns in place. Computed in float32, or in float64 where x is; the output
+    has x's dtype.
 
     Args:
         x_BME: input, batch x pixels x channels, row by row.
-        delta_BMKE: step size of each of K = 4 directions; any of its dimensions may come first in memory but the last.
+        delta_BMKE: step size of each of K = 4 directions; read without a copy if its channels are contiguous.
         A_KEN: decay rates, N states a channel.
         B_BMKN: how the input enters the state.
         C_BMKN: how the output reads the state.
@@ -90,7 +91,7 @@ def _check(inputs: CrossInputs) -> None:
     for name, (tensor, shape) in shapes.items():
         if tensor is not None or name not in ("D", "delta_bias"):
             check_fits("cross_scan", name, tensor, shape, x)
-    checked_grid("cross_scan", inputs.grid, tokens)
+    check_grid("cross_scan", inputs.grid, tokens)
 
 
 ARGUMENTS = (

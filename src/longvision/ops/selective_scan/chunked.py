@@ -21,7 +21,6 @@ from longvision.ops.selective_scan.reference import biased, reset_positions, ste
 CHUNK = 16  # tokens; states saved for the backward then weigh as much as one (B, M, E) tensor at N = 16
 CACHE = 2**20  # elements of a (rows, CHUNK, N, E) tensor: rows of the batch are taken so that it stays in the cache
 
-
 # The three (rows, CHUNK, N, E) tensors that a pass works in, by name and shape, each with its views by token. Fresh
 # ones for each chunk would cost page faults, and fresh views half as much as the multiply-adds on them.
 Scratch = dict[tuple[str, torch.Size], tuple[Tensor, tuple[Tensor, ...]]]
@@ -30,7 +29,7 @@ Scratch = dict[tuple[str, torch.Size], tuple[Tensor, tuple[Tensor, ...]]]
 def forward(inputs: ScanInputs, states_BKNE: Tensor | None, last_BEN: Tensor | None) -> Tensor:
     """-> y (B, M, E); writes the state before each chunk and the one behind the last token, unless those are None."""
     if inputs.grid is not None:
-        return by_rows(forward(_permuted(inputs), states_BKNE, last_BEN), inputs.grid)
+        return by_rows(forward(_permuted(inputs, inputs.grid), states_BKNE, last_BEN), inputs.grid)
     y_BME = inputs.x_BME.new_empty(inputs.x_BME.shape)
     scratch: Scratch = {}
     with _in_full_precision(y_BME):
@@ -42,10 +41,8 @@ def forward(inputs: ScanInputs, states_BKNE: Tensor | None, last_BEN: Tensor | N
     return y_BME
 
 
-def _permuted(inputs: ScanInputs) -> ScanInputs:
+def _permuted(inputs: ScanInputs, grid: tuple[int, int]) -> ScanInputs:
     """With tokens that lie in the order of the columns."""
-    grid = inputs.grid
-    assert grid is not None
     return inputs.with_tokens(lambda t: by_columns(t, grid))._replace(grid=None)
 
 
@@ -67,7 +64,7 @@ def backward(
 ) -> tuple[Tensor | None, ...]:
     """-> gradients of x, delta, A, B, C, D, z, delta_bias and the initial state."""
     if inputs.grid is not None:
-        grads = backward(by_columns(grad_BME, inputs.grid), grad_last_BEN, states_BKNE, _permuted(inputs))
+        grads = backward(by_columns(grad_BME, inputs.grid), grad_last_BEN, states_BKNE, _permuted(inputs, inputs.grid))
         permuted = inputs.of_tokens()
         return tuple(
             by_rows(grad, inputs.grid) if name in permuted and grad is not None else grad
@@ -75,7 +72,7 @@ def backward(
         )
     like_x = inputs.x_BME.shape
     dx, ddelta = (states_BKNE.new_empty(like_x) for _ in range(2))
-    dB, dC = (_new_gradient(weight, inputs.groups, states_BKNE) for weight in (inputs.B_BMN, inputs.C_BMN))
+    dB, dC = (_new_gradient(given, inputs.groups, states_BKNE) for given in (inputs.B_BMN, inputs.C_BMN))
     dz = None if inputs.z_BME is None else states_BKNE.new_empty(like_x)
     dA_NE, dD_E = states_BKNE.new_zeros(inputs.A_EN.shape[::-1]), states_BKNE.new_zeros(like_x[2])
     dbias_E = None if inputs.delta_bias_E is None else torch.zeros_like(dD_E)
@@ -100,17 +97,17 @@ def backward(
                 scan = _Scan(group, rows, scratch)
                 _backward_rows(scan, grad_BME[rows, :, own], last_BEN, states_BKNE[rows, ..., own], grads)
     dB, dC = (
-        grad.T if grad.ndim == 2 else gradient_of_groups(grad, weight)
-        for grad, weight in ((dB, inputs.B_BMN), (dC, inputs.C_BMN))
+        grad.T if grad.ndim == 2 else gradient_of_groups(grad, given)
+        for grad, given in ((dB, inputs.B_BMN), (dC, inputs.C_BMN))
     )
     return dx, ddelta, dA_NE.T, dB, dC, dD_E, dz, dbias_E, initial_BEN
 
 
-def _new_gradient(weight: Tensor, groups: int, like: Tensor) -> Tensor:
+def _new_gradient(B: Tensor, groups: int, like: Tensor) -> Tensor:
     """Of B or C: (G, B, M, N); or, constant, the sums (N, E)."""
-    if weight.ndim == 2:
-        return like.new_zeros(weight.shape[::-1])
-    return like.new_empty(groups, *weight.shape[:2], weight.shape[-1])
+    if B.ndim == 2:
+        return like.new_zeros(B.shape[::-1])
+    return like.new_empty(groups, *B.shape[:2], B.shape[-1])
 
 
 class _Gradients(NamedTuple):
@@ -162,7 +159,7 @@ def _backward_rows(
         ddelta_BLE = product_BLNE.sum(2).addcmul_(dinput_BLE, x)
         grads.A_NE.add_(dexponent_BLNE.mul_(delta.unsqueeze(2)).sum((0, 1)))
         if scan.inputs.delta_softplus:
-            ddelta_BLE.mul_(torch.sigmoid(scan.raw_delta(tokens)))
+            ddelta_BLE.mul_(biased(scan.inputs.delta_BME[:, tokens], scan.inputs.delta_bias_E, scan.dtype).sigmoid())
         grads.delta[:, tokens] = ddelta_BLE
         if grads.bias is not None:
             grads.bias.add_(ddelta_BLE.sum((0, 1)))
@@ -218,9 +215,9 @@ class _Scan:
         h_BNE = self.A_NE.new_zeros(len(self.inputs.x_BME), *self.A_NE.shape)
         return h_BNE if given_BEN is None else h_BNE.copy_(given_BEN.transpose(1, 2))
 
-    def weight(self, weight: Tensor, tokens: slice) -> Tensor:
-        """B or C of a chunk."""
-        return weight.to(self.dtype).T if weight.ndim == 2 else weight[:, tokens].to(self.dtype).unsqueeze(3)
+    def B_or_C(self, given: Tensor, tokens: slice) -> Tensor:
+        """Of a chunk."""
+        return given.to(self.dtype).T if given.ndim == 2 else given[:, tokens].to(self.dtype).unsqueeze(3)
 
     def times(self, name: str, left: Tensor, right: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """left * right, broadcast to (rows, L, N, E), in the scratch tensor of that name, and its views by token."""
@@ -242,9 +239,6 @@ class _Scan:
         assert self.inputs.z_BME is not None
         return self.inputs.z_BME[:, tokens].to(self.dtype)
 
-    def raw_delta(self, tokens: slice) -> Tensor:
-        return biased(self.inputs.delta_BME[:, tokens], self.inputs.delta_bias_E, self.dtype)
-
     def order(self, chunk_BLNE: Tensor) -> range:
         """Positions in the chunk, in the order in which the state visits them."""
         length = chunk_BLNE.shape[1]
@@ -253,7 +247,7 @@ class _Scan:
     def run(self, tokens: slice, h_BNE: Tensor) -> _Chunk:
         """From the state before the chunk."""
         x = self.inputs.x_BME[:, tokens].to(self.dtype)
-        B, C = (self.weight(weight, tokens) for weight in (self.inputs.B_BMN, self.inputs.C_BMN))
+        B, C = (self.B_or_C(given, tokens) for given in (self.inputs.B_BMN, self.inputs.C_BMN))
         bias, softplus = self.inputs.delta_bias_E, self.inputs.delta_softplus
         delta = step_size(self.inputs.delta_BME[:, tokens], bias, softplus, self.dtype)
         decay_BLNE, decays = self.times("decay", delta.unsqueeze(2), self.rate_NE)
@@ -283,20 +277,20 @@ class _Scan:
         return y_BLE if self.D is None else y_BLE.addcmul_(chunk.x, self.D)
 
 
-def _over_states(weight: Tensor, h_BLNE: Tensor) -> Tensor:
-    """(B, L, E), from B or C of a chunk."""
+def _over_states(C: Tensor, h_BLNE: Tensor) -> Tensor:
+    """(B, L, E), from C, or B, of a chunk."""
     # Not on a CPU a product may be rounded to TF32, where the user allows it for matrices.
-    if weight.ndim == 2 or h_BLNE.device.type != "cpu":
-        return (weight * h_BLNE).sum(2)
-    return (weight.transpose(2, 3) @ h_BLNE).squeeze(2)
+    if C.ndim == 2 or h_BLNE.device.type != "cpu":
+        return (C * h_BLNE).sum(2)
+    return (C.transpose(2, 3) @ h_BLNE).squeeze(2)
 
 
-def _put(grad: Tensor, tokens: slice, weight_BLE: Tensor, h_BLNE: Tensor) -> None:
+def _put(grad: Tensor, tokens: slice, dy_BLE: Tensor, h_BLNE: Tensor) -> None:
     """Into the gradient of B or C: the sums over channels, (B, L, N); of a constant those over tokens, (N, E)."""
     if grad.ndim == 2:
-        grad.add_((weight_BLE.unsqueeze(2) * h_BLNE).sum((0, 1)))
+        grad.add_((dy_BLE.unsqueeze(2) * h_BLNE).sum((0, 1)))
     else:
-        grad[:, tokens] = (weight_BLE.unsqueeze(2) @ h_BLNE.transpose(2, 3)).squeeze(2)
+        grad[:, tokens] = (dy_BLE.unsqueeze(2) @ h_BLNE.transpose(2, 3)).squeeze(2)
 
 
 def _in_full_precision(tensor: Tensor) -> torch.autocast:

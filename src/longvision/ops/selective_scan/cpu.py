@@ -71,8 +71,8 @@ def backward(
         )
         outputs.append(written)
     library.scans_backward(b"".join(scans + outputs), len(scans), 1)
-    weights = inputs.B_BMN, inputs.C_BMN
-    dB, dC = (gradient_of_groups(part.sum(1), weight) for part, weight in zip(dBC_GTBMN.chunk(2, dim=-1), weights))
+    BC = inputs.B_BMN, inputs.C_BMN
+    dB, dC = (gradient_of_groups(part.sum(1), given) for part, given in zip(dBC_GTBMN.chunk(2, dim=-1), BC))
     initial = None if carry_BNE is None else carry_BNE.transpose(1, 2)
     return dx_BME, ddelta_BME, dA_BEN.sum(0), dB, dC, dD_BE.sum(0), dz_BME, dbias_BE.sum(0), initial
 

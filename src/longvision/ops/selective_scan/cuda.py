@@ -37,8 +37,8 @@ def backward(
     grads = scan.backward(call, grad_BME, states_BKEN, _float(grad_last_BEN), of_initial)
     # Copies: where there is one token and one state, `contiguous` would leave both in one piece of memory.
     dB, dC = (
-        _of_weight(grad, weight).clone(memory_format=torch.contiguous_format)
-        for grad, weight in zip(grads.dBC_BMN2.unbind(-1), (inputs.B_BMN, inputs.C_BMN))
+        _sum_groups(grad, given).clone(memory_format=torch.contiguous_format)
+        for grad, given in zip(grads.dBC_BMN2.unbind(-1), (inputs.B_BMN, inputs.C_BMN))
     )
     return (
         *(grads.dx_BME, grads.dstep_BME, grads.dA_EN, dB, dC),
@@ -58,7 +58,7 @@ def _scan(inputs: ScanInputs) -> Any:
     return Scan(
         contiguous_channels(inputs.x_BME),
         contiguous_channels(inputs.delta_BME),
-        torch.stack([_of_groups(t.float(), inputs.groups) for t in (inputs.B_BMN, inputs.C_BMN)], dim=-1),
+        torch.stack([_repeat_groups(t.float(), inputs.groups) for t in (inputs.B_BMN, inputs.C_BMN)], dim=-1),
         inputs.A_EN.contiguous(),
         None if inputs.D_E is None else inputs.D_E.contiguous(),
         None if inputs.delta_bias_E is None else inputs.delta_bias_E.contiguous(),
@@ -70,16 +70,16 @@ def _scan(inputs: ScanInputs) -> Any:
     )
 
 
-def _of_groups(weight: Tensor, groups: int) -> Tensor:
+def _repeat_groups(B: Tensor, groups: int) -> Tensor:
     """B or C for so many groups, (B, M, G, N): those that share one get a copy each, small beside x. One: as it is."""
-    if weight.ndim == 4:
-        return weight.repeat_interleave(groups // weight.shape[2], dim=2)
-    return weight if groups == 1 else weight.unsqueeze(2).expand(-1, -1, groups, -1)
+    if B.ndim == 4:
+        return B.repeat_interleave(groups // B.shape[2], dim=2)
+    return B if groups == 1 else B.unsqueeze(2).expand(-1, -1, groups, -1)
 
 
-def _of_weight(grad: Tensor, weight: Tensor) -> Tensor:
-    """What the gradient of `_of_groups` is for B or C itself."""
-    return grad if grad.ndim == 3 else gradient_of_groups(grad.permute(2, 0, 1, 3), weight)
+def _sum_groups(grad: Tensor, B: Tensor) -> Tensor:
+    """The gradient of B or C itself, from that of what `_repeat_groups` gave."""
+    return grad if grad.ndim == 3 else gradient_of_groups(grad.permute(2, 0, 1, 3), B)
 
 
 def _float(state_BEN: Tensor | None) -> Tensor | None:

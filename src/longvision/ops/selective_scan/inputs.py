@@ -76,18 +76,18 @@ class ScanInputs(NamedTuple):
             )
 
 
-def _one_group(weight: Tensor, i: int, groups: int, channels: slice) -> Tensor:
+def _one_group(B: Tensor, i: int, groups: int, channels: slice) -> Tensor:
     """(B, M, N) of B or C: what the i-th of so many groups has of it; or (E, N)."""
-    if weight.ndim == 4:
-        return weight[:, :, i * weight.shape[2] // groups]
-    return weight[channels] if weight.ndim == 2 else weight
+    if B.ndim == 4:
+        return B[:, :, i * B.shape[2] // groups]
+    return B[channels] if B.ndim == 2 else B
 
 
-def gradient_of_groups(grad_GBMN: Tensor, weight: Tensor) -> Tensor:
+def gradient_of_groups(grad_GBMN: Tensor, B: Tensor) -> Tensor:
     """The gradient of B or C from those of each group; groups that share one are summed."""
-    if weight.ndim == 3:
+    if B.ndim == 3:
         return grad_GBMN[0] if len(grad_GBMN) == 1 else grad_GBMN.sum(0)
-    own = weight.shape[2]
+    own = B.shape[2]
     return grad_GBMN.unflatten(0, (own, -1)).sum(1).permute(1, 2, 0, 3)
 
 
@@ -105,11 +105,10 @@ def by_rows(tensor: Tensor, grid: tuple[int, int]) -> Tensor:
     return by_columns(tensor, (columns, rows))
 
 
-def checked_grid(op: str, grid: tuple[int, int], tokens: int) -> tuple[int, int]:
+def check_grid(op: str, grid: tuple[int, int], tokens: int) -> None:
     """Raises ValueError unless it has as many pixels as there are tokens."""
     rows, columns = grid
     if rows < 1 or columns < 1 or rows * columns != tokens:
         raise ValueError(
             f"{op} got grid {(rows, columns)} and {tokens} tokens: expected (rows, columns) with a token for each pixel"
         )
-    return rows, columns

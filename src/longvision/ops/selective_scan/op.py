@@ -17,7 +17,7 @@ from longvision.ops.common import (
     refuse_tangents,
 )
 from longvision.ops.selective_scan import chunked, cpu, cuda
-from longvision.ops.selective_scan.inputs import TENSORS, ScanInputs, checked_grid
+from longvision.ops.selective_scan.inputs import TENSORS, ScanInputs, check_grid
 from longvision.ops.selective_scan.reference import selective_scan_reference
 
 MODULES: dict[str, Any] = {"cpu": cpu, "triton": cuda, "chunked": chunked}
@@ -49,8 +49,9 @@ def selective_scan(
     Section 3.2 of arXiv 2312.00752; in Vision Mamba, Algorithm 1 of arXiv 2401.09417. Computed in float32, or in
     float64 where x is; the output has x's dtype.
 
-    Channels come last, but may lie anyhow in memory. The kernels for a CPU read tensors with contiguous tokens, a
-    (B, E, M) transposed, as they lie, without a copy; y then lies as x does, and a gradient as what it is of.
+    Channels come last, but may lie anyhow in memory. Unless there is a grid, the kernels for a CPU read an x, delta or
+    z with contiguous tokens, a (B, E, M) transposed, as it lies, without a copy; its gradient then lies so too, and y
+    as x does.
 
     Args:
         x_BME: input, batch x tokens x channels.
@@ -110,14 +111,14 @@ def _check(inputs: ScanInputs, return_last_state: bool) -> None:
     (batch, tokens, width), states = x.shape, columns("selective_scan", "A", A)
     check_fits("selective_scan", "delta", delta, (batch, tokens, width), x)
     check_fits("selective_scan", "A", A, (width, states), x)
-    _check_weight("B", B, states, x)
-    _check_weight("C", C, states, x)
+    _check_B_or_C("B", B, states, x)
+    _check_B_or_C("C", C, states, x)
     optional = ("D", D, (width,)), ("z", z, (batch, tokens, width)), ("delta_bias", bias, (width,))
     for name, tensor, shape in (*optional, ("initial_state", initial, (batch, width, states))):
         if tensor is not None:
             check_fits("selective_scan", name, tensor, shape, x)
     if inputs.grid is not None:
-        checked_grid("selective_scan", inputs.grid, tokens)
+        check_grid("selective_scan", inputs.grid, tokens)
     if cu_seqlens is None:
         return
     asked = {"initial_state": initial is not None, "return_last_state": return_last_state, "grid": inputs.grid}
@@ -127,18 +128,18 @@ def _check(inputs: ScanInputs, return_last_state: bool) -> None:
     check_cu_seqlens(cu_seqlens, x)
 
 
-def _check_weight(name: str, weight: Tensor, states: int, x: Tensor) -> None:
-    (batch, tokens, width), ndim = x.shape, getattr(weight, "ndim", 3)
+def _check_B_or_C(name: str, given: Tensor, states: int, x: Tensor) -> None:
+    (batch, tokens, width), ndim = x.shape, getattr(given, "ndim", 3)
     if ndim == 4:
-        groups = weight.shape[2]
+        groups = given.shape[2]
         if groups == 0 or width % groups:
             raise ValueError(
-                f"selective_scan got {name} of shape {tuple(weight.shape)}: its {groups} groups do not divide the "
+                f"selective_scan got {name} of shape {tuple(given.shape)}: its {groups} groups do not divide the "
                 f"{width} channels of x"
             )
-        check_fits("selective_scan", name, weight, (batch, tokens, groups, states), x)
+        check_fits("selective_scan", name, given, (batch, tokens, groups, states), x)
     else:
-        check_fits("selective_scan", name, weight, (width, states) if ndim == 2 else (batch, tokens, states), x)
+        check_fits("selective_scan", name, given, (width, states) if ndim == 2 else (batch, tokens, states), x)
 
 
 def _module(backend: str, inputs: ScanInputs) -> Any:

@@ -62,13 +62,13 @@ def token_order(tokens: int, reverse: bool, grid: tuple[int, int] | None) -> lis
     return order[::-1] if reverse else order
 
 
-def _of_channels(weight: Tensor, x_BME: Tensor) -> Tensor:
+def _of_channels(B: Tensor, x_BME: Tensor) -> Tensor:
     """B or C: (B, M, N), (B, M, G, N) or (E, N) -> (B, M, E, N), of size 1 where all have the same."""
-    if weight.ndim == 2:
-        return weight.expand(1, x_BME.shape[1], *weight.shape)
-    if weight.ndim == 3:
-        return weight.unsqueeze(2)
-    return weight.repeat_interleave(x_BME.shape[2] // weight.shape[2], dim=2)
+    if B.ndim == 2:
+        return B.expand(1, x_BME.shape[1], *B.shape)
+    if B.ndim == 3:
+        return B.unsqueeze(2)
+    return B.repeat_interleave(x_BME.shape[2] // B.shape[2], dim=2)
 
 
 def step_size(delta_BME: Tensor, bias_E: Tensor | None, softplus: bool, dtype: torch.dtype) -> Tensor:
