@@ -254,6 +254,13 @@ def test_a_mean_over_all_batches():
     torch.testing.assert_close(norm.state_dict(), other.state_dict())
 
 
+def test_synchronised_batch_norms_leave_the_maps_in_float32():
+    """Lightning's sync_batchnorm puts others in the place of torch's; a device has M² entries of an image's maps."""
+    model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(DeepViT(**TINY, stem="conv"))
+    assert isinstance(model.patch_embed.bn1, torch.nn.SyncBatchNorm)
+    assert all(type(block.attn.var_norm) is MapNorm for block in model.blocks)
+
+
 def test_in_timm_s_transformers():
     model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, attn_layer=ReAttention)
     assert sum(isinstance(module, HeadMixing) for module in model.modules()) == 2

@@ -74,9 +74,13 @@ def _mixed(map_BHMM: Tensor, weight_HH11: Tensor, bias_H: Tensor) -> Tensor:
         return torch.baddbmm(widened(bias_H)[:, None], weight_BHH, map_BHK).unflatten(2, map_BHMM.shape[2:])
 
 
-class MapNorm(nn.BatchNorm2d):
+class MapNorm(nn.modules.batchnorm._NormBase):
     """(B, H, M, M) -> (B, H, M, M): BatchNorm over heads, computed in float32 whatever its weights and statistics are
-    in. What activation checkpointing computes again does not count a second time in the statistics."""
+    in. What activation checkpointing computes again does not count a second time in the statistics.
+
+    No subclass of torch's BatchNorm: `convert_sync_batchnorm` would put a SyncBatchNorm in its place, without either.
+    The statistics of each device are over M² entries an image, so that they need not be gathered.
+    """
 
     def forward(self, map_BHMM: Tensor) -> Tensor:
         """(B, H, M, M) -> (B, H, M, M), in float32 or better."""
