@@ -94,7 +94,7 @@ def test_the_mixer_by_the_equations(weighed, fused):
     for scan in scans:
         xz, order = mixer.in_proj(x), orders[scan.order]
         xz = xz if order is None else in_order(xz, order)
-        y = branch_by_the_equations(xz.flip(1) if scan.reverse else xz, mixer.scan_directions()[scan.suffix])
+        y = branch_by_the_equations(xz.flip(1) if scan.reverse else xz, mixer._branch(scan).scan_direction())
         y = put_back(y.flip(1) if scan.reverse else y, order)
         if weighed:
             mean = F.layer_norm(y, (16,), mixer.attn.norm.weight, mixer.attn.norm.bias, 1e-5).mean(1, keepdim=True)

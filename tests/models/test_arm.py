@@ -22,8 +22,9 @@ def small(**options):
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_the_authors_code(name, shared, tmp_path):
+def test_the_authors_code(name, shared, tmp_path, caplog):
     """From a file as theirs are: the average of the weights, which is published, beside the last step's."""
+    caplog.set_level("INFO")
     tensors, metadata = golden(shared, name)
     config = metadata["config"]
     weights, path = part(tensors, "weights."), tmp_path / "released.pth"
@@ -32,6 +33,7 @@ def test_the_authors_code(name, shared, tmp_path):
     options = {key: config[key] for key in ("img_size", "patch_size", "embed_dim", "depth", "num_classes")}
     options |= {"pool": "mean" if config.get("global_pool") else "token", "pretrained_cfg_overlay": {"file": str(path)}}
     model = timm.create_model("arm_base_patch16_224", pretrained=True, **options)
+    assert "model_ema is taken" in caplog.text
     seen = {}
     model.layers[0].register_forward_hook(lambda _, __, out: seen.update(out=out.detach()))
     check_golden(model, tensors)
@@ -46,7 +48,7 @@ def test_columns_of_a_grid_are_rows_of_its_transpose(cls_token):
     model.pos_embed.zero_()
     turned.load_state_dict(model.state_dict())
     turned.patch_embed.proj.weight.copy_(model.patch_embed.proj.weight.mT)
-    given, taken = (each.layers[0].mixer.scan_directions() for each in (model, turned))
+    given, taken = (directions_of(each.layers[0].mixer) for each in (model, turned))
     for there, here in (("", "_c"), ("_c", ""), ("_b", "_c_b"), ("_c_b", "_b")):
         for tensor, own in zip(taken[here].tensors(), given[there].tensors(), strict=True):
             tensor.copy_(own)
@@ -57,10 +59,16 @@ def test_columns_of_a_grid_are_rows_of_its_transpose(cls_token):
     torch.testing.assert_close(turned(image.mT), model(image), rtol=1e-10, atol=1e-12)
 
 
+def directions_of(mixer):
+    """By the suffix of its parameters what each branch owns."""
+    return {scan.suffix: mixer._branch(scan).scan_direction() for scan in mixer.scans}
+
+
 @torch.no_grad()
 def test_the_mean_is_that_of_two_halves():
-    """Which the class token divides: of nine patches four and five."""
-    model = small(img_size=(12, 12))
+    """Which the class token divides: of nine patches four and five. It is what the model has by itself."""
+    model = small(img_size=(12, 12), pool=None)
+    assert model.pool == "mean" and model.pools == ("mean", "token", "max", "none")
     x = torch.randn(1, 10, 16, dtype=torch.float64)
     expected = (x[:, :4].mean(1) + x[:, 5:].mean(1)) / 2
     torch.testing.assert_close(model.forward_head(x, pre_logits=True), expected)

@@ -1,5 +1,7 @@
 """Models by name: what a user can mend is said in a sentence, what fails otherwise keeps its own error."""
 
+import argparse
+import logging
 import re
 
 import pytest
@@ -44,16 +46,108 @@ def test_wrong_arguments_sizes_and_weights_are_the_user_s(tmp_path):
 
 def test_weights_of_another_of_timm_s_models_are_told_in_a_line(tmp_path):
     weights = timm.create_model("resnet10t").state_dict()
-    torch.save({**weights, "fc.weight": torch.zeros(2, 3)}, tmp_path / "wide.pth")
+    torch.save({**weights, "bn1.weight": torch.zeros(3)}, tmp_path / "wide.pth")
     torch.save({"other": torch.zeros(1), **weights}, tmp_path / "more.pth")
     torch.save(weights, tmp_path / "resnet10t.pth")
     for model, file, expected in (
-        ("resnet10t", "wide.pth", r"fc\.weight: [^;]*\[2, 3\][^;]*\[1000, 512\]\)"),
+        ("resnet10t", "wide.pth", r"bn1\.weight: [^;]*\[3\][^;]*\[64\]\)"),
         ("resnet10t", "more.pth", "other is unknown to the model"),
         ("resnet18", "resnet10t.pth", r"(\S+ is missing; ){5}and \d+ more"),
     ):
         with pytest.raises(UserError, match=rf"{re.escape(file)} is a checkpoint for another model: {expected}$"):
             create_backbone(model, 1000, 3, (32, 32), pretrained=str(tmp_path / file))
+
+
+HEADS = {"resnet10t": "fc", "test_vit": "head", "vit_tiny_patch16_224": "head"}
+
+
+def saved(path, name, classes, **others):
+    """A file as timm's training writes it. -> the model, its weights random."""
+    model = timm.create_model(name, num_classes=classes, **others)
+    torch.save({"state_dict": model.state_dict(), "arch": name, "args": argparse.Namespace(lr=1e-3)}, path)
+    return model
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "test_vit"])
+@pytest.mark.parametrize(
+    "in_file, wanted, told",
+    [(2, 2, ""), (2, 3, "a head for 2 classes, the model 3"), (2, 1000, "a head for 2 classes, the model 1000"),
+     (1000, 2, "a head for 1000 classes, the model 2"), (0, 2, "no head that fits, the model 2"), (2, 0, "")],
+    ids=str,
+)  # fmt: skip
+def test_a_file_of_timm_s_own_keeps_its_head(tmp_path, caplog, name, in_file, wanted, told):
+    """Where it is for as many classes; else its head starts anew, which is told; all else is the file's."""
+    path, head = str(tmp_path / "mine.pth"), HEADS[name]
+    source = saved(path, name, in_file).state_dict()
+    model = create_backbone(name, wanted, 3, (160, 160), pretrained=path)
+    for key, tensor in model.state_dict().items():
+        if not key.startswith(f"{head}."):
+            assert torch.equal(tensor, source[key]), key
+    kept = wanted == in_file
+    assert not wanted or not in_file or torch.equal(model.get_parameter(f"{head}.bias"), source[f"{head}.bias"]) == kept
+    assert [record.message for record in caplog.records] == (
+        [f"{path} has {told}: its head starts anew"] if told else []
+    )
+
+
+@pytest.mark.parametrize("make", ["classes", "maps", "pyramid"])
+def test_a_file_of_another_of_timm_s_models_is_refused(tmp_path, make):
+    """Also where the numbers of classes differ, and where no head is wanted: timm would load a part, or nothing."""
+    name, other = ("vit_tiny_patch16_224", "resnet10t") if make == "pyramid" else ("resnet10t", "vit_tiny_patch16_224")
+    options = {"args": {"depth": 1}} if make == "pyramid" else {}
+    path = str(tmp_path / "other.pth")
+
+    def created():
+        if make == "classes":
+            return create_backbone(name, 3, 3, (64, 64), pretrained=path)
+        return create_features(name, 3, (64, 64), pretrained=path, **options)
+
+    saved(path, other, 2, **({"depth": 1} if "vit" in other else {}))
+    with pytest.raises(UserError, match=r"^\S+other\.pth is a checkpoint for another model: \S+ is missing; ") as error:
+        created()
+    assert "\n" not in str(error.value)
+    saved(path, name, 2, **options.get("args", {}))
+    weights = torch.load(path, weights_only=False)["state_dict"]
+    own = created().state_dict()
+    assert sum(any(key.endswith(mine) and torch.equal(own[key], w) for key in own) for mine, w in weights.items()) > 10
+    first = next(iter(weights))
+    del weights[first]
+    torch.save(weights, path)
+    with pytest.raises(
+        UserError, match=rf"other\.pth is a checkpoint for another model: {re.escape(first)} is missing$"
+    ):
+        created()
+    torch.save({**weights, first: created_first(name, first, options), "more": torch.zeros(1)}, path)
+    if make == "classes":
+        with pytest.raises(UserError, match=r"other\.pth is .*another model: more is unknown to the model$"):
+            created()
+    else:  # maps do not need all of a file
+        created()
+
+
+def created_first(name, key, options):
+    return timm.create_model(name, num_classes=2, **options.get("args", {})).state_dict()[key]
+
+
+def test_a_pickle_that_holds_code_is_refused_for_timm_s_own_too(tmp_path):
+    torch.save({"state_dict": {}, "more": Unknown()}, tmp_path / "code.pth")
+    with pytest.raises(UserError, match=r"code\.pth is refused, and nothing in it was run"):
+        create_backbone("resnet10t", 2, 3, (32, 32), pretrained=str(tmp_path / "code.pth"))
+
+
+class Unknown:
+    """To a reader of weights."""
+
+
+def test_timm_s_log_is_as_before(tmp_path, caplog):
+    path = str(tmp_path / "mine.pth")
+    saved(path, "resnet10t", 2)
+    log = logging.getLogger("timm.models._builder")
+    before = log.level, list(log.filters)
+    create_backbone("resnet10t", 3, 3, (32, 32), pretrained=path)
+    with pytest.raises(UserError):
+        create_backbone("resnet18", 3, 3, (32, 32), pretrained=path)
+    assert (log.level, list(log.filters)) == before
 
 
 @pytest.mark.parametrize("failure", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("a bug"), KeyError(1)])

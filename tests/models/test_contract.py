@@ -23,6 +23,12 @@ from support import backbones  # noqa: F401 registers its two
 
 ADDED = ["tiny_transformer_patch4_16", "tiny_maps_16"]
 ALIKE = re.compile("vmamba_(small|base)")  # at the size that is tested they are what the tiny ones are
+KINDS = [
+    "arm_tiny_patch16_224", "deepvit_16", "deepvit_s", "localvim_tiny_patch16_224", "localvim_small_patch16_224",
+    "mambareg_small_patch16_224", "navit_tiny_patch16", "vim_nano_patch4_32", "vit_nano_patch4_32",
+    "vmamba_tiny_s1l8_224", "vmamba_tiny_v0_224",
+]  # fmt: skip
+ONE_A_KIND = pytest.mark.parametrize("name", KINDS)
 EVERY = pytest.mark.parametrize("name", [name for name in NAMES if not ALIKE.match(name)] + ADDED)
 
 
@@ -113,6 +119,24 @@ def test_features_only(name):
 
 @EVERY
 @torch.no_grad()
+@pytest.mark.parametrize("feature_cls", ["fx", "hook"])
+def test_features_of_the_modules_that_make_them(name, feature_cls):
+    """What `forward_intermediates` gives, in the format that is said: maps, or all tokens."""
+    model = small(name, features_only=True, feature_cls=feature_cls, out_indices=(0, 1, 2)).eval()
+    whole, image = small(name, num_classes=0).eval(), image_for(name)
+    inside = {key.partition(".")[2]: tensor for key, tensor in model.state_dict().items()}
+    whole.load_state_dict({**whole.state_dict(), **{key: w for key, w in inside.items() if key in whole.state_dict()}})
+    truth = whole.forward_intermediates(image, output_fmt=whole.formats[-1], intermediates_only=True)
+    for found, expected in zip(model(image), truth, strict=True):
+        if hasattr(whole, "tokens"):
+            found, _ = whole.tokens.extract(found)
+        else:
+            assert model.output_fmt == "NHWC"
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@EVERY
+@torch.no_grad()
 def test_forward_intermediates(name):
     model, image = small(name).eval(), image_for(name)
     info = FeatureInfo(model.feature_info, len(model.feature_info))
@@ -154,6 +178,51 @@ def test_extraction_by_fx(name):
     assert [key for key, p in graph.named_parameters() if p.grad is None] == []
 
 
+@ONE_A_KIND
+@torch.no_grad()
+def test_symbolic_trace(name):
+    """Of torch's operators alone, at another size and batch too; float64, sums in another order."""
+    model = small(name).double().eval()
+    graph = torch.fx.symbolic_trace(model)
+    assert not [node for node in graph.graph.nodes if str(node.target).startswith("longvision.")]
+    for image in (image_for(name), torch.cat([image_for(name, batch=3)] * 2, dim=3)):
+        image = image.double()
+        torch.testing.assert_close(graph(image), model(image), rtol=1e-9, atol=1e-10)
+
+
+@ONE_A_KIND
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision(name, dtype):
+    """Pure, and in mixed precision."""
+    model, image = small(name).eval(), image_for(name)
+    truth = model(image)
+    with torch.autocast("cpu", dtype):
+        mixed = model(image)
+    for logits in (mixed, model.to(dtype)(image.to(dtype))):
+        assert (logits.float() - truth).norm() < 0.05 * truth.norm()
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("vmamba")])
+def test_stochastic_depth_rises_with_the_blocks(name):
+    with torch.device("meta"):
+        model = timm.create_model(name, depth=5, embed_dim=96, num_classes=0, drop_path_rate=0.4)
+    rates = [getattr(block, "drop_path", getattr(block, "drop_path1", None)) for block in model._blocks()]
+    expected = [0.0, 0.0, 0.1, 0.2, 0.3] if name.startswith("arm") else [0.0, 0.1, 0.2, 0.3, 0.4]
+    assert [getattr(rate, "drop_prob", 0.0) for rate in rates] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_blocks_are_what_is_sharded(name):
+    """By --trainer.strategy fsdp."""
+    from longvision.engine.strategy import BLOCKS
+
+    with torch.device("meta"):
+        blocks = small(name)._blocks()
+    blocks = [block for stage in blocks for block in getattr(stage, "blocks", [stage])]
+    assert all(isinstance(block, tuple(BLOCKS)) for block in blocks)
+
+
 @EVERY
 def test_what_raises(name):
     with pytest.raises(TypeError, match="no_such_argument"):
@@ -183,6 +252,8 @@ def test_weights_from_a_file(name, tmp_path):
         assert grey(image_for(name, channels=1)).shape[0] == 2 and grey.num_classes == classes
         assert torch.equal(grey._blocks()[0].state_dict().popitem()[1], source._blocks()[0].state_dict().popitem()[1])
     assert len(small(name, **made, features_only=True)(image_for(name))) == 3
+    pooled = small(name, **made, num_classes=0, global_pool="avg")  # the head is another's, and with it what pools
+    assert torch.equal(pooled._blocks()[0].state_dict().popitem()[1], source._blocks()[0].state_dict().popitem()[1])
 
 
 @EVERY
@@ -216,8 +287,7 @@ def test_layers_for_optimisers(name):
 def test_another_size(name):
     model = small(name).eval()
     side = image_for(name).shape[3]
-    square = getattr(model, "rope", None) is not None  # rotary positions are a square's
-    image = torch.nn.functional.pad(image_for(name), (0, side, 0, side if square else 0))
+    image = torch.nn.functional.pad(image_for(name), (0, side))
     logits = model(image)
     assert logits.shape == (2, model.num_classes)
     if hasattr(model, "set_input_size"):

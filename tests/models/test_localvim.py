@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from longvision.errors import UserError
 from longvision.layers.rope import rotated, rotations
@@ -165,6 +166,8 @@ def test_pretrained_weights_come_from_the_authors_release(tmp_path, monkeypatch)
     monkeypatch.setattr(hub, "download_cached_file", unreachable)
     with pytest.raises(hub.UnreachableWeights, match=r"hunto/LocalMamba/.*/local_vim_tiny_middle_cls_token\.ckpt"):
         timm.create_model(NAME, pretrained=True, depth=1, embed_dim=16)
+    with pytest.raises(hub.UnreachableWeights, match=rf'create_model\("{NAME}\.rope_in1k", '):
+        timm.create_model(f"{NAME}.rope_in1k", pretrained=True, depth=1, embed_dim=16)
     torch.save({"state_dict": source.state_dict()}, tmp_path / "weights.ckpt")
     path = str(tmp_path / "weights.ckpt")
     monkeypatch.setattr(hub, "download_cached_file", lambda url, **_: asked.append(url) or path)
@@ -185,6 +188,8 @@ def test_pretrained_weights_come_from_the_authors_release(tmp_path, monkeypatch)
         ({"directions": "h v x7"}, "direction 'x7'"),
         ({"directions": "h w0"}, "direction 'w0'"),
         ({"directions": ""}, "direction ''"),
+        ({"directions": [["h", "hf"]]}, r"directions \[\['h', 'hf'\]\]"),
+        ({"directions": 3}, "directions 3"),
         ({"img_size": 18}, "18x18"),
     ],
     ids=str,
@@ -194,19 +199,40 @@ def test_what_raises(options, expected):
         small(**options)
 
 
-def test_rotary_positions_need_a_square(tmp_path):
-    """Of the image, or of the size that a model is made for; another square is fine, in a file of weights too."""
-    model = small(**ROPE)
-    with pytest.raises(UserError, match="2x3 patches"):
-        model(torch.randn(1, 3, 8, 12, dtype=torch.float64))
-    with pytest.raises(UserError, match="2x3 patches"):
-        small(**ROPE, img_size=(8, 12))
-    image = torch.randn(1, 3, 24, 24, dtype=torch.float64)
+def test_rotary_positions_of_another_size(tmp_path):
+    """Each side is stretched over as many, also where it is not the other one; in a file of weights too."""
+    cos_MD, sin_MD = rotations((2, 7), 8, torch.zeros((), dtype=torch.float64))
+    for place, angles in ((0, (0, 0)), (1, (0, 2)), (7, (7, 0)), (13, (7, 12))):
+        expected = torch.tensor([angle * factor for angle in angles for factor in (1, 1, 0.01, 0.01)]).double()
+        torch.testing.assert_close(cos_MD[place], expected.cos())
+        torch.testing.assert_close(sin_MD[place], expected.sin())
+    model, image = small(**ROPE), torch.randn(1, 3, 24, 12, dtype=torch.float64)
     save_weights(model, tmp_path / "weights.safetensors")
     logits = model(image)
-    other = small(**ROPE, img_size=24)
+    other = small(**ROPE, img_size=(24, 12))
     load_weights(other, tmp_path / "weights.safetensors")
-    model.set_input_size(24)
+    model.set_input_size((24, 12))
     for each in (model, other):
         torch.testing.assert_close(each(image), logits, rtol=1e-6, atol=1e-7)  # positions were resampled in float32
-        assert each.rope.freqs_cos.shape == (36, 16)
+        assert each.rope.freqs_cos.shape == (18, 16)
+
+
+def test_rotary_positions_are_computed_in_what_the_device_has():
+    """MPS has no float64."""
+    for like, dtype in ((torch.bfloat16, torch.bfloat16), (torch.float32, torch.float32)):
+        with Dtypes() as seen:
+            tables = rotations((3, 2), 8, torch.zeros((), dtype=like))
+        assert {table.dtype for table in tables} == {dtype} and torch.float64 not in seen.dtypes
+
+
+class Dtypes(TorchDispatchMode):
+    """Of all that is computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.dtypes = set()
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        found = function(*arguments, **(options or {}))
+        self.dtypes |= {found.dtype} if isinstance(found, torch.Tensor) else set()
+        return found

@@ -122,6 +122,27 @@ def test_files_fit_another_size(tmp_path, size):
     assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize("cls_reduce", [1, 2])
+@pytest.mark.parametrize("pool", ["mean", "max", "none"])
+@pytest.mark.parametrize("classes", [5, 0])
+def test_files_fit_another_pooling(tmp_path, caplog, cls_reduce, pool, classes):
+    """What pools the registers is left out; the head behind it starts anew, which is told."""
+    source, path = small(cls_reduce=cls_reduce), tmp_path / "weights.safetensors"
+    save_weights(source, path)
+    model = small(cls_reduce=cls_reduce, pool=pool, num_classes=classes)
+    fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    load_weights(model, path)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, (fresh if name.startswith("head") else source.state_dict())[name]), name
+    assert ["another pooling" in record.message for record in caplog.records] == [True] * (classes > 0)
+
+
+def test_a_file_without_the_neck_is_refused(tmp_path):
+    save_weights(small(pool="mean"), tmp_path / "mean.safetensors")
+    with pytest.raises(UserError, match=r"mean\.safetensors is .*another model: neck\.weight is missing"):
+        load_weights(small(cls_reduce=2), tmp_path / "mean.safetensors")
+
+
 def test_files_of_others_say_whose_they_are(tmp_path):
     """Of Mamba-Reg in Vim and the other way round, and of another variant of the same family."""
     vim, own = tmp_path / "vim.pth", tmp_path / "own.pth"

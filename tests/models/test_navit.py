@@ -9,6 +9,7 @@ from torch import nn
 from longvision.errors import UserError
 from longvision.layers.factorised import FACTORISED
 from longvision.models.navit import NaViT
+from longvision.models.weights.files import load_weights, save_weights
 from longvision.types import PackedImages
 from support.packed import check_as_alone
 
@@ -50,6 +51,22 @@ def test_the_variants(name, width, heads, parameters):
     pooling = width + 12 * width**2 + width + 2 * 64
     rest = 768 * width + width + 2 * 14 * width + width + 1000 * (width + 1)
     assert sum(p.numel() for p in model.parameters()) == 12 * block + pooling + rest == parameters
+
+
+@pytest.mark.parametrize("classes, told", [(5, "another pooling"), (3, "5 classes, the model 3"), (0, "")])
+def test_a_file_for_another_pooling(tmp_path, caplog, classes, told):
+    """The attention pooling is left out, and the head behind it starts anew, which is told."""
+    source, model = small(), small(pool="mean", num_classes=classes)
+    save_weights(source, tmp_path / "map.safetensors")
+    fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    load_weights(model, tmp_path / "map.safetensors")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, (fresh if name.startswith("head") else source.state_dict())[name]), name
+    found = [record.message.partition("head for ")[2].partition(": ")[0] for record in caplog.records]
+    assert found == ([told] if told else [])
+    save_weights(model, tmp_path / "mean.safetensors")
+    with pytest.raises(UserError, match=r"mean\.safetensors is .*another model: .*attn_pool\.latent is missing"):
+        load_weights(small(), tmp_path / "mean.safetensors")
 
 
 def test_no_biases_but_the_embedding_s_and_the_classifier_s():

@@ -23,7 +23,8 @@ from longvision.benchmark.worker import TOO_LONG
 from longvision.errors import UserError
 from longvision.models.backbone import check_exists, create_features
 from longvision.models.cost import measure_cost
-from longvision.models.pyramid import STRIDES, is_ours
+from longvision.models.pyramid import STRIDES
+from longvision.models.registered import is_ours
 
 WORKER = [sys.executable, "-P", "-m", "longvision.benchmark.worker"]  # -P: a folder "timm" here is not the library
 PATIENCE = 5  # budgets that a single call may take

@@ -20,13 +20,14 @@ from longvision.engine.checkpoint_file import remove, replace_folder, seal_folde
 from longvision.engine.ranks import on_first_rank
 from longvision.errors import UserError, disk_words, told_as_unsaved
 from longvision.layers import VimBlock
+from longvision.layers.vss_block import VSSBlock
 from longvision.models.arm import ARMBlock
 from longvision.models.localvim import LocalVimBlock
 from longvision.tasks.task import Task
 
 # Longer than the first process draws a report; a process that hangs ends the others after it.
 TIMEOUT = timedelta(minutes=30)
-BLOCKS: set[type[nn.Module]] = {VimBlock, ARMBlock, LocalVimBlock, Block}
+BLOCKS: set[type[nn.Module]] = {VimBlock, ARMBlock, LocalVimBlock, VSSBlock, Block}
 
 
 def make_strategy(name: str) -> Any:

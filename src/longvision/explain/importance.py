@@ -67,7 +67,7 @@ def channels_of(model: nn.Module) -> list[Channels]:
     if not found:
         raise UserError(
             f"{type(model).__name__} has no queries, keys, values and MLPs that can be told apart: importance is "
-            "measured of EfficientViT (efficientvit_m0 to _m5) and of timm's vision transformers"
+            "measured of EfficientViT (efficientvit_m0 to _m5), timm's vision transformers, DeepViT and VMamba"
         )
     return found
 

@@ -15,7 +15,8 @@ from longvision.heads.set_loss import set_losses
 from longvision.models.backbone import create_features, dense_name
 from longvision.models.sequence import check_at_least_one
 from longvision.models.weights.detr import is_detr, load_detr
-from longvision.models.weights.files import Weights, read_weights
+from longvision.models.weights.files import read_weights
+from longvision.models.weights.fit import Weights
 from longvision.types import Detections, Size, Target
 
 HEADS = 8

@@ -14,7 +14,6 @@ from longvision.layers.mixer import Branch, own_parameters
 from longvision.layers.orders import Orders, in_orders, put_back
 from longvision.layers.plain import as_call, check_filter
 from longvision.layers.scan_init import init_scan
-from longvision.ops import ScanDirection
 
 # They look at sizes that a symbolic trace does not know: it records the calls.
 torch.fx.wrap("in_orders")
@@ -68,12 +67,9 @@ class OrderedMixer(nn.Module):
             setattr(self, scan.decay, nn.Parameter(self.in_proj.weight.new_empty(inner, state)))
         self.attn = None if attn is None else attn(inner)
         self.out_proj = nn.Linear(inner, dim, bias=False)
-        for own in self.scan_directions().values():
+        for scan in scans:
+            own = self._branch(scan).scan_direction()
             init_scan(own.A_log_EN, own.D_E, own.dt_proj_ER, own.dt_bias_E)
-
-    def scan_directions(self) -> dict[str, ScanDirection]:
-        """By the suffix of its parameters what each branch owns."""
-        return {scan.suffix: self._branch(scan).scan_direction() for scan in self.scans}
 
     def forward(self, x_BMD: Tensor, orders: Orders) -> Tensor:
         """(B, M, D) -> (B, M, D), the tokens being those of a grid with these orders."""

@@ -68,7 +68,7 @@ def _around(name: str, token: int | None, at: int | None, place_M: Tensor, lengt
     if at is None:
         return Order(name, place_M, length)
     place_M = place_M + (place_M >= at)
-    return Order(name, torch.cat([place_M[:token], place_M.new_tensor([at]), place_M[token:]]), length + 1)
+    return Order(name, torch.cat([place_M[:token], place_M.new_full((1,), at), place_M[token:]]), length + 1)
 
 
 def in_orders(x_BME: Tensor, orders: Orders, names: Iterable[str]) -> dict[str, Tensor]:

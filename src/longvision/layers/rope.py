@@ -1,11 +1,11 @@
 """Rotary position embeddings of a grid (arXiv 2104.09864, 2303.11331)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
-from longvision.errors import UserError
-
-SIDE = 14  # over which positions are stretched, whatever the grid's side
+SIDE = 14  # over which positions are stretched, whatever the grid's sides
 # It looks at sizes that a symbolic trace does not know: it records the call.
 torch.fx.wrap("rotations")
 
@@ -16,9 +16,6 @@ class Rotary(nn.Module):
     Args:
         grid: rows and columns of patches.
         dim: width D; half of it turns by the row, half by the column.
-
-    Raises:
-        UserError: a grid that is not square.
     """
 
     def __init__(self, grid: tuple[int, int], dim: int) -> None:
@@ -28,25 +25,22 @@ class Rotary(nn.Module):
             self.register_buffer(name, table_MD)
 
     def forward(self, grid: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor]:
-        """-> those of a grid, in `like`'s dtype. Raises as above."""
+        """-> those of a grid, in `like`'s dtype."""
         return rotations(grid, self.dim, like)
 
 
 def rotations(grid: tuple[int, int], dim: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """-> cosines and sines (M, D), see `Rotary`, where `like` is. Raises UserError for a grid that is not square."""
-    rows, columns = grid
-    if rows != columns:
-        raise UserError(
-            f"rotary positions are those of a square grid, and the image has {rows}x{columns} patches: take square "
-            "images, or rope=False"
-        )
-    half = dim // 2
-    frequency_F = 10000 ** (-torch.arange(0, half, 2, device=like.device, dtype=torch.float64) / half)
-    place_S = torch.arange(rows, device=like.device, dtype=torch.float64) / rows * SIDE
-    angle_SE = (place_S[:, None] * frequency_F).repeat_interleave(2, dim=1)
-    row_SSE, column_SSE = angle_SE[:, None].expand(-1, rows, -1), angle_SE.expand(rows, -1, -1)
-    angle_MD = torch.cat([row_SSE, column_SSE], dim=-1).flatten(0, 1)
-    return angle_MD.cos().to(like.dtype), angle_MD.sin().to(like.dtype)
+    """-> cosines and sines (M, D), see `Rotary`, where `like` is, in its dtype."""
+    dtype, half = torch.promote_types(like.dtype, torch.float32), dim // 2
+    frequency_F = 10000 ** (-torch.arange(0, half, 2, device=like.device, dtype=dtype) / half)
+    angles = [torch.arange(side, device=like.device, dtype=dtype)[:, None] / side * SIDE * frequency_F for side in grid]
+
+    def table(function: Callable[[Tensor], Tensor]) -> Tensor:
+        row_RE, column_CE = (function(angle_SF).repeat_interleave(2, dim=1) for angle_SF in angles)
+        row_RCE, column_RCE = row_RE[:, None].expand(-1, grid[1], -1), column_CE.expand(grid[0], -1, -1)
+        return torch.cat([row_RCE, column_RCE], dim=-1).flatten(0, 1).to(like.dtype)
+
+    return table(torch.cos), table(torch.sin)
 
 
 def rotated(x_BMD: Tensor, cos_MD: Tensor, sin_MD: Tensor) -> Tensor:

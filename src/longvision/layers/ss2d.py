@@ -84,7 +84,6 @@ class SS2D(nn.Module):
         return delta_KBME.permute(1, 2, 0, 3), B_BMKN, C_BMKN
 
 
-def _in_plain_torch(x_BME: Tensor, *others: Any) -> Tensor:
-    """As the reference calls a scan, which has a place for a gate."""
-    delta_BME, A_EN, B_BMN, C_BMN, D_E, _, bias_E, softplus, reverse = others
-    return selective_scan_parallel(x_BME, delta_BME, A_EN, B_BMN, C_BMN, D_E, bias_E, softplus, reverse)
+def _in_plain_torch(*arguments: Any) -> Tensor:
+    """As the reference calls a scan, which has a place for a gate behind D."""
+    return selective_scan_parallel(*arguments[:6], *arguments[7:])

@@ -24,7 +24,7 @@ class ClassTokens(nn.Module):
         super().__init__()
         if kind not in CLASS_TOKENS:
             raise UserError(f"cls_token={kind!r} is unknown: choose one of {', '.join(CLASS_TOKENS)}")
-        self.kind = kind
+        self.kind: str = kind
         self.count = {"none": 0, "head": 1, "middle": 1, "double": 2}[kind]
 
     @property
@@ -83,7 +83,7 @@ class Registers(ClassTokens):
 
     def __init__(self, count: int) -> None:
         super().__init__("none")
-        self.kind, self.count = "registers", count  # type: ignore[assignment]
+        self.kind, self.count = "registers", count
         self.none = ClassTokens("none")
 
     @property

@@ -36,12 +36,12 @@ class VSSBlock(nn.Module):
 
     def forward(self, x_BHWD: Tensor) -> Tensor:
         """(B, H, W, D) -> (B, H, W, D), in x's dtype: hand in float32 to keep the residual in float32."""
-        x_BHWD = x_BHWD + self.drop_path(self.op(self.norm(x_BHWD)))
+        x_BHWD = x_BHWD + self.drop_path(self.op(self.norm(x_BHWD))).to(x_BHWD.dtype)
         if self.mlp is None:
             return x_BHWD
         if self._goes_in_chunks(x_BHWD):
             return self._with_mlp_in_chunks(x_BHWD)
-        return x_BHWD + self.drop_path(self.mlp(self.norm2(x_BHWD)))
+        return x_BHWD + self.drop_path(self.mlp(self.norm2(x_BHWD))).to(x_BHWD.dtype)
 
     def _goes_in_chunks(self, x_BHWD: Tensor) -> bool:
         """Of a large map on a CPU, without gradients, and where nobody watches the layers."""

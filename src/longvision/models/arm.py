@@ -1,11 +1,9 @@
 """ARM (arXiv 2406.07537): a Mamba for images that was pre-trained by autoregression, with four scans and an MLP in each
 block; RoMA (arXiv 2503.10392) has the same network in two more sizes."""
 
-import math
 from typing import Any
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath
 from timm.models import generate_default_cfgs, register_model, register_notrace_module
 from torch import Tensor, nn
@@ -13,10 +11,11 @@ from torch import Tensor, nn
 from longvision.layers.attention import LayerNorm
 from longvision.layers.ordered_mixer import OrderedMixer, Scan
 from longvision.layers.orders import Orders
+from longvision.layers.scan_init import scale_branches
 from longvision.layers.swiglu import SwiGLU
 from longvision.models.base import build
 from longvision.models.ordered import OrderedBackbone
-from longvision.models.published import top_1
+from longvision.models.published import imagenet
 from longvision.models.sequence import Layout, check_at_least_one
 
 # Row by row and column by column, each from both ends.
@@ -61,14 +60,15 @@ class ARM(OrderedBackbone):
         depth: number of blocks.
         state: states a channel of the scans.
         cls_token: "middle", or "none".
-        pool: see `SequenceBackbone`; "mean" is that of the means of what stands before the class token and behind it.
-        **others: see `SequenceBackbone`.
+        **others: see `SequenceBackbone`; `pool` "mean", which is its own, is that of the means of what stands before
+            the class token and behind it.
 
     Raises:
         UserError: an unknown word, or a number out of range.
     """
 
     blocks_name, norm_name = "layers", "norm_f"
+    own_pools = ("mean",)
 
     def __init__(
         self,
@@ -77,7 +77,6 @@ class ARM(OrderedBackbone):
         depth: int = 12,
         state: int = 16,
         cls_token: str = "middle",
-        pool: Any = "mean",
         **others: Any,
     ) -> None:
         check_at_least_one(state=state)
@@ -85,7 +84,7 @@ class ARM(OrderedBackbone):
         def block(i: int, drop_path: float) -> ARMBlock:
             return ARMBlock(embed_dim, state, drop_path)
 
-        shape: dict[str, Any] = {"embed_dim": embed_dim, "depth": depth, "cls_token": cls_token, "pool": pool}
+        shape: dict[str, Any] = {"embed_dim": embed_dim, "depth": depth, "cls_token": cls_token}
         orders = {scan.order for scan in SCANS}
         super().__init__(block, lambda dim: LayerNorm(dim, eps=1e-5), orders=orders, **shape, **others)
 
@@ -93,14 +92,16 @@ class ARM(OrderedBackbone):
     def _init_weights(self) -> None:
         """As published: Vim's, but that the steps of all branches but the first begin at softplus(0)."""
         super()._init_weights()
+        scale_branches(self._blocks())
         for block in self._blocks():
-            mixer: Any = block.mixer
-            mixer.out_proj.weight /= math.sqrt(len(self._blocks()))
-            for suffix, own in mixer.scan_directions().items():
-                if suffix:
-                    own.dt_bias_E.zero_()
+            for scan in SCANS[1:]:
+                block.mixer.get_submodule(f"dt_proj{scan.suffix}").bias.zero_()  # type: ignore[union-attr, operator]
             for linear in block.mlp.children():  # type: ignore[union-attr]
                 linear.bias.zero_()  # type: ignore[operator]
+
+    def _rates(self, last: float, depth: int) -> list[float]:
+        """As published, a block later: the first two are never skipped."""
+        return [0.0, *super()._rates(last, depth)][:depth]
 
     def _left_out(self, patches: int) -> int:
         """As trained: with an odd number of patches, which 224 pixels do not have, the patch behind the class token."""
@@ -122,22 +123,13 @@ def mean_of_halves(x_BMD: Tensor) -> Tensor:
 
 
 def _cfg(accuracy: float | None = None, **others: Any) -> dict[str, Any]:
-    return {
-        "input_size": (3, 224, 224),
-        "num_classes": 1000,
-        "crop_pct": 0.875,
+    own = {
         "crop_mode": "squash",  # to 256x256, whatever the image's proportions
-        "interpolation": "bicubic",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "patch_embed.proj",
-        "classifier": "head",
         "license": None,  # the authors state none
         "origin_url": "https://github.com/OliverRensu/ARM",
         "paper_ids": "arXiv:2406.07537",
-        "notes": top_1(accuracy),
-        **others,
     }
+    return imagenet(accuracy, **{**own, **others})
 
 
 # The authors' files (huggingface.co/OliverRen/ARM and initiacms/RoMA) are given by path: nobody lists their names.

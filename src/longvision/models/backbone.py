@@ -2,6 +2,7 @@
 
 import os
 import re
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import timm
@@ -12,9 +13,12 @@ from torch import nn
 from longvision.errors import MissingFileError, UserError
 from longvision.files import read_metadata
 from longvision.layers import PatchEmbed
+from longvision.models.base import Backbone
 from longvision.models.nested import CELL, NestedMaps, needed_maps, needs_nesting
-from longvision.models.pyramid import STRIDES, SUFFIX, FeaturePyramid, has_pyramid, is_ours, register_pyramid
+from longvision.models.pyramid import STRIDES, SUFFIX, FeaturePyramid, has_pyramid, register_pyramid
+from longvision.models.registered import is_ours, kind_of
 from longvision.models.weights.files import other_model
+from longvision.models.weights.of_timm import checked, classes_of
 from longvision.names import did_you_mean
 
 
@@ -93,7 +97,7 @@ def free_patch(model: nn.Module, option: str) -> int:
         return patches.patch
     raise UserError(
         f"{option}: {type(model).__name__} does not take images of every size in patches that do not overlap: choose "
-        "NaViT or Vim, or one of timm's vision transformers with --model.args.dynamic_img_size true"
+        "NaViT, Vim or Mamba-Reg, or one of timm's vision transformers with --model.args.dynamic_img_size true"
     )
 
 
@@ -166,9 +170,12 @@ def _create(name: str, size: tuple[int, int] | None, options: dict[str, Any]) ->
     weights, cfg = options.get("pretrained", False), timm.get_pretrained_cfg(name)
     if weights and "pretrained_cfg_overlay" not in options and not (cfg and cfg.has_weights):
         raise UserError(f"model {name} has no pretrained weights: leave pretrained out, or give a file")
-    _check_positions(name, size, options.get("pretrained_cfg_overlay", {}))
+    overlay = options.get("pretrained_cfg_overlay", {})
+    _check_positions(name, size, overlay)
+    options, check = _of_timm(name, cfg, options) if "file" in overlay else (options, nullcontext())
     try:
-        return create_sized(name, size, **options) if size else timm.create_model(name, **options)
+        with check:
+            return create_sized(name, size, **options) if size else timm.create_model(name, **options)
     except TypeError as error:
         if "drop_path_rate" in str(error):
             raise UserError(f"model {name} has no stochastic depth: leave it out, --model.drop_path 0") from error
@@ -187,12 +194,26 @@ def _create(name: str, size: tuple[int, int] | None, options: dict[str, Any]) ->
             raise UserError(f"the weights of {name} cannot be read: {error}") from error
         raise
     except (AttributeError, KeyError, RuntimeError) as error:
-        overlay = options.get("pretrained_cfg_overlay", {})
         if overlay.get("custom_load"):
             raise UserError(f"{overlay['file']} does not hold weights of model {name}: {error}") from error
         if "loading state_dict" in str(error):
             raise other_model(overlay.get("file", f"what timm has for {name}"), _differences(str(error))) from error
         raise
+
+
+def _of_timm(name: str, cfg: Any, options: dict[str, Any]) -> tuple[dict[str, Any], AbstractContextManager[None]]:
+    """For a file that timm reads: with the classes that it has, which timm would take for as many as its own weights
+    have, and a check of what is loaded."""
+    overlay, base = options["pretrained_cfg_overlay"], name.partition(".")[0].removesuffix(SUFFIX)
+    if overlay.get("custom_load") or issubclass(kind_of(base), Backbone):
+        return options, nullcontext()
+    head = cfg.classifier if cfg and cfg.classifier else ()
+    heads = (head,) if isinstance(head, str) else head
+    classes = overlay.get("num_classes") or classes_of(overlay["file"], heads)
+    if classes is not None:
+        options = {**options, "pretrained_cfg_overlay": {**overlay, "num_classes": classes}}
+    wanted = None if options.get("features_only") else options.get("num_classes", 0)
+    return options, checked(overlay["file"], heads, classes, wanted)
 
 
 def _differences(said: str) -> list[str]:

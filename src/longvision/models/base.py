@@ -5,6 +5,7 @@ A backbone is one file: a subclass of `longvision.models.sequence.SequenceBackbo
 that calls `build`.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,16 +19,19 @@ from longvision.errors import UserError
 from longvision.layers import run_at_once, set_fused
 from longvision.models.classifier import Classifier
 from longvision.models.packed_features import marked, refuse_marked
-from longvision.models.weights.files import Weights, fit_positions, load_weights
+from longvision.models.weights.files import load_weights
+from longvision.models.weights.fit import Weights, fit_positions
 from longvision.models.weights.hub import locate_weights
 from longvision.types import PackedImages
+
+SCANS_OWN = re.compile(r"A_\w*log\w*|D(s|_\w+)?|dt_projs_bias")  # names of decay rates, skip connections, steps
 
 
 class Backbone(Classifier):
     """Images (B, C, H, W) -> (B, num_classes), by blocks one behind another.
 
     A subclass calls `super().__init__`, makes what stands before the blocks, calls `_add_blocks`, and defines `embed`,
-    `_pool_patches` and `_patch_features`; the rest of timm's contract follows.
+    `_pooled` and `_patch_features`; the rest of timm's contract follows.
 
     Args:
         num_features: channels of the last block's output.
@@ -41,7 +45,7 @@ class Backbone(Classifier):
     norm_name = "norm"  # of the norm behind them
     takes_packed = False  # whether `embed` takes PackedImages
     formats: Sequence[str] = ("NCHW", "NLC")  # of `forward_intermediates`
-    learned_pool = False  # whether the pooling has parameters, which go with the head
+    pool_names: Sequence[str] = ()  # of modules that pool and have parameters, which go with the head
 
     def __init__(self, num_features: int, in_chans: int, num_classes: int, pool: str, drop_rate: float) -> None:
         super().__init__(num_features, num_classes, pool, drop_rate)
@@ -208,7 +212,7 @@ class Backbone(Classifier):
         if prune_norm:
             self._set(self.norm_name, nn.Identity())
         if prune_head:
-            self.reset_classifier(0, "none" if self.learned_pool else None)
+            self.reset_classifier(0, "none" if self.pool_names else None)
         return take
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -220,8 +224,8 @@ class Backbone(Classifier):
         set_fused(self, fused)
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters to keep out of weight decay; one-dimensional ones are kept out by timm besides."""
-        return set()
+        """Parameters to keep out of weight decay, the scans' own; timm keeps one-dimensional ones out besides."""
+        return {name for name, _ in self.named_parameters() if SCANS_OWN.fullmatch(name.split(".")[-1])}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Which parameters form one layer, for layer-wise learning-rate decay."""

@@ -14,7 +14,7 @@ from longvision.layers.attention import LayerNorm, TransformerBlock
 from longvision.layers.patch_embed import divisible
 from longvision.layers.re_attention import ReAttention
 from longvision.models.base import build
-from longvision.models.published import top_1
+from longvision.models.published import imagenet
 from longvision.models.sequence import SequenceBackbone, check_at_least_one
 from longvision.models.vit import init_linear_layers
 
@@ -146,20 +146,17 @@ class DeepViT(SequenceBackbone):
 
 
 def _cfg(accuracy: float, first_conv: str = "patch_embed.proj", size: int = 224, crop: float = 0.9) -> dict[str, Any]:
-    return {
-        "input_size": (3, size, size),
-        "num_classes": 1000,
-        "crop_pct": crop,
-        "interpolation": "bicubic",
-        "mean": (0.5, 0.5, 0.5),
-        "std": (0.5, 0.5, 0.5),
-        "first_conv": first_conv,
-        "classifier": "head",
-        "license": "mit",
-        "origin_url": "https://github.com/zhoudaquan/dvit_repo",
-        "paper_ids": "arXiv:2103.11886",
-        "notes": top_1(accuracy),
-    }
+    return imagenet(
+        accuracy,
+        input_size=(3, size, size),
+        crop_pct=crop,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        first_conv=first_conv,
+        license="mit",
+        origin_url="https://github.com/zhoudaquan/dvit_repo",
+        paper_ids="arXiv:2103.11886",
+    )
 
 
 # The files are on Google Drive, from where nothing is fetched here.

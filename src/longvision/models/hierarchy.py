@@ -44,12 +44,15 @@ class HierarchyBackbone(Backbone):
 
     blocks_name = "stages"
     formats = "NCHW", "NHWC"
+    output_fmt = "NHWC"  # of the modules in `feature_info`, for timm's wrappers that take what these return
     smallest = 1  # side of an image, pixels
     patch_embed: nn.Module
 
     def _add_stages(self, stages: Sequence[Stage], norm: nn.Module, scales: Sequence[tuple[int, int]]) -> None:
         """See `_add_blocks`: a stage is a block, whose channels and stride are those before its `downsample`."""
         self._add_blocks(stages, norm, scales)
+        for info, stage in zip(self.feature_info, stages):  # whose own name is that of its downsample too
+            info["module"] += f".blocks.{len(stage.blocks) - 1}"
 
     def embed(self, images: Tensor) -> tuple[Tensor, None]:
         """-> (B, H, W, D), in float32 or better: the residual stays there. Raises UserError for other images."""

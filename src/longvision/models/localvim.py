@@ -1,12 +1,10 @@
 """LocalVim (arXiv 2403.09338): Vim with scans in windows, the directions of each layer searched."""
 
-import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, trunc_normal_
 from timm.models import generate_default_cfgs, register_model, register_notrace_module
 from torch import Tensor, nn
@@ -16,9 +14,10 @@ from longvision.layers import RMSNorm
 from longvision.layers.ordered_mixer import ChannelGate, OrderedMixer, Scan
 from longvision.layers.orders import Orders
 from longvision.layers.rope import Rotary, rotated
+from longvision.layers.scan_init import scale_branches
 from longvision.models.base import build
 from longvision.models.ordered import OrderedBackbone
-from longvision.models.published import top_1
+from longvision.models.published import imagenet
 from longvision.models.sequence import check_at_least_one
 
 # What the search found for the tiny model, layer by layer; in a line the place tells which parameters are whose.
@@ -51,7 +50,8 @@ class LocalVimBlock(nn.Module):
     def forward(self, x_BMD: Tensor, orders: Orders, rotation: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """(B, M, D) -> (B, M, D), in x's dtype: hand in float32 to keep the residual in float32."""
         if rotation is not None:
-            x_BMD = rotated(x_BMD, *rotation)
+            cos_MD, sin_MD = rotation  # torch.fx unpacks a pair so alone
+            x_BMD = rotated(x_BMD, cos_MD, sin_MD)
         return x_BMD + self.drop_path(self.mixer(self.norm(x_BMD), orders)).to(x_BMD.dtype)
 
 
@@ -59,7 +59,7 @@ register_notrace_module(LocalVimBlock)
 
 
 class LocalVim(OrderedBackbone):
-    """(B, C, H, W) -> (B, num_classes), for any H x W that divides into patches; with `rope` for square ones.
+    """(B, C, H, W) -> (B, num_classes), for any H x W that divides into patches.
 
     Args:
         embed_dim: model width D.
@@ -89,7 +89,7 @@ class LocalVim(OrderedBackbone):
         **others: Any,
     ) -> None:
         check_at_least_one(state=state, embed_dim=embed_dim)
-        layers = [line.split() for line in ([directions] if isinstance(directions, str) else directions)] or [[]]
+        layers = _layers(directions)
         for word in {word for layer in layers for word in layer or [""]}:
             if not re.fullmatch(r"(h|v|w[1-9]\d*)f?", word):
                 raise UserError(f"direction {word!r} is unknown: choose h, v, or w7 for windows of 7, with an f or not")
@@ -119,8 +119,7 @@ class LocalVim(OrderedBackbone):
                 trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     module.bias.zero_()
-        for block in self._blocks():
-            block.mixer.out_proj.weight /= math.sqrt(len(self._blocks()))  # type: ignore[union-attr, operator]
+        scale_branches(self._blocks())
 
     def _others(self, grid: tuple[int, int], x_BMD: Tensor) -> tuple[Any, ...]:
         return () if self.rope is None else (self.rope(grid, x_BMD),)
@@ -132,26 +131,29 @@ class LocalVim(OrderedBackbone):
             self.rope = Rotary(self.grid, self.embed_dim).to(self.pos_embed.device, self.pos_embed.dtype)
 
 
+def _layers(directions: Any) -> list[list[str]]:
+    """The words of each line. Raises UserError for what is no line, and no list of lines."""
+    lines = [directions] if isinstance(directions, str) else directions
+    if not isinstance(lines, Sequence) or not all(isinstance(line, str) for line in lines):
+        raise UserError(
+            f"directions {directions!r}: expected four words in one string, such as 'h hf v vf', for all blocks, or a "
+            "list of such strings, one a block"
+        )
+    return [line.split() for line in lines] or [[]]
+
+
 RELEASE = "https://github.com/hunto/LocalMamba/releases/download/v1.0.0"
 
 
 def _cfg(filename: str = "", accuracy: float | None = None) -> dict[str, Any]:
-    return {
-        "url": f"{RELEASE}/{filename}" if filename else None,
-        "custom_load": bool(filename),
-        "input_size": (3, 224, 224),
-        "num_classes": 1000,
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "patch_embed.proj",
-        "classifier": "head",
-        "license": "apache-2.0",
-        "origin_url": "https://github.com/hunto/LocalMamba",
-        "paper_ids": "arXiv:2403.09338",
-        "notes": top_1(accuracy),
-    }
+    return imagenet(
+        accuracy,
+        url=f"{RELEASE}/{filename}" if filename else None,
+        custom_load=bool(filename),
+        license="apache-2.0" if filename else None,
+        origin_url="https://github.com/hunto/LocalMamba",
+        paper_ids="arXiv:2403.09338",
+    )
 
 
 default_cfgs = generate_default_cfgs(

@@ -1,10 +1,9 @@
 """Mamba-Reg (arXiv 2405.14858): Vim's blocks with registers among the patches, which keep what is global out of the
 maps and are the features of the image."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import trunc_normal_
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
@@ -12,9 +11,10 @@ from torch import Tensor, nn
 from longvision.errors import UserError
 from longvision.layers import Registers, RMSNorm
 from longvision.models.base import build
-from longvision.models.published import top_1
+from longvision.models.published import imagenet
 from longvision.models.sequence import Layout, check_at_least_one
 from longvision.models.vim import Vim
+from longvision.ops.common import widened
 
 
 class MambaReg(Vim):
@@ -30,7 +30,8 @@ class MambaReg(Vim):
         UserError: an unknown word, a number out of range, or a width that `cls_reduce` does not divide.
     """
 
-    learned_pool = True
+    pool_names = "neck", "norm_neck"
+    pyramid_options: ClassVar[dict[str, Any]] = {}  # registers keep what is global out of the maps
 
     def __init__(self, *, embed_dim: int = 192, registers: int = 12, cls_reduce: int = 1, **others: Any) -> None:
         check_at_least_one(embed_dim=embed_dim, registers=registers, cls_reduce=cls_reduce)
@@ -55,7 +56,7 @@ class MambaReg(Vim):
 
     def _class_tokens(self, batch: int) -> Tensor:
         """(B, n, D), with their positions."""
-        return (self.cls_token + self.pos_embed_cls).expand(batch, -1, -1)  # type: ignore[operator]
+        return (widened(self.cls_token) + widened(self.pos_embed_cls)).expand(batch, -1, -1)  # type: ignore[arg-type]
 
     def _placed(self, class_1TD: Tensor) -> Tensor:
         return class_1TD
@@ -97,22 +98,15 @@ class MambaReg(Vim):
 
 
 def _cfg(size: str = "", accuracy: float | None = None) -> dict[str, Any]:
-    return {
-        "hf_hub_id": "Wangf3014/Mamba-Reg" if size else None,
-        "hf_hub_filename": f"mambar_{size}_patch16_224.pth" if size else None,
-        "input_size": (3, 224, 224),
-        "num_classes": 1000,
-        "crop_pct": 1.0,
-        "interpolation": "bicubic",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "patch_embed.proj",
-        "classifier": "head",
-        "license": None,  # the authors state none
-        "origin_url": "https://github.com/wangf3014/Mamba-Reg",
-        "paper_ids": "arXiv:2405.14858",
-        "notes": top_1(accuracy),
-    }
+    return imagenet(
+        accuracy,
+        hf_hub_id="Wangf3014/Mamba-Reg" if size else None,
+        hf_hub_filename=f"mambar_{size}_patch16_224.pth" if size else None,
+        crop_pct=1.0,
+        license=None,  # the authors state none
+        origin_url="https://github.com/wangf3014/Mamba-Reg",
+        paper_ids="arXiv:2405.14858",
+    )
 
 
 default_cfgs = generate_default_cfgs(

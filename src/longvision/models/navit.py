@@ -8,13 +8,13 @@ in no projection, MLP or norm of the blocks and of the pooling; the patch embedd
 from typing import Any
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import trunc_normal_
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from longvision.layers.attention import AttentionPool
 from longvision.models.base import build
+from longvision.models.published import imagenet
 from longvision.models.sequence import Layout
 from longvision.models.vit import ViT
 from longvision.ops.common import cu_seqlens_of
@@ -38,7 +38,7 @@ class NaViT(ViT):
     """
 
     own_pools = ("map",)
-    learned_pool = True
+    pool_names = ("attn_pool",)
     bias, qk_norm = False, True
 
     def __init__(
@@ -88,17 +88,7 @@ class NaViT(ViT):
         return super().no_weight_decay() | ({"attn_pool.latent"} if self.attn_pool is not None else set())
 
 
-_CFG = {
-    "input_size": (3, 224, 224),
-    "num_classes": 1000,
-    "crop_pct": 1.0,
-    "interpolation": "bicubic",
-    "mean": IMAGENET_DEFAULT_MEAN,
-    "std": IMAGENET_DEFAULT_STD,
-    "first_conv": "patch_embed.proj",
-    "classifier": "head",
-    "paper_ids": "arXiv:2307.06304",
-}
+_CFG = imagenet(crop_pct=1.0, paper_ids="arXiv:2307.06304")
 default_cfgs = generate_default_cfgs({f"navit_{size}_patch16.untrained": _CFG for size in ("tiny", "small", "base")})
 
 

@@ -1,13 +1,27 @@
-"""What the authors of a model state of their weights, kept in the notes of timm's configuration."""
+"""What the authors of a model state of their weights, kept in timm's configuration."""
 
 from typing import Any
+
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 TOP_1 = "ImageNet-1k top-1: "
 
 
-def top_1(percent: float | None) -> tuple[str, ...] | None:
-    """For a configuration's `notes`: the accuracy that the authors state; None for none."""
-    return None if percent is None else (f"{TOP_1}{percent}",)
+def imagenet(accuracy: float | None = None, **others: Any) -> dict[str, Any]:
+    """timm's configuration of a model for ImageNet-1k at 224 pixels: top-1 in percent as the authors state it, None for
+    none, and what differs from the usual."""
+    return {
+        "input_size": (3, 224, 224),
+        "num_classes": 1000,
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "patch_embed.proj",
+        "classifier": "head",
+        "notes": None if accuracy is None else (f"{TOP_1}{accuracy}",),
+        **others,
+    }
 
 
 def published_top_1(cfg: Any) -> float | None:
@@ -18,5 +32,6 @@ def published_top_1(cfg: Any) -> float | None:
 
 def licence(cfg: Any) -> str:
     """Of the weights; "none stated" where there are some and nobody says on which terms, "-" where there are none."""
-    there = cfg.has_weights or published_top_1(cfg) is not None
-    return cfg.license or ("none stated" if there else "-")
+    if not cfg.has_weights and published_top_1(cfg) is None:
+        return "-"
+    return cfg.license or "none stated"

@@ -18,10 +18,11 @@ from timm.models._features import FeatureGetterNet, feature_take_indices
 from torch import Tensor, nn
 
 from longvision.errors import UserError
+from longvision.models.registered import kind_of
+from longvision.models.sequence import SequenceBackbone
 
 STRIDES = (4, 8, 16, 32)
 SUFFIX = "_pyramid"
-HIERARCHIES = ("efficientvit", "vmamba")  # of ours, with maps of several strides; all others have one
 default_cfgs: dict[str, Any] = {}  # of the names registered so far, for timm
 Blocks = Literal["last", "spread"]
 
@@ -173,16 +174,11 @@ def has_pyramid(name: str) -> bool:
     stem = name.partition(".")[0]
     if not timm.is_model(stem) or stem.endswith(SUFFIX):
         return False
-    if is_ours(stem):
-        return not stem.startswith(HIERARCHIES)
+    if issubclass(kind_of(stem), SequenceBackbone):
+        return True
     patch = re.search(r"_patch(\d+)_", f"{stem}_")
     fits = patch is not None and int(patch[1]) in STRIDES
     return fits and timm.models.is_model_in_modules(stem, ("vision_transformer", "deit"))
-
-
-def is_ours(stem: str) -> bool:
-    """Whether a registered name is a model of longvision."""
-    return timm.model_entrypoint(stem).__module__.startswith("longvision.")
 
 
 def register_pyramid(name: str) -> str:
@@ -218,9 +214,7 @@ def _create_pyramid(
     """For timm.create_model; what is not the pyramid's goes to the backbone, its weights among it."""
     if "img_size" in kwargs:  # positions for what the backbone will see: the image padded to whole cells
         kwargs["img_size"] = tuple(-(-side // STRIDES[-1]) * STRIDES[-1] for side in to_2tuple(kwargs["img_size"]))
-    own: dict[str, Any] = {"cls_token": "none"} if is_ours(base) else {"dynamic_img_size": True}
-    if base.startswith("mambareg"):  # its registers keep what is global out of the maps
-        own = {}
+    own: dict[str, Any] = getattr(kind_of(base), "pyramid_options", {"dynamic_img_size": True})
     backbone = timm.create_model(base, pretrained=pretrained, **{"num_classes": 0, **own, **kwargs})
     model = FeaturePyramid(backbone, blocks, out_chans)
     return FeatureGetterNet(model, out_indices=out_indices) if features_only else model  # type: ignore[arg-type]

@@ -1,10 +1,9 @@
 """Backbones over a sequence of tokens: patches, class tokens among them, positions, then blocks."""
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from timm.layers import lecun_normal_, to_2tuple, trunc_normal_
@@ -21,6 +20,7 @@ from longvision.layers import (
     packed_pos_embed,
     resample_pos_embed,
 )
+from longvision.layers.drop_path import rising
 from longvision.layers.factorised import FACTORISED, Factorised
 from longvision.layers.positions import per_patch, starts_of
 from longvision.models.base import Backbone
@@ -36,7 +36,6 @@ torch.fx.wrap("widened")
 
 
 Positions = Literal["absolute"] | Factorised
-SCANS_OWN = re.compile(r"A_\w*log\w*|D(_\w+)?")  # names of decay rates and skip connections
 
 
 @dataclass(frozen=True)
@@ -102,6 +101,7 @@ class SequenceBackbone(Backbone):
     """
 
     own_pools: tuple[Pool, ...] = ()
+    pyramid_options: ClassVar[dict[str, Any]] = {"cls_token": "none"}  # what a pyramid makes it with
 
     def __init__(
         self,
@@ -124,12 +124,11 @@ class SequenceBackbone(Backbone):
     ) -> None:
         check_at_least_one(img_size=img_size, patch_size=patch_size, stride=stride if stride is not None else 1)
         check_at_least_one(in_chans=in_chans, embed_dim=embed_dim, depth=depth)
-        if not 0 <= drop_path_rate < 1:
-            raise UserError(f"drop_path_rate {drop_path_rate}: expected a number from 0 to below 1")
         if positions not in ("absolute", *FACTORISED):
             raise UserError(f"positions={positions!r} is unknown: choose one of absolute, {', '.join(FACTORISED)}")
         tokens = cls_token if isinstance(cls_token, ClassTokens) else ClassTokens(cls_token)
-        self.pools = (*self.own_pools, *(("token",) if tokens.count else ()), "mean", "max", "none")
+        given: tuple[Pool, ...] = (*self.own_pools, *(("token",) if tokens.count else ()), "mean", "max", "none")
+        self.pools = tuple(dict.fromkeys(given))
         super().__init__(embed_dim, in_chans, num_classes, pool if pool is not None else self.pools[0], drop_rate)
 
         self.tokens = tokens
@@ -145,9 +144,13 @@ class SequenceBackbone(Backbone):
             if positions == "absolute"
             else FactorisedPositions(positions, embed_dim, self.grid)
         )
-        blocks = [block(i, drop_path_rate * i / max(1, depth - 1)) for i in range(depth)]
+        blocks = [block(i, rate) for i, rate in enumerate(self._rates(drop_path_rate, depth))]
         self._add_blocks(blocks, norm(embed_dim), [(embed_dim, self.patch_embed.stride)] * depth)
         self._init_weights()
+
+    def _rates(self, last: float, depth: int) -> list[float]:
+        """Of stochastic depth, a block."""
+        return rising(last, depth)
 
     @torch.no_grad()
     def _init_weights(self) -> None:
@@ -279,10 +282,9 @@ class SequenceBackbone(Backbone):
         self.grid = grid
 
     def no_weight_decay(self) -> set[str]:
-        """Class tokens, positions, and the scans' A and D; see `Backbone.no_weight_decay`."""
-        names = [name for name, _ in self.named_parameters()]
-        own = {name for name in names if name.startswith("pos_embed") or SCANS_OWN.fullmatch(name.split(".")[-1])}
-        return {*own, *self._token_names()}
+        """Class tokens and positions too; see `Backbone.no_weight_decay`."""
+        positions = {name for name, _ in self.named_parameters() if name.startswith("pos_embed")}
+        return {*super().no_weight_decay(), *positions, *self._token_names()}
 
 
 def check_at_least_one(**values: int | tuple[int, int]) -> None:

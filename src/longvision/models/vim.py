@@ -1,17 +1,16 @@
 """Vision Mamba (Vim, arXiv 2401.09417): a class token in the middle, bidirectional selective scans."""
 
-import math
 from dataclasses import replace
 from typing import Any
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import generate_default_cfgs, register_model, register_notrace_module
 from torch import Tensor
 
 from longvision.layers import ClassToken, ClassTokens, Direction, RMSNorm, VimBlock
+from longvision.layers.scan_init import scale_branches
 from longvision.models.base import build
-from longvision.models.published import top_1
+from longvision.models.published import imagenet
 from longvision.models.sequence import Layout, SequenceBackbone, check_at_least_one
 from longvision.types import PackedImages
 
@@ -63,9 +62,7 @@ class Vim(SequenceBackbone):
     def _init_weights(self) -> None:
         """The published initialisation; the mixers have set their own."""
         super()._init_weights()
-        for block in self._blocks():
-            # Depth residual branches add up to the variance of one (GPT-2's scheme).
-            block.mixer.out_proj.weight /= math.sqrt(len(self._blocks()))  # type: ignore[union-attr, operator]
+        scale_branches(self._blocks())
 
     def embed(self, images: Tensor | PackedImages) -> tuple[Tensor, Layout]:
         """As `SequenceBackbone.embed`; with direction "sequence", in training, a random half of the images flipped."""
@@ -87,23 +84,14 @@ class Vim(SequenceBackbone):
 
 
 def _cfg(repository: str = "", filename: str = "", accuracy: float | None = None, **kwargs: Any) -> dict[str, Any]:
-    return {
+    own = {
         "hf_hub_id": f"hustvl/{repository}" if repository else None,
         "hf_hub_filename": filename or None,
-        "input_size": (3, 224, 224),
-        "num_classes": 1000,
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "patch_embed.proj",
-        "classifier": "head",
         "license": "apache-2.0",
         "origin_url": "https://github.com/hustvl/Vim",
         "paper_ids": "arXiv:2401.09417",
-        "notes": top_1(accuracy),
-        **kwargs,
     }
+    return imagenet(accuracy, **{**own, **kwargs})
 
 
 default_cfgs = generate_default_cfgs(

@@ -4,7 +4,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import trunc_normal_
 from timm.models import generate_default_cfgs, register_model
 from torch import nn
@@ -12,6 +11,7 @@ from torch import nn
 from longvision.errors import UserError
 from longvision.layers.attention import LayerNorm, TransformerBlock
 from longvision.models.base import build
+from longvision.models.published import imagenet
 from longvision.models.sequence import Layout, SequenceBackbone, check_at_least_one
 
 
@@ -67,17 +67,9 @@ def init_linear_layers(blocks: nn.Module) -> None:
 
 default_cfgs = generate_default_cfgs(
     {
-        "vit_nano_patch4_32.untrained": {
-            "input_size": (3, 32, 32),
-            "num_classes": 10,
-            "crop_pct": 1.0,
-            "interpolation": "bicubic",
-            "mean": IMAGENET_DEFAULT_MEAN,
-            "std": IMAGENET_DEFAULT_STD,
-            "first_conv": "patch_embed.proj",
-            "classifier": "head",
-            "paper_ids": ("arXiv:2010.11929", "arXiv:2307.06304"),
-        }
+        "vit_nano_patch4_32.untrained": imagenet(
+            input_size=(3, 32, 32), num_classes=10, crop_pct=1.0, paper_ids=("arXiv:2010.11929", "arXiv:2307.06304")
+        )
     }
 )
 

@@ -6,21 +6,21 @@ from functools import partial
 from itertools import accumulate
 from typing import Any, Literal, get_args
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import generate_default_cfgs, register_model, register_notrace_module
 from torch import nn
 
 from longvision.errors import UserError
 from longvision.layers.attention import LayerNorm
+from longvision.layers.drop_path import rising
 from longvision.layers.maps import MapConv2d, PatchMerging
 from longvision.layers.ss2d import SS2D
 from longvision.layers.vss_block import VSSBlock
 from longvision.models.base import build
 from longvision.models.hierarchy import HierarchyBackbone, Stage
-from longvision.models.published import top_1
+from longvision.models.published import imagenet
 from longvision.models.sequence import check_at_least_one
 from longvision.models.vit import init_linear_layers
-from longvision.models.weights.files import Weights
+from longvision.models.weights.fit import Weights
 from longvision.models.weights.vmamba import from_released
 
 # timm's feature extraction by torch.fx takes mixers whole, as they run; torch.fx alone looks into them.
@@ -67,22 +67,24 @@ class VMamba(HierarchyBackbone):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
-        stages = {f"depths[{number}]": depth for number, depth in enumerate(depths)}
-        check_at_least_one(in_chans=in_chans, state=state, stages=len(stages), **stages)
+        check_at_least_one(in_chans=in_chans, state=state, stages=_stages(depths))
+        check_at_least_one(**{f"depths[{number}]": depth for number, depth in enumerate(depths)})
         if version not in get_args(Version):
             raise UserError(f"version={version!r} is unknown: choose {' or '.join(get_args(Version))}")
         if type(embed_dim) is not int or embed_dim < 2:
             raise UserError(f"embed_dim {embed_dim!r}: expected a whole number, at least 2")
-        if ssm_ratio * embed_dim < 1 or mlp_ratio < 0:
-            raise UserError(f"ssm_ratio {ssm_ratio}, mlp_ratio {mlp_ratio}: expected a channel at least, and 0 or more")
-        if not 0 <= drop_path_rate < 1:
-            raise UserError(f"drop_path_rate {drop_path_rate}: expected a number from 0 to below 1")
+        numbers = all(type(ratio) in (int, float) for ratio in (ssm_ratio, mlp_ratio))
+        if not numbers or ssm_ratio * embed_dim < 1 or mlp_ratio < 0:
+            raise UserError(
+                f"ssm_ratio {ssm_ratio!r}, mlp_ratio {mlp_ratio!r}: expected a number that leaves a channel at least, "
+                "and one of 0 or more"
+            )
         widths = [embed_dim * 2**number for number in range(len(depths))]
         super().__init__(widths[-1], in_chans, num_classes, pool, drop_rate)
         self.embed_dim, self.smallest = embed_dim, 1 if version == "v05" else 4
         self.patch_embed = (_convolutions if version == "v05" else _patches)(in_chans, embed_dim)
         halve = _halving if version == "v05" else PatchMerging
-        rates = [drop_path_rate * number / max(1, sum(depths) - 1) for number in range(sum(depths))]
+        rates = rising(drop_path_rate, sum(depths))
         layers = []
         for width, depth, end in zip(widths, depths, accumulate(depths)):
             block = partial(VSSBlock, width, int(ssm_ratio * width), state, version == "v0", mlp_ratio)
@@ -97,14 +99,16 @@ class VMamba(HierarchyBackbone):
         init_linear_layers(self._blocks())
         self._init_head()
 
-    def no_weight_decay(self) -> set[str]:
-        """The scans' parameters; see `Backbone.no_weight_decay`."""
-        scan = ("A_logs", "Ds", "dt_projs_bias")
-        return {name for name, _ in self.named_parameters() if name.split(".")[-1] in scan}
-
     def from_released(self, weights: Weights) -> Weights:
         """Of the authors' other versions, as `Backbone.from_released`."""
         return from_released(weights, self)
+
+
+def _stages(depths: Any) -> int:
+    """How many there are. Raises UserError for what is no list."""
+    if not isinstance(depths, Sequence) or isinstance(depths, str):
+        raise UserError(f"depths {depths!r}: expected a list, the number of blocks of each stage")
+    return len(depths)
 
 
 def _convolutions(in_chans: int, dim: int) -> nn.Sequential:
@@ -125,22 +129,16 @@ def _halving(dim: int) -> nn.Sequential:
 
 
 def _cfg(file: str, accuracy: float) -> dict[str, Any]:
-    return {
-        "url": f"https://github.com/MzeroMiko/VMamba/releases/download/{file}",
-        "custom_load": True,
-        "input_size": (3, 224, 224),
-        "num_classes": 1000,
-        "crop_pct": 224 / 256,
-        "interpolation": "bicubic",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "patch_embed.0",
-        "classifier": "classifier.head",
-        "license": "mit",
-        "origin_url": "https://github.com/MzeroMiko/VMamba",
-        "paper_ids": "arXiv:2401.10166",
-        "notes": top_1(accuracy),
-    }
+    return imagenet(
+        accuracy,
+        url=f"https://github.com/MzeroMiko/VMamba/releases/download/{file}",
+        custom_load=True,
+        first_conv="patch_embed.0",
+        classifier="classifier.head",
+        license="mit",
+        origin_url="https://github.com/MzeroMiko/VMamba",
+        paper_ids="arXiv:2401.10166",
+    )
 
 
 default_cfgs = generate_default_cfgs(
@@ -163,7 +161,7 @@ _V0 = {"state": 16, "ssm_ratio": 2.0, "mlp_ratio": 0.0, "version": "v0"}
 
 def _released(name: str, pretrained: bool, arguments: dict[str, Any]) -> VMamba:
     """With `features_only=True`, the maps of all stages where nobody names some."""
-    return build(VMamba, name, pretrained, **{"out_indices": len(arguments["depths"]), **arguments})
+    return build(VMamba, name, pretrained, **{"out_indices": _stages(arguments["depths"]), **arguments})
 
 
 @register_model

@@ -5,7 +5,8 @@ import re
 from torch import Tensor, nn
 
 from longvision.errors import UserError
-from longvision.models.weights.files import Weights, check_fits, fit_head
+from longvision.models.weights.files import load_fitted
+from longvision.models.weights.fit import Weights
 
 # What stands in the file -> what is in ours, one after the other.
 AUTHORS = [
@@ -43,10 +44,7 @@ def load_detr(model: nn.Module, weights: Weights, path: str) -> None:
 
     Raises UserError for one with other sizes: the tensors that differ.
     """
-    weights = renamed(weights)
-    fit_head(weights, model, path, f"model.{HEAD}", more=1)
-    check_fits(weights, model, path)
-    model.load_state_dict(weights)
+    load_fitted(model, renamed(weights), path, f"model.{HEAD}", more=1)
 
 
 def sizes_of(weights: Weights, path: str) -> tuple[str, int, dict[str, int]]:

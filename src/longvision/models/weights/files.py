@@ -8,7 +8,6 @@ filters for three colours are adapted to another number of channels.
 import argparse
 import json
 import logging
-import math
 import os
 import pickle
 import re
@@ -20,18 +19,16 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from longvision.errors import MissingFileError, UnsavedError, UserError
 from longvision.files import METADATA_KEY, opened_weights, written_beside
-from longvision.layers import ClassToken, ClassTokens, resample_pos_embed
-from longvision.layers.factorised import interpolated
-from longvision.models.weights.identify import family_of, fitting
+from longvision.models.weights.fit import Weights, differences, fit_positions, fitted
+from longvision.models.weights.identify import nearest
 
-Weights = dict[str, Tensor]
 # What released files hold beside weights: yacs's nodes are dictionaries, and read as such.
 SETTINGS: list[Any] = [argparse.Namespace, (OrderedDict, "yacs.config.CfgNode")]
+AVERAGED = "A_c_log"  # in names of ARM's tensors, whose published accuracies are of the average
 logger = logging.getLogger(__name__)
 
 
@@ -49,11 +46,7 @@ def load_weights(model: Any, path: str | os.PathLike[str], prefix: str = "") -> 
         weights = {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
         if not weights:
             raise UserError(f"{path} holds no tensor whose name begins with {prefix!r}")
-    weights = fit_positions(model.from_released(weights), model, metadata)
-    _fit_input(weights, model)
-    fit_head(weights, model, path, model.head_name)
-    check_fits(weights, model, path)
-    model.load_state_dict(weights)
+    load_fitted(model, fitted(weights, model, metadata), path, model.head_name, given=weights)
 
 
 def restore_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -136,7 +129,11 @@ def _read_pickle(path: Path) -> Weights:
     except Exception as error:  # bytes that are no pickle fail in any way there is
         raise UserError(f"{path} is not a checkpoint that torch can read: {error}") from error
     average = content.get("model_ema") if isinstance(content, dict) else None
-    if isinstance(average, dict) and family_of(average) == "ARM":  # the published ones, beside those of the last step
+    if isinstance(average, dict) and any(AVERAGED in str(name) for name in average):
+        if "model" in content:
+            logger.info(
+                "%s holds model and model_ema, an average of its weights: model_ema is taken, as published", path
+            )
         return dict(average)
     if isinstance(content, dict) and {"model", "model_ema"} <= content.keys():
         logger.info("%s holds model and model_ema, an average of its weights: model is taken", path)
@@ -146,115 +143,45 @@ def _read_pickle(path: Path) -> Weights:
     return dict(content) if isinstance(content, dict) else {}
 
 
-def fit_positions(weights: Weights, model: Any, metadata: dict[str, Any] | None = None) -> Weights:
-    """The same weights with position embeddings for the model's grid and for where its class tokens stand.
-
-    A model without class tokens takes those of the file away; one with others than the file has keeps what it gets,
-    and the check for missing tensors speaks.
-
-    Raises UserError for positions of another kind, and for those that fill no grid.
-    """
-    kind = getattr(model, "positions", "absolute")
-    if "grid" in (metadata or {}) and (found := (metadata or {}).get("positions", "absolute")) != kind:
-        raise UserError(
-            f"the checkpoint has positions={found!r}, the model {kind!r}: create the model with positions={found!r}"
-        )
-    if kind.endswith("_learned"):
-        return _fit_tables(weights, model)
-    # Rotary positions are the same numbers for each grid.
-    weights = {**weights, **{n: own for n, own in model.named_buffers() if n.startswith("rope.") and n in weights}}
-    if (pos_1MD := weights.get("pos_embed")) is None or pos_1MD.ndim != 3:
-        return weights
-    tokens = ClassTokens(_class_token(weights, model, metadata or {}))
-    grid = _grid(pos_1MD.shape[1] - tokens.count, model, metadata or {})
-    pos_1MD = resample_pos_embed(pos_1MD, grid, model.grid, tokens)
-    patches_1MD, class_1TD = tokens.extract(pos_1MD)
-    if model.tokens.count == 0:
-        weights = {name: tensor for name, tensor in weights.items() if not name.startswith("cls_token")}
-        return {**weights, "pos_embed": patches_1MD}
-    return {
-        **weights,
-        "pos_embed": model.tokens.in_positions.insert(patches_1MD, class_1TD) if tokens.count else pos_1MD,
-    }
-
-
-def _fit_tables(weights: Weights, model: Any) -> Weights:
-    """With tables of positions for the model's grid."""
-    fitted = dict(weights)
-    for name, side in zip(("pos_embed.rows", "pos_embed.columns"), model.grid):
-        if (table := weights.get(name)) is not None and table.ndim == 2 and len(table) != side:
-            fitted[name] = interpolated(table, [side], model.pos_embed.fractional).to(table.dtype)
-    return fitted
-
-
-def _class_token(weights: Weights, model: Any, metadata: dict[str, Any]) -> ClassToken:
-    """Where the class token stands in the file's sequence; names alone do not tell the head from the middle."""
-    if "pos_embed_cls" in weights:  # registers have positions of their own
-        return "none"
-    if "cls_token" in metadata:
-        return metadata["cls_token"]
-    if "cls_token_head" in weights:
-        return "double"
-    if "cls_token" in weights:
-        return "head" if model.tokens.kind == "head" else "middle"
-    return "none"
-
-
-def _grid(patches: int, model: Any, metadata: dict[str, Any]) -> tuple[int, int]:
-    """The grid of patches that the file's positions were learned on: what it says, else a square as all released."""
-    side = math.isqrt(max(patches, 0))
-    if "grid" in metadata:
-        rows, columns = metadata["grid"]
-    elif side * side == patches:
-        rows, columns = side, side
-    else:
-        rows, columns = model.grid
-    if rows * columns != patches or patches < 1:
-        raise UserError(
-            f"the checkpoint has positions for {patches} patches, which do not fill a grid of {rows}x{columns}: "
-            "create the model with the img_size that it was trained at"
-        )
-    return rows, columns
-
-
-def _fit_input(weights: Weights, model: Any) -> None:
-    name = getattr(model, "pretrained_cfg", {}).get("first_conv", "patch_embed.proj") + ".weight"
-    if name in weights and weights[name].ndim == 4 and weights[name].shape[1] == 3 != model.in_chans:
-        weights[name] = adapt_input_conv(model.in_chans, weights[name])
-
-
-def fit_head(
-    weights: Weights, model: nn.Module, path: str | os.PathLike[str], head: str = "head", more: int = 0
+def load_fitted(
+    model: nn.Module, weights: Weights, path: str | os.PathLike[str], head: str, more: int = 0, given: Any = None
 ) -> None:
-    """A head for another class count cannot be used: the model keeps the one that it was made with. `more` are its
-    outputs that are no class."""
-    own = model.state_dict()
-    found, wanted = (len(there.get(f"{head}.weight", ())) for there in (weights, own))
-    if found in (0, wanted):
-        return
-    if wanted > more:
-        logger.warning(
-            "%s has a head for %d classes, the model %d: its head starts anew", path, found - more, wanted - more
+    """Strictly, but for the head: in place of one for another class count or pooling the model keeps the one that it
+    was made with, which is told.
+
+    Args:
+        head: its name.
+        more: its outputs that are no class.
+        given: see `check_fits`.
+    """
+    own, heads = model.state_dict(), (f"{head}.weight", f"{head}.bias")
+    found, wanted = (tuple(there[heads[0]].shape) if heads[0] in there else (0,) for there in (weights, own))
+    pools = [n for n in weights if n not in own and n.partition(".")[0] in getattr(model, "pool_names", ())]
+    anew = found != (0,) and (found != wanted or bool(pools))
+    if anew:
+        weights = {n: w for n, w in weights.items() if n not in (*heads, *pools)} | {
+            n: own[n] for n in heads if n in own
+        }
+    check_fits(weights, model, path, given)
+    model.load_state_dict(weights)
+    if anew and wanted[0] > more:
+        what = (
+            "another pooling" if found[0] == wanted[0] else f"{found[0] - more} classes, the model {wanted[0] - more}"
         )
-    for name in (f"{head}.weight", f"{head}.bias"):
-        weights.pop(name, None)
-        if name in own:
-            weights[name] = own[name]
+        logger.warning("%s has a head for %s: its head starts anew", path, what)
 
 
-def check_fits(weights: Weights, model: nn.Module, path: str | os.PathLike[str]) -> None:
-    own = model.state_dict()
-    differ = [f"{name} is missing" for name in own if name not in weights]
-    differ += [f"{name} is unknown to the model" for name in weights if name not in own]
-    differ += [
-        f"{name} is {tuple(weights[name].shape)}, the model's is {tuple(own[name].shape)}"
-        for name in own
-        if name in weights and weights[name].shape != own[name].shape
-    ]
-    if differ:
-        name, cfg = fitting(weights), getattr(model, "pretrained_cfg", {})
-        made = cfg.get("architecture"), f"{cfg.get('architecture')}.{cfg.get('tag')}"
-        raise other_model(path, differ, f"; these are weights of {name}" if name and name not in made else "")
+def check_fits(weights: Weights, model: nn.Module, path: str | os.PathLike[str], given: Weights | None = None) -> None:
+    """Raises UserError for weights that do not fit; `given` are those of the file, before they were made to fit."""
+    if not (differ := differences(weights, model)):
+        return
+    found, cfg = nearest(weights if given is None else given), getattr(model, "pretrained_cfg", {})
+    made = cfg.get("architecture"), f"{cfg.get('architecture')}.{cfg.get('tag')}"
+    if found is None or found.name in made or not found.is_near:
+        raise other_model(path, differ)
+    raise other_model(
+        path, differ, f"; {'the nearest of ours is' if found.differ else 'these are weights of'} {found.name}"
+    )
 
 
 def other_model(path: str | os.PathLike[str], differ: Sequence[str], fits: str = "") -> UserError:

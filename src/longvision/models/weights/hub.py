@@ -34,12 +34,13 @@ def locate_weights(variant: str, cfg: Any, cache_dir: str | Path | None = None) 
         fetch = partial(_from_hub, cfg.hf_hub_id, cfg.hf_hub_filename, cache_dir)
     else:
         return cfg  # timm says that there are no weights for this model
+    name = f"{variant}.{cfg.tag}" if cfg.tag else variant
     try:
         path = fetch()
     except Exception as error:  # no network, no proxy, no such file, offline mode: all mean the same to the caller
         raise UnreachableWeights(
-            f"the weights of {variant} could not be fetched from {where} ({type(error).__name__}): fetch the file on a "
-            f'machine that can, and pass it as timm.create_model("{variant}", pretrained=True, '
+            f"the weights of {name} could not be fetched from {where} ({type(error).__name__}): fetch the file on a "
+            f'machine that can, and pass it as timm.create_model("{name}", pretrained=True, '
             f'pretrained_cfg_overlay=dict(file="PATH"))'
         ) from error
     return dataclasses.replace(cfg, url=None, file=path, custom_load=True)

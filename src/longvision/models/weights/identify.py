@@ -1,71 +1,33 @@
-"""Which registered model a set of weights belongs to, read from the names and shapes alone."""
+"""Which registered model of ours a set of weights belongs to: the nearest by the names and shapes of its tensors."""
 
+import functools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from torch import Tensor
+import timm
+import torch
+from torch import nn
 
 from longvision.errors import UserError
-from longvision.models.weights.vmamba import renamed
+from longvision.models.registered import kind_of
+from longvision.models.weights.fit import Weights, differences, fitted
 
-# What only a family's tensors have in their names -> the family. A Vim has none of these.
-MARKS = {
-    "reatten_matrix.weight": "DeepViT",
-    "pos_embed_cls": "MambaReg",
-    "A_c_log": "ARM",
-    "A_log_0": "LocalVim",
-    "A_logs": "VMamba",
-}
-# Family -> width and depth, of a VMamba its third stage's -> the name
-SIZES = {
-    "Vim": {
-        (192, 24): "vim_tiny_patch16_224",
-        (384, 24): "vim_small_patch16_224",
-        (768, 24): "vim_base_patch16_224",
-        (128, 4): "vim_nano_patch4_32",
-    },
-    "DeepViT": {
-        (384, 16): "deepvit_16",
-        (384, 24): "deepvit_24",
-        (384, 32): "deepvit_32",
-        (396, 16): "deepvit_s",
-        (420, 32): "deepvit_l",
-    },
-    "MambaReg": {
-        (192, 24): "mambareg_tiny_patch16_224",
-        (384, 24): "mambareg_small_patch16_224",
-        (768, 24): "mambareg_base_patch16_224",
-        (1024, 48): "mambareg_large_patch16_224",
-    },
-    "ARM": {
-        (384, 12): "arm_tiny_patch16_224",
-        (512, 12): "arm_small_patch16_224",
-        (768, 12): "arm_base_patch16_224",
-        (1024, 24): "arm_large_patch16_224",
-        (1536, 24): "arm_huge_patch16_224",
-    },
-    "LocalVim": {(192, 20): "localvim_tiny_patch16_224", (384, 20): "localvim_small_patch16_224"},
-    "VMamba": {
-        (96, 8): "vmamba_tiny_s1l8_224",
-        (96, 20): "vmamba_small_s1l20_224",
-        (128, 20): "vmamba_base_s1l20_224",
-        (96, 5): "vmamba_tiny_s2l5_224",
-        (96, 15): "vmamba_small_s2l15_224",
-        (128, 15): "vmamba_base_s2l15_224",
-        (96, 9): "vmamba_tiny_v0_224",
-        (96, 27): "vmamba_small_v0_224",
-        (128, 27): "vmamba_base_v0_224",
-    },
-}
-# Name -> others of the same width and depth, by their number of positions. At 224 pixels 27 x 27 patches overlap.
-BY_POSITIONS = {
-    "vim_tiny_patch16_224": dict.fromkeys((729, 730, 731), "vim_tiny_patch16_stride8_224"),
-    "vim_small_patch16_224": dict.fromkeys((729, 730, 731), "vim_small_patch16_stride8_224"),
-    "deepvit_l": {577: "deepvit_l_384"},
-}
-HEADS = "head.weight", "classifier.head.weight"
-FIRST = "patch_embed.conv1.weight", "patch_embed.0.weight", "patch_embed.proj.weight"
+
+@dataclass(frozen=True)
+class Match:
+    """A registered model.
+
+    Args:
+        name: with a tag where it has several.
+        differ: what of the weights it does not take, a phrase a tensor.
+        is_near: whether they share half of their tensors, by name and shape.
+    """
+
+    name: str
+    differ: list[str]
+    is_near: bool
 
 
 @dataclass(frozen=True)
@@ -77,61 +39,95 @@ class Identity:
     arguments: str
 
 
-def identify(weights: dict[str, Tensor], path: str) -> Identity:
+def identify(weights: Weights, path: str) -> Identity:
     """Raises UserError for weights that no registered model of ours has."""
-    family, width, depth, name = _read(weights)
-    if not family:
-        raise UserError(f"{path} is not a checkpoint of a {', '.join(SIZES)} or DETR: it does not have their tensors")
-    if name is None:
-        patches = weights.get("patch_embed.proj.weight")
-        side = "" if patches is None else f" and patches of {patches.shape[-1]}"
+    match = nearest(weights)
+    if match is None:
+        kinds = ", ".join(kind.__name__ for kind in _families())
+        raise UserError(f"{path} is not a checkpoint of a {kinds} or DETR: it does not have their tensors")
+    model = _empty(match.name)
+    if match.differ:
+        more = f" and {len(match.differ) - 3} more" if len(match.differ) > 3 else ""
         raise UserError(
-            f"{path} is a {family} of width {width}, depth {depth}{side}, which none of the registered ones is: load "
-            f"it with longvision.models.{family}(embed_dim={width}, …)"
+            f"{path} is of none of the registered models; of the nearest, {match.name}, differ: "
+            f"{'; '.join(match.differ[:3])}{more}: load it with longvision.models.{type(model).__name__}(…)"
         )
-    return _identity(name, weights)
+    weights, cfg = model.from_released(weights), model.pretrained_cfg
+    head = weights.get(f"{model.head_name}.weight")
+    found = {
+        "num_classes": 0 if head is None else len(head),
+        "in_chans": weights[f"{cfg['first_conv']}.weight"].shape[1],
+    }
+    usual = {"num_classes": cfg["num_classes"], "in_chans": cfg["input_size"][0]}
+    others = "".join(f", {key}={value}" for key, value in found.items() if value != usual[key])
+    return Identity(match.name, found["num_classes"], others)
 
 
-def fitting(weights: dict[str, Tensor]) -> str | None:
-    """The registered name of ours whose blocks they fill; None where none is known to."""
-    return _read(weights)[3]
+def nearest(weights: Weights) -> Match | None:
+    """Of the family that has the most of their names the model that shares the most tensors with them, by name and
+    shape; None where no family has half of the names."""
+    families = _families()
+    alike = {family[0]: _alike(weights, family[0]) for family in families.values()}
+    family = max(families.values(), key=lambda family: alike[family[0]])
+    if 2 * alike[family[0]][0] < len(_outline(weights)):
+        return None
+    shared = {name: _shared(weights, name) for name in family}
+    name = max(family, key=shared.__getitem__)
+    return Match(name, _differences(weights, _empty(name)), shared[name][0] >= 0.5)
 
 
-def family_of(weights: Iterable[str]) -> str:
-    """By the names; a Vim where no other can be told."""
-    names = [str(name) for name in weights]
-    return next((family for mark, family in MARKS.items() if any(mark in name for name in names)), "Vim")
+@functools.cache
+def _families() -> dict[type[nn.Module], list[str]]:
+    """Class -> the names of its models, with a tag where there are several."""
+    from longvision.models import NAMES  # whose modules import this one
+
+    families: dict[type[nn.Module], list[str]] = {}
+    for name in NAMES:
+        tagged = timm.list_models(f"{name}.*", include_tags=True)
+        families.setdefault(kind_of(name), []).extend(tagged if len(tagged) > 1 else [name])
+    return families
 
 
-def _read(weights: dict[str, Tensor]) -> tuple[str, int, int, str | None]:
-    """-> family, width, depth and name."""
-    family = family_of(weights)
-    blocks = [name.split(".") for name in weights if name.startswith(("blocks.", "layers."))]
-    if family == "VMamba":
-        norm = renamed(weights).get("layers.0.blocks.0.norm.weight")
-        if norm is None:
-            return "", 0, 0, None
-        depth = 1 + max((int(parts[3]) for parts in blocks if parts[1:3] == ["2", "blocks"]), default=-1)
-        return family, len(norm), depth, SIZES[family].get((len(norm), depth))
-    patches, positions = weights.get("patch_embed.proj.weight"), weights.get("pos_embed")
-    marked = family != "Vim" or any(name.endswith("mixer.A_log") for name in weights)
-    if not marked or patches is None or patches.ndim != 4 or positions is None or positions.ndim != 3:
-        return "", 0, 0, None
-    width, depth = patches.shape[0], 1 + max((int(parts[1]) for parts in blocks), default=-1)
-    name = SIZES[family].get((width, depth), "")
-    side = re.search(r"patch(\d+)", name)
-    if not name or (side and int(side[1]) != patches.shape[-1]):
-        return family, width, depth, None
-    if name == "localvim_tiny_patch16_224":
-        name += ".rope_in1k" if "rope.freqs_cos" in weights else ".middle_cls_in1k"
-    return family, width, depth, BY_POSITIONS.get(name, {}).get(positions.shape[1], name)
+@functools.cache
+def _empty(name: str) -> Any:
+    with torch.device("meta"):
+        return timm.create_model(name)
 
 
-def _identity(name: str, weights: dict[str, Tensor]) -> Identity:
-    head, first = (next((weights[key] for key in keys if key in weights), None) for keys in (HEADS, FIRST))
-    classes = 0 if head is None else len(head)
-    arguments = {"num_classes": classes, "in_chans": 3 if first is None else first.shape[1]}
-    usual = {"num_classes": 10 if "nano" in name else 1000, "in_chans": 3}
-    return Identity(
-        name, classes, "".join(f", {key}={value}" for key, value in arguments.items() if value != usual[key])
-    )
+@functools.cache
+def _tensors(name: str) -> Weights:
+    return _empty(name).state_dict()
+
+
+def _alike(weights: Weights, name: str) -> tuple[int, float]:
+    """How many names, whatever the numbers in them, a file and a model have in common, and as a share of all."""
+    own, theirs = _outline(_tensors(name)), _outline(_empty(name).from_released(weights))
+    return len(own & theirs), len(own & theirs) / len(own | theirs)
+
+
+def _outline(names: Iterable[str]) -> set[str]:
+    return {re.sub(r"\d+", "0", name) for name in names}
+
+
+def _shared(weights: Weights, name: str) -> tuple[float, int]:
+    """The share of the tensors of a file and a model that both have, and, for where it is none, how near they are in
+    size."""
+    own, theirs = _tensors(name), _empty(name).from_released(weights)
+    alike = sum(key in own and own[key].shape == w.shape for key, w in theirs.items())
+    sizes = [sum(tensor.numel() for tensor in there.values()) for there in (own, theirs)]
+    return alike / len(own.keys() | theirs.keys()), -abs(sizes[0] - sizes[1])
+
+
+def _differences(weights: Weights, model: Any) -> list[str]:
+    """What of them the model does not take, made for as many classes and channels as they are, or without a head."""
+    own, heads = model.state_dict(), [f"{model.head_name}.{kind}" for kind in ("weight", "bias")]
+    first = f"{model.pretrained_cfg['first_conv']}.weight"
+    try:
+        found = fitted(weights, model)
+    except UserError as error:  # positions that fill no grid
+        return [str(error)]
+    if heads[0] not in found or found[heads[0]].shape[1:] == own[heads[0]].shape[1:]:
+        found = {**found, **{name: own[name] for name in heads}}
+    if first in found and found[first].ndim == 4 and found[first][:, :1].shape == own[first][:, :1].shape:
+        found = {**found, first: own[first]}
+    return differences(found, model)

@@ -27,7 +27,9 @@ def renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def from_released(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """With the released names, a Linear's weights where the file has those of the 1 x 1 convolution that it is, and
-    projections of the four directions apart where they are in one."""
+    projections of the four directions apart where they are in one. Those of other families stay as they are."""
+    if not any(name.endswith(".A_logs") for name in weights):
+        return weights
     own = model.state_dict()
     found = renamed(weights)
     for name, weight in found.items():
