@@ -286,7 +286,7 @@ def test_a_run_with_weights_of_another_model(longvision, digits_run, tmp_path, c
         ("convert image.png out.pth", ["out.pth", ".safetensors"]),
         ("convert image.png there.safetensors", ["there.safetensors"]),
         ("convert image.png no/out.safetensors", ["no/out.safetensors"]),
-        ("convert {run}/model.safetensors o.safetensors", ["width 32", "depth 1", "patches of 4"]),
+        ("convert {run}/model.safetensors o.safetensors", ["vim_nano_patch4_32", "(1, 1, 32)", "models.Vim("]),
         ("check-data --out", ["--out"]),
         ("check-data --split val", ["--split"]),
     ],

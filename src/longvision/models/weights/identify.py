@@ -47,10 +47,11 @@ def identify(weights: Weights, path: str) -> Identity:
         raise UserError(f"{path} is not a checkpoint of a {kinds} or DETR: it does not have their tensors")
     model = _empty(match.name)
     if match.differ:
+        sizes_first = sorted(match.differ, key=lambda phrase: "the model's is" not in phrase)
         more = f" and {len(match.differ) - 3} more" if len(match.differ) > 3 else ""
         raise UserError(
             f"{path} is of none of the registered models; of the nearest, {match.name}, differ: "
-            f"{'; '.join(match.differ[:3])}{more}: load it with longvision.models.{type(model).__name__}(…)"
+            f"{'; '.join(sizes_first[:3])}{more}: load it with longvision.models.{type(model).__name__}(…)"
         )
     weights, cfg = model.from_released(weights), model.pretrained_cfg
     head = weights.get(f"{model.head_name}.weight")
