@@ -14,4 +14,4 @@ def test_as_many_states_are_in_registers_for_every_number_of_them():
 
 @pytest.mark.parametrize("channels", [scan.forward_channels(16), scan.BACKWARD_CHANNELS])
 def test_a_long_image_is_split(channels):
-    assert scan.grouping(16385, -(-768 // channels))[1] > 10
+    assert scan.segmented(16385, -(-768 // channels))[1] > 10

@@ -72,6 +72,14 @@ def test_a_row_is_as_long_as_it_lies_in_memory():
         scan.forward(of_a_scan(x))
 
 
+def test_a_row_of_many_groups():
+    """B and C of 64 groups with 16 states."""
+    scanned = of_a_scan(torch.empty(1, 2**21, 64, device="meta"))
+    pairs, rates = torch.empty(1, 2**21, 64, 16, 2, device="meta"), torch.empty(64, 16, device="meta")
+    with recorded(), pytest.raises(ValueError, match=r"2097152 tokens in a row, 1024 numbers each, are more than the"):
+        scan.forward(scanned._replace(BC_BMN2=pairs, A_EN=rates))
+
+
 def test_images_are_as_far_apart_as_they_like():
     """Offsets of images are numbers of 64 bits: the longest rows that there may be, seven of them."""
     x, _ = torch.empty(7, 2**21 - 1, 1024, device="meta").chunk(2, dim=-1)

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("poison")
 each_way = pytest.mark.parametrize("reverse", [False, True])
 OVER_TOKENS = ("A", "D", "delta_bias")
 PER_TOKEN_AND_Y = ("y", *PER_TOKEN)
-ONE_GROUP, MANY_GROUPS = 1, 1056  # programs that are wanted
+ONE, MANY = 1, 1056  # segments, by the programs that are wanted
 
 
 def run(device, tensors, grad, cu_seqlens=None, **options):
@@ -55,7 +55,7 @@ def test_output_and_gradients(device, chunk, tokens, reverse):
 @each_way
 def test_more_than_two_chunks(device, chunk, reverse):
     chunk(8)
-    with launched(programs=ONE_GROUP):
+    with launched(programs=ONE):
         check(device, make(1, 18, 3, 1, torch.float32), reverse=reverse)
 
 
@@ -118,8 +118,8 @@ def test_packed(device, boundaries, reverse):
 
 
 @pytest.mark.parametrize(("programs", "boundaries", "reverse"), [
-    (ONE_GROUP, [0, 4, 12], False), (ONE_GROUP, [0, 3, 4, 5, 9, 14], True),
-    (MANY_GROUPS, [0, 4, 12], True), (MANY_GROUPS, [0, 3, 4, 5, 9, 14], False),
+    (ONE, [0, 4, 12], False), (ONE, [0, 3, 4, 5, 9, 14], True),
+    (MANY, [0, 4, 12], True), (MANY, [0, 3, 4, 5, 9, 14], False),
 ], ids=str)  # fmt: skip
 def test_packed_over_many_chunks(device, chunk, programs, boundaries, reverse):
     chunk(4)
@@ -131,40 +131,40 @@ def test_packed_over_many_chunks(device, chunk, programs, boundaries, reverse):
 
 
 @pytest.fixture
-def groups(monkeypatch):
-    """How many groups each pass is split into."""
+def segments(monkeypatch):
+    """How many segments each pass is split into."""
     from longvision.ops.kernels.triton import scan as kernels
 
-    seen, original = [], kernels.grouping
-    monkeypatch.setattr(kernels, "grouping", lambda *a: (seen.append((found := original(*a))[1]), found)[1])
+    seen, original = [], kernels.segmented
+    monkeypatch.setattr(kernels, "segmented", lambda *a: (seen.append((found := original(*a))[1]), found)[1])
     return seen
 
 
 @pytest.mark.slow
 @each_way
-def test_groups_of_the_chunks_that_are_saved(device, chunk, groups, reverse):
+def test_segments_of_the_chunks_that_are_saved(device, chunk, segments, reverse):
     chunk(8)
     check(device, make(1, 18, 3, 1, torch.float32), reverse=reverse)
-    assert set(groups) == {3}
+    assert set(segments) == {3}
 
 
 @pytest.mark.parametrize(("programs", "expected", "boundaries", "reverse"), [
-    (ONE_GROUP, 1, None, True), (3, 3, None, False), (MANY_GROUPS, 6, None, True), (3, 3, [0, 1, 5, 6, 11], True),
-    (MANY_GROUPS, 6, [0, 2, 10, 11], False),
+    (ONE, 1, None, True), (3, 3, None, False), (MANY, 6, None, True), (3, 3, [0, 1, 5, 6, 11], True),
+    (MANY, 6, [0, 2, 10, 11], False),
 ], ids=str)  # fmt: skip
-def test_any_number_of_groups_gives_the_truth(device, chunk, groups, programs, expected, boundaries, reverse):
-    """With 6 chunks of 2 tokens, the last of 1: groups of two chunks, and of one."""
+def test_any_number_of_segments_gives_the_truth(device, chunk, segments, programs, expected, boundaries, reverse):
+    """With 6 chunks of 2 tokens, the last of 1: segments of two chunks, and of one."""
     chunk(2)
     with launched(programs=programs):
         check(device, make(1, 11, 5, 1, torch.float32), reverse=reverse, cu_seqlens=boundaries)
-    assert set(groups) == {expected}
+    assert set(segments) == {expected}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("absent", "softplus"), [(("delta_bias",), True), (("D", "z"), False)], ids=str)
-def test_groups_without_the_optional_arguments(device, chunk, absent, softplus):
+def test_segments_without_the_optional_arguments(device, chunk, absent, softplus):
     chunk(4)
-    with launched(programs=MANY_GROUPS):
+    with launched(programs=MANY):
         check(device, make(2, 9, 3, 1, torch.float32, softplus=softplus) | dict.fromkeys(absent), softplus)
 
 
@@ -179,20 +179,20 @@ def test_groups_without_the_optional_arguments(device, chunk, absent, softplus):
     (197, 264, 1056, (64, 4)),
     (197, 288, 1056, (256, 1)),  # three would be asked for, but whole chunks make two
 ])  # fmt: skip
-def test_how_many_groups(monkeypatch, tokens, programs, wanted, expected):
+def test_how_many_segments(monkeypatch, tokens, programs, wanted, expected):
     from longvision.ops.kernels.triton import scan as kernels
 
     monkeypatch.setattr(kernels, "PROGRAMS", wanted)
-    assert kernels.grouping(tokens, programs) == expected
+    assert kernels.segmented(tokens, programs) == expected
 
 
-def test_there_are_never_two_groups():
+def test_there_are_never_two_segments():
     from longvision.ops.kernels.triton import scan as kernels
 
     for tokens in range(1, 1000, 7):
         for programs in range(1, 600, 13):
-            group, groups = kernels.grouping(tokens, programs)
-            assert groups != 2 and (groups - 1) * group < tokens <= groups * group
+            segment_tokens, segments = kernels.segmented(tokens, programs)
+            assert segments != 2 and (segments - 1) * segment_tokens < tokens <= segments * segment_tokens
 
 
 # Extremes
@@ -200,7 +200,7 @@ def test_there_are_never_two_groups():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("raw", "rate", "programs"), [
-    (-30.0, -64.0, MANY_GROUPS), (30.0, -64.0, ONE_GROUP), (-30.0, -1e-3, ONE_GROUP), (30.0, -1e-3, MANY_GROUPS),
+    (-30.0, -64.0, MANY), (30.0, -64.0, ONE), (-30.0, -1e-3, ONE), (30.0, -1e-3, MANY),
 ])  # fmt: skip
 def test_extreme_steps_and_rates(device, chunk, raw, rate, programs):
     chunk(4)
@@ -228,7 +228,7 @@ def test_a_step_keeps_its_digits(device, raw):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("programs", "reverse"), [(ONE_GROUP, False), (MANY_GROUPS, True)])
+@pytest.mark.parametrize(("programs", "reverse"), [(ONE, False), (MANY, True)])
 def test_not_a_number_stays_in_its_row(device, chunk, programs, reverse):
     chunk(4)
     with launched(programs=programs):
@@ -238,9 +238,7 @@ def test_not_a_number_stays_in_its_row(device, chunk, programs, reverse):
     assert_identical(*({name: of[name][1] for name in PER_TOKEN_AND_Y} for of in (one, other)))
 
 
-@pytest.mark.parametrize(
-    ("programs", "reverse"), [(ONE_GROUP, True), pytest.param(MANY_GROUPS, False, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("programs", "reverse"), [(ONE, True), pytest.param(MANY, False, marks=pytest.mark.slow)])
 def test_not_a_number_stays_in_its_packed_sequence(device, chunk, programs, reverse):
     """The one in the middle of three."""
     chunk(4)
@@ -312,7 +310,7 @@ def test_expanded_gradient(device):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("programs", [ONE_GROUP, MANY_GROUPS])
+@pytest.mark.parametrize("programs", [ONE, MANY])
 def test_the_same_bits_again(device, chunk, programs):
     chunk(2)
     tensors, grad = make(1, 5, 40, 1, torch.float32), torch.randn(1, 5, 40)

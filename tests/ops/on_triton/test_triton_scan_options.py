@@ -11,8 +11,8 @@ from support.triton_cases import TOLERANCE, assert_norms, launched, moved, recor
 pytestmark = pytest.mark.usefixtures("poison")
 
 OVER_TOKENS = ("A", "D", "delta_bias", "last", "initial_state")
-ONE_GROUP, MANY_GROUPS = 1, 1056  # programs that are wanted
-each_number_of_groups = pytest.mark.parametrize("programs", [ONE_GROUP, MANY_GROUPS])
+ONE, MANY = 1, 1056  # segments, by the programs that are wanted
+each_number_of_segments = pytest.mark.parametrize("programs", [ONE, MANY])
 
 
 def case(tokens, width, states, dtype=torch.float32, B=None, C=None, initial=False):
@@ -34,7 +34,7 @@ def check(device, tensors, last=False, **options):
     assert_norms(got, value_and_grads(in_double(tensors), "reference", *double, **options), TOLERANCE, OVER_TOKENS)
 
 
-@each_number_of_groups
+@each_number_of_segments
 @pytest.mark.parametrize("reverse", [False, True])
 def test_from_a_state_to_a_state(device, chunk, programs, reverse):
     chunk(2)
@@ -48,7 +48,7 @@ def test_from_a_state_or_to_one(device, initial, last):
 
 
 @pytest.mark.parametrize("programs, reverse, grid", [
-    (ONE_GROUP, False, (2, 3)), (MANY_GROUPS, True, (3, 3)), (ONE_GROUP, True, (1, 5)), (MANY_GROUPS, False, (5, 2)),
+    (ONE, False, (2, 3)), (MANY, True, (3, 3)), (ONE, True, (1, 5)), (MANY, False, (5, 2)),
 ], ids=str)  # fmt: skip
 def test_by_columns(device, chunk, programs, reverse, grid):
     chunk(2)
@@ -57,8 +57,8 @@ def test_by_columns(device, chunk, programs, reverse, grid):
 
 
 @pytest.mark.parametrize("B, C, width, programs", [
-    (2, 2, 6, ONE_GROUP), pytest.param(2, 3, 6, MANY_GROUPS, marks=pytest.mark.slow),
-    pytest.param(2, None, 80, ONE_GROUP, marks=pytest.mark.slow), (None, 3, 3, MANY_GROUPS),
+    (2, 2, 6, ONE), pytest.param(2, 3, 6, MANY, marks=pytest.mark.slow),
+    pytest.param(2, None, 80, ONE, marks=pytest.mark.slow), (None, 3, 3, MANY),
 ], ids=str)  # fmt: skip
 def test_groups(device, chunk, B, C, width, programs):
     """Tiles of 32 channels, of one group each."""

@@ -33,17 +33,17 @@ def starts_at(sequence, p, tokens, REVERSE: tl.constexpr):
 
 
 @triton.jit
-def channels_of(tile, width, band, CHANNELS: tl.constexpr):
-    """The channels of a tile, which of them there are, and which band of channels they are of, all with the same B and
-    C; where `band` is None, B and C are those of all channels."""
-    if band is None:
+def channels_of(tile, width, group_width, CHANNELS: tl.constexpr):
+    """The channels of a tile, which of them there are, and which group of channels they are of, all with the same B and
+    C; where `group_width` is None, B and C are those of all channels."""
+    if group_width is None:
         e = tile * CHANNELS + tl.arange(0, CHANNELS)
         return e, e < width, 0
     else:
-        tiles = tl.cdiv(band, CHANNELS)
+        tiles = tl.cdiv(group_width, CHANNELS)
         own = tile // tiles
-        e = own * band + (tile - own * tiles) * CHANNELS + tl.arange(0, CHANNELS)
-        return e, e < (own + 1) * band, own
+        e = own * group_width + (tile - own * tiles) * CHANNELS + tl.arange(0, CHANNELS)
+        return e, e < (own + 1) * group_width, own
 
 
 @triton.jit

@@ -9,7 +9,7 @@ from longvision.ops.kernels.triton import layout
 from longvision.ops.kernels.triton.launch import launch, rows
 from longvision.ops.kernels.triton.scan_backward import scan_backward
 from longvision.ops.kernels.triton.scan_forward import scan_forward
-from longvision.ops.kernels.triton.scan_groups import scan_ends, scan_starts
+from longvision.ops.kernels.triton.scan_segments import scan_ends, scan_starts
 
 MOST_STATES = 16  # in a backward kernel: with more it takes minutes to compile, as all n are written out
 BLOCK = 256  # of `scan_starts`
@@ -59,14 +59,14 @@ class Scan(NamedTuple):
         return self.groups * -(-(self.x_BME.shape[2] // self.groups) // channels)
 
     def sizes(self) -> tuple[int | None, ...]:
-        """tokens, width, band, rows, columns of each kernel."""
+        """tokens, width, group_width, rows, columns of each kernel."""
         _, tokens, width = self.x_BME.shape
-        band = None if self.BC_BMN2.ndim == 4 else width // self.groups
-        return tokens, width, band, *(self.grid or (None, None))
+        group_width = None if self.BC_BMN2.ndim == 4 else width // self.groups
+        return tokens, width, group_width, *(self.grid or (None, None))
 
     def arguments(self) -> tuple[Any, ...]:
-        """The first ones of each kernel; B and C are loaded as one number."""
-        return *rows(self.x_BME), *rows(self.step_BME), self.BC_BMN2.view(torch.int64), self.A_EN
+        """The first ones of each kernel; B and C are loaded as one number, and lie as a row of them for each token."""
+        return *rows(self.x_BME), *rows(self.step_BME), self.BC_BMN2.flatten(2).view(torch.int64), self.A_EN
 
     def constants(self) -> dict[str, Any]:
         return {"N": self.states, "REVERSE": self.reverse, "LOG_DECAY": self.log_decay, "SOFTPLUS": self.softplus}
@@ -103,12 +103,12 @@ def forward(
     channels = forward_channels(scan.states)
     tiles = scan.tiles(channels)
     out = torch.empty_like(scan.x_BME, memory_format=torch.contiguous_format) if out is None else out
-    group, groups = grouping(tokens, batch * tiles)
-    starts = initial_BEN if groups == 1 else _group_starts(scan, group, groups, initial_BEN)
+    segment_tokens, segments = segmented(tokens, batch * tiles)
+    starts = initial_BEN if segments == 1 else _segment_starts(scan, segment_tokens, segments, initial_BEN)
     read = *scan.arguments(), scan.D_E, scan.bias_E, *rows(z_BME), other_BME, scan.sequence_M, starts
-    given = *read, states, last_BEN, ungated, out, *scan.sizes(), group, scale
+    given = *read, states, last_BEN, ungated, out, *scan.sizes(), segment_tokens, scale
     constants = {"CHANNELS": channels, "CHUNK": layout.CHUNK, **scan.constants()}
-    launch(scan_forward, (tiles, groups, batch), *given, **constants)
+    launch(scan_forward, (tiles, segments, batch), *given, **constants)
     return out
 
 
@@ -163,9 +163,11 @@ def _backward(
     """Of at most MOST_STATES states; gradients of x and step are stored in these dtypes."""
     x_BME, (batch, tokens, width), N = scan.x_BME, scan.x_BME.shape, scan.states
     tiles = scan.tiles(BACKWARD_CHANNELS)
-    group, groups = grouping(tokens, batch * tiles)
-    starts = grad_last_BEN if groups == 1 else _group_starts(scan, group, groups, grad_last_BEN, grad_BME)
-    programs = batch * groups
+    segment_tokens, segments = segmented(tokens, batch * tiles)
+    starts = grad_last_BEN
+    if segments > 1:
+        starts = _segment_starts(scan, segment_tokens, segments, grad_last_BEN, grad_BME)
+    programs = batch * segments
     dx_BME, dstep_BME = (x_BME.new_empty(x_BME.shape, dtype=dtype) for dtype in (x_dtype, step_dtype))
 
     def buffer(*shape: int) -> Tensor:
@@ -180,7 +182,8 @@ def _backward(
     read = *scan.arguments(), scan.D_E, scan.bias_E, grad_BME, scan.sequence_M, states_BKEN, starts, scratch
     written = dx_BME, dstep_BME, dBC_parts, dA_parts, dD_parts, dbias_parts, dinitial_BEN
     sizes = {"CHANNELS": BACKWARD_CHANNELS, "CHUNK": layout.CHUNK, "SPAN": SPAN}
-    launch(scan_backward, (tiles, groups, batch), *read, *written, *scan.sizes(), group, **sizes, **scan.constants())
+    given = *read, *written, *scan.sizes(), segment_tokens
+    launch(scan_backward, (tiles, segments, batch), *given, **sizes, **scan.constants())
     dD_E, dbias_E = (None if parts is None else parts.sum(0) for parts in (dD_parts, dbias_parts))
     if scan.BC_BMN2.ndim == 4:
         dBC_BMN2 = dBC_parts.sum(0)
@@ -189,30 +192,30 @@ def _backward(
     return Gradients(dx_BME, dstep_BME, dBC_BMN2, dA_parts.sum(0), dD_E, dbias_E, dinitial_BEN)
 
 
-def grouping(tokens: int, programs: int) -> tuple[int, int]:
-    """-> tokens a group, and how many groups: one, if there are programs enough without."""
+def segmented(tokens: int, programs: int) -> tuple[int, int]:
+    """-> tokens a segment, and how many segments: one, if there are programs enough without."""
     chunks = -(-tokens // layout.CHUNK)
-    groups = min(chunks, max(1, PROGRAMS // max(1, programs)))
-    group = -(-chunks // groups)
-    if -(-chunks // group) < 3:  # two groups take twice the exponentials for half the way: nothing won
+    segments = min(chunks, max(1, PROGRAMS // max(1, programs)))
+    own = -(-chunks // segments)
+    if -(-chunks // own) < 3:  # two segments take twice the exponentials for half the way: nothing won
         return chunks * layout.CHUNK, 1
-    return group * layout.CHUNK, -(-chunks // group)
+    return own * layout.CHUNK, -(-chunks // own)
 
 
-def _group_starts(
-    scan: Scan, group: int, groups: int, first_BEN: Tensor | None, grad_BME: Tensor | None = None
+def _segment_starts(
+    scan: Scan, segment_tokens: int, segments: int, first_BEN: Tensor | None, grad_BME: Tensor | None = None
 ) -> Tensor:
-    """(B, groups, E, N): the state before each group, or with a gradient of y the adjoint state behind it; of the group
-    that comes first it is `first_BEN`, or zero."""
+    """(B, segments, E, N): the state before each segment, or with a gradient of y the adjoint state behind it; of the
+    segment that comes first it is `first_BEN`, or zero."""
     batch, _, width = scan.x_BME.shape
     channels = forward_channels(scan.states)
-    ends = scan.x_BME.new_empty(batch, groups, width, scan.states, dtype=torch.float32)
+    ends = scan.x_BME.new_empty(batch, segments, width, scan.states, dtype=torch.float32)
     decays = torch.empty_like(ends)
     size, adjoint = scan.states * width, grad_BME is not None
-    grid = scan.tiles(channels), groups, batch
+    grid = scan.tiles(channels), segments, batch
     scanned = scan if grad_BME is None else scan._replace(x_BME=grad_BME)
-    given = *scanned.arguments(), scan.bias_E, scan.sequence_M, ends, decays, *scan.sizes(), group
+    given = *scanned.arguments(), scan.bias_E, scan.sequence_M, ends, decays, *scan.sizes(), segment_tokens
     launch(scan_ends, grid, *given, CHANNELS=channels, ADJOINT=adjoint, **scan.constants())
-    given = ends, decays, first_BEN, groups, size
+    given = ends, decays, first_BEN, segments, size
     launch(scan_starts, (-(-size // BLOCK), batch), *given, warps=4, BLOCK=BLOCK, ADJOINT=adjoint)
     return ends

@@ -40,10 +40,10 @@ def scan_backward(
     dinitial,
     tokens,
     width,
-    band,
+    group_width,
     rows,
     columns,
-    group,
+    segment_tokens,
     N: tl.constexpr,
     CHANNELS: tl.constexpr,
     CHUNK: tl.constexpr,
@@ -52,16 +52,16 @@ def scan_backward(
     LOG_DECAY: tl.constexpr,
     SOFTPLUS: tl.constexpr,
 ):
-    """Program (tile of channels, group of tokens, batch): gradients of x and step, and the program's parts of the sums.
+    """Program (tile of channels, segment of tokens, batch): gradients of x and step, and its parts of the sums.
 
     `grad` is that of y = h C + D x. `dA` is of A, whatever LOG_DECAY says of what is read. `starts` are the adjoint
-    states behind each group.
+    states behind each segment.
     """
     tile = tl.program_id(0)
-    e, inside, own = channels_of(tile, width, band, CHANNELS)
-    g = tl.program_id(1)
+    e, inside, own = channels_of(tile, width, group_width, CHANNELS)
+    segment = tl.program_id(1)
     b = tl.program_id(2).to(tl.int64)
-    program = b * tl.num_programs(1) + g
+    program = b * tl.num_programs(1) + segment
     skip = of_channels(D, e, inside)
     bias_E = of_channels(bias, e, inside)
     dh = ()
@@ -73,20 +73,20 @@ def scan_backward(
     dD_E = tl.zeros([CHANNELS], tl.float32)
     dbias_E = tl.zeros([CHANNELS], tl.float32)
 
-    first = g * group
-    last = tl.minimum(first + group, tokens)
+    first = segment * segment_tokens
+    last = tl.minimum(first + segment_tokens, tokens)
     chunks = tl.cdiv(tokens, CHUNK)
     x += b * x_batch + e
     step += b * step_batch + e
     row = b * tokens * width + e
-    if band is None:
+    if group_width is None:
         BC_row = N
         BC += b * tokens * N
         behind = width
     else:
-        BC_row = width // band * N
+        BC_row = width // group_width * N
         BC += b * tokens * BC_row + own * N
-        behind = (own + 1) * band
+        behind = (own + 1) * group_width
     dBC += (tile * tl.num_programs(2) + b) * tokens * (2 * N)
     scratch += (program * tl.num_programs(0) + tile) * (CHUNK // SPAN + 2) * N * CHANNELS + tl.arange(0, CHANNELS)
     # Decay rates and the sums for A live in memory, too: with them in registers, others would be spilled.
@@ -131,7 +131,7 @@ def scan_backward(
 
         for j in range(0, spans):
             span = spans - 1 - j
-            # Behind the last token of the group its row is read again, with the step 0 and without a gradient.
+            # Behind the last token of the segment its row is read again, with the step 0 and without a gradient.
             steps = ()
             inputs = ()
             grads = ()
@@ -218,7 +218,7 @@ def scan_backward(
         tl.store(dA + (program * width + e) * N + k, tl.load(sums + k * CHANNELS), mask=inside)
     if dinitial is not None:
         for n in tl.static_range(N):
-            tl.store(dinitial + (b * width + e) * N + n, dh[n], mask=inside & (g == 0))
+            tl.store(dinitial + (b * width + e) * N + n, dh[n], mask=inside & (segment == 0))
     if dD is not None:
         tl.store(dD + program * width + e, dD_E, mask=inside)
     if dbias is not None:

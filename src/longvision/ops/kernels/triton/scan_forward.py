@@ -85,10 +85,10 @@ def scan_forward(
     out,
     tokens,
     width,
-    band,
+    group_width,
     rows,
     columns,
-    group,
+    segment_tokens,
     scale,
     N: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -97,12 +97,12 @@ def scan_forward(
     LOG_DECAY: tl.constexpr,
     SOFTPLUS: tl.constexpr,
 ):
-    """Program (tile of channels, group of tokens, batch): y = (scale (h C + D x) + other) silu(z), saved states, y.
+    """Program (tile of channels, segment of tokens, batch): y = (scale (h C + D x) + other) silu(z), saved states, y.
 
     A tensor that is None is left out. `p` counts tokens in the order of the scan, `t` in memory.
     """
-    e, inside, own = channels_of(tl.program_id(0), width, band, CHANNELS)
-    g = tl.program_id(1)
+    e, inside, own = channels_of(tl.program_id(0), width, group_width, CHANNELS)
+    segment = tl.program_id(1)
     b = tl.program_id(2).to(tl.int64)
     rates = decay_rates(A, e, inside, N, LOG_DECAY)
 
@@ -111,20 +111,21 @@ def scan_forward(
     h = ()
     for n in tl.static_range(N):
         if starts is not None:
-            h = h + (tl.load(starts + ((b * tl.num_programs(1) + g) * width + e) * N + n, mask=inside, other=0.0),)
+            place = ((b * tl.num_programs(1) + segment) * width + e) * N + n
+            h = h + (tl.load(starts + place, mask=inside, other=0.0),)
         else:
             h = h + (tl.zeros([CHANNELS], tl.float32),)
 
-    first = g * group
-    last = tl.minimum(first + group, tokens)
+    first = segment * segment_tokens
+    last = tl.minimum(first + segment_tokens, tokens)
     chunks = tl.cdiv(tokens, CHUNK)
     x += b * x_batch + e
     step += b * step_batch + e
-    if band is None:
+    if group_width is None:
         BC_row = N
         BC += b * tokens * N
     else:
-        BC_row = width // band * N
+        BC_row = width // group_width * N
         BC += b * tokens * BC_row + own * N
     row = b * tokens * width + e
     next_t = place_of(first, tokens, rows, columns, REVERSE)
@@ -161,4 +162,4 @@ def scan_forward(
             tl.store(out + row + t * width, y_E, mask=inside)
     if last_state is not None:
         for n in tl.static_range(N):
-            tl.store(last_state + (b * width + e) * N + n, h[n], mask=inside & (g == tl.num_programs(1) - 1))
+            tl.store(last_state + (b * width + e) * N + n, h[n], mask=inside & (segment == tl.num_programs(1) - 1))

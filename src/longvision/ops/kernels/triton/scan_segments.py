@@ -1,8 +1,8 @@
-"""Small batches of long sequences: groups of tokens are scanned side by side, once they know what they start from.
+"""Small batches of long sequences: segments of them are scanned side by side, once they know what they start from.
 
-First every group is scanned from zero: how far it takes a state (`ends`), and what of a state before it is left behind
-it (`decays`). Both are small, so a short kernel then goes from group to group. The adjoint state of the backward pass
-obeys the same recurrence, the other way round.
+First every segment is scanned from zero: how far it takes a state (`ends`), and what of a state before it is left
+behind it (`decays`). Both are small, so a short kernel then goes from segment to segment. The adjoint state of the
+backward pass obeys the same recurrence, the other way round.
 """
 
 import triton
@@ -29,10 +29,10 @@ def scan_ends(
     decays,
     tokens,
     width,
-    band,
+    group_width,
     rows,
     columns,
-    group,
+    segment_tokens,
     N: tl.constexpr,
     CHANNELS: tl.constexpr,
     REVERSE: tl.constexpr,
@@ -40,9 +40,9 @@ def scan_ends(
     SOFTPLUS: tl.constexpr,
     ADJOINT: tl.constexpr,
 ):
-    """Program (tile of channels, group, batch). With ADJOINT `x` is the gradient of y, and the scan goes backward."""
-    e, inside, own = channels_of(tl.program_id(0), width, band, CHANNELS)
-    g = tl.program_id(1)
+    """Program (tile of channels, segment, batch). With ADJOINT `x` is the gradient of y, and the scan goes backward."""
+    e, inside, own = channels_of(tl.program_id(0), width, group_width, CHANNELS)
+    segment = tl.program_id(1)
     b = tl.program_id(2).to(tl.int64)
     rates = decay_rates(A, e, inside, N, LOG_DECAY)
     bias_E = of_channels(bias, e, inside)
@@ -52,15 +52,15 @@ def scan_ends(
     elapsed = tl.zeros([CHANNELS], tl.float32)
     crossed = 0
 
-    first = g * group
-    last = tl.minimum(first + group, tokens)
+    first = segment * segment_tokens
+    last = tl.minimum(first + segment_tokens, tokens)
     x += b * x_batch + e
     step += b * step_batch + e
-    if band is None:
+    if group_width is None:
         BC_row = N
         BC += b * tokens * N
     else:
-        BC_row = width // band * N
+        BC_row = width // group_width * N
         BC += b * tokens * BC_row + own * N
     next_t = place_of(last - 1 if ADJOINT else first, tokens, rows, columns, REVERSE)
     next_x, next_step = row_of(x, x_row, step, step_row, next_t, inside)
@@ -87,14 +87,14 @@ def scan_ends(
                 new = new + (decay * unless(begins, h[n], sequence is not None) + d * u * B,)
         h = new
     for n in tl.static_range(N):
-        place = ((b * tl.num_programs(1) + g) * width + e) * N + n
+        place = ((b * tl.num_programs(1) + segment) * width + e) * N + n
         tl.store(ends + place, h[n], mask=inside)
         tl.store(decays + place, unless(crossed > 0, tl.exp2(elapsed * rates[n]), sequence is not None), mask=inside)
 
 
 @triton.jit
-def scan_starts(ends, decays, first, groups, size, BLOCK: tl.constexpr, ADJOINT: tl.constexpr):
-    """Program (block of the N E states, batch): what each group starts from, written over `ends`; the one that comes
+def scan_starts(ends, decays, first, segments, size, BLOCK: tl.constexpr, ADJOINT: tl.constexpr):
+    """Program (block of the N E states, batch): what each segment starts from, written over `ends`; the one that comes
     first from `first`, or if that is None from zero."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     b = tl.program_id(1).to(tl.int64)
@@ -103,9 +103,9 @@ def scan_starts(ends, decays, first, groups, size, BLOCK: tl.constexpr, ADJOINT:
         h = tl.zeros([BLOCK], tl.float32)
     else:
         h = tl.load(first + b * size + i, mask=inside, other=0.0)
-    for k in range(0, groups):
-        g = groups - 1 - k if ADJOINT else k
-        place = (b * groups + g) * size + i
+    for k in range(0, segments):
+        segment = segments - 1 - k if ADJOINT else k
+        place = (b * segments + segment) * size + i
         end = tl.load(ends + place, mask=inside, other=0.0)
         decay = tl.load(decays + place, mask=inside, other=0.0)
         tl.store(ends + place, h, mask=inside)
