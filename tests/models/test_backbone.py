@@ -58,7 +58,7 @@ def test_weights_of_another_of_timm_s_models_are_told_in_a_line(tmp_path):
             create_backbone(model, 1000, 3, (32, 32), pretrained=str(tmp_path / file))
 
 
-HEADS = {"resnet10t": "fc", "test_vit": "head", "vit_tiny_patch16_224": "head"}
+HEADS = {"resnet10t": "fc", "test_vit": "head"}
 
 
 def saved(path, name, classes, **others):
@@ -123,6 +123,14 @@ def test_a_file_of_another_of_timm_s_models_is_refused(tmp_path, make):
             created()
     else:  # maps do not need all of a file
         created()
+
+
+def test_a_model_of_timm_s_without_a_head_needs_none_of_the_file_s(tmp_path):
+    """LeViT's has a norm, which goes with it."""
+    path = str(tmp_path / "levit.pth")
+    source = saved(path, "levit_128s", 3)
+    model = create_backbone("levit_128s", 0, 3, (224, 224), pretrained=path)
+    assert all(torch.equal(tensor, source.state_dict()[key]) for key, tensor in model.state_dict().items())
 
 
 def created_first(name, key, options):

@@ -10,6 +10,7 @@ import re
 import pytest
 import timm
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import create_feature_extractor
 from timm.models import FeatureInfo
 from timm.optim import create_optimizer_v2
@@ -17,6 +18,7 @@ from timm.optim import create_optimizer_v2
 from longvision.errors import UserError
 from longvision.models import NAMES
 from longvision.models.backbone import create_backbone
+from longvision.models.published import licence, published_top_1
 from longvision.models.weights.files import save_weights
 from longvision.types import PackedImages
 from support import backbones  # noqa: F401 registers its two
@@ -102,6 +104,24 @@ def test_the_configuration_names_its_layers(name):
     assert cfg["num_classes"] == model.num_classes and model.default_cfg is cfg
     assert all(p.is_meta for p in model.parameters())
     assert model(torch.empty(1, *cfg["input_size"], device="meta")).shape == (1, model.num_classes)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_the_authors_state(name):
+    """How images are shown at evaluation, what of the weights is known, and on which terms they are."""
+    cfg, family = timm.get_pretrained_cfg(name), name.split("_")[0]
+    half, imagenet = (0.5, 0.5, 0.5), (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    assert (cfg.mean, cfg.std) == ((half, half) if family == "deepvit" else imagenet) and cfg.interpolation == "bicubic"
+    crops = {"deepvit": 1.0 if "384" in name else 0.9, "mambareg": 1.0, "navit": 1.0, "vmamba": 0.875}
+    assert cfg.crop_pct == crops.get(family, 1.0 if "nano" in name else 0.875)
+    assert cfg.crop_mode == ("squash" if family == "arm" else "center")
+    with_weights = family in ("vim", "vmamba") or name in ("mambareg_small_patch16_224", "mambareg_base_patch16_224",
+        "mambareg_large_patch16_224", "localvim_tiny_patch16_224")  # fmt: skip
+    assert bool(cfg.has_weights) == (with_weights and "nano" not in name)
+    assert not cfg.has_weights or published_top_1(cfg) > 75
+    licences = {"vim": "apache-2.0", "localvim": "apache-2.0", "vmamba": "mit", "deepvit": "mit"}
+    stated = cfg.has_weights or published_top_1(cfg) is not None
+    assert licence(cfg) == (licences.get(family, "none stated") if stated else "-")
 
 
 @EVERY

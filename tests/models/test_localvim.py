@@ -134,9 +134,10 @@ def test_the_published_initialisation():
         assert torch.equal(block.mixer.A_log_3[0].exp().round(), torch.arange(1.0, 17)) and (block.mixer.D_2 == 1).all()
 
 
-def test_maps():
-    """Without class token and rotary positions: for any size."""
-    model = create_features(NAME, 3, (64, 96), args={"depth": 4, "embed_dim": 16})
+@pytest.mark.parametrize("name", [NAME, "localvim_small_patch16_224"])
+def test_maps(name):
+    """Without a class token, with rotary positions or without: for any size."""
+    model = create_features(name, 3, (64, 96), args={"depth": 4, "embed_dim": 16})
     maps = model(torch.randn(1, 3, 64, 96))
     assert [tuple(map_BCHW.shape[2:]) for map_BCHW in maps] == [(16, 24), (8, 12), (4, 6), (2, 3)]
     sum(map_BCHW.square().sum() for map_BCHW in maps).backward()

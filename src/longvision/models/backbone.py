@@ -212,7 +212,7 @@ def _of_timm(name: str, cfg: Any, options: dict[str, Any]) -> tuple[dict[str, An
     classes = overlay.get("num_classes") or classes_of(overlay["file"], heads)
     if classes is not None:
         options = {**options, "pretrained_cfg_overlay": {**overlay, "num_classes": classes}}
-    wanted = None if options.get("features_only") else options.get("num_classes", 0)
+    wanted = 0 if options.get("features_only") else options.get("num_classes", 0)
     return options, checked(overlay["file"], heads, classes, wanted)
 
 

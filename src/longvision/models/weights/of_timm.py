@@ -19,14 +19,14 @@ def classes_of(path: str, heads: Sequence[str]) -> int | None:
 
 
 @contextmanager
-def checked(path: str, heads: Sequence[str], in_file: int | None, wanted: int | None) -> Iterator[None]:
+def checked(path: str, heads: Sequence[str], in_file: int | None, wanted: int) -> Iterator[None]:
     """Looks at what timm loads meanwhile, by what it logs.
 
     Args:
         path: of the file.
         heads: names of the model's.
         in_file: the classes of the file's head, None for no head.
-        wanted: those of the model, None for a model of maps, which does not need all of a file.
+        wanted: those of the model, 0 for a model without a head, which does not need all of a file.
 
     Raises:
         UserError: a file of another model; a head that starts anew is told.
@@ -50,7 +50,7 @@ def checked(path: str, heads: Sequence[str], in_file: int | None, wanted: int | 
         log.removeFilter(note)
     missing, unknown = ([n for n in names if n.rpartition(".")[0] not in heads] for names in found.values())
     differ = [f"{name} is missing" for name in missing]
-    if wanted is not None:
+    if wanted:
         differ += [f"{name} is unknown to the model" for name in unknown]
     if differ:
         raise other_model(path, differ)
