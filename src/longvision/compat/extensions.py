@@ -1,7 +1,7 @@
 """The compiled extensions that other code calls directly, with their positional arguments: what autograd.Functions of
 mamba_ssm, causal_conv1d, VMamba and their forks are made of.
 
-A backward gets no more than the forward's inputs from us, and computes the rest again.
+A backward needs the inputs of our forward alone: it computes the rest again.
 """
 
 from collections.abc import Callable
@@ -61,7 +61,7 @@ def oflex_fwd(u, delta, A, B, C, D, delta_bias, delta_softplus, nrows=1, out_flo
     return core_fwd(wide, delta, A, B, C, D, delta_bias, delta_softplus)
 
 
-# causal_conv1d_cuda. Which version's arguments came is told by their number.
+# causal_conv1d_cuda. Which version's arguments came follows from how many there are.
 
 
 def conv_fwd(x, weight, bias, *rest) -> Tensor | None:

@@ -28,7 +28,8 @@ TOKENS, STATES, RANK, TAPS, EPS = 6, 3, 2, 4, 1e-5
 GRID = 2, 3
 # Relative norms, ten times what was measured: what is at fault is off by far more.
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 1e-5, torch.bfloat16: 0.1}
-Results = tuple[str, Sequence[Tensor | None], Sequence[Tensor]]  # a kernel's name, what it gave, what is right
+# A kernel's name, what it returned, what the reference returns
+Results = tuple[str, Sequence[Tensor | None], Sequence[Tensor]]
 
 
 def faults(library: Library) -> dict[str, float]:
@@ -83,7 +84,8 @@ def _doubled(*tensors: Tensor) -> list[Tensor]:
 
 
 def _scan(case: _Case) -> Iterator[Results]:
-    """From a state to a state, backward: by columns, then with contiguous tokens. Blocks have neither."""
+    """From the last token to the first, with an initial and a last state: by columns, then with contiguous tokens.
+    Blocks have neither."""
     return chain(_one_scan(case, TOKENS, GRID), _one_scan(case, case.lanes + 2, None))
 
 
@@ -139,7 +141,7 @@ def _norm(case: _Case) -> Iterator[Results]:
 
 
 def _matmul(case: _Case) -> Iterator[Results]:
-    """`Matmul` of matmul.h, the right one transposed."""
+    """`Matmul` of matmul.h, the second one transposed."""
     left, right = case.normal(13, case.width), case.normal(4 * case.lanes + 1, case.width).t()
     out = left.new_empty(len(left), right.shape[1])
     record = pack(
@@ -153,7 +155,7 @@ def _matmul(case: _Case) -> Iterator[Results]:
 
 
 def _block(case: _Case) -> Iterator[Results]:
-    """With norm and residual, one way and the other."""
+    """With norm and residual, in both directions."""
     width, channels = case.width, case.lanes + 1
 
     def direction(reverse: bool) -> ScanDirection:
