@@ -13,9 +13,7 @@ from longvision.grid import grid_size
 from longvision.names import did_you_mean
 from longvision.types import Size
 
-OURS = re.compile(
-    r"(?:(?:(?:vim|mambareg|arm|localvim|navit)_[a-z]+|vit_nano)_patch(?P<patch>\d+)(?:_stride(?P<stride>\d+))?(?:_\d+)?|deepvit_\w+)$"
-)
+OURS = re.compile(r"\w+_patch(?P<patch>\d+)(?:_stride(?P<stride>\d+))?(?:_\d+)?$|deepvit_")
 TIMMS = re.compile(r"(?:vit|deit3?)_\w*?patch(?P<patch>\d+)_")
 TO_PAD_TIMMS = "--model.args.dynamic_img_size true --model.args.dynamic_img_pad true"
 EFFICIENTVIT_STEM = 16  # pixels a side that its four convolutions of stride 2 make one cell of
@@ -45,7 +43,7 @@ def check_size_of(configuration: Any) -> None:
         return
     size = data.input().size
     if packs:
-        if found := _patches_of(name, args, OURS):
+        if _names_like(name) is OURS and (found := _patches_of(name, args, OURS)):
             data.check_model(*found, (size[0], *data.sizes))
         return
     for each in (size, *((side, side) for side in data.sizes)):
@@ -60,10 +58,16 @@ def check_size(name: str, args: dict[str, Any], size: Size, can_pad: bool = True
             f"image {size[0]}x{size[1]} is smaller than a cell of {name}'s first map, {EFFICIENTVIT_STEM} pixels: "
             f"take at least {EFFICIENTVIT_STEM} pixels a side; any other size works"
         )
-    known = OURS if OURS.match(name.partition(".")[0]) else TIMMS
+    known = _names_like(name)
     pad, to_pad = ("pad", "--model.args.pad true") if known is OURS else ("dynamic_img_pad", TO_PAD_TIMMS)
     if (patches := _patches_of(name, args, known)) and not args.get(pad):
         grid_size(*size, *patches, to_pad=to_pad if can_pad else "")
+
+
+def _names_like(name: str) -> re.Pattern[str]:
+    """What tells the patches of a model of ours, or of timm's."""
+    own = f"\ndef {name.partition('.')[0]}("
+    return OURS if any(own in source for source in _sources("longvision")) else TIMMS
 
 
 def _patches_of(name: str, args: dict[str, Any], known: re.Pattern[str]) -> tuple[int, int] | None:
@@ -102,8 +106,8 @@ def _listed(maps: list[tuple[int, ...]], multiple: int) -> str:
     return " ".join("x".join(str(side + -side % multiple) for side in cells) for cells in maps)
 
 
-def _sources() -> Iterator[str]:
-    for package in ("longvision", "timm"):
+def _sources(*packages: str) -> Iterator[str]:
+    for package in packages or ("longvision", "timm"):
         spec = importlib.util.find_spec(package)
         for folder in (spec and spec.submodule_search_locations) or []:
             yield from (file.read_text(encoding="utf-8") for file in sorted(Path(folder, "models").glob("*.py")))
