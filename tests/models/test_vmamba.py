@@ -1,7 +1,5 @@
-"""VMamba against the authors' published code (golden files), its files, and what takes its maps."""
+"""VMamba against the authors' published code (golden files), and as a backbone."""
 
-import sys
-import types
 from itertools import pairwise
 
 import pytest
@@ -12,17 +10,11 @@ from timm.optim import create_optimizer_v2
 
 from longvision.errors import UserError
 from longvision.models import NAMES, VMamba
-from longvision.models.backbone import create_features
 from longvision.models.cost import measure_cost
-from longvision.models.weights.files import check_fits
-from longvision.models.weights.hub import UnreachableWeights
-from longvision.models.weights.identify import identify, nearest
 from support.golden import golden, relative
+from support.vmambas import BOTH, TINY, V0, from_file
 
 GOLDEN = ["vmamba_s1_64x32", "vmamba_s1_ln_32x32", "vmamba_s2_40x56", "vmamba_v0_40x56"]
-TINY = {"embed_dim": 8, "depths": (1, 1, 2, 1), "num_classes": 5}
-V0 = {"version": "v0", "state": 4, "ssm_ratio": 2.0, "mlp_ratio": 0.0}
-BOTH = pytest.mark.parametrize("options", [{}, V0], ids=["v05", "v0"])
 
 
 def released(shared, name):
@@ -37,11 +29,6 @@ def released(shared, name):
 
 def of_kind(tensors, prefix):
     return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-
-
-def from_file(path, name="vmamba_tiny_s1l8_224", **options):
-    overlay = {"file": str(path), "num_classes": 10}
-    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -66,137 +53,6 @@ def test_the_authors_code(name, shared, tmp_path):
     maps = model.forward_intermediates(image, output_fmt="NHWC" if channels_last else "NCHW", intermediates_only=True)
     for number, map_ in enumerate(maps):
         assert relative(map_, tensors[f"act.layers.{number}.blocks"]) <= 1e-5
-
-
-# Files
-
-
-class Node(dict):
-    """As yacs's, which the authors' training saves beside the weights."""
-
-    def __init__(self, **content):
-        super().__init__(**content)
-        self.__dict__["__deprecated_keys__"] = set()
-
-
-@pytest.mark.parametrize("key", ["model", "model_ema"])
-def test_what_the_authors_training_saves(key, tmp_path, monkeypatch):
-    source = VMamba(**TINY)
-    Node.__module__, Node.__qualname__, Node.__name__ = "yacs.config", "CfgNode", "CfgNode"
-    yacs = types.ModuleType("yacs.config")
-    yacs.CfgNode = Node
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "yacs", types.ModuleType("yacs"))
-        patch.setitem(sys.modules, "yacs.config", yacs)
-        beside = {"config": Node(MODEL=Node(NAME="vssm", DEPTHS=[2, 2, 5, 2])), "max_accuray_ema": 82.6, "epoch": 262}
-        torch.save({key: source.state_dict(), **beside}, tmp_path / "released.pth")
-    model = from_file(tmp_path / "released.pth", **TINY)
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, source.state_dict()[name]), name
-
-
-def test_model_is_taken_where_an_average_is_beside_it(tmp_path, caplog):
-    source, average = VMamba(**TINY), VMamba(**TINY)
-    torch.save({"model_ema": average.state_dict(), "model": source.state_dict()}, tmp_path / "both.pth")
-    with caplog.at_level("INFO"):
-        model = from_file(tmp_path / "both.pth", **TINY)
-    assert torch.equal(model.classifier.head.weight, source.classifier.head.weight)
-    assert "model_ema" in caplog.text
-
-
-def test_the_authors_model_in_one_file(tmp_path):
-    """It has the projections of all directions in one matrix."""
-    source, found = VMamba(**TINY), {}
-    for name, tensor in source.state_dict().items():
-        together = name.endswith(("x_proj_weight", "dt_projs_weight"))
-        found[name.replace("_weight", ".weight") if together else name] = tensor.flatten(0, 1) if together else tensor
-    torch.save({"model": found}, tmp_path / "one.pth")
-    model = from_file(tmp_path / "one.pth", **TINY)
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, source.state_dict()[name]), name
-
-
-@BOTH
-def test_older_names_and_shapes(options, tmp_path):
-    source = VMamba(**TINY, **options)
-    older = {}
-    for name, tensor in source.state_dict().items():
-        if options:
-            name = name.replace("patch_embed.0", "patch_embed.proj").replace("patch_embed.2", "patch_embed.norm")
-        name = name.replace(".op.", ".self_attention.").replace("classifier.", "")
-        name = name.replace(".norm.", ".ln_1.") if ".blocks." in name else name
-        older[name] = tensor[:, :, None, None] if name.endswith(("_proj.weight", "fc1.weight")) else tensor
-    torch.save({"model": older}, tmp_path / "older.pth")
-    model = from_file(tmp_path / "older.pth", **TINY, **options)
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, source.state_dict()[name]), name
-
-
-def test_files_load_strictly(tmp_path):
-    weights = VMamba(**TINY).state_dict()
-    del weights["layers.1.blocks.0.op.Ds"]
-    torch.save({"model": weights}, tmp_path / "short.pth")
-    with pytest.raises(UserError, match=r"layers\.1\.blocks\.0\.op\.Ds is missing"):
-        from_file(tmp_path / "short.pth", **TINY)
-    torch.save({"model": VMamba(**TINY, **V0).state_dict()}, tmp_path / "first.pth")
-    with pytest.raises(UserError, match=r"patch_embed\.5\.weight is missing"):
-        from_file(tmp_path / "first.pth", **TINY)
-
-
-@pytest.mark.parametrize("name", ["vmamba_tiny_s1l8_224", "vmamba_base_s2l15_224", "vmamba_small_v0_224"])
-def test_the_variant_of_a_file_is_known(name):
-    """Also by its older names."""
-    with torch.device("meta"):
-        weights = timm.create_model(name, num_classes=7).state_dict()
-    older = {key.replace("classifier.", "").replace(".0.norm.", ".0.ln_1."): value for key, value in weights.items()}
-    for each in (weights, older):
-        assert identify(each, "a.pth").name == nearest(each).name == name
-    del weights["layers.0.blocks.0.norm.weight"]
-    with pytest.raises(UserError, match=rf"a\.pth is of none .*{name}.*layers\.0\.blocks\.0\.norm\.weight is missing"):
-        identify(weights, "a.pth")
-
-
-def test_a_file_of_another_variant(tmp_path):
-    """The message names it."""
-    name = "vmamba_tiny_s2l5_224"
-    with torch.device("meta"):
-        model = timm.create_model(name)
-    weights = {key: torch.zeros(()).expand(tensor.shape) for key, tensor in model.state_dict().items()}
-    with torch.device("meta"):
-        other = timm.create_model("vmamba_tiny_s1l8_224")
-    with pytest.raises(UserError, match=rf"a\.pth.*layers\.2\.blocks\.5\..*{name}"):
-        check_fits(weights, other, "a.pth")
-
-
-def test_weights_from_the_authors_releases(tmp_path, monkeypatch):
-    """Fetched by the address that timm's configuration has; its # is no part of an address unless it is quoted."""
-    source, asked = VMamba(**TINY, **V0), []
-    torch.save({"model": source.state_dict()}, tmp_path / "released.pth")
-
-    def fetch(url, **_):
-        asked.append(url)
-        return str(tmp_path / "released.pth")
-
-    monkeypatch.setattr("longvision.models.weights.hub.download_cached_file", fetch)
-    first = TINY | V0 | {"pretrained_cfg_overlay": {"num_classes": 5}}
-    model = timm.create_model("vmamba_tiny_v0_224", pretrained=True, **first)
-    assert torch.equal(model.classifier.head.weight, source.classifier.head.weight)
-    releases = "https://github.com/MzeroMiko/VMamba/releases/download"
-    assert asked == [f"{releases}/%23v0cls/vssmtiny_dp01_ckpt_epoch_292.pth"]
-
-    def fail(url, **_):
-        raise OSError("no network")
-
-    monkeypatch.setattr("longvision.models.weights.hub.download_cached_file", fail)
-    with pytest.raises(
-        UnreachableWeights, match=r"vmamba_base_s1l20_224\.in1k .*vssm1_base_0229s_ckpt_epoch_225.*file="
-    ):
-        timm.create_model("vmamba_base_s1l20_224", pretrained=True, **TINY)
-    with pytest.raises(UserError, match="depths 8"):
-        timm.create_model("vmamba_base_s1l20_224", depths=8)
-
-
-# The models
 
 
 PARAMETERS = {
@@ -366,68 +222,3 @@ def test_graphs(options):
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     for other in (compiled, torch.export.export(model, (image,)).module()):
         torch.testing.assert_close(other(image), truth, rtol=1e-10, atol=1e-11)
-
-
-# What takes its maps
-
-
-def check_backward(model, loss):
-    loss.backward()
-    assert loss.isfinite()
-    assert [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
-
-
-@BOTH
-def test_segmentation_models_pytorch(options):
-    smp = pytest.importorskip("segmentation_models_pytorch")
-    model = smp.FPN("tu-vmamba_tiny_s1l8_224", encoder_weights=None, classes=5, **TINY_MAPS, **options)
-    logits = model(torch.randn(2, 3, 96, 128))
-    assert logits.shape == (2, 5, 96, 128)
-    check_backward(model, logits.square().mean())
-
-
-TINY_MAPS = {key: value for key, value in TINY.items() if key != "num_classes"}
-
-
-@BOTH
-def test_features_for_heads(options):
-    """Maps of strides 4 to 32 without a pyramid."""
-    model = create_features("vmamba_tiny_s1l8_224", 1, (64, 64), args={**TINY_MAPS, **options})
-    assert model.feature_info.reduction() == [4, 8, 16, 32] and model.feature_info.channels() == [8, 16, 32, 64]
-    maps = model(torch.randn(1, 1, 64, 96))
-    assert [tuple(map_BCHW.shape[2:]) for map_BCHW in maps] == [(16, 24), (8, 12), (4, 6), (2, 3)]
-    assert maps[0].is_contiguous(memory_format=torch.channels_last)
-
-
-def scene():
-    from longvision.types import Target
-
-    boxes = torch.tensor([[4.0, 4.0, 30.0, 40.0], [30.0, 20.0, 60.0, 60.0]])
-    masks = torch.zeros(2, 64, 64, dtype=torch.bool)
-    masks[0, 4:40, 4:30] = masks[1, 20:60, 30:60] = True
-    return [torch.randn(3, 64, 64)], [Target(boxes, torch.tensor([0, 1]), torch.zeros(2, dtype=torch.bool), masks)]
-
-
-@pytest.mark.parametrize("head", ["upernet", "fpn", "cascade", "detr"])
-def test_heads_of_all_tasks(head):
-    """Every parameter gets a gradient."""
-    pytest.importorskip("transformers")
-    pytest.importorskip("scipy")
-    pytest.importorskip("segmentation_models_pytorch")
-    from longvision.heads.detection import create_detector
-    from longvision.heads.detr import create_detr
-    from longvision.heads.segmentation import create_segmenter
-
-    name, args = "vmamba_tiny_s1l8_224", TINY_MAPS
-    if head == "detr":
-        model = create_detr(name, 2, 3, (64, 64), args=args, queries=5, width=16, layers=1)
-    elif head == "cascade":
-        model = create_detector(name, classes=2, size=(64, 64), masks=True, args=args, width=16)
-    else:
-        model = create_segmenter(name, head, 5, 3, (64, 64), args=args, width=64)
-    if head in ("cascade", "detr"):
-        return check_backward(model, sum(model(*scene()).values()))
-    images = torch.randn(2, 3, 50, 70)
-    logits, auxiliary = model(images)
-    assert logits.shape == (2, 5, 50, 70)
-    check_backward(model, logits.square().mean() + auxiliary.square().mean())
