@@ -210,6 +210,18 @@ def test_symbolic_trace(name):
         torch.testing.assert_close(graph(image), model(image), rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.slow
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["arm_tiny_patch16_224", "localvim_tiny_patch16_224", "localvim_small_patch16_224"])
+def test_compiled_and_exported(name):
+    """Of whole blocks, what the model gives; the other families have such a test of their own."""
+    model, image = small(name, depth=1).double().eval(), image_for(name).double()
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    for other in (compiled, torch.export.export(model, (image,)).module()):
+        torch.testing.assert_close(other(image), model(image), rtol=1e-10, atol=1e-11)
+
+
 @ONE_A_KIND
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
