@@ -377,7 +377,7 @@ FUNCTIONS = r"""
 #include <cmath>
 #include <cstdio>
 #include <limits>
-#include "vector.h"
+#include "lanes.h"
 
 static double worst;
 static bool failed = false;

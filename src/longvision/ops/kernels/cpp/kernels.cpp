@@ -27,19 +27,20 @@ static int caught(void (*kernel)(const Inputs&, const Outputs&), const Call<Inpu
 
 template <class Outputs>
 static int caught(void (*kernel)(const Scan*, const Outputs*, int64_t, int64_t), const Scan* scans, int64_t count,
-                  int64_t turns) {
-  return caught([&] { kernel(scans, reinterpret_cast<const Outputs*>(scans + count * turns), count, turns); });
+                  int64_t consecutive) {
+  const Outputs* outs = reinterpret_cast<const Outputs*>(scans + count * consecutive);
+  return caught([&] { kernel(scans, outs, count, consecutive); });
 }
 
 extern "C" {
 int lanes() { return LANES; }
 void set_runtime(const Runtime* found) { runtime = *found; }
 
-int call_scans_forward(const Scan* first, int64_t count, int64_t turns) {
-  return caught(scans_forward, first, count, turns);
+int call_scans_forward(const Scan* first, int64_t count, int64_t consecutive) {
+  return caught(scans_forward, first, count, consecutive);
 }
-int call_scans_backward(const Scan* first, int64_t count, int64_t turns) {
-  return caught(scans_backward, first, count, turns);
+int call_scans_backward(const Scan* first, int64_t count, int64_t consecutive) {
+  return caught(scans_backward, first, count, consecutive);
 }
 int call_conv_forward(const Call<Conv, Rows<IO>>* call) { return caught(conv_forward, call); }
 int call_conv_backward(const Call<Conv, ConvGradients>* call) { return caught(conv_backward, call); }

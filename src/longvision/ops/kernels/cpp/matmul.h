@@ -5,6 +5,7 @@
 #include <cstring>
 #include <vector>
 
+#include "lanes.h"
 #include "threads.h"
 #include "vector.h"
 

@@ -14,7 +14,7 @@
 #include "rows.h"
 #include "sequences.h"
 #include "threads.h"
-#include "turned.h"
+#include "transposed.h"
 #include "vector.h"
 
 constexpr int STATES = 4;     // a vector of channels has one state, or a multiple of so many: missing ones are zeros
@@ -115,8 +115,8 @@ static Channels<FULL> channels(const Scan& scan, int64_t block, Arena& arena) {
   return c;
 }
 
-// Memory in which a task turns so many tensors whose tokens are contiguous.
-static inline int64_t turned_vectors(int64_t tensors, int64_t count) { return tensors * count * CHUNK; }
+// Memory in which a task transposes so many tensors whose tokens are contiguous.
+static inline int64_t transposed_vectors(int64_t tensors, int64_t count) { return tensors * count * CHUNK; }
 
 // Whether no decay of a chunk, whose longest steps those are, falls below the range of `exp2_inside`.
 template <bool FULL>
@@ -132,7 +132,7 @@ constexpr int AHEAD = 16;
 template <class Element>
 __attribute__((always_inline)) static inline void prefetch(Rows<Element> rows, int64_t b, int64_t t, int64_t first,
                                                            int64_t channels) {
-  if (!rows || rows.channel) return;  // of what is turned, many rows come together
+  if (!rows || rows.channel) return;  // of what is transposed, many rows come together
   const Element* row = rows.at(b, t) + first;
   for (int64_t e = 0; e < channels; e += LINE / int64_t(sizeof(Element))) __builtin_prefetch(row + e);
 }
@@ -216,15 +216,15 @@ static void save_carry(const Scan& scan, const Channels<FULL>& c, int64_t b, con
   if (scan.carry) save(scan, c, state, scan.carry + b * scan.states * scan.channels);
 }
 
-// `count` times `turns` scans, all of the same shape. The channels of a scan have nothing to do with each other: a task is
-// a row of the batch and a group of so MANY vectors, of as many scans as there are turns. body(full, scan, b, group) for
-// each of these, with `full` a constant that says whether all of the group's channels are there.
+// `count` times `consecutive` scans, all of the same shape. The channels of a scan have nothing to do with each other:
+// a task is a row of the batch and a group of so MANY vectors, of `consecutive` scans one after the other. body(full,
+// scan, b, group) for each of these, with `full` a constant that says whether all of the group's channels are there.
 template <int64_t MANY, class Body>
-static void each_group(const Scan* scans, int64_t count, int64_t turns, Body body) {
+static void each_group(const Scan* scans, int64_t count, int64_t consecutive, Body body) {
   int64_t groups = scans[0].groups(MANY), batch = scans[0].batch;
   parallel(count * batch * groups, scans[0].threads, [&](int64_t task) {
-    int64_t group = task % groups, b = task / groups % batch, first = task / groups / batch * turns;
-    for (int64_t i = first; i < first + turns; i++)
+    int64_t group = task % groups, b = task / groups % batch, first = task / groups / batch * consecutive;
+    for (int64_t i = first; i < first + consecutive; i++)
       if ((group + 1) * MANY * LANES <= scans[i].width) body(std::true_type{}, i, b, group);
       else body(std::false_type{}, i, b, group);
   });

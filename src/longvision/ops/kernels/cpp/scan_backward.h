@@ -4,6 +4,7 @@
 // A chunk is first gone through as in the forward, from the state saved before it, and then back, for a few states at a
 // time: their decays and the states that each token found stay in the first cache in between.
 #pragma once
+#include "lanes.h"
 #include "scan.h"
 
 // Of a chunk: all in the order of the scan. What depends on the vector of channels is (GROUP, CHUNK): vector k, token i
@@ -18,13 +19,15 @@ struct BackwardWork {
   }
 
   BackwardWork(const Scan& scan, int64_t count, Arena& arena) {
-    for (Vec** each : {&step, &slope, &x, &input, &gate, &dy, &y, &dinput, &dstep}) *each = arena.vectors(count * CHUNK);
+    for (Vec** each : {&step, &slope, &x, &input, &gate, &dy, &y, &dinput, &dstep})
+      *each = arena.vectors(count * CHUNK);
     decay = arena.vectors(CHUNK * STATES), found = arena.vectors(CHUNK * STATES);
     dBC = arena.vectors(2 * CHUNK * scan.padded() + LANES);
   }
 };
 
-// One vector of channels and so MANY of its states, from n on. FIRST: what it gives to dB and dC is not added to another's.
+// One vector of channels and so MANY of its states, from n on. FIRST: what it gives to dB and dC is not added to
+// another's.
 template <bool INSIDE, bool FIRST, int MANY>
 static inline void run_back(int length, States in, int64_t n, int64_t padded, const BackwardWork& work, int64_t from,
                             const Vec* A, const Vec* before, Vec* carry, Vec* dA) {
@@ -164,18 +167,18 @@ static void scan_backward_task(const Scan& scan, const ScanGradients& out, const
                                int64_t group) {
   int64_t padded = scan.padded(), first_block = group * GROUP;
   int64_t count = FULL ? GROUP : std::min(GROUP, scan.blocks() - first_block);
-  bool turned = scan.x.channel || scan.delta.channel || scan.z.channel || out.grad.channel || out.dx.channel ||
+  bool transposed = scan.x.channel || scan.delta.channel || scan.z.channel || out.grad.channel || out.dx.channel ||
                 out.ddelta.channel || out.dz.channel;
   Arena arena(count * (3 * padded + scan.rank) + padded + BackwardWork::vectors(scan, count) +
-              2 * (CHUNK * padded / LANES + 1) + LANES + turned * turned_vectors(4, count));
+              2 * (CHUNK * padded / LANES + 1) + LANES + transposed * transposed_vectors(4, count));
   Channels<FULL> blocks[GROUP];
   for (int64_t k = 0; k < count; k++) blocks[k] = channels<FULL>(scan, first_block + k, arena);
   Vec *carries = arena.vectors(count * padded), *dAs = arena.vectors(count * padded);
   Vec* before = arena.vectors(padded);
   BackwardWork work(scan, count, arena);
   Real* space = arena.reals(2 * CHUNK * padded + LANES);
-  Vec* squares[4];  // where x and dx, delta and ddelta, z and dz, and the gradient are turned
-  for (Vec*& each : squares) each = arena.vectors(turned * turned_vectors(1, count));
+  Vec* squares[4];  // where x and dx, delta and ddelta, z and dz, and the gradient are transposed
+  for (Vec*& each : squares) each = arena.vectors(transposed * transposed_vectors(1, count));
   Vec dDs[GROUP]{}, dbiases[GROUP]{};
   std::fill(dAs, dAs + count * padded, Vec{});
   Sequences order = scan.order();
@@ -204,10 +207,13 @@ static void scan_backward_task(const Scan& scan, const ScanGradients& out, const
     bool behind_all = p + 1 == int64_t(chunks.size());
     bool last = behind_all || chunks[p + 1].fresh;  // of its sequence: nothing comes back to it
     Tile tile(b, chunk, order.step(), first, width);
-    BackwardRows rows{turned_in(scan.x, tile, squares[0], row),        turned_in(scan.delta, tile, squares[1], row),
-                      turned_in(scan.z, tile, squares[2], row),        turned_in(out.grad, tile, squares[3], row),
-                      to_turn_out(out.dx, tile, squares[0], row),      to_turn_out(out.ddelta, tile, squares[1], row),
-                      to_turn_out(out.dz, tile, squares[2], row)};
+    BackwardRows rows{transposed_in(scan.x, tile, squares[0], row),
+                      transposed_in(scan.delta, tile, squares[1], row),
+                      transposed_in(scan.z, tile, squares[2], row),
+                      transposed_in(out.grad, tile, squares[3], row),
+                      to_transpose_out(out.dx, tile, squares[0], row),
+                      to_transpose_out(out.ddelta, tile, squares[1], row),
+                      to_transpose_out(out.dz, tile, squares[2], row)};
     Vec longest[GROUP]{};
     for (int i = 0; i < chunk.length; i += 2) {
       if (i + AHEAD < chunk.length) ask(here[i + AHEAD]);
@@ -223,10 +229,12 @@ static void scan_backward_task(const Scan& scan, const ScanGradients& out, const
       load_states(scan, c, out.before + (b * out.slots + p) * scan.states * scan.channels, before);
       if (k + 1 == count)
         for (int i = 0; i < std::min(AHEAD, chunk.length); i++) ask_after(here[i]);
-      if (turned) {
+      if (transposed) {
         Tile next(b, next_chunk, order.step(), first, width);
-        for (const Rows<const IO>& each : {scan.x, scan.delta, scan.z, out.grad}) ask_to_turn(each, next, k, count);
-        ask_to_turn(out.dx, tile, k, count), ask_to_turn(out.ddelta, tile, k, count), ask_to_turn(out.dz, tile, k, count);
+        for (const Rows<const IO>& each : {scan.x, scan.delta, scan.z, out.grad})
+          prefetch_transposed(each, next, k, count);
+        prefetch_transposed(out.dx, tile, k, count), prefetch_transposed(out.ddelta, tile, k, count);
+        prefetch_transposed(out.dz, tile, k, count);
       }
       auto back = decays_inside(scan, c, longest[k]) ? (k ? run_all_back<true, false> : run_all_back<true, true>)
                                                      : (k ? run_all_back<false, false> : run_all_back<false, true>);
@@ -240,10 +248,11 @@ static void scan_backward_task(const Scan& scan, const ScanGradients& out, const
       else if (next < next_chunk.length) ask(there[next]);
       write_back(scan, out, rows, blocks, count, b, here[i], i, work, dbiases);
     }
-    turn_out(out.dx, tile, squares[0], row);
-    turn_out(out.ddelta, tile, squares[1], row);
-    turn_out(out.dz, tile, squares[2], row);
-    write_states(scan, work, chunk.length, here, space, out.dBC + (group * scan.batch + b) * scan.tokens * 2 * scan.states);
+    transpose_out(out.dx, tile, squares[0], row);
+    transpose_out(out.ddelta, tile, squares[1], row);
+    transpose_out(out.dz, tile, squares[2], row);
+    write_states(scan, work, chunk.length, here, space,
+                 out.dBC + (group * scan.batch + b) * scan.tokens * 2 * scan.states);
   }
 
   for (int64_t k = 0; k < count; k++) {
@@ -259,9 +268,9 @@ static void scan_backward_task(const Scan& scan, const ScanGradients& out, const
   }
 }
 
-static void scans_backward(const Scan* scans, const ScanGradients* outs, int64_t count, int64_t turns) {
-  std::vector<std::vector<Chunk>> chunks = all_chunks(scans, count * turns);
-  each_group<GROUP>(scans, count, turns, [&](auto full, int64_t i, int64_t b, int64_t group) {
+static void scans_backward(const Scan* scans, const ScanGradients* outs, int64_t count, int64_t consecutive) {
+  std::vector<std::vector<Chunk>> chunks = all_chunks(scans, count * consecutive);
+  each_group<GROUP>(scans, count, consecutive, [&](auto full, int64_t i, int64_t b, int64_t group) {
     scan_backward_task<full.value>(scans[i], outs[i], chunks[i], b, group);
   });
 }

@@ -41,8 +41,8 @@ struct ForwardWork {
   Vec *step, *input, *y;
 };
 
-// Before the recurrence, for two tokens: step, input and the part of the output that passes the states by. -> the longest
-// steps.
+// Before the recurrence, for two tokens: step, input and the part of the output that passes the states by. -> the
+// longest steps.
 template <bool FULL, int64_t MANY>
 static inline void prepare(const Scan& scan, const Rows<const IO>& x_rows, const Rows<const IO>& delta,
                            const Channels<FULL>* blocks, int64_t count, int64_t b, Pair pair, int i, ForwardWork work,
@@ -67,8 +67,8 @@ static inline void prepare(const Scan& scan, const Rows<const IO>& x_rows, const
 
 // After it: a token's outputs.
 template <bool FULL, int64_t MANY>
-static inline void write(const ScanOutput& out, const Rows<const IO>& z, const Rows<IO>& to, const Channels<FULL>* blocks,
-                         int64_t count, int64_t b, int64_t t, const Vec* y) {
+static inline void write(const ScanOutput& out, const Rows<const IO>& z, const Rows<IO>& to,
+                         const Channels<FULL>* blocks, int64_t count, int64_t b, int64_t t, const Vec* y) {
 #pragma GCC unroll 4
   for (int k = 0; k < MANY; k++) {
     if (!FULL && k >= count) break;
@@ -90,15 +90,16 @@ static void scan_forward_task(const Scan& scan, const ScanOutput& out, const std
                               int64_t group) {
   int64_t padded = scan.padded(), first_block = group * MANY;
   int64_t count = FULL ? MANY : std::min(MANY, scan.blocks() - first_block);
-  bool turned = scan.x.channel || scan.delta.channel || scan.z.channel || out.y.channel;
+  bool transposed = scan.x.channel || scan.delta.channel || scan.z.channel || out.y.channel;
   Arena arena(count * (2 * padded + scan.rank + 3 * CHUNK) + 2 * (CHUNK * padded / LANES + 1) +
-              turned * turned_vectors(2, count));
+              transposed * transposed_vectors(2, count));
   Channels<FULL> blocks[MANY];
   for (int64_t k = 0; k < count; k++) blocks[k] = channels<FULL>(scan, first_block + k, arena);
   Vec* states = arena.vectors(count * padded);
   ForwardWork work{arena.vectors(count * CHUNK), arena.vectors(count * CHUNK), arena.vectors(count * CHUNK)};
   Real* space = arena.reals(2 * CHUNK * padded);
-  Vec *turned_x = arena.vectors(turned * turned_vectors(1, count)), *turned_delta = turned_x + count * CHUNK;
+  int64_t square = transposed * transposed_vectors(1, count);
+  Vec* squares[2] = {arena.vectors(square), arena.vectors(square)};  // where x and z, and delta and y are transposed
   Sequences order = scan.order();
 
   int64_t first = blocks[0].first, width = std::min<int64_t>(count * LANES, scan.width - first), row = count * LANES;
@@ -120,7 +121,8 @@ static void scan_forward_task(const Scan& scan, const ScanOutput& out, const std
     const int64_t *here = places[p % 2], *there = places[(p + 1) % 2];
     order.places(next_chunk, places[(p + 1) % 2]);
     Tile tile(b, chunk, order.step(), first, width);
-    Rows<const IO> x = turned_in(scan.x, tile, turned_x, row), delta = turned_in(scan.delta, tile, turned_delta, row);
+    Rows<const IO> x = transposed_in(scan.x, tile, squares[0], row);
+    Rows<const IO> delta = transposed_in(scan.delta, tile, squares[1], row);
     Vec longest[MANY]{};
     for (int i = 0; i < chunk.length; i += 2) {
       if (i + AHEAD < chunk.length) ask_before(here[i + AHEAD]);
@@ -136,10 +138,10 @@ static void scan_forward_task(const Scan& scan, const ScanOutput& out, const std
       if (out.before) save(scan, c, h, out.before + (b * out.slots + int64_t(p)) * scan.states * scan.channels);
       if (k + 1 == count)
         for (int i = 0; i < std::min(AHEAD, chunk.length); i++) ask_after(here[i]);
-      if (turned) {
+      if (transposed) {
         Tile next(b, next_chunk, order.step(), first, width);
-        ask_to_turn(scan.x, next, k, count), ask_to_turn(scan.delta, next, k, count);
-        ask_to_turn(scan.z, tile, k, count), ask_to_turn(out.y, tile, k, count);
+        prefetch_transposed(scan.x, next, k, count), prefetch_transposed(scan.delta, next, k, count);
+        prefetch_transposed(scan.z, tile, k, count), prefetch_transposed(out.y, tile, k, count);
       }
       auto run_chunk = decays_inside(scan, c, longest[k]) ? run_all<true> : run_all<false>;
       run_chunk(chunk.length, in, padded, work.step + k * CHUNK, work.input + k * CHUNK, c.A, h, work.y + k * CHUNK);
@@ -147,22 +149,22 @@ static void scan_forward_task(const Scan& scan, const ScanOutput& out, const std
     }
 
     // x and delta are done with.
-    Rows<const IO> z = turned_in(scan.z, tile, turned_x, row);
-    Rows<IO> y = to_turn_out(out.y, tile, turned_delta, row);
+    Rows<const IO> z = transposed_in(scan.z, tile, squares[0], row);
+    Rows<IO> y = to_transpose_out(out.y, tile, squares[1], row);
     for (int i = 0; i < chunk.length; i++) {
       int next = i + AHEAD - chunk.length;
       if (next < 0) ask_after(here[i + AHEAD]);
       else if (next < next_chunk.length) ask_before(there[next]);
       write<FULL, MANY>(out, z, y, blocks, count, b, here[i], work.y + i);
     }
-    turn_out(out.y, tile, turned_delta, row);
+    transpose_out(out.y, tile, squares[1], row);
   }
 }
 
-// All but the turns run beside each other.
-static void scans_forward(const Scan* scans, const ScanOutput* outs, int64_t count, int64_t turns) {
-  std::vector<std::vector<Chunk>> chunks = all_chunks(scans, count * turns);
-  for (int64_t i = 0; i < count * turns; i++) {
+// Those that are not consecutive run beside each other.
+static void scans_forward(const Scan* scans, const ScanOutput* outs, int64_t count, int64_t consecutive) {
+  std::vector<std::vector<Chunk>> chunks = all_chunks(scans, count * consecutive);
+  for (int64_t i = 0; i < count * consecutive; i++) {
     const Scan& scan = scans[i];
     const ScanOutput& out = outs[i];
     for (int64_t b = 0; out.before && b < scan.batch; b++)  // slots that the boundaries left over
@@ -170,11 +172,13 @@ static void scans_forward(const Scan* scans, const ScanOutput* outs, int64_t cou
         std::fill_n(out.before + (b * out.slots * scan.states + n) * scan.channels, scan.width, Real(0));
   }
   auto run = [&](auto many) {
-    each_group<many.value>(scans, count, turns, [&](auto full, int64_t i, int64_t b, int64_t group) {
+    each_group<many.value>(scans, count, consecutive, [&](auto full, int64_t i, int64_t b, int64_t group) {
       scan_forward_task<full.value, many.value>(scans[i], outs[i], chunks[i], b, group);
     });
   };
   // For many threads there are more tasks, of a cache line each.
-  if (count * scans[0].batch * scans[0].groups() >= ENOUGH * scans[0].threads) run(std::integral_constant<int64_t, GROUP>{});
-  else run(std::integral_constant<int64_t, (BYTES < LINE ? LINE / BYTES : 1)>{});
+  if (count * scans[0].batch * scans[0].groups() >= ENOUGH * scans[0].threads)
+    run(std::integral_constant<int64_t, GROUP>{});
+  else
+    run(std::integral_constant<int64_t, (BYTES < LINE ? LINE / BYTES : 1)>{});
 }

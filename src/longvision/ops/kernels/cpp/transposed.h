@@ -1,16 +1,18 @@
-// Tensors whose tokens are contiguous, (B, n, M) in memory: the tokens of a chunk, for the channels of a task, are turned
-// in the first cache, so that the rest of a kernel finds rows. A copy of the tensor beforehand would go to memory and
-// back.
+// Tensors whose tokens are contiguous, (B, n, M) in memory: the tokens of a chunk, for the channels of a task, are
+// transposed in the first cache, so that the rest of a kernel finds rows. A copy of the tensor beforehand would go to
+// memory and back.
 #pragma once
 #include <algorithm>
 
+#include "lanes.h"
 #include "rows.h"
 #include "sequences.h"
 #include "vector.h"
 
 // A square of LANES rows, or what there is of one: to (columns, rows) = from (rows, columns).
 template <bool WHOLE, class Element>
-static inline void turn_square(const Element* from, int64_t from_row, int rows, int columns, Element* to, int64_t to_row) {
+static inline void transpose_square(const Element* from, int64_t from_row, int rows, int columns, Element* to,
+                                    int64_t to_row) {
   if (WHOLE) rows = columns = LANES;
   Vec square[LANES]{};
 #pragma GCC unroll 16
@@ -20,19 +22,21 @@ static inline void turn_square(const Element* from, int64_t from_row, int rows, 
   for (int j = 0; j < columns; j++) store(to + j * to_row, square[j], rows);
 }
 
-// to (columns, rows) = from (rows, columns); one row is so far from the next. ROWS_FIRST: the squares of a row one after the
-// other, and not those of a column: what lies far apart, on one or the other side, is taken a whole cache line at a time.
+// to (columns, rows) = from (rows, columns); one row is so far from the next. ROWS_FIRST: the squares of a row one after
+// the other, and not those of a column: what lies far apart, on one or the other side, is taken a whole cache line at a
+// time.
 template <bool ROWS_FIRST, class Element>
-static void turn(const Element* from, int64_t from_row, int64_t rows, int64_t columns, Element* to, int64_t to_row) {
+static void transpose_tile(const Element* from, int64_t from_row, int64_t rows, int64_t columns, Element* to,
+                           int64_t to_row) {
   int64_t outer = ROWS_FIRST ? rows : columns, inner = ROWS_FIRST ? columns : rows;
   for (int64_t p = 0; p < outer; p += LANES)
     for (int64_t q = 0; q < inner; q += LANES) {
       int64_t i = ROWS_FIRST ? p : q, j = ROWS_FIRST ? q : p;
       int down = int(std::min<int64_t>(LANES, rows - i)), across = int(std::min<int64_t>(LANES, columns - j));
       const Element* corner = from + i * from_row + j;
-      Element* turned = to + j * to_row + i;
-      if (down == LANES && across == LANES) turn_square<true>(corner, from_row, LANES, LANES, turned, to_row);
-      else turn_square<false>(corner, from_row, down, across, turned, to_row);
+      Element* there = to + j * to_row + i;
+      if (down == LANES && across == LANES) transpose_square<true>(corner, from_row, LANES, LANES, there, to_row);
+      else transpose_square<false>(corner, from_row, down, across, there, to_row);
     }
 }
 
@@ -56,7 +60,7 @@ struct Tile {
 // Its rows are as far apart as channels are, so that no processor looks ahead in them: they are asked for while the
 // recurrence runs, of a task's `parts` vectors one after the other.
 template <class Element>
-static inline void ask_to_turn(const Rows<Element>& tensor, const Tile& tile, int64_t part, int64_t parts) {
+static inline void prefetch_transposed(const Rows<Element>& tensor, const Tile& tile, int64_t part, int64_t parts) {
   if (!tensor.channel) return;
   constexpr int64_t STEP = LINE / int64_t(sizeof(Element));
   for (int64_t e = part * tile.channels / parts; e < (part + 1) * tile.channels / parts; e++)
@@ -65,21 +69,23 @@ static inline void ask_to_turn(const Rows<Element>& tensor, const Tile& tile, in
 
 // -> the tensor itself, or where its tokens are contiguous the tile in `space`, its rows so far apart.
 template <class Element>
-static inline Rows<const Element> turned_in(const Rows<const Element>& from, const Tile& tile, Vec* space, int64_t row) {
+static inline Rows<const Element> transposed_in(const Rows<const Element>& from, const Tile& tile, Vec* space,
+                                                int64_t row) {
   if (!from.channel) return from;
   Element* to = reinterpret_cast<Element*>(space);
-  turn<true>(tile.in(from), from.channel, tile.channels, tile.tokens, to, row);
+  transpose_tile<true>(tile.in(from), from.channel, tile.channels, tile.tokens, to, row);
   return tile.rows<const Element>(to, row);
 }
 
-// -> where a tile is to be written: the tensor, or `space`, from where `turn_out` brings it.
+// -> where a tile is to be written: the tensor, or `space`, from where `transpose_out` brings it.
 template <class Element>
-static inline Rows<Element> to_turn_out(const Rows<Element>& to, const Tile& tile, Vec* space, int64_t row) {
+static inline Rows<Element> to_transpose_out(const Rows<Element>& to, const Tile& tile, Vec* space, int64_t row) {
   return to.channel ? tile.rows(reinterpret_cast<Element*>(space), row) : to;
 }
 
 template <class Element>
-static inline void turn_out(const Rows<Element>& to, const Tile& tile, const Vec* space, int64_t row) {
+static inline void transpose_out(const Rows<Element>& to, const Tile& tile, const Vec* space, int64_t row) {
   if (to.channel)
-    turn<false>(reinterpret_cast<const Element*>(space), row, tile.tokens, tile.channels, tile.in(to), to.channel);
+    transpose_tile<false>(reinterpret_cast<const Element*>(space), row, tile.tokens, tile.channels, tile.in(to),
+                          to.channel);
 }
