@@ -137,6 +137,12 @@ def test_files_fit_another_pooling(tmp_path, caplog, cls_reduce, pool, classes):
     assert ["another pooling" in record.message for record in caplog.records] == [True] * (classes > 0)
 
 
+def test_a_file_without_a_head_fits_another_pooling(tmp_path, caplog):
+    save_weights(small(cls_reduce=2, num_classes=0), tmp_path / "bare.safetensors")
+    load_weights(small(cls_reduce=2, num_classes=0, pool="mean"), tmp_path / "bare.safetensors")
+    assert not caplog.records
+
+
 def test_a_file_without_the_neck_is_refused(tmp_path):
     save_weights(small(pool="mean"), tmp_path / "mean.safetensors")
     with pytest.raises(UserError, match=r"mean\.safetensors is .*another model: neck\.weight is missing"):

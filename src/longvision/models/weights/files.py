@@ -156,18 +156,17 @@ def load_fitted(
     """
     own, heads = model.state_dict(), (f"{head}.weight", f"{head}.bias")
     found, wanted = (tuple(there[heads[0]].shape) if heads[0] in there else (0,) for there in (weights, own))
-    pools = [n for n in weights if n not in own and n.partition(".")[0] in getattr(model, "pool_names", ())]
+    pools = {n for n in weights if n not in own and n.partition(".")[0] in getattr(model, "pool_names", ())}
     anew = found != (0,) and (found != wanted or bool(pools))
+    weights = {n: w for n, w in weights.items() if n not in pools}
     if anew:
-        weights = {n: w for n, w in weights.items() if n not in (*heads, *pools)} | {
-            n: own[n] for n in heads if n in own
-        }
+        weights = {n: w for n, w in weights.items() if n not in heads}
+        weights |= {n: own[n] for n in heads if n in own}
     check_fits(weights, model, path, given)
     model.load_state_dict(weights)
     if anew and wanted[0] > more:
-        what = (
-            "another pooling" if found[0] == wanted[0] else f"{found[0] - more} classes, the model {wanted[0] - more}"
-        )
+        classes = f"{found[0] - more} classes, the model {wanted[0] - more}"
+        what = "another pooling" if found[0] == wanted[0] else classes
         logger.warning("%s has a head for %s: its head starts anew", path, what)
 
 
@@ -179,9 +178,8 @@ def check_fits(weights: Weights, model: nn.Module, path: str | os.PathLike[str],
     made = cfg.get("architecture"), f"{cfg.get('architecture')}.{cfg.get('tag')}"
     if found is None or found.name in made or not found.is_near:
         raise other_model(path, differ)
-    raise other_model(
-        path, differ, f"; {'the nearest of ours is' if found.differ else 'these are weights of'} {found.name}"
-    )
+    whose = "the nearest of ours is" if found.differ else "these are weights of"
+    raise other_model(path, differ, f"; {whose} {found.name}")
 
 
 def other_model(path: str | os.PathLike[str], differ: Sequence[str], fits: str = "") -> UserError:
