@@ -14,6 +14,7 @@ from longvision.ops.causal_conv1d import chunked, cpu
 from longvision.ops.causal_conv1d.reference import causal_conv1d_reference
 from longvision.ops.common import choose_backend
 from support.convolution_cases import make
+from support.layouts import LAYOUTS, laid_out
 from support.scan_cases import needs_compiler
 
 pytestmark = pytest.mark.usefixtures("poison")
@@ -331,16 +332,10 @@ def test_bf16_is_rounded_once(backend, reverse, boundaries):
         assert (error <= 2**-8 * expected.abs() + (2e-6 if backend == "cpu" else 2**-8) * expected.abs().max()).all()
 
 
-@pytest.mark.parametrize("layout", ["half", "permuted", "expanded"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_any_strides_give_the_same_bits(backend, layout):
     (x, weight, bias), grad = make(2, 37, 18, 4, torch.float32), torch.randn(2, 37, 18)
-    if layout == "half":
-        strided = torch.cat([x, torch.full_like(x, torch.nan)], -1).chunk(2, -1)[0]
-    elif layout == "permuted":
-        strided, grad = (t.transpose(1, 2).contiguous().transpose(1, 2) for t in (x, grad))
-    else:
-        strided, grad = x[:1].expand(2, -1, -1), torch.ones(1, 1, 1).expand(2, 37, 18)
-    assert not strided.is_contiguous() and not (layout != "half" and grad.is_contiguous())
+    strided, grad = laid_out(x, layout), laid_out(grad, layout)
     truth = value_and_grads(causal_conv1d, (strided.contiguous(), weight, bias), grad.contiguous(), silu=True)
     leaves = [t.detach().requires_grad_() for t in (strided, weight, bias)]
     y = causal_conv1d(*leaves, silu=True)
