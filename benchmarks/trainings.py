@@ -41,17 +41,20 @@ class Training:
         """What a row is known by."""
         return (*map(str, self.columns.values()), self.model, str(self.seed))
 
-    def row(self, runs: str) -> dict[str, Any]:
-        """Train, into a folder in `runs` -> its row, of test images; where there are none, of those that validate."""
+    def run(self, runs: str) -> Path:
+        """Train -> the run's folder, in `runs`."""
         arguments = {f"model.args.{key}": value for key, value in self.args.items() if key != "name"}
         options = {"model.name": self.args["name"], **arguments, **self.options}
         words = ["-c", self.recipe, "--seed", str(self.seed), "--runs", runs]
         words += [word for key, value in options.items() for word in (f"--{key}", str(value))]
+        return Path(command("train", *words).splitlines()[-1])
+
+    def row(self, runs: str) -> dict[str, Any]:
+        """Train, into a folder in `runs` -> its row, of test images; where there are none, of those that validate."""
         began = time.monotonic()
-        command = [sys.executable, "-m", "longvision", "train", *words]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        folder = self.run(runs)
         seconds = time.monotonic() - began
-        metrics = read_metadata(Path(done.stdout.splitlines()[-1]) / "model.safetensors")["metrics"]
+        metrics = read_metadata(folder / "model.safetensors")["metrics"]
         split = "test" if "test/accuracy" in metrics else "val"
         return {
             **self.columns,
@@ -61,9 +64,19 @@ class Training:
             "accuracy": round(metrics[f"{split}/accuracy"], 4),
             "loss": round(metrics[f"{split}/loss"], 4),
             "seconds": round(seconds, 1),
-            "device": f"{torch.get_num_threads()} threads, {device_name('cpu')}",
-            **provenance(),
+            **origin(),
         }
+
+
+def command(*words: str) -> str:
+    """What `longvision` prints. Raises CalledProcessError where it fails."""
+    done = subprocess.run([sys.executable, "-m", "longvision", *words], check=True, stdout=subprocess.PIPE, text=True)
+    return done.stdout
+
+
+def origin() -> dict[str, str]:
+    """The columns that close a row: on what, and by which code."""
+    return {"device": f"{torch.get_num_threads()} threads, {device_name('cpu')}", **provenance()}
 
 
 def run_all(table: Path, trainings: Iterable[Training], runs: str) -> None:

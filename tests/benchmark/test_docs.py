@@ -1,4 +1,5 @@
-"""Each number in the tables of docs/benchmarks.md stands in a row of benchmarks/results."""
+"""Each number in the tables of docs/benchmarks.md, and of the backbones' measured ones, stands in a row of
+benchmarks/results."""
 
 import csv
 import re
@@ -18,6 +19,14 @@ def cells(header):
     tables = re.findall(rf"^\| {re.escape(header)}.*\n\|[-|]+\n((?:\|.*\n)+)", text, re.MULTILINE)
     lines = [line for table in tables for line in table.splitlines()]
     return [[cell.strip(" `~").replace(",", "") for cell in line.strip("|").split("|")] for line in lines]
+
+
+def table_of(page, first):
+    """The lines of a backbone's table whose header begins so, the header too, as lists of words."""
+    text = (ROOT / "docs/backbones" / page).read_text()
+    match = re.search(rf"^\| {re.escape(first)}.*\n\|[-|]+\n(?:\|.*\n)+", text, re.MULTILINE)
+    lines = [line for line in match[0].splitlines() if not line.startswith("|-")]
+    return [[cell.strip().replace(",", "") for cell in line.strip("|").split("|")] for line in lines]
 
 
 def test_models():
@@ -117,3 +126,24 @@ def test_vmamba():
         ours, convnext, theirs = by_size[int(size)]
         cells = f"{ours:,.0f} | {theirs:,.0f} | {theirs / ours:.1f} | {convnext:,.0f} | {ours / convnext:.2f}"
         assert line == cells
+
+
+def test_accuracies_over_tokens():
+    measured = {(row["model"], row["tokens"]): f"{100 * float(row['accuracy']):.1f}" for row in rows("tokens.csv")}
+    (header, *lines) = table_of("navit.md", "accuracy, %")
+    told = {(name, tokens): cell for name, *cells in lines for tokens, cell in zip(header[1:], cells, strict=True)}
+    assert len(told) == 18 and told == measured
+
+
+def test_pruned_models():
+    measured = {
+        (
+            "(whole)" if row["keep"] == "1.0" else row["keep"],
+            row["parameters"],
+            *(f"{100 * float(row[name]):.0f} %" for name in ("queries and keys", "values", "MLPs")),
+            f"{100 * float(row['accuracy']):.1f} %",
+        )
+        for row in rows("pruning.csv")
+    }
+    _, *lines = table_of("efficientvit.md", "`--keep`")
+    assert len(lines) == 4 and {tuple(line) for line in lines} == measured
