@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from longvision_cli.configuration import Configuration, configure
 from longvision_cli.notes import tell
 
 BATCH = 32
-Batches = Iterator[tuple[Any, Any]]  # images (B, C, H, W) and targets
+Batches = Iterator[tuple[Any, Any]]  # images (B, C, H, W), or packed ones, and targets
 
 
 def run_configuration(run: Any) -> Configuration:
@@ -46,8 +47,11 @@ def _of_run(what: str, about: Description, most: int) -> tuple[Batches, Iterable
         raise MissingFileError(
             f"{path}, the data of {run.path}, does not exist: give other images, in folders named after the classes"
         )
-    source = evaluated_source(run, configuration.data.source(), "train")
-    data = configuration.data.build(source, about.input.seen)
+    options = configuration.data
+    if getattr(options, "pack", False):
+        options = replace(options, patch=about.input.patch)  # in training the model says it
+    source = evaluated_source(run, options.source(), "train")
+    data = options.build(source, about.input.seen)
     data.setup("fit")
     images = data.images("train")
     rows = data.examples("train", most)
@@ -62,6 +66,7 @@ def _of_folders(images: Sequence[Path], about: Description) -> Batches:
     import torch
 
     from longvision.data.io.images import read_image
+    from longvision.types import PackedImages
 
     if about.multilabel:
         raise UserError(f"{about.source}: its images have any number of labels, which folders do not say")
@@ -78,7 +83,9 @@ def _of_folders(images: Sequence[Path], about: Description) -> Batches:
 
     def collate(samples: list[tuple[Any, int]]) -> tuple[Any, Any]:
         tensors, labels = zip(*samples, strict=True)
-        return torch.stack(tensors), torch.tensor(labels)
+        in_shapes = about.input.resize == "area"  # of their own
+        together = PackedImages.from_images(tensors, about.input.patch) if in_shapes else torch.stack(tensors)
+        return together, torch.tensor(labels)
 
     return _batches(range(len(images)), sample, collate)
 

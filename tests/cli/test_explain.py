@@ -56,6 +56,22 @@ def test_a_run_and_its_weights(longvision, train, image, tmp_path):
     assert len(found[0]) == 2 and found[0] == found[1]
 
 
+@pytest.mark.slow
+def test_importance_of_a_run_that_packs(longvision, train, image, tmp_path):
+    made = train(
+        "-c", "mixed_digits", "--model.name", NAME, "--model.args.depth", 1, "--model.args.embed_dim", 32,
+        "--trainer.max_epochs", 1, "--runs", tmp_path / "runs",
+    )  # fmt: skip
+    assert made.code == 0, made.err
+    with Image.open(image) as square:
+        for number, size in enumerate([(40, 12), (12, 40)]):
+            (tmp_path / "images" / str(number)).mkdir(parents=True)
+            square.resize(size).save(tmp_path / "images" / str(number) / "image.png")
+    for where in ([], [tmp_path / "images"]):
+        answer = longvision("explain", made.run, *where, "--method", "importance", "--limit", 8, "--device", "cpu")
+        assert answer.code == 0 and "70%" in answer.out, answer
+
+
 def test_only_the_first_images_are_used(longvision, image, tmp_path):
     for name in ("b.png", "notes.txt"):
         (tmp_path / "folder").mkdir(exist_ok=True)

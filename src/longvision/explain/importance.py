@@ -24,7 +24,7 @@ from longvision.inference.predictor import Predictor
 from longvision.models.pruned_efficientvit import Kept, full_widths
 from longvision.viz.charts import draw_widths
 
-Batches = Iterable[tuple[Tensor, Tensor]]  # images (B, C, H, W) and targets
+Batches = Iterable[tuple[Any, Tensor]]  # images (B, C, H, W), or PackedImages, and targets
 KINDS = {"q": "query", "k": "key", "v": "value", "ffn": "MLP"}
 NOT_FINITE = "nothing can be ranked by it; expected a model that was trained, with finite weights"
 UNITS = {"qk": "queries and keys", "v": "values", "ffn": "MLPs"}
@@ -119,8 +119,8 @@ def measure_importance(model: nn.Module, batches: Batches, multilabel: bool = Fa
         weight.requires_grad_()
     try:
         with torch.enable_grad():
-            for images_BCHW, target in batches:
-                value = loss(model(images_BCHW.to(device)), target.to(device))
+            for images, target in batches:
+                value = loss(model(images.to(device)), target.to(device))
                 if not value.isfinite():
                     raise UserError(f"the loss of batch {count + 1} is {value.item()}: {NOT_FINITE}")
                 gradients = dict(zip(map(id, weights), torch.autograd.grad(value, weights)))
