@@ -131,6 +131,7 @@ def test_attention_sums_to_one_and_the_model_is_left_as_it_was(predictor, image)
 
 def test_queries_keep_their_numbers(predictor, image, tmp_path):
     (finding,) = explain_queries(predictor, [image, image])
+    assert "2 images" in finding.sentence
     written(finding, tmp_path)
     with (tmp_path / "queries.csv").open() as file:
         rows = list(csv.DictReader(file))

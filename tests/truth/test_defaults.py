@@ -105,7 +105,7 @@ def test_the_number_of_objects_is_an_option_and_a_full_list_is_told(weights):
         assert "0.05" in output.about and "0.50" in output.about
         said[most] = output.remarks()
         (line,) = said[most]
-        assert f"{most} of {most}" in line and "--detections" in line and "image-1" in line
+        assert f"{most} of {most}" in line and "--detections" in line and "image-1" in line and "unsure" in line
 
 
 def test_the_queries_of_a_detr_are_its_objects(weights):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from longvision.data.problems import counted
 from longvision.explain.detr import Decoded, decoded
 from longvision.explain.finding import Finding, as_csv
 from longvision.inference.predictor import Predictor
@@ -24,7 +25,7 @@ def explain_queries(predictor: Predictor, images: Sequence[Path]) -> Iterator[Fi
         sizes.append(found.cells.image)
         rows += _rows(path, found, predictor.classes)
     boxes_NQ4, sizes_N2 = np.stack(boxes), np.array(sizes)
-    title = f"{predictor.description.architecture}: the boxes of each query over {len(boxes)} images"
+    title = f"{predictor.description.architecture}: middles of each query's boxes, {counted(len(boxes), 'image')}"
     yield Finding(
         _sentence(boxes_NQ4),
         {
@@ -47,8 +48,8 @@ def _sentence(boxes_NQ4: np.ndarray) -> str:
     within, between = spread(boxes_NQ4[..., :2])
     images, queries = boxes_NQ4.shape[:2]
     return (
-        f"over {images} images, the boxes of one of {queries} queries lie {within:.3f} sides of the image around their "
-        f"mean, and the queries' means {between:.3f} around theirs"
+        f"over {counted(images, 'image')}, the boxes of one of {queries} queries lie {within:.3f} sides of the image "
+        f"around their mean, and the queries' means {between:.3f} around theirs"
     )
 
 

@@ -187,7 +187,7 @@ class ObjectFiles(Outputs):
         return [
             *self.found.notes(),
             f"{self.most} of {self.most} objects, the most that this model finds in an image, were found in "
-            f"{listing(self.full)}: where there may be more, {more}",
+            f"{listing(self.full)}, unsure ones counted: where there may be more, {more}",
         ]
 
     def finish(self, folder: Path) -> None:

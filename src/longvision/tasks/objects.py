@@ -90,7 +90,7 @@ class ObjectTask(DenseTask):
             return []
         return [
             f"in {self.full} of {self.evaluated} images {self.most} of {self.most} objects were found, the most that "
-            f"can be: raise --model.{self.limit} where there may be more"
+            f"can be, unsure ones counted: raise --model.{self.limit} where there may be more"
         ]
 
     def detect(self, images: list[Tensor], sizes: list[Size]) -> list[Detections]:

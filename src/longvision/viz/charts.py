@@ -203,7 +203,7 @@ def draw_queries(boxes_NQ4: np.ndarray, sizes_N2: np.ndarray, path: Path, title:
             x, y = boxes_NQ4[kind_NQ[:, query] == name, query, :2].T
             axes.scatter(x, y, size, colour, linewidths=0)
         axes.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[], aspect="equal")
-        axes.set_title(str(query), fontsize=8, color=GREY, pad=2)
+        axes.set_title(f"query {query}", fontsize=8, color=GREY, pad=2)
     labels = [
         (figure.axes[0].scatter([], [], 30, colour), f"{name}: {words}") for name, (colour, words) in BOX_KINDS.items()
     ]
