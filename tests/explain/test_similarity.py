@@ -16,6 +16,7 @@ from longvision.explain.subject import named_model
 from longvision.inference.description import Description
 from longvision.inference.predictor import Predictor
 from longvision.models.memory import add_memory
+from support.trained import write_model
 
 
 def cosine(a, b):
@@ -128,6 +129,15 @@ def test_of_a_model_with_tasks_the_base_is_compared(kind, image):
     base_sentence, found = explained(add_memory(model, 3, mask=True), image)
     assert found == truth and len(found.splitlines()) == 4
     assert sentence in base_sentence and "base" in base_sentence
+
+
+@pytest.mark.parametrize("task, said", [("segmentation", "of the backbone"), ("classification", "over 1 image")])
+def test_under_a_head_the_backbone_is_said_to_be_compared(task, said, image, tmp_path):
+    if task == "segmentation":
+        pytest.importorskip("segmentation_models_pytorch")
+    write_model(task, tmp_path / "model.safetensors")
+    (finding,) = explain_similarity(Predictor(tmp_path / "model.safetensors", "cpu"), [image])
+    assert finding.sentence.startswith(said)
 
 
 @torch.no_grad()

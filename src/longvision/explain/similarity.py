@@ -105,14 +105,17 @@ class SimilarityMeter:
 def explain_similarity(
     predictor: Predictor, images: Sequence[Path], threshold: float = 0.9, heads: int | None = None
 ) -> Iterator[Finding]:
-    """For `longvision explain`. Of a model with tasks beside a base, the base. Raises UserError for a model that has
-    neither attention maps nor scans to compare."""
+    """For `longvision explain`. Of a model with tasks beside a base, the base; under a head, the backbone.
+
+    Raises UserError for a model that has neither attention maps nor scans to compare."""
     if not 0 < threshold <= 1:
         raise UserError(f"--threshold {threshold:g}: expected a cosine, above 0 and at most 1")
-    alone, model = copy.copy(predictor), predictor.model
+    alone, model, whose = copy.copy(predictor), predictor.model, ""
     alone.batch = 1
     if isinstance(model, MemoryTasks):
-        alone.model = model.base
+        alone.model, whose = model.base, "of the base, without its tasks: "
+    elif predictor.description.task != "classification":
+        whose = "of the backbone, without its head: "
     names, watched = _layers(alone, heads)
     meter = SimilarityMeter(len(names), threshold)
     with watched(meter.add):
@@ -121,7 +124,7 @@ def explain_similarity(
     found, title = meter.result(), predictor.description.architecture
     draw = partial(draw_similarity, found.layers_LL, found.heads_L, found.similar_L, threshold, title=title)
     yield Finding(
-        f"{'of the base, without its tasks: ' * (alone.model is not model)}{_sentence(found, len(images), threshold)}",
+        f"{whose}{_sentence(found, len(images), threshold)}",
         {"similarity.csv": as_csv(_rows(found, names)), "similarity.png": draw},
     )
 
