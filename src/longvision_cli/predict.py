@@ -122,7 +122,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         help="of a classifier that takes any size: images keep their proportions and have at most N patches",
     )
     parser.add_argument(
-        "--budget-ms", metavar="MS", type=float, help="the same, with as many patches as take so many ms an image"
+        "--budget-ms",
+        metavar="MS",
+        type=float,
+        help="the same, with as many patches as take so many ms an image, at most four times a training image's",
     )
     parser.add_argument(
         "--threshold", type=float, help="of objects, and of any number of labels: least score that counts (0.5)"
