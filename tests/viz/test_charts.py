@@ -145,3 +145,6 @@ def test_similarity(tmp_path, figures):
     (image,) = heat.images
     assert image.get_clim() == (-0.2, 1.0) and image.get_array().mask[0, 2]
     assert share_near(pixels(tmp_path / "similarity.png"), (102, 102, 102), 3) > 0.02
+    draw_similarity(np.full((2, 2), 0.999), np.full(2, 0.998), np.ones(2), 0.9, tmp_path / "alike.png", "a model")
+    low, high = figures[1].axes[1].get_ylim()
+    assert low <= 0 and high > 1  # differences of a thousandth look like that

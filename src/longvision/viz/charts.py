@@ -168,7 +168,8 @@ def draw_similarity(
     label = f"share of columns with {threshold:g} or more"
     curves.plot(numbers, similar_L, color=BAD, linestyle="--", marker=".", label=label)
     curves.plot(numbers, heads_L, color=GOOD, marker="o", label="cosine of its heads")
-    curves.set(xlabel="layer", ylabel="cosine, share")
+    low = float(np.nanmin([0.0, *np.diagonal(layers_LL, 1), *heads_L]))
+    curves.set(xlabel="layer", ylabel="cosine, share", ylim=(low - 0.05, 1.05))
     curves.grid(alpha=0.3)
     curves.legend(frameon=False)
     for axis in (heat.xaxis, heat.yaxis, curves.xaxis):
