@@ -92,6 +92,8 @@ def _run_folder(configuration: Configuration, resuming: "Resuming | None", task:
     from longvision.engine.run import Run
 
     data.setup("fit")
+    if resuming is None:
+        task.check_fit(data)
     # the run reads other images alike, and is used from other folders
     measured = {name: value for name, value in data.measured.items() if name != "seen"}
     if hasattr(configuration.data, "multilabel"):

@@ -26,6 +26,11 @@ def test_a_round_is_measured_in_a_process_of_its_own(case):
     assert (done.attention, done.threads) == ("sdpa", 1)
 
 
+def test_images_without_a_cell_are_refused_in_words(case):
+    done = run_round(case(model="efficientvit_m0", size=8), share=0.01, patience=NEVER, measure_memory=False)
+    assert done.status == "refused: the images are too small, one of its maps has no cells"
+
+
 @pytest.mark.slow
 @linux
 def test_out_of_memory_is_an_answer_and_costs_this_process_nothing(case):

@@ -210,6 +210,22 @@ def test_weights_of_another_task_are_refused(run, longvision):
         assert answer.code == 2 and words[0].split("=")[0] in answer.err
 
 
+@pytest.mark.parametrize(
+    "task, words, named",
+    [
+        ("detr", "--model.name resnet10t --data.size 64", ["resnet10t", "--model.pretrained"]),
+        ("segmentation", "--model.head upernet --data.batch_size 1", ["--data.batch_size 1", "fpn"]),
+    ],
+)
+def test_what_no_training_can_start_from_is_refused_before_it_is_announced(longvision, tmp_path, task, words, named):
+    recipe = tmp_path / "scattered.yaml"
+    recipe.write_text(f"task: {task}\nsource: scattered\n")
+    answer = longvision("train", "-c", recipe, *words.split(), "--data.pictures", 8, "--data.workers", 0)
+    assert (answer.code, answer.out) == (2, ""), answer
+    assert all(text in answer.err for text in named) and answer.err.count("\n") == 1, answer.err
+    assert not Path("runs").exists()
+
+
 @pytest.mark.parametrize("recipe", ["digits", "most_digits", *RECIPES])
 def test_check_data(longvision, recipe):
     words = [] if recipe == "digits" else ["--data.pictures", 8, "--sample", 8]

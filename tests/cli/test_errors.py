@@ -250,6 +250,12 @@ def test_train_from_weights_of_another_model(train, digits_run, tmp_path):
     )  # fmt: skip
 
 
+def test_train_from_a_run_of_another_model(train, digits_run):
+    words = ["--model.name", "test_resnet", "--model.args", "{}", "--data.channels", 3]
+    answer = train(*words, "--model.pretrained", digits_run / "model.safetensors")
+    check_one_line(answer, "is a checkpoint for another model", "it is of a run of vim_nano_patch4_32")
+
+
 @pytest.mark.parametrize("command", ["predict", "validate"])
 def test_a_run_with_weights_of_another_model(longvision, digits_run, tmp_path, command):
     other = _with_other_weights(digits_run, tmp_path / "other")

@@ -25,7 +25,7 @@ def explain_queries(predictor: Predictor, images: Sequence[Path]) -> Iterator[Fi
         sizes.append(found.cells.image)
         rows += _rows(path, found, predictor.classes)
     boxes_NQ4, sizes_N2 = np.stack(boxes), np.array(sizes)
-    title = f"{predictor.description.architecture}: middles of each query's boxes, {counted(len(boxes), 'image')}"
+    title = f"{predictor.description.architecture}: centres of each query's boxes, {counted(len(boxes), 'image')}"
     yield Finding(
         _sentence(boxes_NQ4),
         {

@@ -197,7 +197,7 @@ def _create(name: str, size: tuple[int, int] | None, options: dict[str, Any]) ->
         if overlay.get("custom_load"):
             raise UserError(f"{overlay['file']} does not hold weights of model {name}: {error}") from error
         if "loading state_dict" in str(error):
-            raise other_model(overlay.get("file", f"what timm has for {name}"), _differences(str(error))) from error
+            raise other_model(overlay.get("file", f"what timm has for {name}"), _differences(str(error)), name) from error
         raise
 
 
@@ -213,7 +213,7 @@ def _of_timm(name: str, cfg: Any, options: dict[str, Any]) -> tuple[dict[str, An
     if classes is not None:
         options = {**options, "pretrained_cfg_overlay": {**overlay, "num_classes": classes}}
     wanted = 0 if options.get("features_only") else options.get("num_classes", 0)
-    return options, checked(overlay["file"], heads, classes, wanted)
+    return options, checked(overlay["file"], base, heads, classes, wanted)
 
 
 def _differences(said: str) -> list[str]:

@@ -27,7 +27,7 @@ class DetrDetection(ObjectTask):
     def head(self) -> dict[str, Any]:
         return {name: getattr(self.config, name) for name in ("queries", "width", "layers", "dropout")}
 
-    def on_fit_start(self) -> None:
+    def check_fit(self, data: Any) -> None:
         """Batch norms and a ResNet's first stage are frozen: without trained weights they would stay as they began."""
         norms = any(isinstance(module, FrozenBatchNorm2d | FrozenBatchNormAct2d) for module in self.model.modules())
         frozen = norms or not all(parameter.requires_grad for parameter in self.model.parameters())
@@ -36,4 +36,3 @@ class DetrDetection(ObjectTask):
                 f"{self.config.name} has frozen weights in DETR, as published, and starts from random ones: "
                 "give --model.pretrained FILE, or true for those that timm knows, or choose a Vim or a DeiT"
             )
-        super().on_fit_start()

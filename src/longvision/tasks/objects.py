@@ -46,6 +46,7 @@ class ObjectTask(DenseTask):
 
     def on_fit_start(self) -> None:
         """Warns where there are images with more objects than can be found."""
+        super().on_fit_start()
         source = getattr(getattr(self.trainer, "datamodule", None), "source", None)
         most = getattr(source, "most_objects", 0)
         if most > self.most and self.trainer.is_global_zero:

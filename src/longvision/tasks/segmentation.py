@@ -43,8 +43,7 @@ class Segmentation(DenseTask):
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "inference": asdict(self.config.inference)}
 
-    def on_fit_start(self) -> None:
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+    def check_fit(self, data: Any) -> None:
         if self.config.head == "upernet" and (data.batch_size < 2 or data.order().share() < 2):
             what = "--data.batch_size 1" if data.batch_size < 2 else "a single training image a device"
             raise UserError(f"{what}: UPerNet's batch norms need 2 images at least, --model.head fpn does not")

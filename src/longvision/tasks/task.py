@@ -77,6 +77,12 @@ class Task(LightningModule):
         """What else is to be told of the last evaluation, a line each."""
         return []
 
+    def check_fit(self, data: Any) -> None:
+        """Raises UserError for what no training can start from; `data` is set up for it."""
+
+    def on_fit_start(self) -> None:
+        self.check_fit(getattr(self.trainer, "datamodule", None))
+
     def configure_optimizers(self) -> Any:
         steps = self.trainer.estimated_stepping_batches  # first: before it the number of batches is not known
         per_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches

@@ -19,11 +19,12 @@ def classes_of(path: str, heads: Sequence[str]) -> int | None:
 
 
 @contextmanager
-def checked(path: str, heads: Sequence[str], in_file: int | None, wanted: int) -> Iterator[None]:
+def checked(path: str, name: str, heads: Sequence[str], in_file: int | None, wanted: int) -> Iterator[None]:
     """Looks at what timm loads meanwhile, by what it logs.
 
     Args:
         path: of the file.
+        name: of the model.
         heads: names of the model's.
         in_file: the classes of the file's head, None for no head.
         wanted: those of the model, 0 for a model without a head, which does not need all of a file.
@@ -53,7 +54,7 @@ def checked(path: str, heads: Sequence[str], in_file: int | None, wanted: int) -
     if wanted:
         differ += [f"{name} is unknown to the model" for name in unknown]
     if differ:
-        raise other_model(path, differ)
+        raise other_model(path, differ, name)
     if wanted and found["Missing"]:
         what = f"a head for {in_file} classes" if in_file else "no head that fits"
         logger.warning("%s has %s, the model %d: its head starts anew", path, what, wanted)
