@@ -34,10 +34,10 @@ def main(folders: list[Path]) -> None:
     models = [row for row in models if row["baseline"] in LINES or row["model"] not in LINES]
     names = list(dict.fromkeys(map(label, models)))
     for device in dict.fromkeys(row["device"] for row in models):
-        instructions = device.rpartition("(")[2].rstrip(")").lower()
+        maker, instructions = device.partition("(")[0].split()[0], device.rpartition("(")[2].rstrip(")")
         for mode in ("infer", "train"):
             rows = [row for row in models if (row["mode"], row["device"]) == (mode, device)]
-            draw_models(rows, ROOT / f"docs/images/benchmark-{mode}-{instructions}.png", names)
+            draw_models(rows, ROOT / f"docs/images/benchmark-{mode}-{maker}-{instructions}.png".lower(), names)
 
 
 def read(path: Path) -> list[dict[str, str]]:

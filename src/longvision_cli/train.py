@@ -16,6 +16,7 @@ from longvision_cli.configuration import Configuration, absolute_paths, add_opti
 from longvision_cli.model_names import check_model, check_size_of, size_notes
 from longvision_cli.notes import print_notes, tell
 from longvision_cli.quiet import quiet
+from longvision_cli.waiting import sleep_soon
 
 if TYPE_CHECKING:
     from longvision.engine.run import Run
@@ -24,6 +25,7 @@ DEFAULT_RECIPE = "digits"
 
 
 def run(arguments: list[str]) -> int:
+    sleep_soon()
     configuration, resuming = parse(arguments)
     _check_names(configuration)
     quiet()  # before the data is opened, which may warn

@@ -91,6 +91,13 @@ def test_accuracies():
     assert {spread for of_page in found for spread in of_page} == spreads
 
 
+def test_accuracies_on_imagenette():
+    measured = {r["model"]: f"{100 * float(r['accuracy']):.1f}" for r in rows("classifiers.csv") if r["data"] != "CIFAR-10"}
+    text = (ROOT / "docs/benchmarks.md").read_text()
+    found = re.findall(r"^\| (\w[\w ]*) \| [\d.]+ \([\d.]+ to [\d.]+\) \| ([\d.]+) \|$", text, re.MULTILINE)
+    assert dict(found) == measured and len(found) == 7
+
+
 def test_classifiers():
     measured = {
         (row["model"], f"{float(row['ms_median']):,.0f} / {float(row['peak_mb']):,.0f}")
