@@ -87,7 +87,7 @@ def forward_stack(x_BMD: Tensor, blocks: Sequence["Parameters"], cu_seqlens: Ten
 
 def backward(grad_BMD: Tensor, saved: Saved, inputs: MixerInputs) -> list[Tensor]:
     """Gradients of `inputs.tensors()`, each in its tensor's dtype."""
-    parameters = Parameters(inputs)
+    parameters = Parameters(inputs, of_weights=inputs.dtype)
     library = parameters.library
     call = _Call(parameters, inputs.x_BMD, inputs.cu_seqlens, saved, 0)
     grad_BMD = grad_BMD.contiguous()
@@ -119,16 +119,20 @@ def _empty(parameter: Tensor, dtype: torch.dtype) -> Tensor:
 class Parameters:
     """The part of the kernels' record that says where the parameters are, good as long as they stay there.
 
-    `in_place`: the kernels read all parameters where they are; else what had to be converted was so for one call.
+    `in_place`: the kernels read all parameters where they are; else what had to be converted was so for one call. The
+    weights of the projections may be in either dtype in the forward; in the backward they are in the kernels' own.
     """
 
-    def __init__(self, inputs: MixerInputs) -> None:
+    def __init__(self, inputs: MixerInputs, of_weights: torch.dtype | None = None) -> None:
         self.library = library = kernels_for(inputs.dtype)
         first, norm_weight = inputs.directions[0], inputs.norm_weight_D
         (self.width, self.states), self.channels = first.A_log_EN.shape, inputs.in_proj_FD.shape[1]
         self.directions = len(inputs.directions)
         norms = [] if norm_weight is None else [contiguous(norm_weight, library.real)]
-        weights = [contiguous(weight, library.dtype) for weight in (inputs.in_proj_FD, inputs.out_proj_DE)]
+        weights = [inputs.in_proj_FD, inputs.out_proj_DE]
+        if of_weights is None:
+            of_weights = library.real if all(weight.dtype == library.real for weight in weights) else library.dtype
+        weights = [contiguous(weight, of_weights) for weight in weights]
         directions = [[contiguous(t, library.real) for t in d.tensors()] for d in inputs.directions]
         self._alive = tensors = [*(t for own in directions for t in own), *weights, *norms]
         self.in_place = all(read is given for read, given in zip(tensors, inputs.tensors()[1:]))
@@ -137,7 +141,7 @@ class Parameters:
         self.record = pack(
             *(*self.shape, inputs.residual),
             *(address(norms[0] if norms else None), double(inputs.eps), *(weight.data_ptr() for weight in weights)),
-            outside_matmul(library.dtype),
+            *(of_weights == library.real, outside_matmul(library.dtype)),
             *(field for own, d in zip(directions, inputs.directions) for field in (*map(address, own), d.reverse)),
             *NO_DIRECTION * (2 - self.directions),
         )

@@ -1,7 +1,7 @@
 // A residual block of Vim, or a mixer alone: what its forward and its backward share. See mixer/reference.py.
 #pragma once
 #include "conv.h"
-#include "matmul.h"
+#include "matmul_stored.h"
 #include "norm.h"
 #include "scan_forward.h"
 
@@ -38,6 +38,7 @@ struct Parameters {
   const Real* norm_weight;       // (D), or null
   double eps;
   const IO *in_proj, *out_proj;  // (2 E, D), (D', E)
+  int64_t weights_are_real;      // these two are given in Real, to be rounded to IO; not in the backward
   Outside outside;
   Direction direction[2];
 };

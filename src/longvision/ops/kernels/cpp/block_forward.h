@@ -11,21 +11,28 @@ static void project_in(const Block& block, const ForwardSpace& space, Window win
   int64_t seen = window.seen_length(), channels = block.channels, rows = block.batch * seen;
   auto normalised = [&](int64_t row) {
     int64_t from = (row / seen * block.tokens + window.seen + row % seen) * channels;
-    IO* to = space.normed + row * channels;
+    Left* to = space.left + row * filled(channels);
     const Real* x = static_cast<const Real*>(block.x) + from;
     if (block.norm_weight) normalise(x, block.norm_weight, channels, Real(block.eps), to);
     else if (block.x_is_real())
       each_vector(channels, [&](int64_t e, int lanes) { store(to + e, load_real(x + e, lanes), lanes); });
-    else std::copy_n(static_cast<const IO*>(block.x) + from, channels, to);
+    else
+      each_vector(channels, [&](int64_t e, int lanes) {
+        store(to + e, load(static_cast<const IO*>(block.x) + from + e, lanes), lanes);
+      });
   };
-  if (SAME) {
-    Matmul call{rows, columns, channels, block.threads, {reinterpret_cast<const Real*>(space.normed), channels, 1}, {},
-                nullptr, 0, reinterpret_cast<Real*>(space.xz), columns};
-    multiply(call, space.in_proj, 0, space.in_proj.slices(), normalised);
-    return;
-  }
-  each_row(rows, block.threads, normalised);
-  multiply_io(block, rows, columns, channels, space.normed, channels, 1, block.in_proj, 1, channels, space.xz);
+#ifdef STORED_BF16
+  PackedStored right = space.in_proj;
+  right.N = columns;
+  multiply_stored(rows, space.left, right, block.threads, normalised,
+                  [&](int64_t row, int64_t column, int64_t count, const Real* sums) {
+    IO* to = space.xz + row * columns + column;
+    each_vector(count, [&](int64_t e, int lanes) { store(to + e, load_real(sums + e, lanes), lanes); });
+  });
+#else
+  Matmul call{rows, columns, channels, block.threads, {space.left, channels, 1}, {}, nullptr, 0, space.xz, columns};
+  multiply(call, space.in_proj, 0, space.in_proj.slices(), normalised);
+#endif
 }
 
 // u (length, E) times x_proj transposed -> (length, P).
@@ -125,7 +132,8 @@ struct Gate {
   const Part& part;
   const Real* raw;
   Rows<const Real> other;
-  IO* to;  // (B, length, E)
+  Left* to;
+  int64_t to_row;  // its length
 
   void operator()(int64_t row) const {
     int64_t length = part.window.length(), width = block.width, b = row / length, t = row % length;
@@ -135,37 +143,43 @@ struct Gate {
     each_vector(width, [&](int64_t e, int lanes) {
       Vec sum = load_real(one + e, lanes);
       if (two) sum += load_real(two + e, lanes);
-      store(to + row * width + e, scale * sum * silu(load(z + e, lanes)), lanes);
+      store(to + row * to_row + e, scale * sum * silu(load(z + e, lanes)), lanes);
     });
   }
 };
 
 static void project_out(const Block& block, const ForwardSpace& space, Window window, const Gate& gate, void* out) {
   int64_t length = window.length(), width = block.width, outputs = block.outputs, rows = block.batch * length;
-  if (SAME) {
-    bool whole = length == block.tokens;
-    for (int64_t b = 0; b < (whole ? 1 : block.batch); b++) {
-      int64_t first = (b * block.tokens + window.first) * outputs, before = b * length;
-      const Real* x = block.residual ? static_cast<const Real*>(block.x) + first : nullptr;
-      Matmul call{whole ? rows : length, outputs, width, block.threads,
-                  {reinterpret_cast<const Real*>(gate.to) + before * width, width, 1}, {}, x, outputs,
-                  static_cast<Real*>(out) + first, outputs};
-      multiply(call, space.out_proj, 0, space.out_proj.slices(), [&](int64_t row) { gate(before + row); });
-    }
-    return;
-  }
-  each_row(rows, block.threads, gate);
-  multiply_io(block, rows, outputs, width, gate.to, width, 1, block.out_proj, 1, width, space.product);
-  each_row(rows, block.threads, [&](int64_t row) {
-    const IO* product = space.product + row * outputs;
-    int64_t to = (row / length * block.tokens + window.first + row % length) * outputs;
-    if (!block.residual) std::copy_n(product, outputs, static_cast<IO*>(out) + to);
-    else
-      each_vector(outputs, [&](int64_t e, int lanes) {
-        Vec sum = load(product + e, lanes) + load_real(static_cast<const Real*>(block.x) + to + e, lanes);
-        store_real(static_cast<Real*>(out) + to + e, sum, lanes);
-      });
+#ifdef STORED_BF16
+  multiply_stored(rows, gate.to, space.out_proj, block.threads, gate,
+                  [&](int64_t row, int64_t column, int64_t count, const Real* sums) {
+    int64_t to = (row / length * block.tokens + window.first + row % length) * outputs + column;
+    each_vector(count, [&](int64_t e, int lanes) {
+      Vec sum = load_real(sums + e, lanes);
+      if (!block.residual) return store(static_cast<IO*>(out) + to + e, sum, lanes);
+      store_real(static_cast<Real*>(out) + to + e,
+                 as_stored(sum) + load_real(static_cast<const Real*>(block.x) + to + e, lanes), lanes);
+    });
   });
+#else
+  bool whole = length == block.tokens;
+  for (int64_t b = 0; b < (whole ? 1 : block.batch); b++) {
+    int64_t first = (b * block.tokens + window.first) * outputs, before = b * length;
+    const Real* x = block.residual ? static_cast<const Real*>(block.x) + first : nullptr;
+    Matmul call{whole ? rows : length, outputs, width, block.threads, {gate.to + before * width, width, 1}, {}, x,
+                outputs, static_cast<Real*>(out) + first, outputs};
+    multiply(call, space.out_proj, 0, space.out_proj.slices(), [&](int64_t row) { gate(before + row); });
+  }
+#endif
+}
+
+// Where gated tokens go: over what the first scan read, where numbers are computed in as they are stored.
+static Gate gate_of(const Block& block, const ForwardSpace& space, const Part& part, Rows<const Real> other) {
+#ifdef STORED_BF16
+  return {block, part, space.raw[0], other, space.left, filled(block.width)};
+#else
+  return {block, part, space.raw[0], other, space.u[0], block.width};
+#endif
 }
 
 // All tokens and directions at once.
@@ -187,7 +201,7 @@ static void forward_whole(const Block& block, const ForwardSpace& space, void* o
   scans_forward(scans.data(), outs.data(), block.directions, 1);
   bool two = block.directions > 1;
   Rows<const Real> other = two ? parts[0].rows<const Real>(space.raw[1], block.width) : Rows<const Real>{};
-  project_out(block, space, all, {block, parts[0], space.raw[0], other, space.u[0]}, out);
+  project_out(block, space, all, gate_of(block, space, parts[0], other), out);
 }
 
 // One direction after the other, chunk by chunk.
@@ -208,7 +222,7 @@ static void forward_chunks(const Block& block, const ForwardSpace& space, void* 
       scans_forward(&scan, &output, 1, 1);
       if (!last) continue;
       Rows<const Real> other = i ? Rows<const Real>{whole.data, whole.batch, whole.token} : Rows<const Real>{};
-      project_out(block, space, window, {block, parts[0], space.raw[0], other, space.u[0]}, out);
+      project_out(block, space, window, gate_of(block, space, parts[0], other), out);
     }
   }
 }

@@ -1,5 +1,8 @@
 // What a block works in, forward: the pieces of a long image, memory, and packed weights.
 #pragma once
+#include <functional>
+#include <utility>
+
 #include "block.h"
 
 // Tokens [first, last) are scanned; the convolution may look at [seen, seen_end).
@@ -24,30 +27,39 @@ static std::vector<Window> windows(const Block& block, bool reverse) {
 }
 
 struct ForwardSpace {
-  IO *normed, *xz, *projections, *u[2], *product;
+  Left* left;  // of a product: normalised tokens, and then gated ones
+  IO *xz, *projections, *u[2];
   Real *raw[2], *carry;
-  Packed in_proj, out_proj, x_proj[2];
+  Packed x_proj[2];
+#ifdef STORED_BF16
+  PackedStored in_proj, out_proj;
+#else
+  Packed in_proj, out_proj;
+#endif
 
   ForwardSpace(const Block& block, Space& space) {
     int64_t halo = block.chunk ? block.taps - 1 : 0, most = block.chunk ? std::min(block.chunk, block.tokens) : block.tokens;
     int64_t rows = block.batch * most, at_once = block.chunk ? 1 : block.directions;
-    normed = space.take<IO>(block.batch * (most + halo) * block.channels);
-    xz = block.xz ? block.xz : space.take<IO>(block.batch * (most + halo) * 2 * block.width);
+    int64_t seen = block.batch * (most + halo);
+#ifdef STORED_BF16
+    left = space.take<Left>((seen + HIGH) * std::max(filled(block.channels), filled(block.width)));
+#else
+    left = space.take<Left>(seen * block.channels);
+#endif
+    xz = block.xz ? block.xz : space.take<IO>(seen * 2 * block.width);
     projections = block.projections ? block.projections : space.take<IO>(at_once * rows * block.projected());
     for (int64_t i = 0; i < at_once; i++) {
       u[i] = space.take<IO>(rows * block.width);
       raw[i] = SAME ? reinterpret_cast<Real*>(u[i]) : space.take<Real>(rows * block.width);
     }
-    product = SAME ? nullptr : space.take<IO>(rows * block.outputs);
     carry = block.chunk ? space.take<Real>(block.batch * block.states * block.width) : nullptr;
-    auto pack = [&](int64_t N, int64_t K, bool wanted) {
-      Packed packed{N, K, nullptr};
-      packed.data = wanted ? space.take<Vec>(packed.vectors()) : nullptr;
-      return packed;
+    auto pack = [&](auto& packed, int64_t N, int64_t K) {
+      packed = {N, K, nullptr};
+      packed.data = space.take<Vec>(packed.vectors());
     };
-    in_proj = pack(2 * block.width, block.channels, SAME);
-    out_proj = pack(block.outputs, block.width, SAME);
-    for (int64_t i = 0; i < block.directions; i++) x_proj[i] = pack(block.projected(), block.width, true);
+    pack(in_proj, 2 * block.width, block.channels);
+    pack(out_proj, block.outputs, block.width);
+    for (int64_t i = 0; i < block.directions; i++) pack(x_proj[i], block.projected(), block.width);
   }
 };
 
@@ -57,25 +69,31 @@ static int64_t block_forward_space(const Block& block) {
   return counted.used + BYTES;
 }
 
-// All weights as `tile` reads them, transposed.
+// All weights as products read them, transposed: each panel is a task.
 static void pack_weights(const Block& block, const ForwardSpace& space) {
-  struct Weight {
-    Matrix matrix;
-    const Packed* to;
+  std::vector<std::pair<int64_t, std::function<void(int64_t)>>> weights;
+  auto add = [&](const Real* weight, const Packed& to) {
+    weights.emplace_back(to.slices() * to.panels(), [&to, weight](int64_t task) {
+      pack_panel({weight, 1, to.K}, to, task / to.panels(), task % to.panels());
+    });
   };
-  std::vector<Weight> weights;
-  for (int64_t i = 0; i < block.directions; i++)
-    weights.push_back({{block.direction[i].x_proj, 1, block.width}, &space.x_proj[i]});
-  if (SAME) {
-    weights.push_back({{reinterpret_cast<const Real*>(block.in_proj), 1, block.channels}, &space.in_proj});
-    weights.push_back({{reinterpret_cast<const Real*>(block.out_proj), 1, block.width}, &space.out_proj});
-  }
+  for (int64_t i = 0; i < block.directions; i++) add(block.direction[i].x_proj, space.x_proj[i]);
+#ifdef STORED_BF16
+  auto add_stored = [&](const IO* weight, const PackedStored& to) {
+    weights.emplace_back(to.panels(), [&block, &to, weight](int64_t panel) {
+      if (block.weights_are_real) pack_stored(reinterpret_cast<const Real*>(weight), to, panel);
+      else pack_stored(weight, to, panel);
+    });
+  };
+  add_stored(block.in_proj, space.in_proj), add_stored(block.out_proj, space.out_proj);
+#else
+  add(block.in_proj, space.in_proj), add(block.out_proj, space.out_proj);
+#endif
   int64_t tasks = 0;
-  for (const Weight& weight : weights) tasks += weight.to->slices() * weight.to->panels();
+  for (const auto& [own, pack] : weights) tasks += own;
   parallel(tasks, block.threads, [&](int64_t task) {
-    for (const Weight& weight : weights) {
-      int64_t own = weight.to->slices() * weight.to->panels();
-      if (task < own) return pack_panel(weight.matrix, *weight.to, task / weight.to->panels(), task % weight.to->panels());
+    for (const auto& [own, pack] : weights) {
+      if (task < own) return pack(task);
       task -= own;
     }
   });

@@ -48,7 +48,8 @@ static inline void each_vector(int64_t width, Body body) {
 }
 
 // -> 1 / rms of a row, whose normalised numbers it writes.
-static inline Real normalise(const Real* x, const Real* weight, int64_t width, Real eps, IO* y) {
+template <class To>
+static inline Real normalise(const Real* x, const Real* weight, int64_t width, Real eps, To* y) {
   Vec squares{};
   each_vector(width, [&](int64_t e, int lanes) {
     Vec v = load_real(x + e, lanes);

@@ -70,11 +70,17 @@ static inline Real read(const IO* from) {
   return value;
 }
 
-static inline void store(IO* to, Vec v, int lanes) {  // to nearest, ties to even
+static inline VecWide as_bits(Vec v) {  // of bfloat16, to nearest, ties to even
   VecWide bits = (VecWide)v;
   VecWide rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   VecWide number = (VecWide)(v == v);
-  VecIO half = __builtin_convertvector((rounded & number) | (0x7fc0 & ~number), VecIO);
+  return (rounded & number) | (0x7fc0 & ~number);
+}
+
+static inline Vec as_stored(Vec v) { return (Vec)(as_bits(v) << 16); }
+
+static inline void store(IO* to, Vec v, int lanes) {
+  VecIO half = __builtin_convertvector(as_bits(v), VecIO);
   if (lanes == LANES) std::memcpy(to, &half, sizeof half);
   else std::memcpy(to, &half, lanes * sizeof(IO));
 }
