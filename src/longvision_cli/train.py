@@ -80,6 +80,8 @@ def _built(configuration: Configuration, known: Any, checkpoint: Path | None) ->
     seed_everything(configuration.seed, workers=True, verbose=False)
     data = configuration.data.build(source, fingerprint.values)
     task = configuration.build_task(data.info, weights_follow=checkpoint is not None)
+    if checkpoint is None:
+        task.check_fit(data)
     data.fingerprint = fingerprint
     trainer = make_trainer(vars(configuration.trainer))
     if trainer.world_size > 1:
@@ -94,8 +96,6 @@ def _run_folder(configuration: Configuration, resuming: "Resuming | None", task:
     from longvision.engine.run import Run
 
     data.setup("fit")
-    if resuming is None:
-        task.check_fit(data)
     # the run reads other images alike, and is used from other folders
     measured = {name: value for name, value in data.measured.items() if name != "seen"}
     if hasattr(configuration.data, "multilabel"):

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -44,7 +46,8 @@ class Answer:
 
 def command(*words: object) -> Answer:
     out, err = io.StringIO(), io.StringIO()
-    with warnings.catch_warnings(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    quiet = warnings.catch_warnings(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
+    with quiet[0], quiet[1], quiet[2], mock.patch.dict(os.environ):  # a training says how its threads wait
         try:
             code = main([str(word) for word in words])
         except SystemExit as exit:  # --help

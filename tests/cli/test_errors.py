@@ -253,7 +253,7 @@ def test_train_from_weights_of_another_model(train, digits_run, tmp_path):
 def test_train_from_a_run_of_another_model(train, digits_run):
     words = ["--model.name", "test_resnet", "--model.args", "{}", "--data.channels", 3]
     answer = train(*words, "--model.pretrained", digits_run / "model.safetensors")
-    check_one_line(answer, "is a checkpoint for another model", "it is of a run of vim_nano_patch4_32")
+    check_one_line(answer, "is a checkpoint for another model", "it is of vim_nano_patch4_32")
 
 
 @pytest.mark.parametrize("command", ["predict", "validate"])

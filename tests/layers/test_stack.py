@@ -149,6 +149,22 @@ def test_one_call_of_the_kernels_without_gradients(calls):
     assert calls == [3, 3, 1, 1, 1]
 
 
+@pytest.mark.parametrize("also_stored", [False, True])
+def test_a_stack_in_bfloat16_is_one_call_too(monkeypatch, also_stored):
+    """Under autocast weights are read where they are; one block has them in bfloat16 already."""
+    asked, library = [], cpu.kernels_for(torch.bfloat16)
+    original = library.blocks_forward
+    monkeypatch.setattr(library, "blocks_forward", lambda *call: (asked.append(call[1]), original(*call))[1])
+    blocks, x = make_blocks(), torch.randn(2, 5, 8)
+    if also_stored:
+        for projection in (blocks[1].mixer.in_proj, blocks[1].mixer.out_proj):
+            projection.to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        at_once = run_blocks(blocks, x)
+        assert asked == [3]
+        assert torch.equal(at_once, one_by_one(blocks, x))
+
+
 def test_blocks_that_differ_in_shape_are_called_one_by_one(calls):
     blocks = nn.ModuleList([VimBlock(8, state=4), VimBlock(8, state=5)]).eval()
     with torch.no_grad():

@@ -56,7 +56,7 @@ def test_equals_the_reference(chunk, asked, maker, size, ways, dtype, batch):
 
 
 @mixer_and_block
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
 @pytest.mark.parametrize("batch", [1, 3])
 def test_the_same_bits_as_in_one(chunk, asked, maker, dtype, batch):
     """A sum over a row is made in the same order, wherever the row is."""

@@ -1,5 +1,7 @@
 """The fused op against the reference, with and without norm and residual, and its life as one graph node."""
 
+import copy
+
 import pytest
 import torch
 
@@ -476,6 +478,24 @@ def test_a_matmul_that_fails_outside_is_no_result(monkeypatch, capfd):
     monkeypatch.setattr(outside, "_multiplies_bfloat16", fail)
     with pytest.raises(MemoryError):
         value_and_grads(make_block(1, 9, dtype=torch.bfloat16)._replace(x=torch.randn(1, 9, CHANNELS)))
+
+
+@pytest.mark.parametrize("dim, tokens", [(33, 35), (100, 70), (256, 5)])
+def test_bfloat16_of_many_channels(dim, tokens):
+    block, x = VimBlock(dim).eval(), torch.randn(2, tokens, dim)
+    truth = copy.deepcopy(block).double()(x.double()) - x
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        error = block(x) - x - truth
+    assert error.norm() <= 0.02 * truth.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("maker", MAKERS)
+def test_no_images(maker, dtype):
+    case = maker(0, 5, dtype=dtype)
+    for name, value in value_and_grads(case).items():
+        assert not value.any(), name
+    assert case.call().shape == case.x.shape
 
 
 # Around the rows and columns of every tile that processors have, and a depth that fills none.

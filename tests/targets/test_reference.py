@@ -50,7 +50,10 @@ TARGETS = {
     "armv8-a": Target([*AARCH64, "-march=armv8-a"], ["qemu-aarch64"]),
     "neoverse-v1": Target([*AARCH64, "-mcpu=neoverse-v1"], ["qemu-aarch64", "-cpu", "max"], (torch.float32,)),
     "x86-64-v2": Target(["g++", "-march=x86-64-v2"], [], features="sse4_2"),
-    "x86-64-v3": Target(["g++", "-march=x86-64-v3"], [], (torch.float32,), features="avx2 fma"),
+    "x86-64-v3": Target(["g++", "-march=x86-64-v3"], [], (torch.float32, torch.bfloat16), features="avx2 fma"),
+    "x86-64-v4": Target(["g++", "-march=x86-64-v4"], [], (torch.bfloat16,), features="avx512bw avx512vl"),
+    "cooperlake": Target(["g++", "-march=cooperlake"], [], (torch.bfloat16,), features="avx512_bf16"),
+    "sapphirerapids": Target(["g++", "-march=sapphirerapids"], [], (torch.bfloat16,), features="amx_bf16"),
 }
 EACH = [
     pytest.param((name, dtype), id=f"{name}-{dtype}".replace("torch.", ""))

@@ -53,8 +53,6 @@ def run_round(
             step.clear()
             seconds, peak = measure_peak(timed, case.device)
             done = replace(done, spent=done.spent + seconds)
-    except ZeroDivisionError:  # by the sides of a map: EfficientViT's, cut into windows
-        return Round("refused: the images are too small, one of its maps has no cells", threads=threads)
     except Exception as error:
         # A model may refuse a size with any error; the table says which.
         return Round(OUT_OF_MEMORY if is_out_of_memory(error) else f"refused: {sentence(error)}", threads=threads)

@@ -197,7 +197,8 @@ def _create(name: str, size: tuple[int, int] | None, options: dict[str, Any]) ->
         if overlay.get("custom_load"):
             raise UserError(f"{overlay['file']} does not hold weights of model {name}: {error}") from error
         if "loading state_dict" in str(error):
-            raise other_model(overlay.get("file", f"what timm has for {name}"), _differences(str(error)), name) from error
+            whose, base = overlay.get("file", f"what timm has for {name}"), name.partition(".")[0].removesuffix(SUFFIX)
+            raise other_model(whose, _differences(str(error)), base) from error
         raise
 
 

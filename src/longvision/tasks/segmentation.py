@@ -44,8 +44,16 @@ class Segmentation(DenseTask):
         return {**super().describe(), "inference": asdict(self.config.inference)}
 
     def check_fit(self, data: Any) -> None:
-        if self.config.head == "upernet" and (data.batch_size < 2 or data.order().share() < 2):
-            what = "--data.batch_size 1" if data.batch_size < 2 else "a single training image a device"
+        if data.batch_size < 2:
+            self._refuse_single_images("--data.batch_size 1")
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if self.trainer.datamodule.order().share() < 2:  # type: ignore[attr-defined]
+            self._refuse_single_images("a single training image a device")
+
+    def _refuse_single_images(self, what: str) -> None:
+        if self.config.head == "upernet":
             raise UserError(f"{what}: UPerNet's batch norms need 2 images at least, --model.head fpn does not")
 
     def training_step(self, batch: Batch, index: int) -> Tensor:

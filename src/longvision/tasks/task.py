@@ -78,7 +78,7 @@ class Task(LightningModule):
         return []
 
     def check_fit(self, data: Any) -> None:
-        """Raises UserError for what no training can start from; `data` is set up for it."""
+        """Raises UserError for what no training can start from, as far as options tell; `data` is not set up yet."""
 
     def on_fit_start(self) -> None:
         self.check_fit(getattr(self.trainer, "datamodule", None))

@@ -177,24 +177,25 @@ def check_fits(weights: Weights, model: nn.Module, path: str | os.PathLike[str],
     found, cfg = nearest(weights if given is None else given), getattr(model, "pretrained_cfg", {})
     made = cfg.get("architecture"), f"{cfg.get('architecture')}.{cfg.get('tag')}"
     if found is None or found.name in made or not found.is_near:
-        raise other_model(path, differ, str(made[0]))
+        raise other_model(path, differ, made[0])
     whose = "the nearest of ours is" if found.differ else "these are weights of"
-    raise other_model(path, differ, str(made[0]), f"; {whose} {found.name}")
+    raise other_model(path, differ, made[0], f"; {whose} {found.name}")
 
 
-def other_model(path: str | os.PathLike[str], differ: Sequence[str], name: str, fits: str = "") -> UserError:
-    """For weights that do not fit the model of that name: what differs, the first five of many, and whose they are."""
+def other_model(path: str | os.PathLike[str], differ: Sequence[str], name: str | None, fits: str = "") -> UserError:
+    """For weights that do not fit the model of that name, if it has one: what differs, the first five of many, and
+    whose they are."""
     more = f"; and {len(differ) - 5} more" if len(differ) > 5 else ""
-    fits = fits or _trained_as(path, name)
+    fits = fits or _written_of(path, name)
     return UserError(f"{path} is a checkpoint for another model: {'; '.join(differ[:5])}{more}{fits}")
 
 
-def _trained_as(path: str | os.PathLike[str], name: str) -> str:
-    """What a run wrote of its model beside the weights, where that is another than the one of that name."""
-    if not str(path).endswith(".safetensors"):
+def _written_of(path: str | os.PathLike[str], name: str | None) -> str:
+    """The model that our own files name beside the weights, where that is another than the one of that name."""
+    if name is None or not str(path).endswith(".safetensors"):
         return ""
-    trained = str(read_metadata(path).get("architecture", name))
-    return "" if trained.partition(".")[0] == name.partition(".")[0] else f"; it is of a run of {trained}"
+    written = str(read_metadata(path).get("architecture", name))
+    return "" if written.partition(".")[0] == name.partition(".")[0] else f"; it is of {written}"
 
 
 def _positioned(model: Any) -> tuple[Any, str]:

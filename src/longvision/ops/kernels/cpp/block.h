@@ -87,6 +87,7 @@ static void multiply_io(const Block& block, int64_t M, int64_t N, int64_t K, con
             0, reinterpret_cast<Real*>(to), N});
     return;
   }
+  if (!M || !N || !K) return void(std::fill_n(to, M * N, IO(0)));  // of no images
   OutsideMatmul call{M, N, K, left, left_row, left_column, right, right_row, right_column, to};
   if (block.outside(&call) != 1) throw std::bad_alloc();
 }

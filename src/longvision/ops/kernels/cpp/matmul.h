@@ -147,6 +147,7 @@ struct IsThere {
 
 template <class Make = IsThere>
 static void multiply(const Matmul& p, const Packed& right, int64_t from_slice, int64_t to_slice, Make make = {}) {
+  if (!p.M || !p.N) return;
   int64_t tiles = (p.M + UP - 1) / UP, panels = (p.N + PANEL - 1) / PANEL;
   // As many tasks for each thread; each of few rows, which stay in the cache beside the panels.
   int64_t rounds = (tiles + TILES * p.threads - 1) / (TILES * p.threads), bands = std::min(tiles, rounds * p.threads);

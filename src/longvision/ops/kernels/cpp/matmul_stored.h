@@ -3,6 +3,8 @@
 // along the depth or in whole tiles; elsewhere the same numbers are multiplied as float32. The float32 and float64
 // libraries have `multiply` (matmul.h) for this.
 #pragma once
+#include <type_traits>
+
 #include "matmul.h"
 
 #ifdef STORED_BF16
@@ -11,7 +13,7 @@ constexpr bool PAIRS = true;
 #else
 constexpr bool PAIRS = false;
 #endif
-#if defined(__AMX_BF16__) && defined(__linux__)
+#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
 #define TILES_OF_THE_PROCESSOR
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -97,6 +99,9 @@ static bool has_tiles() {
   return granted;
 }
 
+// Compilers are not told all that these instructions read: what was written before has to be in memory by now.
+static inline void see_memory() { __asm__ volatile("" ::: "memory"); }
+
 // Eight tiles of 16 rows of 64 bytes, for this thread, until it goes out of scope.
 struct Tiles {
   explicit Tiles(bool wanted) : wanted(wanted) {
@@ -107,6 +112,7 @@ struct Tiles {
       uint8_t rows[16]{};
     } shape;
     std::fill_n(shape.bytes, 8, 64), std::fill_n(shape.rows, 8, 16);
+    see_memory();
     _tile_loadconfig(&shape);
   }
   ~Tiles() {
@@ -118,6 +124,7 @@ struct Tiles {
 // HIGH rows by a panel.
 static inline void tile_of_the_processor(int64_t steps, const Left* left, int64_t row, const Vec* right,
                                          Real (*to)[PANEL]) {
+  see_memory();
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
@@ -147,32 +154,37 @@ static inline void tile_of_the_processor(int64_t, const Left*, int64_t, const Ve
 #endif
 
 // `rows` of left (rows, K) times right. `make(row)` writes a row of the left, K long; finish(row, column, columns, sums)
-// takes so many sums of a row.
+// takes so many sums of a row. Tasks are as those of `multiply`.
 template <class Make, class Finish>
 static void multiply_stored(int64_t rows, Left* left, const PackedStored& right, int64_t threads, Make make,
                             Finish finish) {
   bool tiles_there = has_tiles();
   int64_t high = tiles_there ? HIGH : UP, row_length = filled(right.K);
-  int64_t bands = (rows + high - 1) / high, panels = right.panels();
-  int64_t parts = std::min(panels, bands < ENOUGH * threads ? (ENOUGH * threads + bands - 1) / bands : 1);
-  auto make_band = [&](int64_t band) {
-    for (int64_t row = band * high; row < std::min(rows, (band + 1) * high); row++) {
-      make(row);
-      std::fill_n(left + row * row_length + right.K, row_length - right.K, Left{});
+  int64_t tiles = (rows + high - 1) / high, panels = right.panels();
+  if (!tiles) return;
+  int64_t rounds = (tiles + TILES * threads - 1) / (TILES * threads), bands = std::min(tiles, rounds * threads);
+  int64_t wanted = tiles < ENOUGH * threads ? ENOUGH * threads : bands;
+  int64_t parts = std::min(panels, (wanted + bands - 1) / bands);
+  auto make_tile = [&](int64_t tile) {
+    for (int64_t row = tile * high; row < (tile + 1) * high; row++) {
+      int64_t made = row < rows ? right.K : 0;  // missing rows are zeros: what is there may be slow to multiply
+      if (made) make(row);
+      std::fill_n(left + row * row_length + made, row_length - made, Left{});
     }
   };
-  if (parts > 1) parallel(bands, threads, make_band);
+  if (parts > 1) parallel(tiles, threads, make_tile);
   parallel(bands * parts, threads, [&](int64_t task) {
-    int64_t band = task / parts, first = band * high;
-    if (parts == 1) make_band(band);
-    Tiles tiles(tiles_there);
-    for (int64_t panel = task % parts * panels / parts; panel < (task % parts + 1) * panels / parts; panel++) {
-      alignas(BYTES) Real sums[HIGH][PANEL];
-      auto multiply_tile = tiles_there ? tile_of_the_processor : tile_stored;
-      multiply_tile(right.steps(), left + first * row_length, row_length, right.at(panel), sums);
-      for (int64_t i = 0; i < std::min(high, rows - first); i++)
-        finish(first + i, panel * PANEL, std::min<int64_t>(PANEL, right.N - panel * PANEL), sums[i]);
-    }
+    int64_t band = task / parts, from = band * tiles / bands, to = (band + 1) * tiles / bands;
+    for (int64_t tile = from; parts == 1 && tile < to; tile++) make_tile(tile);
+    Tiles configured(tiles_there);
+    auto multiply_tile = tiles_there ? tile_of_the_processor : tile_stored;
+    for (int64_t panel = task % parts * panels / parts; panel < (task % parts + 1) * panels / parts; panel++)
+      for (int64_t tile = from; tile < to; tile++) {
+        alignas(BYTES) Real sums[HIGH][PANEL];
+        int64_t first = tile * high, columns = std::min<int64_t>(PANEL, right.N - panel * PANEL);
+        multiply_tile(right.steps(), left + first * row_length, row_length, right.at(panel), sums);
+        for (int64_t i = 0; i < std::min(high, rows - first); i++) finish(first + i, panel * PANEL, columns, sums[i]);
+      }
   });
 }
 #else

@@ -1,4 +1,4 @@
-"""Matmuls of numbers that are stored in another dtype than they are computed in: the kernels hand them to torch.
+"""Matmuls of numbers that are stored in another dtype than they are computed in: the backward hands them to torch.
 
 Processors have instructions of their own for bfloat16, and torch knows them.
 """
