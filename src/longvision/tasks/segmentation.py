@@ -44,12 +44,13 @@ class Segmentation(DenseTask):
         return {**super().describe(), "inference": asdict(self.config.inference)}
 
     def check_fit(self, data: Any) -> None:
-        if data.batch_size < 2:
+        if data is not None and data.batch_size < 2:
             self._refuse_single_images("--data.batch_size 1")
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
-        if self.trainer.datamodule.order().share() < 2:  # type: ignore[attr-defined]
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if data is not None and data.order().share() < 2:
             self._refuse_single_images("a single training image a device")
 
     def _refuse_single_images(self, what: str) -> None:
