@@ -63,7 +63,9 @@ def _check_pretrained(configuration: Configuration) -> None:
     """Of a training that begins. Raises UserError for a file that is not there, or is needed."""
     pretrained = configuration.model.pretrained
     if isinstance(pretrained, str) and not Path(pretrained).is_file():
-        raise MissingFileError(f"{pretrained} is not a file: expected a checkpoint (.safetensors, .pth)")
+        weights = Path(pretrained, "model.safetensors")
+        here = f", a run's is {weights}" if weights.is_file() else ""
+        raise MissingFileError(f"{pretrained} is not a file: expected a checkpoint (.safetensors, .pth){here}")
     if not pretrained and getattr(configuration.model, "finetune", "full") != "full":
         raise UserError(f"--model.finetune {configuration.model.finetune} starts from a model: give --model.pretrained")
 

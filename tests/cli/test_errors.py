@@ -250,6 +250,10 @@ def test_train_from_weights_of_another_model(train, digits_run, tmp_path):
     )  # fmt: skip
 
 
+def test_train_from_a_run_s_folder(train, digits_run):
+    check_one_line(train("--model.pretrained", digits_run), "is not a file", str(digits_run / "model.safetensors"))
+
+
 def test_train_from_a_run_of_another_model(train, digits_run):
     words = ["--model.name", "test_resnet", "--model.args", "{}", "--data.channels", 3]
     answer = train(*words, "--model.pretrained", digits_run / "model.safetensors")

@@ -149,7 +149,7 @@ struct Gate {
 };
 
 static void project_out(const Block& block, const ForwardSpace& space, Window window, const Gate& gate, void* out) {
-  int64_t length = window.length(), width = block.width, outputs = block.outputs, rows = block.batch * length;
+  int64_t length = window.length(), outputs = block.outputs, rows = block.batch * length;
 #ifdef STORED_BF16
   multiply_stored(rows, gate.to, space.out_proj, block.threads, gate,
                   [&](int64_t row, int64_t column, int64_t count, const Real* sums) {
@@ -162,6 +162,7 @@ static void project_out(const Block& block, const ForwardSpace& space, Window wi
     });
   });
 #else
+  int64_t width = block.width;
   bool whole = length == block.tokens;
   for (int64_t b = 0; b < (whole ? 1 : block.batch); b++) {
     int64_t first = (b * block.tokens + window.first) * outputs, before = b * length;
