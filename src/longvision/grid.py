@@ -1,6 +1,19 @@
 """How many patches an image has: plain numbers, so that a size that does not divide is told before torch is loaded."""
 
+import re
+
 from longvision.errors import UserError
+
+EFFICIENTVIT_STEM = 16  # pixels a side that its four convolutions of stride 2 make one cell of
+
+
+def check_stem(name: str, height: int, width: int) -> None:
+    """Raises UserError for an image below one cell of EfficientViT's first map, by whose sides it divides."""
+    if re.match(r"efficientvit_m\d", name) and min(height, width) < EFFICIENTVIT_STEM:
+        raise UserError(
+            f"image {height}x{width} is smaller than a cell of {name}'s first map, {EFFICIENTVIT_STEM} pixels: "
+            f"take at least {EFFICIENTVIT_STEM} pixels a side; any other size works"
+        )
 
 
 def grid_size(

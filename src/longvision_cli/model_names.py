@@ -9,14 +9,13 @@ from typing import Any
 
 from longvision.data.packing import check_trainer
 from longvision.errors import UserError
-from longvision.grid import grid_size
+from longvision.grid import check_stem, grid_size
 from longvision.names import did_you_mean
 from longvision.types import Size
 
 OURS = re.compile(r"\w+_patch(?P<patch>\d+)(?:_stride(?P<stride>\d+))?(?:_\d+)?$|deepvit_")
 TIMMS = re.compile(r"(?:vit|deit3?)_\w*?patch(?P<patch>\d+)_")
 TO_PAD_TIMMS = "--model.args.dynamic_img_size true --model.args.dynamic_img_pad true"
-EFFICIENTVIT_STEM = 16  # pixels a side that its four convolutions of stride 2 make one cell of
 
 
 def model_names() -> list[str]:
@@ -53,11 +52,7 @@ def check_size_of(configuration: Any) -> None:
 def check_size(name: str, args: dict[str, Any], size: Size, can_pad: bool = True) -> None:
     """Raises UserError for an image size that does not divide into the patches of one of our models, or of timm's ViT
     or DeiT, or that is below EfficientViT's; others are not known here. The sentence tells how to pad, if one can."""
-    if re.match(r"efficientvit_m\d", name) and min(size) < EFFICIENTVIT_STEM:
-        raise UserError(
-            f"image {size[0]}x{size[1]} is smaller than a cell of {name}'s first map, {EFFICIENTVIT_STEM} pixels: "
-            f"take at least {EFFICIENTVIT_STEM} pixels a side; any other size works"
-        )
+    check_stem(name, *size)
     known = _names_like(name)
     pad, to_pad = ("pad", "--model.args.pad true") if known is OURS else ("dynamic_img_pad", TO_PAD_TIMMS)
     if (patches := _patches_of(name, args, known)) and not args.get(pad):

@@ -64,7 +64,7 @@ def _check_pretrained(configuration: Configuration) -> None:
     pretrained = configuration.model.pretrained
     if isinstance(pretrained, str) and not Path(pretrained).is_file():
         weights = Path(pretrained, "model.safetensors")
-        here = f", a run's is {weights}" if weights.is_file() else ""
+        here = f"; this run's is {weights}" if weights.is_file() else ""
         raise MissingFileError(f"{pretrained} is not a file: expected a checkpoint (.safetensors, .pth){here}")
     if not pretrained and getattr(configuration.model, "finetune", "full") != "full":
         raise UserError(f"--model.finetune {configuration.model.finetune} starts from a model: give --model.pretrained")

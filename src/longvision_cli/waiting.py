@@ -6,7 +6,7 @@ LOOKS = "10000"  # instead of 300,000
 
 
 def sleep_soon() -> None:
-    """GNU's OpenMP, which torch computes on, has a thread without work look for some so often before it sleeps: beside
-    other work on a core that the thread it waits for would need. Who set either variable is not overruled."""
+    """A thread of GNU's OpenMP, on which torch computes, looks for work that often before it sleeps: beside other work
+    it does so on the core that the thread it waits for needs. What the user set stays."""
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = LOOKS

@@ -28,7 +28,7 @@ def test_a_round_is_measured_in_a_process_of_its_own(case):
 
 def test_images_without_a_cell_are_refused_in_words(case):
     done = run_round(case(model="efficientvit_m0", size=8), share=0.01, patience=NEVER, measure_memory=False)
-    assert done.status == "refused: the images are smaller than a cell of its first map, 16 pixels a side"
+    assert done.status.startswith("refused: image 8x8 is smaller than a cell of efficientvit_m0's first map, 16 pixels")
 
 
 @pytest.mark.slow

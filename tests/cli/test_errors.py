@@ -257,7 +257,7 @@ def test_train_from_a_run_s_folder(train, digits_run):
 def test_train_from_a_run_of_another_model(train, digits_run):
     words = ["--model.name", "test_resnet", "--model.args", "{}", "--data.channels", 3]
     answer = train(*words, "--model.pretrained", digits_run / "model.safetensors")
-    check_one_line(answer, "is a checkpoint for another model", "it is of vim_nano_patch4_32")
+    check_one_line(answer, "is a checkpoint for another model", "it is for vim_nano_patch4_32")
 
 
 @pytest.mark.parametrize("command", ["predict", "validate"])

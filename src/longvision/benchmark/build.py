@@ -21,17 +21,11 @@ from longvision.models.backbone import checkpoint_activations, create_sized
 from longvision.ops.common import choose_backend
 from longvision.types import Target
 
-EFFICIENTVIT_CELL = 16  # its windows divide by the sides of a map
 OBJECTS = 7  # in an image: as many as COCO's have on average
 
 
 def create(name: str, size: int, head: str = "") -> nn.Module:
-    """Random weights, for square images; with a head for as many classes as ADE20K or COCO has.
-
-    Raises UserError for images that are too small for the model to say so itself.
-    """
-    if name.startswith("efficientvit_m") and size < EFFICIENTVIT_CELL and not head:
-        raise UserError(f"the images are smaller than a cell of its first map, {EFFICIENTVIT_CELL} pixels a side")
+    """Random weights, for square images; with a head for as many classes as ADE20K or COCO has."""
     if head == "fpn":
         return create_segmenter(name, "fpn", 150, 3, (size, size), auxiliary=False)
     if head == "cascade":

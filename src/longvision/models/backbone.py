@@ -12,6 +12,7 @@ from torch import nn
 
 from longvision.errors import MissingFileError, UserError
 from longvision.files import read_metadata
+from longvision.grid import check_stem
 from longvision.layers import PatchEmbed
 from longvision.models.base import Backbone
 from longvision.models.nested import CELL, NestedMaps, needed_maps, needs_nesting
@@ -127,7 +128,11 @@ def pretrained_options(pretrained: bool | str) -> dict[str, Any]:
 
 
 def create_sized(name: str, size: tuple[int, int], **options: Any) -> nn.Module:
-    """timm.create_model for an image size, of which a convolutional model, which takes any, is not told."""
+    """timm.create_model for an image size, of which a convolutional model, which takes any, is not told.
+
+    Raises UserError as `check_stem`.
+    """
+    check_stem(name, *size)
     try:
         return timm.create_model(name, img_size=size, **options)
     except TypeError as error:

@@ -195,7 +195,7 @@ def _written_of(path: str | os.PathLike[str], name: str | None) -> str:
     if name is None or not str(path).endswith(".safetensors"):
         return ""
     written = str(read_metadata(path).get("architecture", name))
-    return "" if written.partition(".")[0] == name.partition(".")[0] else f"; it is of {written}"
+    return "" if written.partition(".")[0] == name.partition(".")[0] else f"; it is for {written}"
 
 
 def _positioned(model: Any) -> tuple[Any, str]:
